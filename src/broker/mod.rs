@@ -1,0 +1,1 @@
+//! Turns one log into topics, cursors and subscriptions.

@@ -1,0 +1,17 @@
+//! ArqonBus: an event-sourced, log-structured message broker.
+//!
+//! The log is the only truth; everything else is a consumer with a cursor.
+//!
+//! - [`proto`]: the contract, generated from `proto/`.
+//! - [`log`]: segments, group commit, recovery. Synchronous; knows no tenant, clock or socket.
+//! - [`broker`]: realities, topics, cursors, subscriptions.
+//! - [`edge`]: sockets, tokens, frames.
+//! - [`client`]: the Rust client.
+//! - [`config`]: every setting once.
+
+pub mod broker;
+pub mod client;
+pub mod config;
+pub mod edge;
+pub mod log;
+pub mod proto;

@@ -1,0 +1,18 @@
+//! The contract: messages generated from `proto/`, and cheap views of the two that travel in bulk.
+//!
+//! Knows no socket, no file and no rule of the broker; both the node and the client use it.
+
+/// Package `arqon.v1`: envelopes, records and session frames.
+pub mod v1 {
+    #![expect(missing_docs, reason = "generated; documented in proto/arqon/v1")]
+    include!(concat!(env!("OUT_DIR"), "/arqon.v1.rs"));
+}
+
+/// Package `arqon.pybus.v1`: the JSON-shaped payload of older clients.
+pub mod pybus {
+    #![expect(missing_docs, reason = "generated; documented in proto/arqon/pybus/v1")]
+    include!(concat!(env!("OUT_DIR"), "/arqon.pybus.v1.rs"));
+}
+
+/// The encoded `FileDescriptorSet` of everything under `proto/`.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/arqonbus.fds"));
