@@ -1,3 +1,4 @@
 //! The only code that knows sockets, tokens and frames.
 
 pub mod metrics;
+pub mod token;
