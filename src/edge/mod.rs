@@ -1,1 +1,3 @@
 //! The only code that knows sockets, tokens and frames.
+
+pub mod metrics;
