@@ -538,3 +538,24 @@ fn fields() -> v1::Value {
         kind: Some(v1::value::Kind::Fields(v1::value::Fields { items })),
     }
 }
+
+// MSG-16
+#[test]
+fn the_documented_bytes_are_those_of_the_corpus() {
+    let document = include_str!("../../docs/protocol.md");
+    let files = files();
+    let mut shown = 0;
+    for line in document.lines() {
+        let mut quoted = line.split('`').skip(1).step_by(2);
+        let (Some(name), Some(hex)) = (quoted.next(), quoted.next()) else {
+            continue;
+        };
+        let Some(bytes) = files.get(name) else {
+            continue;
+        };
+        let wanted: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, wanted.join(" "), "docs/protocol.md, {name}");
+        shown += 1;
+    }
+    assert!(shown >= 4, "only {shown} frames are shown");
+}

@@ -5,12 +5,13 @@ use super::{Finding, Tree, assert_found, assert_none};
 
 /// What a part of the source may name besides itself. The crate roots may name everything; what
 /// is not listed here may name nothing of ours.
-const MAY_IMPORT: [(&str, &[&str]); 10] = [
+const MAY_IMPORT: [(&str, &[&str]); 11] = [
     ("src/log", &[]),
     ("src/proto", &[]),
     ("src/config", &["log"]),
+    ("src/data_dir", &["log"]),
     ("src/broker", &["log", "proto", "config"]),
-    ("src/edge", &["broker", "log", "proto", "config"]),
+    ("src/edge", &["broker", "log", "proto", "config", "data_dir"]),
     ("src/projections", &["log", "proto", "config"]),
     ("src/client", &["proto"]),
     ("tools/arqon", &["client", "log", "proto"]),
@@ -18,7 +19,8 @@ const MAY_IMPORT: [(&str, &[&str]); 10] = [
     ("examples", &["client", "proto"]),
 ];
 
-const OURS: [&str; 7] = [
+const OURS: [&str; 8] = [
+    "data_dir",
     "log",
     "proto",
     "config",
