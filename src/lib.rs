@@ -17,3 +17,8 @@ pub mod data_dir;
 pub mod edge;
 pub mod log;
 pub mod proto;
+
+/// Compiles the Rust code of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
