@@ -332,7 +332,9 @@ fn out_of_bounds(figment: &Figment, setting: &Setting, origin: &Origin) -> Optio
     let value = figment.find_value(&key).ok()?;
     let fits = match setting.bound {
         Bound::Within(first, last) => {
-            let number = value.to_u128().or_else(|| u128::try_from(value.to_i128()?).ok());
+            let number = value
+                .to_u128()
+                .or_else(|| u128::try_from(value.to_i128()?).ok());
             number.is_some_and(|n| (u128::from(first)..=u128::from(last)).contains(&n))
         }
         Bound::OneOf(words) => value.as_str().is_some_and(|word| words.contains(&word)),

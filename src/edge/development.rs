@@ -54,12 +54,22 @@ pub struct Credentials {
 pub fn prepare(dir: &Path, auth: &mut Auth, now: Micros) -> Result<Credentials, Error> {
     let secret = dir.join(SECRET_FILE);
     let token = dir.join(TOKEN_FILE);
-    let bytes = secret_bytes(&secret).map_err(|source| Error::Io { path: secret.clone(), source })?;
+    let bytes = secret_bytes(&secret).map_err(|source| Error::Io {
+        path: secret.clone(),
+        source,
+    })?;
     let text = mint(&bytes, auth, now)?;
-    write_private(&token, text.as_bytes()).map_err(|source| Error::Io { path: token.clone(), source })?;
+    write_private(&token, text.as_bytes()).map_err(|source| Error::Io {
+        path: token.clone(),
+        source,
+    })?;
     auth.keys.insert(
         0,
-        KeyEntry { id: KEY_ID.into(), algorithm: KeyAlgorithm::HS256, file: secret.clone() },
+        KeyEntry {
+            id: KEY_ID.into(),
+            algorithm: KeyAlgorithm::HS256,
+            file: secret.clone(),
+        },
     );
     Ok(Credentials { secret, token })
 }
@@ -72,7 +82,10 @@ fn secret_bytes(path: &Path) -> io::Result<Vec<u8>> {
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let random: [u8; 32] = data_dir::random()?;
-            bytes = random.iter().flat_map(|byte| format!("{byte:02x}").into_bytes()).collect();
+            bytes = random
+                .iter()
+                .flat_map(|byte| format!("{byte:02x}").into_bytes())
+                .collect();
             write_private(path, &bytes)?;
         }
         Err(error) => return Err(error),
@@ -83,7 +96,12 @@ fn secret_bytes(path: &Path) -> io::Result<Vec<u8>> {
 /// Readable by its owner alone, also when it was there before.
 fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut options = std::fs::OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let mut file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
     file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
     file.write_all(bytes)?;
     file.sync_all()
@@ -104,6 +122,9 @@ fn mint(secret: &[u8], auth: &Auth, now: Micros) -> Result<String, jsonwebtoken:
         publish: None,
         subscribe: None,
     };
-    let header = Header { kid: Some(KEY_ID.into()), ..Header::new(Algorithm::HS256) };
+    let header = Header {
+        kid: Some(KEY_ID.into()),
+        ..Header::new(Algorithm::HS256)
+    };
     jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(secret))
 }
