@@ -3,6 +3,11 @@
 //!
 //! Knows the generated types and the views, no socket and no log.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot read its files has failed"
+)]
+
 mod codes;
 mod corpus;
 mod numbers;
