@@ -8,10 +8,12 @@
 //! - [`edge`]: sockets, tokens, frames.
 //! - [`client`]: the Rust client.
 //! - [`config`]: every setting once.
+//! - [`data_dir`]: who holds the data directory, and the node's name.
 
 pub mod broker;
 pub mod client;
 pub mod config;
+pub mod data_dir;
 pub mod edge;
 pub mod log;
 pub mod proto;

@@ -307,7 +307,7 @@ fn is_section(name: &str) -> bool {
 
 fn unknown(key: String, origin: Origin) -> Problem {
     let names = SETTINGS.iter().map(Setting::key);
-    let sections = SECTIONS.iter().map(|(section, _)| format!("[{section}]"));
+    let sections = SECTIONS.iter().map(|(section, _)| (*section).to_owned());
     let suggestion = names
         .chain(sections)
         .map(|name| (strsim::jaro_winkler(&key, &name), name))
@@ -332,7 +332,9 @@ fn out_of_bounds(figment: &Figment, setting: &Setting, origin: &Origin) -> Optio
     let value = figment.find_value(&key).ok()?;
     let fits = match setting.bound {
         Bound::Within(first, last) => {
-            let number = value.to_u128();
+            let number = value
+                .to_u128()
+                .or_else(|| u128::try_from(value.to_i128()?).ok());
             number.is_some_and(|n| (u128::from(first)..=u128::from(last)).contains(&n))
         }
         Bound::OneOf(words) => value.as_str().is_some_and(|word| words.contains(&word)),
@@ -511,7 +513,7 @@ mod tests {
             "unknown setting edge.listen_adress",
             "did you mean edge.listen?",
             "unknown setting lmits",
-            "did you mean [limits]?",
+            "did you mean limits?",
             "limits.headers_max = -1",
             "must be 0 to 1024",
             "ARQONBUS_LOG_SEGMENT_BYTE",
