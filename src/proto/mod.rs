@@ -6,6 +6,7 @@ pub mod claims;
 pub mod clock;
 pub mod code;
 pub mod json;
+pub mod value;
 pub mod view;
 
 pub use code::ErrorCode;
