@@ -59,7 +59,11 @@ pub struct Ops {
 ///
 /// # Errors
 /// Of the listener.
-pub async fn serve(ops: Arc<Ops>, listener: TcpListener, mut stop: watch::Receiver<bool>) -> io::Result<()> {
+pub async fn serve(
+    ops: Arc<Ops>,
+    listener: TcpListener,
+    mut stop: watch::Receiver<bool>,
+) -> io::Result<()> {
     let routes = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
@@ -72,15 +76,24 @@ pub async fn serve(ops: Arc<Ops>, listener: TcpListener, mut stop: watch::Receiv
         // An error means that the sender is gone, which ends the node too.
         drop(stop.wait_for(|stop| *stop).await);
     };
-    axum::serve(listener, routes).with_graceful_shutdown(stopped).await
+    axum::serve(listener, routes)
+        .with_graceful_shutdown(stopped)
+        .await
 }
 
 async fn count(State(ops): State<Arc<Ops>>, request: Request, next: Next) -> Response {
     let started = Instant::now();
-    let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
-    let route = ROUTES.into_iter().find(|route| Some(*route) == matched).unwrap_or(OTHER_ROUTE);
+    let matched = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map(MatchedPath::as_str);
+    let route = ROUTES
+        .into_iter()
+        .find(|route| Some(*route) == matched)
+        .unwrap_or(OTHER_ROUTE);
     let response = next.run(request).await;
-    ops.metrics.request(route, response.status().as_u16(), started.elapsed());
+    ops.metrics
+        .request(route, response.status().as_u16(), started.elapsed());
     response
 }
 
@@ -89,12 +102,27 @@ async fn ready(State(ops): State<Arc<Ops>>) -> Response {
     if *ops.draining.borrow() {
         reasons.push("draining: the node is going down".to_owned());
     }
-    let read_only = ops.broker.status().iter().filter(|r| r.log.read_only.is_some()).count();
+    let read_only = ops
+        .broker
+        .status()
+        .iter()
+        .filter(|r| r.log.read_only.is_some())
+        .count();
     if read_only > 0 {
-        reasons.push(format!("read_only: {read_only} realities take no writes; /status names them"));
+        reasons.push(format!(
+            "read_only: {read_only} realities take no writes; /status names them"
+        ));
     }
-    let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({ "ready": reasons.is_empty(), "reasons": reasons }))).into_response()
+    let status = if reasons.is_empty() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (
+        status,
+        Json(json!({ "ready": reasons.is_empty(), "reasons": reasons })),
+    )
+        .into_response()
 }
 
 async fn version(State(ops): State<Arc<Ops>>) -> Json<Value> {
@@ -152,17 +180,28 @@ async fn metrics(State(ops): State<Arc<Ops>>) -> Response {
         i64::try_from(total).unwrap_or(i64::MAX)
     };
     let metrics = &ops.metrics;
-    metrics.realities.set(i64::try_from(status.len()).unwrap_or(i64::MAX));
-    metrics.realities_read_only.set(sum(&|log| u64::from(log.read_only.is_some())));
+    metrics
+        .realities
+        .set(i64::try_from(status.len()).unwrap_or(i64::MAX));
+    metrics
+        .realities_read_only
+        .set(sum(&|log| u64::from(log.read_only.is_some())));
     metrics.log_used_bytes.set(sum(&|log| log.used_bytes));
-    metrics.log_tail_bytes.set(sum(&|log| log.tail_bytes as u64));
-    metrics.log_waiting_bytes.set(sum(&|log| log.waiting_bytes as u64));
+    metrics
+        .log_tail_bytes
+        .set(sum(&|log| log.tail_bytes as u64));
+    metrics
+        .log_waiting_bytes
+        .set(sum(&|log| log.waiting_bytes as u64));
     metrics.set_flushes(sum(&|log| log.flushes).unsigned_abs());
     match metrics.exposition() {
         Ok(text) => ([(header::CONTENT_TYPE, EXPOSITION)], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "cannot write the metrics");
-            error_response(ErrorCode::Internal, "the metrics could not be written; see the node's log")
+            error_response(
+                ErrorCode::Internal,
+                "the metrics could not be written; see the node's log",
+            )
         }
     }
 }
@@ -185,7 +224,10 @@ impl Seen {
 impl Ops {
     /// In development the listener is a loopback one, and whoever reaches it may look. Elsewhere an
     /// admin sees its own tenant (EDGE-06).
-    #[expect(clippy::result_large_err, reason = "the error is the answer itself, made once a request")]
+    #[expect(
+        clippy::result_large_err,
+        reason = "the error is the answer itself, made once a request"
+    )]
     fn admit(&self, headers: &HeaderMap) -> Result<Seen, Response> {
         if self.profile == Profile::Development {
             return Ok(Seen::All);
@@ -195,26 +237,38 @@ impl Ops {
             .and_then(|value| value.to_str().ok())
             .and_then(handshake::bearer);
         let Some(token) = token else {
-            return Err(error_response(ErrorCode::Unauthenticated, "send an admin's token: `Authorization: Bearer <token>`"));
+            return Err(error_response(
+                ErrorCode::Unauthenticated,
+                "send an admin's token: `Authorization: Bearer <token>`",
+            ));
         };
         match self.verifier.verify(token, self.clock.now()) {
             Ok(claims) if claims.role == Role::Admin => Ok(Seen::Of(claims.tenant)),
-            Ok(_) => Err(error_response(ErrorCode::Forbidden, "this needs a token with the role admin")),
+            Ok(_) => Err(error_response(
+                ErrorCode::Forbidden,
+                "this needs a token with the role admin",
+            )),
             Err(reason) => {
                 tracing::info!(%reason, "token refused on the operations listener");
-                Err(error_response(ErrorCode::Unauthenticated, "the token is not valid; get a new one"))
+                Err(error_response(
+                    ErrorCode::Unauthenticated,
+                    "the token is not valid; get a new one",
+                ))
             }
         }
     }
 }
 
 fn error_response(code: ErrorCode, message: &str) -> Response {
-    let status = StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let status =
+        StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let body = Json(json!({ "error": { "code": code.as_str(), "message": message } }));
     let mut response = (status, body).into_response();
     if status == StatusCode::UNAUTHORIZED {
         let challenge = header::HeaderValue::from_static(handshake::REALM);
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        response
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, challenge);
     }
     response
 }
