@@ -9,6 +9,7 @@
 )]
 
 mod codes;
+mod commands;
 mod corpus;
 mod numbers;
 mod older;
