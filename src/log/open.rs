@@ -19,7 +19,7 @@ use super::recovery::{self, Ending, Survey};
 use super::segment::{
     self, BadSegmentHeader, HEADER_BYTES, PREPARING, SegmentHeader, VERSION,
 };
-use super::shared::{Queue, Shared};
+use super::state::{Queue, State};
 use super::status::LossStatement;
 use super::storage::{Access, Storage, StorageLock};
 use super::tail::Tail;
@@ -53,7 +53,7 @@ pub(super) fn open(
     writer: &Writer,
     options: &Options,
     observer: Arc<dyn Observer>,
-) -> Result<(Arc<Shared>, Option<LossStatement>), Error> {
+) -> Result<(Arc<State>, Option<LossStatement>), Error> {
     let opening = Opening { environment, storage: &*environment.storage, dir, writer, options };
     let io = |operation| opening.io(operation);
     opening.storage.create_dir_all(dir).map_err(io("create directory"))?;
@@ -74,7 +74,7 @@ pub(super) fn open(
     opening.note_session().map_err(io("note session in"))?;
 
     let first = segments.first().map_or(Sequence::FIRST, |segment| segment.base);
-    let shared = Shared {
+    let state = State {
         dir: dir.to_owned(),
         options: options.clone(),
         writer: writer.clone(),
@@ -100,11 +100,11 @@ pub(super) fn open(
         read_only: Mutex::new(read_only),
         lock: Mutex::new(Some(lock)),
     };
-    if statement.is_some() && shared.read_only().is_none() {
+    if statement.is_some() && state.read_only().is_none() {
         // A new epoch on disk, so that two sessions that both died are told apart.
-        let mut core = shared.lock_core();
+        let mut core = state.lock_core();
         if core.room() > super::batch::MARK_BYTES as u64 {
-            shared.write_mark(&mut core, FLAG_MARK).map_err(|error| Error::Io {
+            state.write_mark(&mut core, FLAG_MARK).map_err(|error| Error::Io {
                 operation: "begin a new epoch in",
                 path: dir.to_owned(),
                 source: io::Error::other(error),
@@ -112,7 +112,7 @@ pub(super) fn open(
             core.segment.file.sync_data().map_err(io("flush"))?;
         }
     }
-    Ok((Arc::new(shared), statement))
+    Ok((Arc::new(state), statement))
 }
 
 /// What recovery leaves.
