@@ -339,12 +339,9 @@ impl Disk {
             name_changes: self.name_changes.clone(),
             locks: BTreeMap::new(),
             dice: self.dice.clone(),
-            plan: Plan {
-                bytes_max: self.plan.bytes_max,
-                ..Plan::default()
-            },
-            calls: 0,
-            sync_calls: Vec::new(),
+            plan: self.plan.clone(),
+            calls: self.calls,
+            sync_calls: self.sync_calls.clone(),
             trace: self.trace.clone(),
             power_is_off: false,
         }
@@ -352,6 +349,10 @@ impl Disk {
 
     fn reboot(&mut self, arrival: impl Fn(&mut Dice) -> Arrival) {
         let mut dice = self.dice.fork();
+        self.plan = Plan {
+            bytes_max: self.plan.bytes_max,
+            ..Plan::default()
+        };
         for changes in std::mem::take(&mut self.name_changes).into_values() {
             let arrived = match arrival(&mut dice) {
                 Arrival::Nothing => 0,
@@ -441,7 +442,8 @@ impl SimStorage {
         self.after_reboot(|_| Arrival::Nothing, None)
     }
 
-    /// The machine after the process was killed now: the page cache survives.
+    /// The machine after the process was killed now: the page cache survives, and so does what is
+    /// planned to go wrong.
     pub(crate) fn process_kill(&self) -> Self {
         let (next, mut image) = self.successor(0);
         let mut dice = image.dice.fork();
@@ -546,8 +548,20 @@ impl SimStorage {
         inode.cached = bytes;
     }
 
-    /// Calls so far that could have changed a byte or a name are counted by their effect: two
-    /// equal fingerprints mean that nothing on the disk differs.
+    /// Puts a file on the disk, with its directory.
+    pub(crate) fn place(&self, path: &Path, bytes: Vec<u8>) {
+        let mut disk = self.disk();
+        let directory = path.parent().expect("a file lies in a directory");
+        disk.directories
+            .extend(directory.ancestors().map(Path::to_path_buf));
+        let inode = disk.link(path).expect("the name is free");
+        disk.name_changes.clear();
+        disk.durable_names.insert(path.to_owned(), inode);
+        drop(disk);
+        self.plant(path, bytes);
+    }
+
+    /// Two equal fingerprints mean that no name and no byte differs.
     pub(crate) fn fingerprint(&self) -> u32 {
         let mut hasher = crc32fast::Hasher::new();
         for (path, bytes) in self.files() {
@@ -805,7 +819,12 @@ impl StorageFile for SimFile {
         }
     }
 
-    fn path(&self) -> &PathBuf {
+    fn is_shared(&self) -> bool {
+        // Reads are copies here.
+        false
+    }
+
+    fn path(&self) -> &Path {
         &self.path
     }
 }
