@@ -7,9 +7,11 @@
 
 use std::fmt::Debug;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytes::Bytes;
+
+pub use super::disk::RealStorage;
 
 /// Whether a file is opened for reading only.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -115,6 +117,10 @@ pub trait StorageFile: Send + Sync + Debug {
     /// must be written again before a later sync says anything about them.
     fn sync_data(&self) -> io::Result<()>;
 
+    /// Whether bytes that [`StorageFile::read`] gave out without copying are still held by
+    /// somebody, so that the file must not be used for anything else.
+    fn is_shared(&self) -> bool;
+
     /// Path it was opened with, for messages.
-    fn path(&self) -> &PathBuf;
+    fn path(&self) -> &Path;
 }

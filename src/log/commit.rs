@@ -1,0 +1,396 @@
+//! Group commit: one write and one flush for all appends that are waiting.
+//!
+//! The order within [`Shared::commit`] is the promise: written, then shown and acknowledged as
+//! written; flushed, then shown and acknowledged as synced. Nothing is acknowledged from memory.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::append::{Append, Appended, Durability};
+use super::batch::{self, BatchHeader, FLAG_CLOSED, FLAG_MARK, HEADER_BYTES, MARK_BYTES, Mark};
+use super::chunk::Chunk;
+use super::committer::Chore;
+use super::error::AppendError;
+use super::position::{ByteOffset, Micros, Sequence};
+use super::reader::Segment;
+use super::record;
+use super::scan::Batch;
+use super::segment::HEADER_BLOCK_BYTES;
+use super::shared::{Shared, Unflushed};
+
+/// How many sequences are reserved at a time for records that are shown before they are flushed.
+const RESERVED_AT_ONCE: u64 = 1 << 20;
+/// After so much idleness the durable mark is brought up to date on disk.
+const IDLE_BEFORE_MARK: Duration = Duration::from_millis(200);
+/// Room kept at the end of a segment for a reservation, an idle mark and the mark of a clean close.
+const ROOM_FOR_MARKS: u64 = 3 * MARK_BYTES as u64;
+
+/// Where the writer stands. Changed only by whoever holds the turn.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) segment: Arc<Segment>,
+    /// Where the next batch goes.
+    pub(super) at: ByteOffset,
+    /// Length of the segment file.
+    pub(super) capacity: u64,
+    pub(super) next: Sequence,
+    pub(super) chain: u32,
+    pub(super) epoch: u32,
+    pub(super) last_appended_at: Micros,
+    /// Sequences below may be shown before they are flushed; flushed itself.
+    pub(super) reserved_end: u64,
+    /// What the last header on disk says about durability.
+    pub(super) marked_durable: u64,
+    pub(super) log_id: [u8; 16],
+    pub(super) log_tag: u32,
+    /// When making a segment failed last.
+    pub(super) prepare_failed_at: Option<Micros>,
+}
+
+/// A batch in the making: the bytes to be written and what the last header in them says.
+struct Encoded {
+    buffer: Vec<u8>,
+    /// Where the header of the group starts (a reservation may come before it).
+    group_at: usize,
+    header: BatchHeader,
+    chain: u32,
+}
+
+impl Core {
+    pub(super) fn room(&self) -> u64 {
+        self.capacity.saturating_sub(self.at.0)
+    }
+
+    /// The time for a new batch: the clock's, but never before that of the last batch.
+    fn tick(&mut self, now: Micros) -> Micros {
+        self.last_appended_at = self.last_appended_at.max(now);
+        self.last_appended_at
+    }
+}
+
+impl Shared {
+    /// Most bytes that `append` can take in a batch, whatever its sequences will be.
+    pub(super) fn bytes_at_most(&self, append: &Append) -> usize {
+        let size = |new| record::encoded_len(new, &self.writer.clock_key, Sequence::MAX);
+        append.records.iter().map(size).sum()
+    }
+
+    /// The largest batch that fits into a segment of its own.
+    pub(super) fn batch_bytes_max(&self) -> usize {
+        let room = self.options.segment_bytes
+            .saturating_sub(HEADER_BLOCK_BYTES + HEADER_BYTES as u64 + ROOM_FOR_MARKS);
+        usize::try_from(room).unwrap_or(usize::MAX).min(u32::MAX as usize)
+    }
+
+    /// Writes `group` as one batch and acknowledges it.
+    pub(super) fn commit(self: &Arc<Self>, group: Vec<Append>) {
+        let shows_written = self.shows_written.load(Ordering::Acquire)
+            || group.iter().any(|append| append.durability == Durability::Written);
+        let flush_now = group.iter().any(|append| append.durability == Durability::Synced);
+
+        let chunk = match self.write_group(&group, shows_written) {
+            Ok(chunk) => chunk,
+            Err(error) => {
+                for append in group {
+                    append.sink.appended(append.token, Err(error.clone()));
+                }
+                return;
+            }
+        };
+        let end = chunk.last.next();
+        if shows_written {
+            self.written_end.fetch_max(end.get(), Ordering::AcqRel);
+            self.observer.written(&chunk);
+        }
+        let owed = self.acknowledge_written(group, &chunk);
+        if !flush_now {
+            self.unflushed.lock().unwrap_or_else(PoisonError::into_inner).extend(owed);
+            self.queue_chore(Chore::Flush, self.options.flush_after);
+            return;
+        }
+        if let Err(error) = self.flush_through(end) {
+            for owed in owed {
+                owed.sink.appended(owed.token, Err(error.clone()));
+            }
+            return;
+        }
+        if !shows_written {
+            self.written_end.fetch_max(end.get(), Ordering::AcqRel);
+            self.observer.written(&chunk);
+        }
+        self.announce_durable();
+        for owed in owed {
+            owed.sink.appended(owed.token, Ok(owed.appended));
+        }
+        self.queue_chore(Chore::Mark, IDLE_BEFORE_MARK);
+    }
+
+    /// Tells those who wait for `Written`, and returns who is still to be told of the flush.
+    #[expect(clippy::unused_self, reason = "reads as a step of commit")]
+    fn acknowledge_written(&self, group: Vec<Append>, chunk: &Chunk) -> Vec<Unflushed> {
+        let mut first = chunk.base;
+        let mut owed = Vec::new();
+        for append in group {
+            let end = first.advance(append.records.len() as u64);
+            let last = end.previous().unwrap_or(first);
+            let appended = |durability| Appended { first, last, durability };
+            let mut owe = |sink, token| {
+                owed.push(Unflushed { sink, token, appended: appended(Durability::Synced) });
+            };
+            match append.durability {
+                Durability::Synced => owe(append.sink, append.token),
+                Durability::Written => {
+                    append.sink.appended(append.token, Ok(appended(Durability::Written)));
+                    if append.then == Some(Durability::Synced) {
+                        owe(append.sink, append.token);
+                    }
+                }
+            }
+            first = end;
+        }
+        owed
+    }
+
+    fn write_group(
+        self: &Arc<Self>,
+        group: &[Append],
+        shows_written: bool,
+    ) -> Result<Chunk, AppendError> {
+        let mut core = self.lock_core();
+        if let Some(reason) = self.read_only() {
+            return Err(AppendError::ReadOnly { reason });
+        }
+        let bytes_max: usize = group.iter().map(|append| self.bytes_at_most(append)).sum();
+        let needed = (HEADER_BYTES + bytes_max) as u64 + ROOM_FOR_MARKS;
+        if needed > core.room() {
+            self.rotate(&mut core, needed)?;
+        }
+        let reserve = shows_written && core.next.get() + group_len(group) > core.reserved_end;
+        let encoded = self.encode(&mut core, group, bytes_max, reserve);
+        let chunk = self.write(&mut core, encoded)?;
+        if core.at.0 > core.capacity / 2 {
+            self.queue_chore(Chore::Prepare, Duration::ZERO);
+        }
+        if reserve {
+            // The reservation must be on disk before any of its sequences is shown.
+            let segment = Arc::clone(&core.segment);
+            drop(core);
+            self.flush_segment(&segment, chunk.last.next())?;
+        }
+        Ok(chunk)
+    }
+
+    /// Lays out a batch for `group`, preceded by a reservation if one is due.
+    fn encode(&self, core: &mut Core, group: &[Append], bytes_max: usize, reserve: bool) -> Encoded {
+        let appended_at = core.tick(self.clock.now());
+        let mut buffer = Vec::with_capacity(MARK_BYTES + HEADER_BYTES + bytes_max);
+        let mut chain = core.chain;
+        if reserve {
+            let end = core.next.get() + group_len(group);
+            let mark = self.mark(core, FLAG_MARK, end + RESERVED_AT_ONCE);
+            chain = batch::chain_of(mark.first_chunk().unwrap_or(&[0; HEADER_BYTES]));
+            buffer.extend_from_slice(&mark);
+            core.reserved_end = end + RESERVED_AT_ONCE;
+        }
+        let group_at = buffer.len();
+        buffer.extend_from_slice(&[0; HEADER_BYTES]);
+        let mut sequence = core.next;
+        for new in group.iter().flat_map(|append| &append.records) {
+            record::encode(&mut buffer, new, &self.writer.clock_key, sequence, appended_at);
+            sequence = sequence.next();
+        }
+        let body = &buffer[group_at + HEADER_BYTES..];
+        let header = BatchHeader {
+            body_len: u32::try_from(body.len()).unwrap_or(u32::MAX),
+            body_crc: crc32fast::hash(body),
+            base: core.next,
+            count: u32::try_from(sequence.since(core.next)).unwrap_or(u32::MAX),
+            flags: 0,
+            appended_at,
+            epoch: core.epoch,
+            node: self.writer.node,
+            durable_through: self.durable_end().get() - 1,
+            chain,
+            log_tag: core.log_tag,
+        };
+        let header_bytes = header.encode();
+        buffer[group_at..group_at + HEADER_BYTES].copy_from_slice(&header_bytes);
+        Encoded { buffer, group_at, header, chain: batch::chain_of(&header_bytes) }
+    }
+
+    /// Hands the bytes to the operating system, then makes them known to readers.
+    fn write(&self, core: &mut Core, encoded: Encoded) -> Result<Chunk, AppendError> {
+        let Encoded { buffer, group_at, header, chain } = encoded;
+        if let Err(error) = core.segment.file.write_at(core.at.0, &buffer) {
+            let reason = format!("write {} at byte {}: {error}", core.segment.path.display(), core.at);
+            self.poison(&reason);
+            return Err(AppendError::Indeterminate { reason });
+        }
+        let offset = core.at.advance(group_at as u64);
+        core.at = core.at.advance(buffer.len() as u64);
+        core.next = header.end();
+        core.chain = chain;
+        core.marked_durable = header.durable_through;
+        let records = Bytes::from(buffer).slice(group_at + HEADER_BYTES..);
+        let chunk = Chunk {
+            base: header.base,
+            last: header.end().previous().unwrap_or(header.base),
+            records: records.clone(),
+        };
+        let batch = Batch { offset, header, next_chain: chain, body: records };
+        core.segment.grow(|index| index.add(&batch));
+        self.tail.write().unwrap_or_else(PoisonError::into_inner).push(chunk.clone());
+        Ok(chunk)
+    }
+
+    /// Flushes until `end` is durable. One flush serves all that was written before it began.
+    fn flush_through(&self, end: Sequence) -> Result<(), AppendError> {
+        let (segment, written) = {
+            let core = self.lock_core();
+            (Arc::clone(&core.segment), core.next)
+        };
+        debug_assert!(written >= end, "{end} is not written yet, only {written}");
+        self.flush_segment(&segment, written)
+    }
+
+    /// Flushes `segment`, which is the active one and holds everything from the durable end to
+    /// `written`.
+    pub(super) fn flush_segment(
+        &self,
+        segment: &Segment,
+        written: Sequence,
+    ) -> Result<(), AppendError> {
+        let _one_at_a_time = self.flush.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.durable_end() >= written {
+            return Ok(());
+        }
+        if let Some(reason) = self.read_only() {
+            // An earlier flush failed: a later success would say nothing about those bytes.
+            return Err(AppendError::Indeterminate { reason });
+        }
+        if let Err(error) = segment.file.sync_data() {
+            let reason = format!("flush {}: {error}", segment.path.display());
+            self.poison(&reason);
+            return Err(AppendError::Indeterminate { reason });
+        }
+        self.flushes.fetch_add(1, Ordering::Relaxed);
+        self.durable_end.fetch_max(written.get(), Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Tells the observer and those who are owed a second acknowledgement.
+    pub(super) fn announce_durable(&self) {
+        let end = self.durable_end();
+        self.observer.durable(end);
+        loop {
+            let owed = {
+                let mut unflushed = self.unflushed.lock().unwrap_or_else(PoisonError::into_inner);
+                match unflushed.front() {
+                    Some(owed) if owed.appended.last < end => unflushed.pop_front(),
+                    _ => None,
+                }
+            };
+            let Some(owed) = owed else { break };
+            owed.sink.appended(owed.token, Ok(owed.appended));
+        }
+    }
+
+    /// The late flush of what was acknowledged as written.
+    pub(super) fn flush_written(self: &Arc<Self>) {
+        let (segment, written) = {
+            let core = self.lock_core();
+            (Arc::clone(&core.segment), core.next)
+        };
+        if self.durable_end() < written && self.flush_segment(&segment, written).is_ok() {
+            self.announce_durable();
+            self.queue_chore(Chore::Mark, IDLE_BEFORE_MARK);
+        }
+    }
+
+    /// Notes on disk how far the log is flushed, so that after a crash damage there is told from
+    /// a torn write. Only when nothing is waiting.
+    pub(super) fn write_idle_mark(self: &Arc<Self>) {
+        let busy = {
+            let queue = self.lock_queue();
+            queue.scheduled || !queue.appends.is_empty()
+        };
+        if busy {
+            self.queue_chore(Chore::Mark, IDLE_BEFORE_MARK);
+            return;
+        }
+        let mut core = self.lock_core();
+        let durable = self.durable_end();
+        let up_to_date = core.marked_durable >= durable.get() - 1 || durable < core.next;
+        if up_to_date || core.room() < ROOM_FOR_MARKS {
+            return;
+        }
+        if self.write_mark(&mut core, FLAG_MARK).is_ok() {
+            let segment = Arc::clone(&core.segment);
+            drop(core);
+            self.flush_mark(&segment);
+        }
+    }
+
+    /// The last thing written by a clean close, when everything else is flushed.
+    pub(super) fn write_close_mark(&self, core: &mut Core) -> Result<(), AppendError> {
+        if core.room() < MARK_BYTES as u64 {
+            return Ok(());
+        }
+        self.write_mark(core, FLAG_MARK | FLAG_CLOSED)?;
+        self.flush_mark(&core.segment);
+        Ok(())
+    }
+
+    pub(super) fn write_mark(&self, core: &mut Core, flags: u16) -> Result<(), AppendError> {
+        core.tick(self.clock.now());
+        let mark = self.mark(core, flags, core.reserved_end);
+        if let Err(error) = core.segment.file.write_at(core.at.0, &mark) {
+            let reason = format!("write {} at byte {}: {error}", core.segment.path.display(), core.at);
+            self.poison(&reason);
+            return Err(AppendError::Indeterminate { reason });
+        }
+        core.at = core.at.advance(mark.len() as u64);
+        core.chain = batch::chain_of(mark.first_chunk().unwrap_or(&[0; HEADER_BYTES]));
+        core.marked_durable = self.durable_end().get() - 1;
+        let (at, chain) = (core.at, core.chain);
+        core.segment.grow(|index| {
+            index.data_end = at;
+            index.root = chain;
+        });
+        Ok(())
+    }
+
+    fn flush_mark(&self, segment: &Segment) {
+        let _one_at_a_time = self.flush.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = segment.file.sync_data() {
+            self.poison(&format!("flush {}: {error}", segment.path.display()));
+        }
+    }
+
+    fn mark(&self, core: &Core, flags: u16, reserved_end: u64) -> Vec<u8> {
+        let body = Mark { reserved_end }.encode();
+        let header = BatchHeader {
+            body_len: 8,
+            body_crc: crc32fast::hash(&body),
+            base: core.next,
+            count: 0,
+            flags,
+            appended_at: core.last_appended_at,
+            epoch: core.epoch,
+            node: self.writer.node,
+            durable_through: self.durable_end().get() - 1,
+            chain: core.chain,
+            log_tag: core.log_tag,
+        };
+        let mut mark = header.encode().to_vec();
+        mark.extend_from_slice(&body);
+        mark
+    }
+}
+
+fn group_len(group: &[Append]) -> u64 {
+    group.iter().map(|append| append.records.len() as u64).sum()
+}

@@ -1,0 +1,244 @@
+//! Where things are in one segment: sparse by sequence and time, complete by topic.
+//!
+//! Kept in memory while the segment is written, in a file beside it when it is sealed. The file is
+//! believed only with its checksum; without it the index is built again from the segment.
+
+use std::collections::HashMap;
+
+use super::batch::HEADER_BYTES;
+use super::position::{ByteOffset, Micros, Sequence};
+use super::record::Records;
+use super::scan::Batch;
+use super::wire::{length_prefixed, put_varint, varint};
+
+const MAGIC: [u8; 8] = *b"ARQONIDX";
+const VERSION: u8 = 1;
+
+/// A batch that can be found without scanning.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Point {
+    pub(super) sequence: Sequence,
+    pub(super) appended_at: Micros,
+    pub(super) offset: ByteOffset,
+}
+
+/// Everything about one topic in one segment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Topic {
+    pub(super) records: u64,
+    pub(super) bytes: u64,
+    pub(super) first: Sequence,
+    pub(super) last: Sequence,
+    /// Offsets of its framed records: varints, each the distance from the one before.
+    postings: Vec<u8>,
+    last_offset: u64,
+}
+
+/// Index of one segment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Index {
+    interval_bytes: u32,
+    pub(super) end: Sequence,
+    pub(super) data_end: ByteOffset,
+    /// `chain` that a batch after the last one would have.
+    pub(super) root: u32,
+    pub(super) points: Vec<Point>,
+    pub(super) topics: HashMap<Box<str>, Topic>,
+}
+
+impl Index {
+    pub(super) fn new(base: Sequence, start: ByteOffset, root: u32, interval_bytes: u32) -> Self {
+        Self {
+            interval_bytes,
+            end: base,
+            data_end: start,
+            root,
+            points: Vec::new(),
+            topics: HashMap::new(),
+        }
+    }
+
+    /// Adds the batch that follows what is there.
+    pub(super) fn add(&mut self, batch: &Batch) {
+        if !batch.header.is_mark() {
+            self.add_point(batch);
+            self.add_records(batch.offset.advance(HEADER_BYTES as u64), &batch.body);
+            self.end = batch.header.end();
+        }
+        self.data_end = batch.offset.advance(batch.header.file_len());
+        self.root = batch.next_chain;
+    }
+
+    fn add_point(&mut self, batch: &Batch) {
+        let due = self.points.last().is_none_or(|point| {
+            batch.offset.0 - point.offset.0 >= u64::from(self.interval_bytes)
+        });
+        if due {
+            self.points.push(Point {
+                sequence: batch.header.base,
+                appended_at: batch.header.appended_at,
+                offset: batch.offset,
+            });
+        }
+    }
+
+    /// Adds records that stand at `offset` one after the other.
+    pub(super) fn add_records(&mut self, offset: ByteOffset, records: &[u8]) {
+        let mut at = offset.0;
+        for record in Records::new(records) {
+            let len = record.field.len() as u64;
+            if let Some(topic) = self.topics.get_mut(record.topic) {
+                topic.add(at, len, record.sequence);
+            } else {
+                let mut topic = Topic::new(record.sequence);
+                topic.add(at, len, record.sequence);
+                self.topics.insert(record.topic.into(), topic);
+            }
+            at += len;
+        }
+    }
+
+    /// The last known batch that starts at or before `sequence`.
+    pub(super) fn point_at(&self, sequence: Sequence) -> Option<Point> {
+        let after = self.points.partition_point(|point| point.sequence <= sequence);
+        after.checked_sub(1).and_then(|at| self.points.get(at)).copied()
+    }
+
+    /// The last known batch appended before `time`. Times never decrease within a log, so nothing
+    /// before it can be at or after `time`.
+    pub(super) fn point_before(&self, time: Micros) -> Option<Point> {
+        let after = self.points.partition_point(|point| point.appended_at < time);
+        after.checked_sub(1).and_then(|at| self.points.get(at)).copied()
+    }
+
+    /// Offsets of the records of all topics that `wanted` accepts, ascending.
+    pub(super) fn offsets(&self, wanted: &dyn Fn(&str) -> bool) -> Vec<u64> {
+        let mut offsets = Vec::new();
+        for (name, topic) in &self.topics {
+            if wanted(name) {
+                topic.offsets_into(&mut offsets);
+            }
+        }
+        offsets.sort_unstable();
+        offsets
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(64 + 12 * self.points.len());
+        out.extend_from_slice(&MAGIC);
+        out.push(VERSION);
+        put_varint(&mut out, u64::from(self.interval_bytes));
+        put_varint(&mut out, self.end.get());
+        put_varint(&mut out, self.data_end.0);
+        put_varint(&mut out, u64::from(self.root));
+        put_varint(&mut out, self.points.len() as u64);
+        let mut before = (0, 0, 0);
+        for point in &self.points {
+            let now = (point.sequence.get(), point.appended_at.0, point.offset.0);
+            put_varint(&mut out, now.0 - before.0);
+            put_varint(&mut out, now.1 - before.1);
+            put_varint(&mut out, now.2 - before.2);
+            before = now;
+        }
+        // Sorted, so that the same segment always gives the same file.
+        let mut topics: Vec<_> = self.topics.iter().collect();
+        topics.sort_unstable_by_key(|(name, _)| *name);
+        put_varint(&mut out, topics.len() as u64);
+        for (name, topic) in topics {
+            put_varint(&mut out, name.len() as u64);
+            out.extend_from_slice(name.as_bytes());
+            put_varint(&mut out, topic.records);
+            put_varint(&mut out, topic.bytes);
+            put_varint(&mut out, topic.first.get());
+            put_varint(&mut out, topic.last.get());
+            put_varint(&mut out, topic.last_offset);
+            put_varint(&mut out, topic.postings.len() as u64);
+            out.extend_from_slice(&topic.postings);
+        }
+        let crc = crc32fast::hash(&out);
+        out.extend_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    /// `None` if the bytes are not exactly what [`Index::encode`] made.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (content, crc) = bytes.split_last_chunk::<4>()?;
+        if crc32fast::hash(content) != u32::from_le_bytes(*crc) {
+            return None;
+        }
+        let mut input = Input(content.strip_prefix(&MAGIC)?.strip_prefix(&[VERSION])?);
+        let mut index = Self {
+            interval_bytes: u32::try_from(input.number()?).ok()?,
+            end: Sequence::new(input.number()?)?,
+            data_end: ByteOffset(input.number()?),
+            root: u32::try_from(input.number()?).ok()?,
+            points: Vec::new(),
+            topics: HashMap::new(),
+        };
+        let mut point = (0_u64, 0_u64, 0_u64);
+        for _ in 0..input.number()? {
+            point.0 = point.0.checked_add(input.number()?)?;
+            point.1 = point.1.checked_add(input.number()?)?;
+            point.2 = point.2.checked_add(input.number()?)?;
+            index.points.push(Point {
+                sequence: Sequence::new(point.0)?,
+                appended_at: Micros(point.1),
+                offset: ByteOffset(point.2),
+            });
+        }
+        for _ in 0..input.number()? {
+            let name = std::str::from_utf8(input.bytes()?).ok()?.into();
+            let topic = Topic {
+                records: input.number()?,
+                bytes: input.number()?,
+                first: Sequence::new(input.number()?)?,
+                last: Sequence::new(input.number()?)?,
+                last_offset: input.number()?,
+                postings: input.bytes()?.to_vec(),
+            };
+            index.topics.insert(name, topic);
+        }
+        input.0.is_empty().then_some(index)
+    }
+}
+
+impl Topic {
+    fn new(first: Sequence) -> Self {
+        Self { records: 0, bytes: 0, first, last: first, postings: Vec::new(), last_offset: 0 }
+    }
+
+    fn add(&mut self, offset: u64, len: u64, sequence: Sequence) {
+        put_varint(&mut self.postings, offset - self.last_offset);
+        self.last_offset = offset;
+        self.records += 1;
+        self.bytes += len;
+        self.last = sequence;
+    }
+
+    fn offsets_into(&self, out: &mut Vec<u64>) {
+        let mut rest = self.postings.as_slice();
+        let mut offset = 0_u64;
+        while let Some((delta, len)) = varint(rest) {
+            offset = offset.saturating_add(delta);
+            out.push(offset);
+            rest = &rest[len..];
+        }
+    }
+}
+
+/// Reads numbers and byte strings off the front.
+struct Input<'a>(&'a [u8]);
+
+impl<'a> Input<'a> {
+    fn number(&mut self) -> Option<u64> {
+        let (value, len) = varint(self.0)?;
+        self.0 = &self.0[len..];
+        Some(value)
+    }
+
+    fn bytes(&mut self) -> Option<&'a [u8]> {
+        let (bytes, len) = length_prefixed(self.0)?;
+        self.0 = &self.0[len..];
+        Some(bytes)
+    }
+}

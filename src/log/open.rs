@@ -1,0 +1,408 @@
+//! Opens a log: takes its lock, looks at what the last session left, mends what may be mended.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
+use std::sync::{Arc, Condvar, Mutex, RwLock};
+
+use super::append::Observer;
+use super::batch::FLAG_MARK;
+use super::commit::Core;
+use super::error::{Damage, Error};
+use super::loss;
+use super::options::{Environment, Options, Writer};
+use super::position::{ByteOffset, Micros, Sequence};
+use super::prepare::{self, remove_if_there};
+use super::reader::Segment;
+use super::recovery::{self, Ending, Survey};
+use super::segment::{
+    self, BadSegmentHeader, HEADER_BYTES, PREPARING, SegmentHeader, VERSION,
+};
+use super::shared::{Queue, Shared};
+use super::status::LossStatement;
+use super::storage::{Access, Storage, StorageLock};
+use super::tail::Tail;
+
+const LOCK: &str = "LOCK";
+/// Says which process had the log open last, and under which boot of the machine.
+const SESSION: &str = "session";
+
+/// How the last session can have ended, as far as the operating system tells.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Interruption {
+    /// The process died; what it had written is all there.
+    Process,
+    /// The machine went down, or the log was given up after a failed flush: what was not flushed
+    /// may be gone.
+    Machine,
+}
+
+struct Opening<'a> {
+    environment: &'a Environment,
+    storage: &'a dyn Storage,
+    dir: &'a Path,
+    writer: &'a Writer,
+    options: &'a Options,
+}
+
+/// See [`super::Log::open`].
+pub(super) fn open(
+    environment: &Environment,
+    dir: &Path,
+    writer: &Writer,
+    options: &Options,
+    observer: Arc<dyn Observer>,
+) -> Result<(Arc<Shared>, Option<LossStatement>), Error> {
+    let opening = Opening { environment, storage: &*environment.storage, dir, writer, options };
+    let io = |operation| opening.io(operation);
+    opening.storage.create_dir_all(dir).map_err(io("create directory"))?;
+    let lock = opening.lock()?;
+    let interruption = opening.interruption();
+    for name in [PREPARING, "loss.tmp"] {
+        remove_if_there(opening.storage, &dir.join(name)).map_err(io("clean up"))?;
+    }
+    let mut damages = Vec::new();
+    let mut segments = opening.segments(&mut damages)?;
+    if segments.is_empty() {
+        segments.push(opening.create()?);
+    }
+    let Some(active) = segments.pop() else { unreachable!("a segment was just created") };
+    let recovered = opening.recover(active, interruption, damages)?;
+    let Recovered { segment, core, next, statement, read_only } = recovered;
+    segments.push(segment);
+    opening.note_session().map_err(io("note session in"))?;
+
+    let first = segments.first().map_or(Sequence::FIRST, |segment| segment.base);
+    let shared = Shared {
+        dir: dir.to_owned(),
+        options: options.clone(),
+        writer: writer.clone(),
+        storage: Arc::clone(&environment.storage),
+        clock: Arc::clone(&environment.clock),
+        queues: Arc::clone(environment.committer.queues()),
+        observer,
+        queue: Mutex::new(Queue::default()),
+        idle: Condvar::new(),
+        core: Mutex::new(core),
+        prepared: Mutex::new(prepare::reuse(opening.storage, dir, options)),
+        flush: Mutex::new(()),
+        segments: RwLock::new(segments),
+        tail: RwLock::new(Tail::new(options.tail_bytes)),
+        unflushed: Mutex::new(VecDeque::new()),
+        indexes: Mutex::new(VecDeque::new()),
+        first: AtomicU64::new(first.get()),
+        durable_end: AtomicU64::new(next.get()),
+        written_end: AtomicU64::new(next.get()),
+        flushes: AtomicU64::new(0),
+        shows_written: AtomicBool::new(false),
+        chores: AtomicU8::new(0),
+        read_only: Mutex::new(read_only),
+        lock: Mutex::new(Some(lock)),
+    };
+    if statement.is_some() && shared.read_only().is_none() {
+        // A new epoch on disk, so that two sessions that both died are told apart.
+        let mut core = shared.lock_core();
+        if core.room() > super::batch::MARK_BYTES as u64 {
+            shared.write_mark(&mut core, FLAG_MARK).map_err(|error| Error::Io {
+                operation: "begin a new epoch in",
+                path: dir.to_owned(),
+                source: io::Error::other(error),
+            })?;
+            core.segment.file.sync_data().map_err(io("flush"))?;
+        }
+    }
+    Ok((Arc::new(shared), statement))
+}
+
+/// What recovery leaves.
+struct Recovered {
+    segment: Arc<Segment>,
+    core: Core,
+    next: Sequence,
+    statement: Option<LossStatement>,
+    read_only: Option<String>,
+}
+
+impl Opening<'_> {
+    fn io(&self, operation: &'static str) -> impl FnOnce(io::Error) -> Error {
+        let path = self.dir.to_owned();
+        move |source| Error::Io { operation, path, source }
+    }
+
+    fn lock(&self) -> Result<Box<dyn StorageLock>, Error> {
+        let path = self.dir.join(LOCK);
+        let owner = format!("pid {} ({})\n", std::process::id(), self.writer.clock_key);
+        self.storage.lock(&path, &owner).map_err(|source| {
+            if source.kind() == io::ErrorKind::WouldBlock {
+                Error::Locked { path: path.clone(), owner: source.to_string() }
+            } else {
+                Error::Io { operation: "lock", path: path.clone(), source }
+            }
+        })
+    }
+
+    fn interruption(&self) -> Interruption {
+        let session = self.storage.open(&self.dir.join(SESSION), Access::Read).and_then(|file| {
+            file.read(0, usize::try_from(file.len()?).map_err(io::Error::other)?)
+        });
+        let (Ok(session), Ok(boot)) = (session, self.storage.boot_id()) else {
+            return Interruption::Machine;
+        };
+        let session = String::from_utf8_lossy(&session);
+        let mut lines = session.lines();
+        let same_boot = lines.next() == Some(&boot);
+        let same_process = lines.next() == Some(&self.instance());
+        // The same process opens a log again only after it has given it up.
+        if same_boot && !same_process { Interruption::Process } else { Interruption::Machine }
+    }
+
+    fn instance(&self) -> String {
+        format!("{:016x}", self.environment.committer.queues().instance)
+    }
+
+    /// Not flushed: after a power cut a missing or torn file says the right thing.
+    fn note_session(&self) -> io::Result<()> {
+        let path = self.dir.join(SESSION);
+        remove_if_there(self.storage, &path)?;
+        let file = self.storage.create(&path)?;
+        let boot = self.storage.boot_id()?;
+        file.write_at(0, format!("{boot}\n{}\n", self.instance()).as_bytes())
+    }
+
+    fn segments(&self, damages: &mut Vec<Damage>) -> Result<Vec<Arc<Segment>>, Error> {
+        let names = self.storage.list(self.dir).map_err(self.io("list"))?;
+        let mut segments = Vec::new();
+        for name in names {
+            let Some(base) = segment::base_of(&name) else { continue };
+            let path = self.dir.join(&name);
+            let io = |operation| {
+                let path = path.clone();
+                move |source| Error::Io { operation, path, source }
+            };
+            let file = self.storage.open(&path, Access::Write).map_err(io("open"))?;
+            let len = file.len().map_err(io("measure"))?.min(HEADER_BYTES as u64);
+            let len = usize::try_from(len).unwrap_or(HEADER_BYTES);
+            let bytes = file.read(0, len).map_err(io("read header of"))?;
+            let header = match header(&path, base, &bytes) {
+                Ok(header) => Some(header),
+                Err(Error::Damaged(damage)) => {
+                    damages.push(damage);
+                    None
+                }
+                Err(error) => return Err(error),
+            };
+            segments.push(Arc::new(Segment::sealed(base, header, path, file)));
+        }
+        Ok(segments)
+    }
+
+    fn create(&self) -> Result<Arc<Segment>, Error> {
+        let created_at = self.environment.clock.now();
+        let header = SegmentHeader {
+            version: VERSION,
+            node: self.writer.node,
+            log_id: new_log_id(self.writer, created_at),
+            base: Sequence::FIRST,
+            epoch: 0,
+            previous_root: 0,
+            created_at,
+            reserved_end: 0,
+            key_id: [0; 16],
+            capacity: 0,
+        };
+        let segment = prepare::first_segment(self.storage, self.dir, header, self.options)?;
+        Ok(Arc::new(segment))
+    }
+
+    fn recover(
+        &self,
+        active: Arc<Segment>,
+        interruption: Interruption,
+        mut damages: Vec<Damage>,
+    ) -> Result<Recovered, Error> {
+        let Some(header) = active.header.clone() else {
+            return Ok(self.headless(active, damages));
+        };
+        let survey = recovery::survey(&active, self.options)?;
+        // A log that was only just created has ended in no way at all.
+        let fresh = survey.epoch == 0 && survey.index.data_end.0 == segment::HEADER_BLOCK_BYTES;
+        damages.extend(survey.damages.iter().cloned());
+        let writable = damages.is_empty();
+        if writable && survey.ending != Ending::Clean && !fresh {
+            self.mend(&active, &survey)?;
+        }
+        let (next, skipped) = resume_at(&survey, interruption, fresh);
+        let epoch = survey.epoch + 1;
+        let statement = (!fresh && (survey.ending != Ending::Clean || !writable)).then(|| {
+            let cut = survey.cut.as_ref();
+            LossStatement {
+                epoch,
+                durable_through: survey.next.get() - 1,
+                discarded_bytes: cut.map_or(0, |cut| cut.end.0 - cut.start.0),
+                discarded: cut.and_then(|cut| cut.sequences),
+                possibly_acknowledged: survey.reserved_end > survey.next.get()
+                    && (cut.is_some() || skipped.is_some()),
+                skipped,
+                damages: damages.clone(),
+                path: loss::path(self.dir, epoch),
+            }
+        });
+        if let Some(statement) = &statement {
+            loss::write(self.storage, self.dir, statement).map_err(self.io("write loss statement in"))?;
+        }
+        let read_only = damages.first().map(|damage| {
+            format!("{damage}; every good record can be read, none can be added")
+        });
+        let core = core(&active, &header, &survey, next, epoch)?;
+        let segment = match Arc::into_inner(active) {
+            Some(sealed) => Arc::new(Segment::growing(header, sealed.path, sealed.file, survey.index)),
+            None => unreachable!("nobody else has the active segment yet"),
+        };
+        let core = Core { segment: Arc::clone(&segment), ..core };
+        Ok(Recovered { segment, core, next, statement, read_only })
+    }
+
+    /// The last segment has no readable header: nothing in it can be trusted to be the end.
+    fn headless(&self, active: Arc<Segment>, damages: Vec<Damage>) -> Recovered {
+        let reason = damages.first().map_or_else(|| "damaged header".to_owned(), ToString::to_string);
+        let next = active.base;
+        let core = Core {
+            segment: Arc::clone(&active),
+            at: ByteOffset(0),
+            capacity: 0,
+            next,
+            chain: 0,
+            epoch: 0,
+            last_appended_at: self.environment.clock.now(),
+            reserved_end: 0,
+            marked_durable: 0,
+            log_id: [0; 16],
+            log_tag: 0,
+            prepare_failed_at: None,
+        };
+        let statement = LossStatement {
+            epoch: 0,
+            durable_through: next.get() - 1,
+            discarded_bytes: 0,
+            discarded: None,
+            possibly_acknowledged: false,
+            skipped: None,
+            damages,
+            path: loss::path(self.dir, 0),
+        };
+        if let Err(error) = loss::write(self.storage, self.dir, &statement) {
+            tracing::error!(dir = %self.dir.display(), %error, "cannot write the loss statement");
+        }
+        Recovered { segment: active, core, next, statement: Some(statement), read_only: Some(reason) }
+    }
+
+    /// Cuts off what never became part of the log, and writes again what was not known to be
+    /// flushed: after a failed flush the operating system may call such bytes clean although they
+    /// never reached the disk.
+    fn mend(&self, active: &Segment, survey: &Survey) -> Result<(), Error> {
+        if let Some(cut) = &survey.cut {
+            let mut at = cut.start.0;
+            let zeros = [0; 64 << 10];
+            while at < cut.end.0 {
+                let len = (cut.end.0 - at).min(zeros.len() as u64);
+                let zeros = &zeros[..usize::try_from(len).unwrap_or(zeros.len())];
+                let written = active.file.write_at(at, zeros);
+                written.map_err(|source| active.io_error("cut the torn end of", source))?;
+                at += len;
+            }
+        }
+        let unflushed = survey.index.data_end.0.saturating_sub(survey.unflushed_at.0);
+        if let Ok(len) = usize::try_from(unflushed)
+            && len > 0
+        {
+            let read = active.file.read(survey.unflushed_at.0, len);
+            // Copied first: the mapping must not be the source of a write to the same pages.
+            let bytes = read.map_err(|source| active.io_error("read", source))?.to_vec();
+            let written = active.file.write_at(survey.unflushed_at.0, &bytes);
+            written.map_err(|source| active.io_error("write again the end of", source))?;
+        }
+        active.file.sync_data().map_err(|source| active.io_error("flush", source))
+    }
+}
+
+/// Where to go on. After the machine went down, sequences that may have been seen are not used
+/// again.
+fn resume_at(
+    survey: &Survey,
+    interruption: Interruption,
+    fresh: bool,
+) -> (Sequence, Option<(Sequence, Sequence)>) {
+    let reserved = Sequence::at_least_first(survey.reserved_end);
+    let lost = !matches!(survey.ending, Ending::Clean | Ending::Corrupt)
+        && interruption == Interruption::Machine
+        && !fresh;
+    match reserved.previous() {
+        Some(last) if lost && reserved > survey.next => (reserved, Some((survey.next, last))),
+        _ => (survey.next, None),
+    }
+}
+
+fn core(
+    active: &Arc<Segment>,
+    header: &SegmentHeader,
+    survey: &Survey,
+    next: Sequence,
+    epoch: u32,
+) -> Result<Core, Error> {
+    let len = active.file.len().map_err(|source| active.io_error("measure", source))?;
+    Ok(Core {
+        segment: Arc::clone(active),
+        at: survey.index.data_end,
+        capacity: len.min(header.capacity),
+        next,
+        chain: survey.chain,
+        epoch,
+        last_appended_at: survey.last_appended_at,
+        reserved_end: survey.reserved_end,
+        marked_durable: survey.durable_through,
+        log_id: header.log_id,
+        log_tag: header.log_tag(),
+        prepare_failed_at: None,
+    })
+}
+
+/// Reads the header of a segment file with the name of `base`.
+pub(super) fn header(path: &Path, base: Sequence, bytes: &[u8]) -> Result<SegmentHeader, Error> {
+    let damage = |what, expected: String, found: String| {
+        Error::Damaged(Damage { path: path.to_owned(), offset: ByteOffset(0), what, expected, found })
+    };
+    let Some(bytes) = bytes.first_chunk::<HEADER_BYTES>() else {
+        let found = format!("{} bytes", bytes.len());
+        return Err(damage("segment header", format!("{HEADER_BYTES} bytes"), found));
+    };
+    match SegmentHeader::decode(bytes) {
+        Ok(header) if header.base == base => Ok(header),
+        Ok(header) => {
+            Err(damage("base sequence", format!("{base} (file name)"), header.base.to_string()))
+        }
+        Err(BadSegmentHeader::Version(found)) => {
+            Err(Error::Version { path: path.to_owned(), found, supported: VERSION })
+        }
+        Err(BadSegmentHeader::Magic) => {
+            Err(damage("segment magic", "ARQONSEG".to_owned(), format!("{:02x?}", &bytes[..8])))
+        }
+        Err(BadSegmentHeader::Checksum(stored, computed)) => Err(damage(
+            "segment header checksum",
+            format!("{stored:#010x}"),
+            format!("{computed:#010x}"),
+        )),
+        Err(BadSegmentHeader::Base) => {
+            Err(damage("base sequence", base.to_string(), "0".to_owned()))
+        }
+    }
+}
+
+/// Differs between any two logs: when, by whom and under which name it was created.
+fn new_log_id(writer: &Writer, created_at: Micros) -> [u8; 16] {
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&created_at.0.to_le_bytes());
+    id[8..12].copy_from_slice(&writer.node.to_le_bytes());
+    id[12..].copy_from_slice(&crc32fast::hash(writer.clock_key.as_bytes()).to_le_bytes());
+    id
+}

@@ -1,0 +1,416 @@
+//! Reads one segment: through a mapping, by position, with every checksum verified.
+//!
+//! Knows nothing of the writer but how far its data reaches, which the index says.
+
+#![expect(unsafe_code, reason = "mapping a file is unsafe; this is the only place that does it")]
+
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use bytes::{Bytes, BytesMut};
+use memmap2::Mmap;
+
+use super::batch::{self, BatchHeader};
+use super::error::{Damage, Error};
+use super::index::Index;
+use super::position::{ByteOffset, Micros, Sequence};
+use super::record;
+use super::scan::{Scan, Scanned};
+use super::segment::{HEADER_BLOCK_BYTES, SegmentHeader};
+use super::storage::{Access, Storage, StorageFile};
+use super::chunk::{Chunk, Found};
+
+/// Maps a whole file for reading.
+pub(super) fn map_file(file: &File) -> io::Result<Bytes> {
+    if file.metadata()?.len() == 0 {
+        return Ok(Bytes::new());
+    }
+    // SAFETY: the bytes may only change underneath us, never the length: the log never shortens a
+    // segment file, writes only where no reader looks yet (beyond `written_end`), and a retired
+    // file is used again only when no mapping of it is left (`StorageFile::is_shared`). A foreign
+    // process that truncates a file of the data directory could break this; the data directory
+    // belongs to the node alone.
+    let map = unsafe { Mmap::map(file)? };
+    Ok(Bytes::from_owner(map))
+}
+
+/// An open segment file and what is known about its contents.
+#[derive(Debug)]
+pub(super) struct Segment {
+    pub(super) base: Sequence,
+    /// `None` if the header is damaged; nothing but salvage is possible then.
+    pub(super) header: Option<SegmentHeader>,
+    pub(super) path: PathBuf,
+    pub(super) file: Box<dyn StorageFile>,
+    index: RwLock<IndexState>,
+}
+
+/// Where the index of a segment is.
+#[derive(Debug)]
+enum IndexState {
+    /// Still written to.
+    Growing(Index),
+    /// Complete; in memory or not.
+    Sealed(Option<Arc<Index>>),
+}
+
+/// What a read of one segment found.
+pub(super) enum SegmentRead {
+    Found(Found),
+    /// Nothing at or after the position asked for.
+    Exhausted,
+}
+
+impl Segment {
+    pub(super) fn growing(
+        header: SegmentHeader,
+        path: PathBuf,
+        file: Box<dyn StorageFile>,
+        index: Index,
+    ) -> Self {
+        Self {
+            base: header.base,
+            header: Some(header),
+            path,
+            file,
+            index: RwLock::new(IndexState::Growing(index)),
+        }
+    }
+
+    pub(super) fn sealed(
+        base: Sequence,
+        header: Option<SegmentHeader>,
+        path: PathBuf,
+        file: Box<dyn StorageFile>,
+    ) -> Self {
+        Self { base, header, path, file, index: RwLock::new(IndexState::Sealed(None)) }
+    }
+
+    /// Changes the index of the segment that is being written.
+    pub(super) fn grow(&self, change: impl FnOnce(&mut Index)) {
+        let mut state = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        match &mut *state {
+            IndexState::Growing(index) => change(index),
+            IndexState::Sealed(_) => unreachable!("{} is sealed", self.path.display()),
+        }
+    }
+
+    /// Ends growth; the index stays in memory until [`Segment::forget_index`].
+    pub(super) fn seal(&self) -> Arc<Index> {
+        let mut state = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        let index = match &*state {
+            IndexState::Growing(index) => Arc::new(index.clone()),
+            IndexState::Sealed(Some(index)) => Arc::clone(index),
+            IndexState::Sealed(None) => unreachable!("{} was sealed before", self.path.display()),
+        };
+        *state = IndexState::Sealed(Some(Arc::clone(&index)));
+        index
+    }
+
+    /// Drops a sealed index from memory.
+    pub(super) fn forget_index(&self) {
+        let mut state = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        if let IndexState::Sealed(index) = &mut *state {
+            *index = None;
+        }
+    }
+
+    /// Whether the index is in memory without being written to.
+    pub(super) fn holds_sealed_index(&self) -> bool {
+        let state = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        matches!(&*state, IndexState::Sealed(Some(_)))
+    }
+
+    pub(super) fn with_index<T>(
+        &self,
+        storage: &dyn Storage,
+        look: impl FnOnce(&Index) -> T,
+    ) -> Result<T, Error> {
+        {
+            let state = self.index.read().unwrap_or_else(PoisonError::into_inner);
+            match &*state {
+                IndexState::Growing(index) => return Ok(look(index)),
+                IndexState::Sealed(Some(index)) => return Ok(look(index)),
+                IndexState::Sealed(None) => {}
+            }
+        }
+        let index = Arc::new(self.load_index(storage)?);
+        let mut state = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        if let IndexState::Sealed(slot) = &mut *state {
+            *slot = Some(Arc::clone(&index));
+        }
+        drop(state);
+        Ok(look(&index))
+    }
+
+    fn load_index(&self, storage: &dyn Storage) -> Result<Index, Error> {
+        let path = self.path.with_extension("idx");
+        let stored = storage
+            .open(&path, Access::Read)
+            .and_then(|file| file.read(0, usize::try_from(file.len()?).map_err(io::Error::other)?));
+        match stored {
+            Ok(bytes) => {
+                if let Some(index) = Index::decode(&bytes) {
+                    return Ok(index);
+                }
+                tracing::warn!(path = %path.display(), "index is damaged; building it again");
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(Error::Io { operation: "read", path, source }),
+        }
+        self.build_index()
+    }
+
+    /// The index as the segment itself says it should be.
+    pub(super) fn build_index(&self) -> Result<Index, Error> {
+        const INTERVAL_BYTES: u32 = 16 << 10;
+        let Some(header) = &self.header else {
+            let start = ByteOffset(HEADER_BLOCK_BYTES);
+            return Ok(Index::new(self.base, start, 0, INTERVAL_BYTES));
+        };
+        let start = ByteOffset(HEADER_BLOCK_BYTES);
+        let mut index = Index::new(self.base, start, header.chain(), INTERVAL_BYTES);
+        for scanned in Scan::new(&self.path, self.bytes()?, header) {
+            match scanned {
+                Scanned::Batch(batch) => index.add(&batch),
+                Scanned::Damaged(region) => {
+                    for (offset, record) in region.salvaged() {
+                        index.add_records(offset, record.field);
+                        index.end = record.sequence.next();
+                    }
+                    index.data_end = ByteOffset(region.range.end);
+                }
+                Scanned::End(_) => {}
+            }
+        }
+        Ok(index)
+    }
+
+    /// The whole file.
+    pub(super) fn bytes(&self) -> Result<Bytes, Error> {
+        let read = || {
+            let len = usize::try_from(self.file.len()?).map_err(io::Error::other)?;
+            self.file.read(0, len)
+        };
+        read().map_err(|source| self.io_error("read", source))
+    }
+
+    pub(super) fn io_error(&self, operation: &'static str, source: io::Error) -> Error {
+        Error::Io { operation, path: self.path.clone(), source }
+    }
+
+    /// Records of this segment from `from` on and below `end`.
+    pub(super) fn read(
+        &self,
+        storage: &dyn Storage,
+        from: Sequence,
+        end: Sequence,
+        bytes_max: usize,
+    ) -> Result<SegmentRead, Error> {
+        let (point, data_end) =
+            self.with_index(storage, |index| (index.point_at(from), index.data_end))?;
+        let start = point.map_or(ByteOffset(HEADER_BLOCK_BYTES), |point| point.offset);
+        match self.read_good(start, data_end, from, end, bytes_max) {
+            Some(found) => Ok(found),
+            None => self.read_damaged(start, point.map_or(self.base, |p| p.sequence), from, end, bytes_max),
+        }
+    }
+
+    /// The usual case: every batch on the way is good. `None` if one is not.
+    fn read_good(
+        &self,
+        start: ByteOffset,
+        data_end: ByteOffset,
+        from: Sequence,
+        end: Sequence,
+        bytes_max: usize,
+    ) -> Option<SegmentRead> {
+        let mut gathered = Gathered::default();
+        let mut at = start;
+        while at < data_end {
+            let header = self.header_at(at)?;
+            let body_at = at.advance(batch::HEADER_BYTES as u64);
+            at = at.advance(header.file_len());
+            if header.is_mark() || header.end() <= from {
+                continue;
+            }
+            if header.base >= end {
+                return Some(gathered.into_read(Found::End));
+            }
+            let body_len = usize::try_from(header.body_len).ok()?;
+            if !gathered.has_room_for(body_len, bytes_max) {
+                break;
+            }
+            let body = self.file.read(body_at.0, body_len).ok()?;
+            if crc32fast::hash(&body) != header.body_crc {
+                // What was gathered is good; the damage is found by the next read.
+                return if gathered.is_empty() { None } else { Some(gathered.into_read(Found::End)) };
+            }
+            let chunk = Chunk { base: header.base, last: header.end().previous()?, records: body };
+            gathered.add(chunk.between(from, end, bytes_max)?);
+        }
+        Some(if gathered.is_empty() {
+            SegmentRead::Exhausted
+        } else {
+            gathered.into_read(Found::End)
+        })
+    }
+
+    fn header_at(&self, at: ByteOffset) -> Option<BatchHeader> {
+        let bytes = self.file.read(at.0, batch::HEADER_BYTES).ok()?;
+        BatchHeader::decode(bytes.first_chunk()?).ok()
+    }
+
+    /// The rare case: something on the way is damaged. Good records around it are still found.
+    fn read_damaged(
+        &self,
+        start: ByteOffset,
+        start_sequence: Sequence,
+        from: Sequence,
+        end: Sequence,
+        bytes_max: usize,
+    ) -> Result<SegmentRead, Error> {
+        let Some(header) = &self.header else {
+            return Ok(SegmentRead::Exhausted);
+        };
+        let mut damage: Option<Damage> = None;
+        for scanned in Scan::new(&self.path, self.bytes()?, header).from(start, start_sequence) {
+            let chunks = match scanned {
+                Scanned::Batch(batch) if batch.header.is_mark() => continue,
+                Scanned::Batch(batch) => {
+                    let Some(last) = batch.header.end().previous() else { continue };
+                    vec![Chunk { base: batch.header.base, last, records: batch.body }]
+                }
+                Scanned::Damaged(region) => {
+                    let chunks = region.chunks();
+                    damage.get_or_insert(region.damage);
+                    chunks
+                }
+                Scanned::End(_) => break,
+            };
+            for chunk in chunks {
+                if chunk.last < from {
+                    damage = None;
+                    continue;
+                }
+                if chunk.base >= end {
+                    return Ok(SegmentRead::Found(match damage {
+                        Some(damage) => Found::Damaged { damage, next: end },
+                        None => Found::End,
+                    }));
+                }
+                if chunk.base > from
+                    && let Some(damage) = damage
+                {
+                    return Ok(SegmentRead::Found(Found::Damaged { damage, next: chunk.base }));
+                }
+                let found = chunk.between(from, end, bytes_max).map_or(Found::End, Found::Records);
+                return Ok(SegmentRead::Found(found));
+            }
+        }
+        Ok(match damage {
+            Some(damage) => SegmentRead::Found(Found::Damaged { damage, next: Sequence::MAX }),
+            None => SegmentRead::Exhausted,
+        })
+    }
+
+    /// The first batch appended at or after `time`.
+    pub(super) fn seek_time(
+        &self,
+        storage: &dyn Storage,
+        time: Micros,
+    ) -> Result<Option<Sequence>, Error> {
+        let point = self.with_index(storage, |index| index.point_before(time))?;
+        let Some(header) = &self.header else { return Ok(None) };
+        let mut scan = Scan::new(&self.path, self.bytes()?, header);
+        if let Some(point) = point {
+            scan = scan.from(point.offset, point.sequence);
+        }
+        for scanned in scan {
+            match scanned {
+                Scanned::Batch(batch) => {
+                    if !batch.header.is_mark() && batch.header.appended_at >= time {
+                        return Ok(Some(batch.header.base));
+                    }
+                }
+                Scanned::Damaged(region) => {
+                    let late = region.salvaged().find(|(_, record)| record.appended_at >= time);
+                    if let Some((_, record)) = late {
+                        return Ok(Some(record.sequence));
+                    }
+                }
+                Scanned::End(_) => break,
+            }
+        }
+        Ok(None)
+    }
+
+    /// The intact record framed at `offset`.
+    pub(super) fn record_at(&self, offset: u64) -> Option<(Sequence, Bytes)> {
+        // Tag and length first, since only the record itself says how long it is.
+        let len = self.file.len().ok()?.checked_sub(offset)?.min(11);
+        let front = self.file.read(offset, usize::try_from(len).ok()?).ok()?;
+        if *front.first()? != record::FIELD {
+            return None;
+        }
+        let (len, prefix) = super::wire::varint(&front[1..])?;
+        let total = usize::try_from(len).ok()?.checked_add(1 + prefix)?;
+        let bytes = self.file.read(offset, total).ok()?;
+        let (record, _) = record::parse(&bytes)?;
+        record.is_intact().then_some((record.sequence, bytes.clone()))
+    }
+}
+
+/// Chunks of several small batches as one. A large batch is passed on as it is.
+#[derive(Default)]
+struct Gathered {
+    first: Option<Chunk>,
+    copied: BytesMut,
+    last: Option<Sequence>,
+}
+
+impl Gathered {
+    /// Above this, handing out one batch costs less than copying it.
+    const COPY_BYTES_MAX: usize = 16 << 10;
+
+    fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    fn has_room_for(&self, body_len: usize, bytes_max: usize) -> bool {
+        match &self.first {
+            None => true,
+            Some(first) => {
+                let so_far = first.records.len().max(self.copied.len());
+                body_len <= Self::COPY_BYTES_MAX
+                    && first.records.len() <= Self::COPY_BYTES_MAX
+                    && so_far + body_len <= bytes_max
+            }
+        }
+    }
+
+    fn add(&mut self, chunk: Chunk) {
+        self.last = Some(chunk.last);
+        match &self.first {
+            None => self.first = Some(chunk),
+            Some(first) => {
+                if self.copied.is_empty() {
+                    self.copied.extend_from_slice(&first.records);
+                }
+                self.copied.extend_from_slice(&chunk.records);
+            }
+        }
+    }
+
+    fn into_read(self, otherwise: Found) -> SegmentRead {
+        SegmentRead::Found(match (self.first, self.last) {
+            (Some(first), Some(last)) if !self.copied.is_empty() => {
+                Found::Records(Chunk { base: first.base, last, records: self.copied.freeze() })
+            }
+            (Some(first), _) => Found::Records(first),
+            (None, _) => otherwise,
+        })
+    }
+}

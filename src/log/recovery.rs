@@ -1,0 +1,265 @@
+//! What to make of a log after its last session, however that ended.
+//!
+//! Only the last segment is looked at: an earlier one was flushed whole before its successor was
+//! begun. The decision is a table ([`decide`]) over four facts. `docs/durability.md` explains it.
+
+use super::error::Damage;
+use super::index::Index;
+use super::position::{ByteOffset, Micros, Sequence};
+use super::reader::Segment;
+use super::scan::{Scan, Scanned};
+use super::segment::HEADER_BLOCK_BYTES;
+use super::{Error, Options};
+
+/// The facts that decide.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "the rows of a decision table")]
+pub(super) struct Facts {
+    /// The last good batch is the mark of a clean close.
+    pub(super) closed: bool,
+    /// Bytes that are no good batch follow the last good one.
+    pub(super) bad: bool,
+    /// A good batch follows the bad bytes.
+    pub(super) later: bool,
+    /// Some batch says that the bad place had been flushed.
+    pub(super) flushed: bool,
+}
+
+/// What the end of a log is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Ending {
+    /// Closed, nothing to do.
+    Clean,
+    /// Not closed, but all that was written is good.
+    Unclean,
+    /// The last write is incomplete: cut it off.
+    Torn,
+    /// An unflushed write is missing although a later one is there: cut both off.
+    LostWrite,
+    /// Flushed data is damaged: cut nothing, take no writes.
+    Corrupt,
+}
+
+/// The recovery table. Damage below the durable mark is never taken for a torn tail.
+pub(super) fn decide(facts: Facts) -> Ending {
+    match facts {
+        Facts { flushed: true, .. } => Ending::Corrupt,
+        Facts { bad: true, later: true, .. } => Ending::LostWrite,
+        Facts { bad: true, later: false, .. } => Ending::Torn,
+        Facts { bad: false, closed: true, .. } => Ending::Clean,
+        Facts { bad: false, closed: false, .. } => Ending::Unclean,
+    }
+}
+
+/// What was found in the last segment.
+#[derive(Debug)]
+pub(super) struct Survey {
+    pub(super) ending: Ending,
+    /// Index of what is good; for a corrupt log also of what lies behind the damage.
+    pub(super) index: Index,
+    /// `chain` for the next batch.
+    pub(super) chain: u32,
+    /// The next sequence.
+    pub(super) next: Sequence,
+    pub(super) last_appended_at: Micros,
+    pub(super) epoch: u32,
+    /// Every sequence up to this one was known to be flushed; 0 = none.
+    pub(super) durable_through: u64,
+    pub(super) reserved_end: u64,
+    /// Where the first batch stands that is not known to be flushed.
+    pub(super) unflushed_at: ByteOffset,
+    /// What has to be cut off.
+    pub(super) cut: Option<Cut>,
+    /// What is damaged for good.
+    pub(super) damages: Vec<Damage>,
+}
+
+/// Bytes beyond the end of the log.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Cut {
+    pub(super) start: ByteOffset,
+    pub(super) end: ByteOffset,
+    /// Sequences in them, as far as their headers and records tell.
+    pub(super) sequences: Option<(Sequence, Sequence)>,
+}
+
+/// Looks at the last segment of a log.
+pub(super) fn survey(segment: &Segment, options: &Options) -> Result<Survey, Error> {
+    let Some(header) = &segment.header else {
+        unreachable!("{} has no header; the caller has refused it", segment.path.display());
+    };
+    let start = ByteOffset(HEADER_BLOCK_BYTES);
+    let mut survey = Survey {
+        ending: Ending::Unclean,
+        index: Index::new(header.base, start, header.chain(), options.index_interval_bytes),
+        chain: header.chain(),
+        next: header.base,
+        last_appended_at: header.created_at,
+        epoch: header.epoch,
+        // A segment is begun only when all before it is flushed.
+        durable_through: header.base.get() - 1,
+        reserved_end: header.reserved_end,
+        unflushed_at: start,
+        cut: None,
+        damages: Vec::new(),
+    };
+    let mut closed = false;
+    let mut first_bad: Option<Sequence> = None;
+    let mut later = false;
+    // Where each batch starts, to find the first unflushed one.
+    let mut starts: Vec<(ByteOffset, Sequence)> = Vec::new();
+    let mut behind: Vec<Scanned> = Vec::new();
+
+    for scanned in Scan::new(&segment.path, segment.bytes()?, header) {
+        match &scanned {
+            Scanned::Batch(batch) => {
+                survey.durable_through = survey.durable_through.max(batch.header.durable_through);
+                survey.reserved_end = survey.reserved_end.max(batch.reserved_end().unwrap_or(0));
+                survey.epoch = survey.epoch.max(batch.header.epoch);
+                if first_bad.is_some() {
+                    later = true;
+                } else {
+                    survey.index.add(batch);
+                    survey.chain = batch.next_chain;
+                    survey.next = batch.header.end();
+                    survey.last_appended_at = survey.last_appended_at.max(batch.header.appended_at);
+                    closed = batch.header.is_close();
+                    starts.push((batch.offset, batch.header.end()));
+                }
+            }
+            Scanned::Damaged(region) => {
+                first_bad.get_or_insert(region.expected);
+                survey.damages.push(region.damage.clone());
+            }
+            Scanned::End(_) => {}
+        }
+        if first_bad.is_some() {
+            behind.push(scanned);
+        }
+    }
+
+    let expected = survey.next;
+    survey.ending = decide(Facts {
+        closed,
+        bad: first_bad.is_some(),
+        later,
+        flushed: survey.durable_through >= expected.get(),
+    });
+    survey.unflushed_at = starts
+        .iter()
+        .find(|(_, end)| end.get() - 1 > survey.durable_through)
+        .map_or(survey.index.data_end, |(offset, _)| *offset);
+    match survey.ending {
+        Ending::Clean | Ending::Unclean => {}
+        Ending::Torn | Ending::LostWrite => {
+            survey.cut = Some(cut(survey.index.data_end, &behind));
+            survey.damages.clear();
+        }
+        Ending::Corrupt => keep_readable(&mut survey, &behind, segment, expected),
+    }
+    Ok(survey)
+}
+
+fn cut(start: ByteOffset, behind: &[Scanned]) -> Cut {
+    let mut end = start;
+    let mut sequences: Option<(Sequence, Sequence)> = None;
+    let mut saw = |first: Sequence, last: Sequence| {
+        sequences = Some(match sequences {
+            None => (first, last),
+            Some((low, high)) => (low.min(first), high.max(last)),
+        });
+    };
+    for scanned in behind {
+        match scanned {
+            Scanned::Batch(batch) => {
+                end = batch.offset.advance(batch.header.file_len());
+                if let Some(last) = batch.header.end().previous()
+                    && !batch.header.is_mark()
+                {
+                    saw(batch.header.base, last);
+                }
+            }
+            Scanned::Damaged(region) => {
+                end = ByteOffset(region.range.end);
+                let header = region.bytes.first_chunk().map(super::batch::BatchHeader::decode);
+                if let Some(Ok(header)) = header
+                    && let Some(last) = header.end().previous()
+                    && !header.is_mark()
+                {
+                    saw(header.base, last);
+                }
+                for (_, record) in region.salvaged() {
+                    saw(record.sequence, record.sequence);
+                }
+            }
+            Scanned::End(_) => {}
+        }
+    }
+    Cut { start, end, sequences }
+}
+
+/// Indexes what lies behind the damage, so that every good record can still be read.
+fn keep_readable(survey: &mut Survey, behind: &[Scanned], segment: &Segment, expected: Sequence) {
+    for scanned in behind {
+        match scanned {
+            Scanned::Batch(batch) => {
+                survey.index.add(batch);
+                survey.next = batch.header.end();
+            }
+            Scanned::Damaged(region) => {
+                for (offset, record) in region.salvaged() {
+                    survey.index.add_records(offset, record.field);
+                    survey.next = record.sequence.next();
+                }
+                survey.index.data_end = ByteOffset(region.range.end);
+            }
+            Scanned::End(_) => {}
+        }
+    }
+    survey.index.end = survey.next;
+    if survey.damages.is_empty() {
+        // Nothing but zeros where a batch says that records had been flushed.
+        survey.damages.push(Damage {
+            path: segment.path.clone(),
+            offset: survey.index.data_end,
+            what: "end of the log",
+            expected: format!("records through {}", survey.durable_through),
+            found: format!("zeros from sequence {expected} on"),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // LOG-03: every row of the table.
+    #[test]
+    fn every_combination_of_facts_has_its_ending() {
+        use Ending::{Clean, Corrupt, LostWrite, Torn, Unclean};
+        let table = [
+            // closed, bad, later, flushed
+            ([false, false, false, false], Unclean),
+            ([true, false, false, false], Clean),
+            ([false, true, false, false], Torn),
+            ([true, true, false, false], Torn),
+            ([false, true, true, false], LostWrite),
+            ([true, true, true, false], LostWrite),
+            // A later batch without bad bytes before it cannot be; the ending is as without it.
+            ([false, false, true, false], Unclean),
+            ([true, false, true, false], Clean),
+            ([false, false, false, true], Corrupt),
+            ([true, false, false, true], Corrupt),
+            ([false, false, true, true], Corrupt),
+            ([true, false, true, true], Corrupt),
+            ([false, true, false, true], Corrupt),
+            ([true, true, false, true], Corrupt),
+            ([false, true, true, true], Corrupt),
+            ([true, true, true, true], Corrupt),
+        ];
+        for ([closed, bad, later, flushed], ending) in table {
+            let facts = Facts { closed, bad, later, flushed };
+            assert_eq!(decide(facts), ending, "{facts:?}");
+        }
+    }
+}

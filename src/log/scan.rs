@@ -1,0 +1,310 @@
+//! Walks over a segment file and says what is there: batches, damage, the end.
+//!
+//! Used by recovery, by the index, by readers that meet damage, and by offline tools. Never
+//! panics, whatever the bytes are, and never reads beyond the file.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+use super::batch::{self, BadHeader, BatchHeader, chain_of};
+use super::error::Damage;
+use super::position::{ByteOffset, Sequence};
+use super::record;
+use super::segment::{HEADER_BLOCK_BYTES, SegmentHeader};
+use super::chunk::{Chunk, RecordRef};
+
+/// A good batch.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// Where its header starts.
+    pub offset: ByteOffset,
+    /// The header.
+    pub header: BatchHeader,
+    /// `chain` that the next batch must have.
+    pub next_chain: u32,
+    /// The body: framed records, or the positions of a mark.
+    pub body: Bytes,
+}
+
+/// A place where no good batch is.
+#[derive(Clone, Debug)]
+pub struct DamagedRegion {
+    /// The bytes concerned: up to the next good batch, or to the last byte that is not zero.
+    pub range: Range<u64>,
+    /// What is wrong at its start.
+    pub damage: Damage,
+    /// The bytes themselves.
+    pub bytes: Bytes,
+    /// The sequence that was expected here.
+    pub expected: Sequence,
+}
+
+/// One step of a scan.
+#[derive(Clone, Debug)]
+pub enum Scanned {
+    /// A good batch.
+    Batch(Batch),
+    /// Damage; the scan goes on behind it.
+    Damaged(DamagedRegion),
+    /// Nothing but zeros from here to the end of the file.
+    End(ByteOffset),
+}
+
+/// A scan over the bytes of one segment file.
+#[derive(Clone, Debug)]
+pub struct Scan {
+    path: PathBuf,
+    bytes: Bytes,
+    at: usize,
+    log_tag: u32,
+    /// Unknown behind damage.
+    chain: Option<u32>,
+    next: Sequence,
+    epoch: u32,
+    ended: bool,
+}
+
+impl Scan {
+    /// A scan of the batches in `bytes`, the whole file at `path` with the header `header`.
+    #[must_use]
+    pub fn new(path: &Path, bytes: Bytes, header: &SegmentHeader) -> Self {
+        Self {
+            path: path.to_owned(),
+            bytes,
+            at: usize::try_from(HEADER_BLOCK_BYTES).unwrap_or(usize::MAX),
+            log_tag: header.log_tag(),
+            chain: Some(header.chain()),
+            next: header.base,
+            epoch: header.epoch,
+            ended: false,
+        }
+    }
+
+    /// The same, starting at `at`, where a batch with sequence `next` or later is known to start.
+    #[must_use]
+    pub fn from(mut self, at: ByteOffset, next: Sequence) -> Self {
+        self.at = usize::try_from(at.0).unwrap_or(usize::MAX);
+        self.next = next;
+        self.chain = None;
+        self
+    }
+
+    /// The next sequence that is expected.
+    #[must_use]
+    pub fn next_sequence(&self) -> Sequence {
+        self.next
+    }
+
+    fn batch_at(&self, at: usize) -> Result<Batch, (Damage, Option<usize>)> {
+        let Some(header_bytes) = self.bytes.get(at..).and_then(<[u8]>::first_chunk) else {
+            let found = self.bytes.len().saturating_sub(at);
+            return Err((self.damage(at, "batch header", "64 bytes", format!("{found} bytes")), None));
+        };
+        let header = BatchHeader::decode(header_bytes).map_err(|bad| (self.bad_header(at, &bad), None))?;
+        if header.log_tag != self.log_tag {
+            return Err((
+                self.damage(at, "log tag", hex(self.log_tag), hex(header.log_tag)),
+                None,
+            ));
+        }
+        let start = at + batch::HEADER_BYTES;
+        let end = usize::try_from(header.body_len).ok().and_then(|len| start.checked_add(len));
+        let Some(end) = end.filter(|&end| end <= self.bytes.len()) else {
+            let room = self.bytes.len() - start;
+            let len = header.body_len;
+            return Err((
+                self.damage(at, "body length", format!("at most {room} bytes"), format!("{len} bytes")),
+                None,
+            ));
+        };
+        if let Some(chain) = self.chain
+            && chain != header.chain
+        {
+            return Err((self.damage(at, "chain", hex(chain), hex(header.chain)), Some(end)));
+        }
+        if header.base < self.next || header.epoch < self.epoch {
+            let expected = format!("sequence {} or later of epoch {} or later", self.next, self.epoch);
+            let found = format!("sequence {} of epoch {}", header.base, header.epoch);
+            return Err((self.damage(at, "sequence", expected, found), Some(end)));
+        }
+        let body = self.bytes.slice(start..end);
+        let crc = crc32fast::hash(&body);
+        if crc != header.body_crc {
+            return Err((
+                self.damage(start, "body checksum", hex(header.body_crc), hex(crc)),
+                Some(end),
+            ));
+        }
+        Ok(Batch {
+            offset: ByteOffset(at as u64),
+            next_chain: chain_of(header_bytes),
+            header,
+            body,
+        })
+    }
+
+    fn bad_header(&self, at: usize, bad: &BadHeader) -> Damage {
+        match bad {
+            BadHeader::Magic => {
+                let found = self.bytes.get(at..at + 4).unwrap_or_default();
+                self.damage(at, "batch magic", format!("{:02x?}", batch::MAGIC), format!("{found:02x?}"))
+            }
+            BadHeader::Checksum(stored, computed) => {
+                self.damage(at, "header checksum", hex(*stored), hex(*computed))
+            }
+            BadHeader::Values(what) => {
+                self.damage(at, "header values", "values a writer produces", (*what).to_owned())
+            }
+        }
+    }
+
+    fn damage(
+        &self,
+        at: usize,
+        what: &'static str,
+        expected: impl Into<String>,
+        found: impl Into<String>,
+    ) -> Damage {
+        Damage {
+            path: self.path.clone(),
+            offset: ByteOffset(at as u64),
+            what,
+            expected: expected.into(),
+            found: found.into(),
+        }
+    }
+
+    /// The start of the next good batch after `from`.
+    fn resync(&self, from: usize) -> Option<usize> {
+        let blind = Self { chain: None, ..self.clone() };
+        let mut at = from;
+        while let Some(step) = find(self.bytes.get(at..)?, &batch::MAGIC) {
+            at += step;
+            if blind.batch_at(at).is_ok() {
+                return Some(at);
+            }
+            at += 1;
+        }
+        None
+    }
+
+    fn damaged(&mut self, damage: Damage, end_known: Option<usize>) -> DamagedRegion {
+        let start = self.at;
+        let end = match end_known {
+            // The header is good, so the length is: the next batch follows the bad body.
+            Some(end) if self.clone_at(end).is_plausible() => end,
+            _ => self.resync(start + 1).unwrap_or_else(|| self.data_end().max(start)),
+        };
+        let bytes = self.bytes.slice(start..end);
+        let expected = self.next;
+        if let Some((_, last)) = record::salvage(&bytes).last() {
+            self.next = self.next.max(last.next());
+        }
+        self.at = end;
+        self.chain = None;
+        DamagedRegion { range: start as u64..end as u64, damage, bytes, expected }
+    }
+
+    fn clone_at(&self, at: usize) -> Self {
+        Self { at, chain: None, ..self.clone() }
+    }
+
+    fn is_plausible(&self) -> bool {
+        self.batch_at(self.at).is_ok() || is_zero(self.bytes.get(self.at..).unwrap_or_default())
+    }
+
+    /// One past the last byte that is not zero.
+    fn data_end(&self) -> usize {
+        self.bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1)
+    }
+}
+
+impl Iterator for Scan {
+    type Item = Scanned;
+
+    fn next(&mut self) -> Option<Scanned> {
+        if self.ended {
+            return None;
+        }
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        let starts_with_zeros = is_zero(&rest[..rest.len().min(batch::HEADER_BYTES)]);
+        if starts_with_zeros && is_zero(rest) {
+            self.ended = true;
+            return Some(Scanned::End(ByteOffset(self.at as u64)));
+        }
+        Some(match self.batch_at(self.at) {
+            Ok(batch) => {
+                self.at += batch::HEADER_BYTES + batch.body.len();
+                self.chain = Some(batch.next_chain);
+                self.next = batch.header.end();
+                self.epoch = batch.header.epoch;
+                Scanned::Batch(batch)
+            }
+            Err((damage, end)) => Scanned::Damaged(self.damaged(damage, end)),
+        })
+    }
+}
+
+impl Batch {
+    /// Its records; none for a mark.
+    pub fn records(&self) -> impl Iterator<Item = RecordRef<'_>> {
+        let body: &[u8] = if self.header.is_mark() { &[] } else { &self.body };
+        record::Records::new(body)
+    }
+
+    /// Sequences that a mark reserves: below this one any may have been seen.
+    #[must_use]
+    pub fn reserved_end(&self) -> Option<u64> {
+        if self.header.is_mark() {
+            batch::Mark::decode(&self.body).map(|mark| mark.reserved_end)
+        } else {
+            None
+        }
+    }
+}
+
+impl DamagedRegion {
+    /// The records in the region that are still good, each with its offset in the file.
+    pub fn salvaged(&self) -> impl Iterator<Item = (ByteOffset, RecordRef<'_>)> {
+        let start = self.range.start;
+        record::salvage(&self.bytes).into_iter().filter_map(move |(range, _)| {
+            let (record, _) = record::parse(&self.bytes[range.clone()])?;
+            Some((ByteOffset(start + range.start as u64), record))
+        })
+    }
+
+    /// The good records of the region as runs that lie together.
+    #[must_use]
+    pub fn chunks(&self) -> Vec<Chunk> {
+        let mut chunks: Vec<(Range<usize>, Sequence, Sequence)> = Vec::new();
+        for (range, sequence) in record::salvage(&self.bytes) {
+            match chunks.last_mut() {
+                Some((run, _, last)) if run.end == range.start && last.next() == sequence => {
+                    run.end = range.end;
+                    *last = sequence;
+                }
+                _ => chunks.push((range, sequence, sequence)),
+            }
+        }
+        chunks
+            .into_iter()
+            .map(|(range, base, last)| Chunk { base, last, records: self.bytes.slice(range) })
+            .collect()
+    }
+}
+
+fn find(haystack: &[u8], needle: &[u8; 4]) -> Option<usize> {
+    haystack.windows(needle.len()).position(|window| window == needle)
+}
+
+/// Compares in blocks, so that a segment's free tail costs little more than touching it.
+fn is_zero(bytes: &[u8]) -> bool {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    bytes.chunks(ZEROS.len()).all(|chunk| *chunk == ZEROS[..chunk.len()])
+}
+
+fn hex(value: u32) -> String {
+    format!("{value:#010x}")
+}

@@ -1,0 +1,308 @@
+//! What the handles, the commit threads and the readers of one log share.
+//!
+//! Lock order: `core` → `prepared` → `flush` → `segments` → `tail` → `unflushed`. No lock is held
+//! while a sink or the observer is called, so that they may call back into the log.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+
+use super::append::{Append, AppendSink, Appended, Observer};
+use super::commit::Core;
+use super::committer::{Chore, Queues};
+use super::error::{AppendError, Error};
+use super::options::{Options, Writer};
+use super::position::{Clock, Sequence};
+use super::prepare::Prepared;
+use super::reader::Segment;
+use super::storage::{Storage, StorageLock};
+use super::tail::Tail;
+
+/// Sealed indexes that stay in memory for readers of old segments.
+const INDEXES_MAX: usize = 8;
+
+/// State of one open log.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) dir: PathBuf,
+    pub(super) options: Options,
+    pub(super) writer: Writer,
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) queues: Arc<Queues>,
+    pub(super) observer: Arc<dyn Observer>,
+
+    pub(super) queue: Mutex<Queue>,
+    /// Signalled when no turn is queued or under way any more.
+    pub(super) idle: Condvar,
+    pub(super) core: Mutex<Core>,
+    pub(super) prepared: Mutex<Option<Prepared>>,
+    /// Held during a flush, so that no two run at once.
+    pub(super) flush: Mutex<()>,
+    pub(super) segments: RwLock<Vec<Arc<Segment>>>,
+    pub(super) tail: RwLock<Tail>,
+    /// Written and acknowledged as such; to be acknowledged again when flushed. In order.
+    pub(super) unflushed: Mutex<VecDeque<Unflushed>>,
+    pub(super) indexes: Mutex<VecDeque<Arc<Segment>>>,
+
+    pub(super) first: AtomicU64,
+    pub(super) durable_end: AtomicU64,
+    pub(super) written_end: AtomicU64,
+    pub(super) flushes: AtomicU64,
+    /// Somebody wants to see records before they are flushed.
+    pub(super) shows_written: AtomicBool,
+    /// Chores already queued, one bit each.
+    pub(super) chores: AtomicU8,
+    /// Why no append is taken any more.
+    pub(super) read_only: Mutex<Option<String>>,
+    pub(super) lock: Mutex<Option<Box<dyn StorageLock>>>,
+}
+
+/// Appends that wait for a turn.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    pub(super) appends: VecDeque<(Append, usize)>,
+    pub(super) bytes: usize,
+    /// A turn is queued or under way.
+    pub(super) scheduled: bool,
+}
+
+/// A second acknowledgement that is owed.
+#[derive(Debug)]
+pub(super) struct Unflushed {
+    pub(super) sink: Arc<dyn AppendSink>,
+    pub(super) token: u64,
+    pub(super) appended: Appended,
+}
+
+impl Shared {
+    pub(super) fn durable_end(&self) -> Sequence {
+        Sequence::at_least_first(self.durable_end.load(Ordering::Acquire))
+    }
+
+    pub(super) fn written_end(&self) -> Sequence {
+        Sequence::at_least_first(self.written_end.load(Ordering::Acquire))
+    }
+
+    pub(super) fn first(&self) -> Sequence {
+        Sequence::at_least_first(self.first.load(Ordering::Acquire))
+    }
+
+    pub(super) fn lock_queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn lock_core(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn read_only(&self) -> Option<String> {
+        self.read_only.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The segments, oldest first.
+    pub(super) fn segments(&self) -> Vec<Arc<Segment>> {
+        self.segments.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The segment that holds `sequence` if any does, and where the next one starts.
+    pub(super) fn segment_of(&self, sequence: Sequence) -> Option<(Arc<Segment>, Option<Sequence>)> {
+        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        let after = segments.partition_point(|segment| segment.base <= sequence);
+        let segment = segments.get(after.checked_sub(1)?)?;
+        Some((Arc::clone(segment), segments.get(after).map(|next| next.base)))
+    }
+
+    /// Notes that the index of `segment` is in use, and drops the one used longest ago.
+    pub(super) fn keep_index(&self, segment: &Arc<Segment>) {
+        if !segment.holds_sealed_index() {
+            return;
+        }
+        let mut indexes = self.indexes.lock().unwrap_or_else(PoisonError::into_inner);
+        match indexes.iter().position(|kept| Arc::ptr_eq(kept, segment)) {
+            Some(at) if at + 1 == indexes.len() => {}
+            Some(at) => {
+                if let Some(segment) = indexes.remove(at) {
+                    indexes.push_back(segment);
+                }
+            }
+            None => {
+                indexes.push_back(Arc::clone(segment));
+                if indexes.len() > INDEXES_MAX
+                    && let Some(oldest) = indexes.pop_front()
+                {
+                    oldest.forget_index();
+                }
+            }
+        }
+    }
+
+    /// Queues a batch.
+    pub(super) fn append(self: &Arc<Self>, append: Append) -> Result<(), AppendError> {
+        assert!(!append.records.is_empty(), "an append without records");
+        if let Some(reason) = self.read_only() {
+            return Err(AppendError::ReadOnly { reason });
+        }
+        let bytes = self.bytes_at_most(&append);
+        let limit = self.batch_bytes_max();
+        if bytes > limit {
+            return Err(AppendError::TooLarge { bytes, limit });
+        }
+        let at_once = append.durability == super::Durability::Written;
+        let mut queue = self.lock_queue();
+        if queue.bytes > 0 && queue.bytes + bytes > self.options.waiting_bytes_max {
+            return Err(AppendError::Busy { waiting_bytes: queue.bytes });
+        }
+        queue.bytes += bytes;
+        queue.appends.push_back((append, bytes));
+        if queue.scheduled {
+            return Ok(());
+        }
+        queue.scheduled = true;
+        drop(queue);
+        if at_once {
+            // Nobody is writing and this append does not wait for a flush: writing it here saves
+            // waking another thread, which costs more than the write.
+            self.take_turn();
+        } else {
+            self.queues.commit(Arc::clone(self));
+        }
+        Ok(())
+    }
+
+    /// Writes one group, then queues the next turn if more is waiting. The caller owns the turn.
+    pub(super) fn take_turn(self: &Arc<Self>) {
+        let group = self.take_group();
+        if !group.is_empty() {
+            self.commit(group);
+        }
+        let mut queue = self.lock_queue();
+        if queue.appends.is_empty() {
+            queue.scheduled = false;
+            drop(queue);
+            self.idle.notify_all();
+        } else {
+            drop(queue);
+            self.queues.commit(Arc::clone(self));
+        }
+    }
+
+    fn take_group(&self) -> Vec<Append> {
+        let mut queue = self.lock_queue();
+        let mut group = Vec::new();
+        let mut group_bytes = 0;
+        while let Some((_, bytes)) = queue.appends.front() {
+            if !group.is_empty() && group_bytes + bytes > self.options.group_bytes_max {
+                break;
+            }
+            group_bytes += bytes;
+            let Some((append, bytes)) = queue.appends.pop_front() else { break };
+            queue.bytes -= bytes;
+            group.push(append);
+        }
+        group
+    }
+
+    /// Queues `chore` unless it is queued already.
+    pub(super) fn queue_chore(self: &Arc<Self>, chore: Chore, delay: std::time::Duration) {
+        let bit = chore_bit(chore);
+        if self.chores.fetch_or(bit, Ordering::AcqRel) & bit == 0 {
+            self.queues.later(Arc::clone(self), chore, delay);
+        }
+    }
+
+    pub(super) fn do_chore(self: &Arc<Self>, chore: Chore) {
+        self.chores.fetch_and(!chore_bit(chore), Ordering::AcqRel);
+        if self.read_only().is_some() {
+            return;
+        }
+        match chore {
+            Chore::Flush => self.flush_written(),
+            Chore::Mark => self.write_idle_mark(),
+            Chore::Prepare => self.prepare_ahead(),
+            Chore::Seal => self.write_indexes(),
+        }
+    }
+
+    /// Takes no appends from now on; whoever waits is told.
+    pub(super) fn poison(&self, reason: &str) {
+        {
+            let mut read_only = self.read_only.lock().unwrap_or_else(PoisonError::into_inner);
+            if read_only.is_some() {
+                return;
+            }
+            *read_only = Some(reason.to_owned());
+        }
+        tracing::error!(dir = %self.dir.display(), reason, "the log takes no more writes");
+        let waiting = {
+            let mut queue = self.lock_queue();
+            queue.bytes = 0;
+            std::mem::take(&mut queue.appends)
+        };
+        for (append, _) in waiting {
+            let error = AppendError::ReadOnly { reason: reason.to_owned() };
+            append.sink.appended(append.token, Err(error));
+        }
+        let unflushed =
+            std::mem::take(&mut *self.unflushed.lock().unwrap_or_else(PoisonError::into_inner));
+        for owed in unflushed {
+            let error = AppendError::Indeterminate { reason: reason.to_owned() };
+            owed.sink.appended(owed.token, Err(error));
+        }
+        self.observer.poisoned(reason);
+    }
+
+    /// See [`super::Log::close`].
+    pub(super) fn close(self: &Arc<Self>) -> Result<(), AppendError> {
+        let poisoned = self.read_only();
+        self.drain();
+        let result = if poisoned.is_some() { Ok(()) } else { self.finish() };
+        let mut read_only = self.read_only.lock().unwrap_or_else(PoisonError::into_inner);
+        read_only.get_or_insert_with(|| "it is closed".to_owned());
+        drop(read_only);
+        // An append that slipped in between is answered as refused.
+        self.drain();
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        result
+    }
+
+    /// Waits until no append is waiting.
+    fn drain(self: &Arc<Self>) {
+        if !self.queues.is_threaded() {
+            self.queues.run_until_idle();
+        }
+        let mut queue = self.lock_queue();
+        while queue.scheduled {
+            queue = self.idle.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn finish(self: &Arc<Self>) -> Result<(), AppendError> {
+        let mut core = self.lock_core();
+        let segment = Arc::clone(&core.segment);
+        self.flush_segment(&segment, core.next)?;
+        self.write_close_mark(&mut core)?;
+        drop(core);
+        self.announce_durable();
+        self.write_indexes();
+        Ok(())
+    }
+
+    pub(super) fn sync_dir(&self) -> Result<(), Error> {
+        self.storage.sync_dir(&self.dir).map_err(|source| Error::Io {
+            operation: "flush directory",
+            path: self.dir.clone(),
+            source,
+        })
+    }
+}
+
+const fn chore_bit(chore: Chore) -> u8 {
+    match chore {
+        Chore::Flush => 1,
+        Chore::Mark => 2,
+        Chore::Prepare => 4,
+        Chore::Seal => 8,
+    }
+}
