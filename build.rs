@@ -31,7 +31,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let mut descriptors = protox::compile(FILES, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    #[expect(clippy::disallowed_methods, reason = "a build artefact need not survive a power cut")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a build artefact need not survive a power cut"
+    )]
     fs::write(out.join("arqonbus.fds"), descriptors.encode_to_vec())?;
 
     keep_undecoded(&mut descriptors);
@@ -59,5 +62,9 @@ fn keep_undecoded(descriptors: &mut FileDescriptorSet) {
             }
         }
     }
-    assert_eq!(changed, UNDECODED.len(), "a field of UNDECODED is gone from proto/");
+    assert_eq!(
+        changed,
+        UNDECODED.len(),
+        "a field of UNDECODED is gone from proto/"
+    );
 }

@@ -1,8 +1,6 @@
 //! Reading and seeking at the edges of a log.
 
-use arqonbus::log::{
-    AppendError, Durability, Error, Found, Log, Micros, Sequence,
-};
+use arqonbus::log::{AppendError, Durability, Error, Found, Log, Micros, Sequence};
 
 use crate::session::{Event, Session, SimClock, record, small_options};
 use crate::sim_storage::SimStorage;
@@ -18,7 +16,12 @@ fn filled(count: u64) -> (Session, std::sync::Arc<SimClock>) {
     for index in 0..count {
         clock.set(Micros(1_000 * (index + 1)));
         session
-            .append(index, vec![record("t", &[7; 600])], Durability::Synced, None)
+            .append(
+                index,
+                vec![record("t", &[7; 600])],
+                Durability::Synced,
+                None,
+            )
             .expect("queued");
         session.committer.run_until_idle();
     }
@@ -26,7 +29,10 @@ fn filled(count: u64) -> (Session, std::sync::Arc<SimClock>) {
 }
 
 fn records(log: &Log, from: u64, end: u64, bytes_max: usize) -> Vec<u64> {
-    match log.read(sequence(from), sequence(end), bytes_max).expect("readable") {
+    match log
+        .read(sequence(from), sequence(end), bytes_max)
+        .expect("readable")
+    {
         Found::Records(chunk) => {
             let found: Vec<u64> = chunk.iter().map(|record| record.sequence.get()).collect();
             assert_eq!(found.first(), Some(&chunk.base.get()));
@@ -50,9 +56,13 @@ fn an_empty_log_has_an_end_and_nothing_else() {
     );
     assert_eq!(records(log, 1, u64::MAX, 1000), [] as [u64; 0]);
     assert_eq!(log.seek_time(Micros(0)).expect("readable"), Sequence::FIRST);
-    assert_eq!(log.seek_time(Micros(u64::MAX)).expect("readable"), Sequence::FIRST);
     assert_eq!(
-        log.seek_topic(Sequence::FIRST, Sequence::MAX, &|_| true).expect("readable"),
+        log.seek_time(Micros(u64::MAX)).expect("readable"),
+        Sequence::FIRST
+    );
+    assert_eq!(
+        log.seek_topic(Sequence::FIRST, Sequence::MAX, &|_| true)
+            .expect("readable"),
         None
     );
     assert_eq!(log.topics().expect("readable"), []);
@@ -65,8 +75,16 @@ fn reads_stop_at_the_end_asked_for_and_at_the_end_there_is() {
     let log = &session.log;
     assert!(log.status().segments > 2, "the log must span segments");
     for from in [1, 2, 30, 99, 100] {
-        assert_eq!(records(log, from, 101, 1)[0], from, "at least one record, however large");
-        assert_eq!(records(log, from, from, 10_000), [] as [u64; 0], "an empty range");
+        assert_eq!(
+            records(log, from, 101, 1)[0],
+            from,
+            "at least one record, however large"
+        );
+        assert_eq!(
+            records(log, from, from, 10_000),
+            [] as [u64; 0],
+            "an empty range"
+        );
         assert_eq!(records(log, from, from + 1, 10_000), [from]);
     }
     assert_eq!(records(log, 101, u64::MAX, 1000), [] as [u64; 0]);
@@ -75,7 +93,11 @@ fn reads_stop_at_the_end_asked_for_and_at_the_end_there_is() {
     while at < 101 {
         let found = records(log, at, u64::MAX, 2_500);
         assert_eq!(found[0], at);
-        assert!(found.len() <= 5, "{} records of 600 bytes in 2,500", found.len());
+        assert!(
+            found.len() <= 5,
+            "{} records of 600 bytes in 2,500",
+            found.len()
+        );
         at = found[found.len() - 1] + 1;
     }
     assert_eq!(at, 101);
@@ -109,7 +131,9 @@ fn a_time_is_found_exactly() {
 #[test]
 fn the_first_position_is_always_readable() {
     let (session, _clock) = filled(3);
-    let found = session.log.read(Sequence::at_least_first(0), Sequence::MAX, 1);
+    let found = session
+        .log
+        .read(Sequence::at_least_first(0), Sequence::MAX, 1);
     assert!(!matches!(found, Err(Error::OutOfRange { .. })), "{found:?}");
 }
 
@@ -127,11 +151,15 @@ fn a_batch_larger_than_a_segment_is_refused() {
     // As much as it says it can take, it takes, whole.
     let overhead = bytes - (100 << 10);
     let largest = vec![record("t", &vec![1; limit - overhead])];
-    session.append(2, largest, Durability::Synced, None).expect("as large as allowed");
+    session
+        .append(2, largest, Durability::Synced, None)
+        .expect("as large as allowed");
     session.committer.run_until_idle();
-    let answered = session.scribe.take().into_iter().any(|event| {
-        matches!(event, Event::Answered(2, Ok(_)))
-    });
+    let answered = session
+        .scribe
+        .take()
+        .into_iter()
+        .any(|event| matches!(event, Event::Answered(2, Ok(_))));
     assert!(answered, "the largest batch was not stored");
     assert_eq!(records(&session.log, 2, 3, 1), [2]);
 }

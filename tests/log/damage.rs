@@ -47,7 +47,9 @@ impl Sound {
                     record("topic.of.some.length", &envelope)
                 })
                 .collect();
-            session.append(token, records, Durability::Synced, None).expect("queued");
+            session
+                .append(token, records, Durability::Synced, None)
+                .expect("queued");
             session.committer.run_until_idle();
         }
         assert!(session.log.status().segments >= 2, "more than one segment");
@@ -57,7 +59,12 @@ impl Sound {
         } else {
             // The last batch is known to be flushed once a later one, or a mark, says so.
             session
-                .append(99, vec![record("t", b"the last one")], Durability::Synced, None)
+                .append(
+                    99,
+                    vec![record("t", b"the last one")],
+                    Durability::Synced,
+                    None,
+                )
                 .expect("queued");
             session.committer.run_until_idle();
             envelopes.insert(envelopes.len() as u64 + 1, b"the last one".to_vec());
@@ -117,19 +124,28 @@ impl Sound {
         }
         harvest.read_only = session.log.status().read_only.is_some();
         if harvest.read_only {
-            assert_eq!(storage.files()[path], bytes, "{context}: a damaged file was written to");
+            assert_eq!(
+                storage.files()[path],
+                bytes,
+                "{context}: a damaged file was written to"
+            );
         }
         harvest
     }
 
     fn missing(&self, harvest: &Harvest) -> Vec<u64> {
         let all = self.envelopes.keys();
-        all.filter(|sequence| !harvest.records.contains(sequence)).copied().collect()
+        all.filter(|sequence| !harvest.records.contains(sequence))
+            .copied()
+            .collect()
     }
 }
 
 fn data_end(bytes: &[u8]) -> usize {
-    bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1)
+    bytes
+        .iter()
+        .rposition(|&byte| byte != 0)
+        .map_or(0, |last| last + 1)
 }
 
 /// Where the last batch of the file starts.
@@ -146,7 +162,9 @@ fn last_batch(bytes: &[u8]) -> usize {
 /// Bits of a file that carry anything, every `step`-th of them.
 fn bits(bytes: &[u8], end: usize, step: usize) -> impl Iterator<Item = usize> + use<> {
     let batches = BATCHES_AT * 8..end.min(data_end(bytes)) * 8;
-    (0..HEADER_BYTES * 8).step_by(step).chain(batches.step_by(step))
+    (0..HEADER_BYTES * 8)
+        .step_by(step)
+        .chain(batches.step_by(step))
 }
 
 fn flip(bytes: &[u8], bit: usize) -> Vec<u8> {
@@ -168,7 +186,10 @@ fn check_flip(sound: &Sound, path: &Path, bytes: &[u8], bit: usize, in_last: boo
     for damage in &harvest.damages {
         assert_eq!(damage.path, path, "{context}: {damage}");
         assert!(damage.offset.0 <= bit as u64 / 8, "{context}: {damage}");
-        assert!(!damage.what.is_empty() && damage.expected != damage.found, "{damage}");
+        assert!(
+            !damage.what.is_empty() && damage.expected != damage.found,
+            "{damage}"
+        );
     }
     if in_last {
         assert!(harvest.read_only, "{context}: the log takes writes");
@@ -236,7 +257,10 @@ fn a_wrong_sector_takes_only_the_records_in_it() {
             ("zeroed", vec![0; SECTOR]),
             ("duplicated", bytes[other.clone()].to_vec()),
             ("from the first segment", first[other].to_vec()),
-            ("garbage", (0..SECTOR).map(|_| dice.roll().to_le_bytes()[0]).collect()),
+            (
+                "garbage",
+                (0..SECTOR).map(|_| dice.roll().to_le_bytes()[0]).collect(),
+            ),
         ];
         for (how, image) in images {
             if image == bytes[range.clone()] {
@@ -250,7 +274,10 @@ fn a_wrong_sector_takes_only_the_records_in_it() {
             assert!(harvest.read_only, "{context}: the log takes writes");
             // Records of 64 bytes and more: so many can touch one sector.
             let missing = sound.missing(&harvest);
-            assert!(missing.len() <= 2 + SECTOR / 100, "{context}: took {missing:?}");
+            assert!(
+                missing.len() <= 2 + SECTOR / 100,
+                "{context}: took {missing:?}"
+            );
         }
     }
 }
@@ -265,8 +292,7 @@ fn a_damaged_log_refuses_appends_and_stays_as_it_is() {
     for _ in 0..3 {
         let session =
             Session::open(&storage, &sound.clock, &small_options()).expect("opens for reading");
-        let refused =
-            session.append(0, vec![record("t", b"x")], Durability::Written, None);
+        let refused = session.append(0, vec![record("t", b"x")], Durability::Written, None);
         assert!(
             matches!(&refused, Err(arqonbus::log::AppendError::ReadOnly { reason })
                 if reason.contains(".seg")),

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arqonbus::log::{
-    Committer, Durability, Environment, Error, Found, Log, Micros, NewRecord, Options,
-    RealStorage, Sequence,
+    Committer, Durability, Environment, Error, Found, Log, Micros, NewRecord, Options, RealStorage,
+    Sequence,
 };
 use bytes::Bytes;
 
@@ -24,7 +24,9 @@ const RECORDS: u64 = 120;
 const TOPICS: [&str; 4] = ["quake.ak", "quake.ci.deep", "order.created", "a"];
 
 fn directory(ending: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/log/v1").join(ending)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures/log/v1")
+        .join(ending)
 }
 
 fn options() -> Options {
@@ -41,7 +43,9 @@ fn topic(sequence: u64) -> &'static str {
 
 fn envelope(sequence: u64) -> Vec<u8> {
     let len = usize::try_from(sequence * 37 % 300).expect("small");
-    (0..len).map(|at| (at as u64 ^ sequence).to_le_bytes()[0]).collect()
+    (0..len)
+        .map(|at| (at as u64 ^ sequence).to_le_bytes()[0])
+        .collect()
 }
 
 fn appended_at(sequence: u64) -> Micros {
@@ -50,7 +54,11 @@ fn appended_at(sequence: u64) -> Micros {
 
 fn write(ending: &str) {
     let dir = directory(ending);
-    assert!(!dir.exists(), "{} is there; versions are written once", dir.display());
+    assert!(
+        !dir.exists(),
+        "{} is there; versions are written once",
+        dir.display()
+    );
     let clock = SimClock::new();
     let committer = Committer::manual();
     let scribe = Arc::new(Scribe::default());
@@ -59,8 +67,14 @@ fn write(ending: &str) {
         clock: Arc::<SimClock>::clone(&clock),
         committer: Arc::clone(&committer),
     };
-    let (log, _) = Log::open(&environment, &dir, &writer(), &options(), Arc::<Scribe>::clone(&scribe))
-        .expect("the directory can be written");
+    let (log, _) = Log::open(
+        &environment,
+        &dir,
+        &writer(),
+        &options(),
+        Arc::<Scribe>::clone(&scribe),
+    )
+    .expect("the directory can be written");
     let sequences: Vec<u64> = (1..=RECORDS).collect();
     for batch in sequences.chunks(3) {
         clock.set(appended_at(batch[0]));
@@ -92,7 +106,10 @@ fn write(ending: &str) {
         }
         drop(log);
         std::fs::remove_dir_all(&dir).expect("writable");
-        #[expect(clippy::disallowed_methods, reason = "a fixture need not survive a power cut")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a fixture need not survive a power cut"
+        )]
         std::fs::rename(copy, dir).expect("writable");
     }
 }
@@ -118,16 +135,26 @@ fn check(ending: &str) {
         for record in chunk.iter() {
             let sequence = record.sequence.get();
             assert_eq!(record.sequence, at, "{ending}");
-            assert_eq!(record.appended_at, appended_at(sequence), "{ending}: {sequence}");
+            assert_eq!(
+                record.appended_at,
+                appended_at(sequence),
+                "{ending}: {sequence}"
+            );
             assert_eq!(record.topic, topic(sequence), "{ending}: {sequence}");
             let content = &record.record[..record.record.len() - 5];
-            assert!(content.ends_with(&envelope(sequence)), "{ending}: {sequence}");
+            assert!(
+                content.ends_with(&envelope(sequence)),
+                "{ending}: {sequence}"
+            );
             at = at.next();
         }
     }
     assert_eq!(at.get(), RECORDS + 1, "{ending}");
     let topics = session.log.topics().expect("readable");
-    assert!(topics.iter().all(|topic| topic.records == RECORDS / 4), "{topics:?}");
+    assert!(
+        topics.iter().all(|topic| topic.records == RECORDS / 4),
+        "{topics:?}"
+    );
     let middle = session.log.seek_time(appended_at(61)).expect("readable");
     assert_eq!(middle.get(), 61, "{ending}");
 }
@@ -149,7 +176,8 @@ fn a_later_version_is_refused_by_name() {
     let storage = load("closed");
     let files = storage.files();
     let segments = files.iter().filter(|(path, bytes)| {
-        path.extension().is_some_and(|extension| extension == "seg") && bytes.starts_with(b"ARQONSEG")
+        path.extension().is_some_and(|extension| extension == "seg")
+            && bytes.starts_with(b"ARQONSEG")
     });
     for (path, bytes) in segments {
         let storage = load("closed");
@@ -158,13 +186,23 @@ fn a_later_version_is_refused_by_name() {
         storage.plant(path, later);
         let before = storage.files();
         let refused = Session::open(&storage, &SimClock::new(), &options());
-        let Err(Error::Version { path: named, found, supported }) = refused else {
+        let Err(Error::Version {
+            path: named,
+            found,
+            supported,
+        }) = refused
+        else {
             panic!("{}: {refused:?}", path.display());
         };
         assert_eq!((&named, found, supported), (path, 2, 1));
         for (path, bytes) in before {
             if path.extension().is_some_and(|extension| extension == "seg") {
-                assert_eq!(storage.files()[&path], bytes, "{} was changed", path.display());
+                assert_eq!(
+                    storage.files()[&path],
+                    bytes,
+                    "{} was changed",
+                    path.display()
+                );
             }
         }
     }

@@ -15,6 +15,7 @@ enum Operation {
     /// Topic number and length of each record, and whether to wait for the disk.
     Append(Vec<(u8, usize)>, bool),
     Commit,
+    Chores,
     /// The wall clock moves, also back.
     Clock(i64),
     Read {
@@ -36,6 +37,7 @@ fn operation() -> impl Strategy<Value = Operation> {
     prop_oneof![
         10 => (shapes, any::<bool>()).prop_map(|(shapes, sync)| Operation::Append(shapes, sync)),
         6 => Just(Operation::Commit),
+        2 => Just(Operation::Chores),
         3 => prop_oneof![0_i64..100_000, -5_000_000_i64..5_000_000, Just(315_360_000_000_000)]
             .prop_map(Operation::Clock),
         4 => (index(), prop_oneof![Just(1_usize), 1_usize..30_000])
@@ -131,17 +133,29 @@ impl Pair {
     fn apply(&mut self, operation: Operation) {
         match operation {
             Operation::Append(shapes, sync) => {
-                let shapes: Vec<_> =
-                    shapes.into_iter().map(|(number, len)| (topic(number), len)).collect();
-                let durability = if sync { Durability::Synced } else { Durability::Written };
+                let shapes: Vec<_> = shapes
+                    .into_iter()
+                    .map(|(number, len)| (topic(number), len))
+                    .collect();
+                let durability = if sync {
+                    Durability::Synced
+                } else {
+                    Durability::Written
+                };
                 self.session
                     .submit(&mut self.history, &shapes, durability, None)
                     .expect("queued");
+                // Who waits for the operating system only may be served at once.
+                self.note(self.now());
             }
             Operation::Commit => self.commit(),
+            Operation::Chores => {
+                self.session.committer.run_chores();
+                self.note(self.now());
+            }
             Operation::Clock(micros) => {
-                // What is queued was not taken yet, so that it gets the new time.
-                self.clock.shift(micros.max(-i64::try_from(self.now()).expect("fits")));
+                self.clock
+                    .shift(micros.max(-i64::try_from(self.now()).expect("fits")));
             }
             Operation::Read { from, bytes_max } => self.read(self.some_position(from), bytes_max),
             Operation::SeekTime(at, off) => self.seek_time(at, off),
@@ -195,7 +209,9 @@ impl Pair {
             }
         }
         assert!(expected.next().is_none(), "not all was read");
-        self.history.read(&self.session.log, from, end, bytes_max).expect("readable");
+        self.history
+            .read(&self.session.log, from, end, bytes_max)
+            .expect("readable");
     }
 
     // LOG-09, REL-12
@@ -226,7 +242,10 @@ impl Pair {
                 .find(|kept| kept.sequence >= from && kept.sequence < end && wanted(&kept.topic))
                 .map(|kept| kept.sequence);
             let found = log.seek_topic(from, end, &wanted).expect("readable");
-            assert_eq!(found, expected, "from {from} below {end}, topics {topics:b}");
+            assert_eq!(
+                found, expected,
+                "from {from} below {end}, topics {topics:b}"
+            );
         }
     }
 

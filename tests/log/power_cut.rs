@@ -1,5 +1,5 @@
-//! Power is lost at every sync of small scripts and anywhere in large ones; what was acknowledged
-//! must be there afterwards, and nothing else may be.
+//! Power is lost, or the process killed, at every sync of small scripts and anywhere in large ones;
+//! what was acknowledged must be there afterwards, and nothing that was not submitted.
 //!
 //! The short run takes `ARQONBUS_SEEDS` seeds (500 if unset). The long one:
 //!
@@ -85,9 +85,9 @@ struct Run {
     recoveries: usize,
 }
 
-/// Power is lost; this is how the log ended.
+/// The process is dead, whether or not the machine is; this is how the log ended.
 #[derive(Debug)]
-struct PowerLost(Ending);
+struct Died(Ending);
 
 impl Run {
     fn new(seed: u64) -> Self {
@@ -107,57 +107,79 @@ impl Run {
         }
     }
 
-    fn power(&self, ending: Ending) -> Result<(), PowerLost> {
-        if self.storage.power_is_off() { Err(PowerLost(ending)) } else { Ok(()) }
+    fn alive(&self, ending: Ending) -> Result<(), Died> {
+        if self.storage.power_is_off() {
+            Err(Died(ending))
+        } else {
+            Ok(())
+        }
     }
 
     /// Opens the log and checks it.
-    fn open(&mut self, ending: Ending) -> Result<(), PowerLost> {
+    fn open(&mut self, ending: Ending) -> Result<(), Died> {
         let interrupted = match ending {
-            Ending::Clean | Ending::Interrupted => Ending::Interrupted,
-            Ending::Killed | Ending::PowerCut => Ending::PowerCut,
+            Ending::Clean => Ending::Interrupted,
+            other => other,
         };
         let opened = Session::open(&self.storage, &self.clock, &self.options);
         if self.storage.power_is_off() {
             self.history.opening_was_interrupted();
         }
-        self.power(interrupted)?;
+        self.alive(interrupted)?;
         let session = opened.unwrap_or_else(|error| panic!("cannot be opened: {error:?}"));
         let checked = self
             .history
             .check_opened(&session.log, session.statement.as_ref(), ending);
         self.session = Some(session);
-        self.power(Ending::PowerCut)?;
+        self.alive(Ending::Killed)?;
         checked.unwrap_or_else(|error| panic!("cannot be read: {error:?}"));
         Ok(())
     }
 
     fn session(&self) -> &Session {
-        self.session.as_ref().expect("a session is open between steps")
+        self.session
+            .as_ref()
+            .expect("a session is open between steps")
     }
 
-    fn commit(&mut self) -> Result<(), PowerLost> {
-        let session = self.session.as_ref().expect("a session is open between steps");
+    fn commit(&mut self) -> Result<(), Died> {
+        let session = self
+            .session
+            .as_ref()
+            .expect("a session is open between steps");
         session.commit(&mut self.history);
-        self.power(Ending::PowerCut)
+        self.alive(Ending::Killed)
     }
 
-    fn step(&mut self, step: &Step) -> Result<(), PowerLost> {
+    fn do_chores(&mut self) -> Result<(), Died> {
+        let session = self
+            .session
+            .as_ref()
+            .expect("a session is open between steps");
+        session.do_chores(&mut self.history);
+        self.alive(Ending::Killed)
+    }
+
+    fn step(&mut self, step: &Step) -> Result<(), Died> {
         match step {
             Step::Append {
                 shapes,
                 durability,
                 then,
             } => {
-                let session = self.session.as_ref().expect("a session is open between steps");
+                let session = self
+                    .session
+                    .as_ref()
+                    .expect("a session is open between steps");
                 let submitted = session.submit(&mut self.history, shapes, *durability, *then);
-                self.power(Ending::PowerCut)?;
+                self.alive(Ending::Killed)?;
                 assert!(submitted.is_ok(), "refused on a sound disk: {submitted:?}");
             }
             Step::Commit => self.commit()?,
             Step::Tick(micros) => {
                 self.clock.shift(*micros);
                 self.commit()?;
+                self.do_chores()?;
             }
             Step::ReadDurable => self.read(self.session().log.bounds().durable_end)?,
             Step::ReadWritten => self.read(self.session().log.bounds().written_end)?,
@@ -171,24 +193,27 @@ impl Run {
         Ok(())
     }
 
-    fn read(&mut self, end: Sequence) -> Result<(), PowerLost> {
+    fn read(&mut self, end: Sequence) -> Result<(), Died> {
         let log = self.session().log.clone();
         let from = Sequence::FIRST.advance(self.dice.below(end.get()));
-        let found = self.history.read(&log, from, end, *self.dice.pick(&[1, 900, 20_000]));
-        self.power(Ending::PowerCut)?;
+        let found = self
+            .history
+            .read(&log, from, end, *self.dice.pick(&[1, 900, 20_000]));
+        self.alive(Ending::Killed)?;
         found.unwrap_or_else(|error| panic!("cannot be read: {error:?}"));
         Ok(())
     }
 
     /// Lets all deferred flushes happen.
-    fn settle(&mut self) -> Result<(), PowerLost> {
+    fn settle(&mut self) -> Result<(), Died> {
         self.clock.shift(60_000_000);
         self.commit()?;
+        self.do_chores()?;
         self.history.check_answers();
         Ok(())
     }
 
-    fn reopen(&mut self) -> Result<(), PowerLost> {
+    fn reopen(&mut self) -> Result<(), Died> {
         let closed = self.session().log.close();
         let ending = match closed {
             Ok(()) => Ending::Clean,
@@ -198,7 +223,7 @@ impl Run {
             }
         };
         self.end_session();
-        self.power(ending)?;
+        self.alive(ending)?;
         self.history.check_answers();
         self.open(ending)
     }
@@ -210,26 +235,34 @@ impl Run {
         }
     }
 
-    /// Gives the machine power again, until a recovery gets through.
-    fn recover(&mut self, lost: PowerLost) {
+    /// Starts the process again, after a power cut or not, until a recovery gets through.
+    fn recover(&mut self, died: Died) {
         self.end_session();
-        let PowerLost(mut ending) = lost;
+        let Died(mut ending) = died;
         loop {
             self.recoveries += 1;
-            self.storage = self.storage.power_cut(self.dice.roll());
+            if self.dice.chance(70) {
+                self.storage = self.storage.power_cut(self.dice.roll());
+                if ending == Ending::Killed {
+                    ending = Ending::PowerCut;
+                }
+            } else {
+                self.storage = self.storage.process_kill();
+                self.storage.heal();
+            }
             if self.dice.chance(30) {
                 self.storage.cut_after(self.dice.below(60));
             }
             match self.open(ending) {
                 Ok(()) => break,
-                Err(PowerLost(next)) => ending = next,
+                Err(Died(next)) => ending = next,
             }
             self.end_session();
         }
         self.storage.heal();
     }
 
-    fn steps(&mut self, script: &[Step]) -> Result<(), PowerLost> {
+    fn steps(&mut self, script: &[Step]) -> Result<(), Died> {
         script.iter().try_for_each(|step| self.step(step))
     }
 
@@ -237,7 +270,7 @@ impl Run {
     fn finish(&mut self) {
         self.storage.heal();
         let finished = self.settle().and_then(|()| self.reopen());
-        finished.unwrap_or_else(|lost| panic!("{lost:?} although nothing was to fail"));
+        finished.unwrap_or_else(|died| panic!("{died:?} although nothing was to fail"));
     }
 }
 
@@ -246,15 +279,15 @@ fn random_cuts(seed: u64) -> Run {
     let mut run = Run::new(seed);
     let script = script(&mut run.dice, 60);
     run.storage.cut_after(run.dice.below(600));
-    if let Err(lost) = run.open(Ending::Clean) {
-        run.recover(lost);
+    if let Err(died) = run.open(Ending::Clean) {
+        run.recover(died);
     }
     for part in script.chunks(20) {
         if run.dice.chance(40) {
             run.storage.cut_after(run.dice.below(150));
         }
-        if let Err(lost) = run.steps(part) {
-            run.recover(lost);
+        if let Err(died) = run.steps(part) {
+            run.recover(died);
         }
     }
     run.finish();
@@ -277,8 +310,8 @@ fn cuts_at_every_sync(seed: u64) -> usize {
         run.dice = dice.clone();
         run.storage.cut_after(calls);
         let cut = run.open(Ending::Clean).and_then(|()| run.steps(&script));
-        if let Err(lost) = cut {
-            run.recover(lost);
+        if let Err(died) = cut {
+            run.recover(died);
         }
         run.finish();
     })
@@ -289,7 +322,10 @@ fn cuts_at_every_sync(seed: u64) -> usize {
 fn for_each_seed(test: &str, share: u64, run: impl Fn(u64)) {
     let number = |name| {
         let text = std::env::var(name).ok()?;
-        Some(text.parse::<u64>().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+        Some(
+            text.parse::<u64>()
+                .unwrap_or_else(|_| panic!("{name}={text} is no number")),
+        )
     };
     let seeds = match number("ARQONBUS_SEED") {
         Some(seed) => seed..seed + 1,
@@ -316,9 +352,13 @@ fn no_promise_is_broken_by_a_power_cut_anywhere() {
 // LOG-04, REL-01
 #[test]
 fn no_promise_is_broken_by_a_power_cut_at_any_sync() {
-    for_each_seed("no_promise_is_broken_by_a_power_cut_at_any_sync", 10, |seed| {
-        assert!(cuts_at_every_sync(seed) > 0);
-    });
+    for_each_seed(
+        "no_promise_is_broken_by_a_power_cut_at_any_sync",
+        10,
+        |seed| {
+            assert!(cuts_at_every_sync(seed) > 0);
+        },
+    );
 }
 
 // The runs above prove something only if they do lose power, lose records and keep others.
@@ -336,10 +376,12 @@ fn runs_meet_what_they_are_for() {
 fn a_seed_determines_the_run() {
     let traces = |seed| {
         let run = random_cuts(seed);
-        (run.storage.trace(), run.storage.fingerprint())
+        let files = run.storage.files().into_iter();
+        let segments = files.filter(|(path, _)| path.extension().is_some_and(|ext| ext == "seg"));
+        (run.storage.trace(), segments.collect::<Vec<_>>())
     };
     for seed in 0..10 {
-        assert_eq!(traces(seed), traces(seed), "seed {seed}");
+        assert!(traces(seed) == traces(seed), "seed {seed}");
     }
-    assert_ne!(traces(0), traces(1));
+    assert!(traces(0) != traces(1));
 }

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use arqonbus::log::{
     Append, AppendError, AppendSink, Appended, Chunk, Clock, Committer, Durability, Environment,
-    Error, Log, LossStatement, Micros, NewRecord, Observer, Options, Sequence, Storage, Writer,
+    Error, Log, LossStatement, Micros, NewRecord, Observer, Options, Sequence, Writer,
 };
 use bytes::Bytes;
 
 use crate::history::{CLOCK_KEY, History};
+use crate::sim_storage::SimStorage;
 
 pub(crate) const DIR: &str = "/data/dev/main";
 const START: u64 = 1_700_000_000_000_000;
@@ -56,7 +57,10 @@ pub(crate) struct Scribe {
 
 impl Scribe {
     fn note(&self, event: Event) {
-        self.events.lock().expect("notes are taken without panic").push(event);
+        self.events
+            .lock()
+            .expect("notes are taken without panic")
+            .push(event);
     }
 
     pub(crate) fn take(&self) -> Vec<Event> {
@@ -114,12 +118,22 @@ pub(crate) struct Session {
 }
 
 impl Session {
+    /// Opens the log as a new process does.
     pub(crate) fn open(
-        storage: &(impl Storage + Clone + 'static),
+        storage: &SimStorage,
         clock: &Arc<SimClock>,
         options: &Options,
     ) -> Result<Self, Error> {
-        let committer = Committer::manual();
+        Self::open_in(Committer::manual(), storage, clock, options)
+    }
+
+    /// Opens the log in the process that `committer` stands for.
+    pub(crate) fn open_in(
+        committer: Arc<Committer>,
+        storage: &SimStorage,
+        clock: &Arc<SimClock>,
+        options: &Options,
+    ) -> Result<Self, Error> {
         let scribe = Arc::new(Scribe::default());
         let environment = Environment {
             storage: Arc::new(storage.clone()),
@@ -174,6 +188,12 @@ impl Session {
     /// Runs what is queued and enters all answers in `history`.
     pub(crate) fn commit(&self, history: &mut History) -> Vec<Event> {
         self.committer.run_until_idle();
+        self.note(history)
+    }
+
+    /// Does all that nobody waits for: late flushes, marks, the next segment, indexes.
+    pub(crate) fn do_chores(&self, history: &mut History) -> Vec<Event> {
+        self.committer.run_chores();
         self.note(history)
     }
 

@@ -560,17 +560,6 @@ impl SimStorage {
         drop(disk);
         self.plant(path, bytes);
     }
-
-    /// Two equal fingerprints mean that no name and no byte differs.
-    pub(crate) fn fingerprint(&self) -> u32 {
-        let mut hasher = crc32fast::Hasher::new();
-        for (path, bytes) in self.files() {
-            hasher.update(path.as_os_str().as_encoded_bytes());
-            hasher.update(&(bytes.len() as u64).to_le_bytes());
-            hasher.update(&bytes);
-        }
-        hasher.finalize()
-    }
 }
 
 impl Storage for SimStorage {

@@ -24,7 +24,10 @@ struct Torn {
 }
 
 fn data_end(bytes: &[u8]) -> usize {
-    bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1)
+    bytes
+        .iter()
+        .rposition(|&byte| byte != 0)
+        .map_or(0, |last| last + 1)
 }
 
 impl Torn {
@@ -34,11 +37,15 @@ impl Torn {
         let path = Path::new(DIR).join("00000000000000000001.seg");
         let append = |token, durability| {
             let records = (0..2).map(|_| record("t", &[0xEE; 200])).collect();
-            session.append(token, records, durability, None).expect("queued");
+            session
+                .append(token, records, durability, None)
+                .expect("queued");
             session.committer.run_until_idle();
             data_end(&storage.files()[&path])
         };
-        let flushed = (0..SYNCED).map(|token| append(token, Durability::Synced)).last();
+        let flushed = (0..SYNCED)
+            .map(|token| append(token, Durability::Synced))
+            .last();
         let mut ends = vec![flushed.expect("some")];
         ends.extend((SYNCED..SYNCED + UNSYNCED).map(|token| append(token, Durability::Written)));
         assert_eq!(session.log.bounds().durable_end.get(), 2 * SYNCED + 1);
@@ -60,7 +67,11 @@ impl Torn {
             .unwrap_or_else(|error| panic!("{context}: {error:?}"));
         let statement = session.statement.as_ref();
         let statement = statement.unwrap_or_else(|| panic!("{context}: no loss statement"));
-        assert_eq!(session.log.status().read_only, None, "{context}: taken for damage");
+        assert_eq!(
+            session.log.status().read_only,
+            None,
+            "{context}: taken for damage"
+        );
         assert_eq!(statement.damages, [], "{context}");
         let expected: Vec<u64> = (1..=2 * (SYNCED + whole_batches)).collect();
         assert_eq!(readable(&session), expected, "{context}");
@@ -72,20 +83,35 @@ impl Torn {
             .expect("queued");
         session.committer.run_until_idle();
         let next = *readable(&session).last().expect("not empty");
-        assert!(next > 2 * (SYNCED + UNSYNCED), "{context}: sequence {next} is used again");
+        assert!(
+            next > 2 * (SYNCED + UNSYNCED),
+            "{context}: sequence {next} is used again"
+        );
     }
 
     fn check_statement(&self, statement: &LossStatement, whole_batches: u64, context: &str) {
         let kept = 2 * (SYNCED + whole_batches);
-        assert!(statement.durable_through <= kept, "{context}: {statement:?}");
-        assert!(statement.durable_through >= 2 * SYNCED, "{context}: {statement:?}");
+        assert!(
+            statement.durable_through <= kept,
+            "{context}: {statement:?}"
+        );
+        assert!(
+            statement.durable_through >= 2 * SYNCED,
+            "{context}: {statement:?}"
+        );
         if let Some((first, last)) = statement.discarded {
             assert!(first.get() > kept, "{context}: {statement:?}");
-            assert!(last.get() <= 2 * (SYNCED + UNSYNCED), "{context}: {statement:?}");
+            assert!(
+                last.get() <= 2 * (SYNCED + UNSYNCED),
+                "{context}: {statement:?}"
+            );
             assert!(statement.possibly_acknowledged, "{context}: {statement:?}");
         }
         let free = data_end(&self.bytes) as u64;
-        assert!(statement.discarded_bytes <= free, "{context}: {statement:?}");
+        assert!(
+            statement.discarded_bytes <= free,
+            "{context}: {statement:?}"
+        );
     }
 
     /// Batches that end at or before `at`.
@@ -125,7 +151,9 @@ fn a_tail_zeroed_from_any_byte_on_is_cut() {
         bytes[at..].fill(0);
         // The last bytes of a batch may be zeros themselves.
         let same = data_end(&torn.bytes[..at]);
-        let whole = torn.whole_at(at).max(if same < at { torn.whole_at(same) } else { 0 });
+        let whole = torn
+            .whole_at(at)
+            .max(if same < at { torn.whole_at(same) } else { 0 });
         torn.open_with(bytes, whole, &format!("zeros from byte {at} on"));
     }
 }
@@ -142,7 +170,11 @@ fn a_tail_of_garbage_from_any_byte_on_is_cut() {
             // Never the byte that was there.
             *byte ^= u8::try_from(1 + dice.below(255)).expect("fits");
         }
-        torn.open_with(bytes, torn.whole_at(at), &format!("garbage from byte {at} on"));
+        torn.open_with(
+            bytes,
+            torn.whole_at(at),
+            &format!("garbage from byte {at} on"),
+        );
     }
 }
 
@@ -152,7 +184,11 @@ fn a_file_that_ends_at_any_byte_is_cut() {
     let torn = Torn::new();
     for at in torn.region() {
         let bytes = torn.bytes[..at].to_vec();
-        torn.open_with(bytes, torn.whole_at(at), &format!("the file ends at byte {at}"));
+        torn.open_with(
+            bytes,
+            torn.whole_at(at),
+            &format!("the file ends at byte {at}"),
+        );
     }
 }
 
@@ -168,7 +204,11 @@ fn a_lost_write_takes_the_later_ones_with_it() {
         for at in range.step_by(7) {
             let mut bytes = torn.bytes.clone();
             bytes[at] ^= 0x10;
-            torn.open_with(bytes, lost as u64, &format!("byte {at} of batch {lost} is wrong"));
+            torn.open_with(
+                bytes,
+                lost as u64,
+                &format!("byte {at} of batch {lost} is wrong"),
+            );
         }
     }
 }
