@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arqonbus::log::{Damage, Durability, Found, Sequence};
 
 use crate::dice::Dice;
-use crate::session::{DIR, Session, SimClock, record, small_options};
+use crate::session::{Session, SimClock, record, small_options};
 use crate::sim_storage::SimStorage;
 
 /// Where the batches of a segment begin; the header stands in the bytes before.

@@ -3,6 +3,7 @@
 //! Knows the promises of `arqonbus::log` and nothing of its bytes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
 use std::ops::Range;
 
 use arqonbus::log::{
@@ -381,7 +382,8 @@ impl History {
         for sequence in &self.durable {
             assert!(
                 present.contains(sequence),
-                "sequence {sequence} was durable and is gone after {ending:?}"
+                "sequence {sequence} was durable and is gone after {ending:?}; there is {}",
+                Spans(present)
             );
         }
         if matches!(ending, Ending::Clean | Ending::Killed) {
@@ -392,7 +394,8 @@ impl History {
             {
                 assert!(
                     present.contains(sequence),
-                    "sequence {sequence} was written and is gone after {ending:?}"
+                    "sequence {sequence} was written and is gone after {ending:?}; there is {}",
+                    Spans(present)
                 );
             }
         }
@@ -517,5 +520,22 @@ impl History {
 
     pub(crate) fn lost_count(&self) -> usize {
         self.lost.len()
+    }
+}
+
+/// Sequences in short: `1..=7 9..=12`.
+struct Spans<'a>(&'a BTreeSet<Sequence>);
+
+impl fmt::Display for Spans<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rest = self.0.iter().copied().peekable();
+        while let Some(first) = rest.next() {
+            let mut last = first;
+            while let Some(next) = rest.next_if_eq(&last.next()) {
+                last = next;
+            }
+            write!(f, "{first}..={last} ")?;
+        }
+        Ok(())
     }
 }

@@ -15,7 +15,8 @@ use crate::history::{CLOCK_KEY, History};
 use crate::sim_storage::SimStorage;
 
 pub(crate) const DIR: &str = "/data/dev/main";
-const START: u64 = 1_700_000_000_000_000;
+/// When time begins.
+pub(crate) const START: u64 = 1_700_000_000_000_000;
 
 /// A wall clock that tests move.
 #[derive(Debug)]
