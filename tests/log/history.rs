@@ -327,10 +327,11 @@ impl History {
             // A session that left nothing behind may as well not have been.
             Ending::Killed | Ending::PowerCut => assert!(
                 statement.is_some() || !self.session_left_something(),
-                "no loss statement after {ending:?}"
+                "no loss statement after {ending:?}: {:?}", log.status()
             ),
             Ending::Interrupted => {}
         }
+        self.session += 1;
         if let Some(statement) = statement {
             self.accounted.extend(statement.skipped);
             self.accounted.extend(statement.discarded);
@@ -348,13 +349,9 @@ impl History {
             .copied()
             .collect();
         if std::mem::take(&mut self.statement_unheard) {
-            let end = bounds.written_end.previous().unwrap_or(Sequence::FIRST);
-            let gone = (1..=end.get()).filter_map(Sequence::new);
-            let gone = gone.filter(|sequence| !present.contains(sequence));
-            self.accounted
-                .extend(gone.map(|sequence| (sequence, sequence)));
+            self.accounted.extend(gaps(&present, bounds.written_end));
         }
-        self.check_gaps(&readable);
+        self.check_gaps(&present, bounds.written_end);
         self.check_statement(log, statement, &present, &lost);
         self.lost.extend(lost);
 
@@ -366,7 +363,6 @@ impl History {
             );
         }
         self.unused_from = highest.map(Sequence::next);
-        self.session += 1;
         Ok(())
     }
 
@@ -401,32 +397,35 @@ impl History {
         }
     }
 
-    fn check_gaps(&self, readable: &[(Sequence, u64)]) {
-        for pair in readable.windows(2) {
-            let (before, after) = (pair[0].0, pair[1].0);
-            assert!(before < after, "{after} follows {before}");
-            let mut expected = before.next();
-            while expected < after {
-                assert!(
-                    self.is_accounted(expected),
-                    "sequence {expected} is missing and no loss statement says so"
-                );
-                expected = expected.next();
-            }
+    fn check_gaps(&self, present: &BTreeSet<Sequence>, end: Sequence) {
+        for (first, last) in gaps(present, end) {
+            assert!(
+                self.is_accounted(first, last),
+                "{first}..={last} is missing and no loss statement says so"
+            );
         }
     }
 
-    fn is_accounted(&self, sequence: Sequence) -> bool {
-        self.accounted
-            .iter()
-            .any(|(first, last)| (*first..=*last).contains(&sequence))
+    /// Whether loss statements name all of `first..=last`.
+    fn is_accounted(&self, first: Sequence, last: Sequence) -> bool {
+        let mut at = first;
+        while at <= last {
+            let mut named = self.accounted.iter();
+            let Some((_, end)) = named.find(|(start, end)| (*start..=*end).contains(&at)) else {
+                return false;
+            };
+            at = end.next();
+        }
+        true
     }
 
     /// Batches are there whole or not at all, in the order of their submission, and of one session
     /// only a beginning may have survived.
     fn check_batches(&self, readable: &[(Sequence, u64)]) {
         assert!(
-            readable.windows(2).all(|pair| pair[0].1 < pair[1].1),
+            readable
+                .windows(2)
+                .all(|pair| pair[0].0 < pair[1].0 && pair[0].1 < pair[1].1),
             "records are not in the order of their submission"
         );
         let numbers: BTreeSet<u64> = readable.iter().map(|(_, number)| *number).collect();
@@ -480,7 +479,7 @@ impl History {
         }
         for sequence in lost {
             assert!(
-                self.is_accounted(*sequence),
+                self.is_accounted(*sequence, *sequence),
                 "{sequence} is lost and no statement says so: {statement:?}"
             );
             let stated = ranges
@@ -521,6 +520,19 @@ impl History {
     pub(crate) fn lost_count(&self) -> usize {
         self.lost.len()
     }
+}
+
+/// Stretches without records below `end`, the one after the last record included.
+fn gaps(present: &BTreeSet<Sequence>, end: Sequence) -> Vec<(Sequence, Sequence)> {
+    let mut gaps = Vec::new();
+    let mut expected = Sequence::FIRST;
+    for &at in present.iter().chain([&end]) {
+        if let Some(last) = at.previous().filter(|last| *last >= expected) {
+            gaps.push((expected, last));
+        }
+        expected = at.next();
+    }
+    gaps
 }
 
 /// Sequences in short: `1..=7 9..=12`.
