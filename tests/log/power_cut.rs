@@ -131,7 +131,7 @@ impl Run {
             .history
             .check_opened(&session.log, session.statement.as_ref(), ending);
         self.session = Some(session);
-        self.alive(Ending::Killed)?;
+        self.alive(interrupted)?;
         checked.unwrap_or_else(|error| panic!("cannot be read: {error:?}"));
         Ok(())
     }
