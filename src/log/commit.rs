@@ -108,7 +108,12 @@ impl State {
         let owed = self.acknowledge_written(group, &chunk);
         if !flush_now {
             self.unflushed.lock().unwrap_or_else(PoisonError::into_inner).extend(owed);
-            self.queue_chore(Chore::Flush, self.options.flush_after);
+            if self.durable_end() >= end {
+                // A reservation was due, and its flush was one of the records as well.
+                self.announce_durable();
+            } else {
+                self.queue_chore(Chore::Flush, self.options.flush_after);
+            }
             return;
         }
         if let Err(error) = self.flush_through(end) {
@@ -330,7 +335,8 @@ impl State {
         if self.write_mark(&mut core, FLAG_MARK).is_ok() {
             let segment = Arc::clone(&core.segment);
             drop(core);
-            self.flush_mark(&segment);
+            // If it fails the log is poisoned, and says so itself.
+            self.flush_mark(&segment).unwrap_or_default();
         }
     }
 
@@ -340,8 +346,7 @@ impl State {
             return Ok(());
         }
         self.write_mark(core, FLAG_MARK | FLAG_CLOSED)?;
-        self.flush_mark(&core.segment);
-        Ok(())
+        self.flush_mark(&core.segment)
     }
 
     pub(super) fn write_mark(&self, core: &mut Core, flags: u16) -> Result<(), AppendError> {
@@ -363,11 +368,13 @@ impl State {
         Ok(())
     }
 
-    fn flush_mark(&self, segment: &Segment) {
+    fn flush_mark(&self, segment: &Segment) -> Result<(), AppendError> {
         let _one_at_a_time = self.flush.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = segment.file.sync_data() {
-            self.poison(&format!("flush {}: {error}", segment.path.display()));
-        }
+        segment.file.sync_data().map_err(|error| {
+            let reason = format!("flush {}: {error}", segment.path.display());
+            self.poison(&reason);
+            AppendError::Indeterminate { reason }
+        })
     }
 
     fn mark(&self, core: &Core, flags: u16, reserved_end: u64) -> Vec<u8> {

@@ -235,6 +235,7 @@ impl State {
             *read_only = Some(reason.to_owned());
         }
         tracing::error!(dir = %self.dir.display(), reason, "the log takes no more writes");
+        self.forget_session();
         let waiting = {
             let mut queue = self.lock_queue();
             queue.bytes = 0;
