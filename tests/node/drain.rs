@@ -14,7 +14,10 @@ fn session(node: &Node) -> std::net::TcpStream {
     let (first, payload) = read_frame(&mut stream);
     assert_eq!(first, 0x82);
     let welcome = ServerFrame::decode(payload.as_slice()).expect("a frame");
-    assert!(matches!(welcome.body, Some(Body::Welcome(_))), "{welcome:?}");
+    assert!(
+        matches!(welcome.body, Some(Body::Welcome(_))),
+        "{welcome:?}"
+    );
     stream
 }
 
@@ -47,7 +50,11 @@ fn a_client_that_ignores_the_drain_does_not_keep_the_node() {
     node.signal("TERM");
     let (status, text) = node.ended();
     assert_eq!(status.code(), Some(0), "{text}");
-    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        started.elapsed()
+    );
     drop(read_rest(&mut stream));
 }
 
@@ -57,5 +64,9 @@ fn an_idle_node_stops_at_once_and_its_data_can_be_opened_again() {
     let started = Instant::now();
     node.signal("TERM");
     assert_eq!(node.ended().0.code(), Some(0));
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        started.elapsed()
+    );
 }
