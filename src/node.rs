@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use arqonbus::broker::Broker;
+use arqonbus::broker::{self, Broker};
 use arqonbus::config::layers::Loaded;
 use arqonbus::config::{Config, Profile};
 use arqonbus::data_dir::DataDir;
@@ -25,6 +25,7 @@ use arqonbus::edge::session::SessionContext;
 use arqonbus::edge::token::Verifier;
 use arqonbus::log::{Clock as _, Committer, Environment, RealStorage};
 use arqonbus::wall_clock::WallClock;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -47,18 +48,18 @@ pub(crate) fn serve(arguments: &ServeArguments) -> ExitCode {
         Ok(loaded) => loaded,
         Err(error) => return fail(&error.into()),
     };
-    let missing = profile::missing(&loaded.config, profile);
-    let (Some(dir), true) = (loaded.config.node.data_dir.clone(), missing.is_empty()) else {
-        // The keys too, so that everything is named at once.
-        return refuse(
-            &profile::verifier(&loaded.config, profile)
-                .err()
-                .unwrap_or(missing),
-            profile,
-        );
+    let config = &loaded.config;
+    // The development profile makes its key later, in the data directory.
+    let missing = match profile {
+        Profile::Development => profile::missing(config, profile),
+        Profile::Production => profile::verifier(config, profile).err().unwrap_or_default(),
+    };
+    let (Some(dir), true) = (config.node.data_dir.clone(), missing.is_empty()) else {
+        return refuse(&missing, profile);
     };
     if let Err(error) = trace(&loaded.config) {
-        return fail(&error);
+        say(&format!("arqonbus: {error:#}\n"));
+        return ExitCode::from(EXIT_CONFIG);
     }
     for name in &loaded.ignored_variables {
         tracing::warn!(name, "environment variable is no setting; ignored");
@@ -70,19 +71,17 @@ pub(crate) fn serve(arguments: &ServeArguments) -> ExitCode {
 }
 
 fn refuse(missing: &[Missing], profile: Profile) -> ExitCode {
-    let profile = match profile {
-        Profile::Development => "development",
-        Profile::Production => "production",
+    let (name, remedy) = match profile {
+        Profile::Development => ("development", ""),
+        Profile::Production => (
+            "production",
+            "For a node on this machine alone: arqonbus serve --dev --data DIR\n",
+        ),
     };
-    let mut text =
-        format!("arqonbus: cannot start in the {profile} profile; missing or not allowed:\n");
-    for item in missing {
-        text.push_str(&format!("  - {item}\n"));
-    }
-    if profile == "production" {
-        text.push_str("For a node on this machine alone: arqonbus serve --dev --data DIR\n");
-    }
-    say(&text);
+    let items: String = missing.iter().map(|item| format!("  - {item}\n")).collect();
+    say(&format!(
+        "arqonbus: cannot start in the {name} profile; missing or not allowed:\n{items}{remedy}"
+    ));
     ExitCode::from(EXIT_CONFIG)
 }
 
@@ -119,6 +118,7 @@ fn run(loaded: Loaded, profile: Profile, dir: &Path) -> anyhow::Result<ExitCode>
         clock,
         committer: Committer::start(config.log.commit_threads),
     };
+    raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -151,12 +151,12 @@ async fn live(
     let seats = Seats::new(&config.limits, Arc::clone(&metrics));
     let clock = Arc::clone(&environment.clock);
 
-    let edge = listen(config.edge.listen, "edge.listen")?;
-    let operations = listen(config.ops.listen, "ops.listen")?;
+    let edge = listen(config.edge.listen.0, "edge.listen")?;
+    let operations = listen(config.ops.listen.0, "ops.listen")?;
     let edge_address = edge.local_addr()?;
     let ops_address = operations.local_addr()?;
 
-    let broker = open_broker(config, data_dir, environment)?;
+    let broker = start_broker(config, data_dir, environment)?;
     let door = Door::new(
         config,
         profile,
@@ -205,6 +205,39 @@ async fn live(
     }
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+fn start_broker(
+    config: &Config,
+    data_dir: &DataDir,
+    environment: Environment,
+) -> anyhow::Result<Arc<Broker>> {
+    let node = data_dir.node();
+    let limits = &config.limits;
+    let options = broker::Options {
+        directory: data_dir.path().to_owned(),
+        node: node.number(),
+        node_name: node.name().to_owned(),
+        log: config.log.options(),
+        tenants_max: limits.tenants_max,
+        realities_max: limits.realities_max,
+        consumers_max: limits.consumers_max,
+        producers_max: limits.producers_max,
+    };
+    Broker::start(environment, options).context("cannot start the broker")
+}
+
+/// Every session is an open file, and the usual soft limit (1,024) is far below what the node
+/// serves; the hard limit is the operator's word.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, ?limit, "cannot raise the limit of open files");
+    }
 }
 
 /// Lets the sessions end, then closes the logs, within `deadline`.

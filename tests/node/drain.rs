@@ -14,7 +14,10 @@ fn session(node: &Node) -> std::net::TcpStream {
     let (first, payload) = read_frame(&mut stream);
     assert_eq!(first, 0x82);
     let welcome = ServerFrame::decode(payload.as_slice()).expect("a frame");
-    assert!(matches!(welcome.body, Some(Body::Welcome(_))), "{welcome:?}");
+    assert!(
+        matches!(welcome.body, Some(Body::Welcome(_))),
+        "{welcome:?}"
+    );
     stream
 }
 
@@ -47,15 +50,52 @@ fn a_client_that_ignores_the_drain_does_not_keep_the_node() {
     node.signal("TERM");
     let (status, text) = node.ended();
     assert_eq!(status.code(), Some(0), "{text}");
-    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        started.elapsed()
+    );
     drop(read_rest(&mut stream));
 }
 
 #[test]
-fn an_idle_node_stops_at_once_and_its_data_can_be_opened_again() {
-    let node = Node::dev();
+fn an_idle_node_stops_at_once_and_comes_back_with_its_name_and_secret() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let identity = |node: &Node| {
+        let id = std::fs::read_to_string(node.data.join("node.id")).expect("node.id");
+        (id, node.dev_secret())
+    };
+    let node = Node::dev_on(dir.path());
+    let (before, old_token) = (identity(&node), node.dev_token());
     let started = Instant::now();
     node.signal("TERM");
     assert_eq!(node.ended().0.code(), Some(0));
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        started.elapsed()
+    );
+    let node = Node::dev_on(dir.path());
+    assert_eq!(identity(&node), before);
+    assert_eq!(
+        Request::upgrade().bearer(&old_token).send(node.edge).status,
+        101
+    );
+}
+
+#[test]
+fn a_second_signal_ends_the_node_at_once() {
+    let node = Node::dev_with(&[("ARQONBUS_DRAIN_DEADLINE_MS", "60000")]);
+    // It never answers the node's Close, so the node would wait for it.
+    let stream = session(&node);
+    node.signal("TERM");
+    let started = Instant::now();
+    while Request::get("/readyz").send(node.ops).status != 503 {
+        assert!(started.elapsed() < Duration::from_secs(10), "still ready");
+    }
+    node.signal("TERM");
+    let (status, text) = node.ended();
+    assert_eq!(status.code(), Some(1), "{text}");
+    assert!(text.contains("second signal"), "{text}");
+    drop(stream);
 }

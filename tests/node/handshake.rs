@@ -18,56 +18,185 @@ const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/keys
 /// What every refusal looks like: status, reason, JSON body, closed connection.
 fn assert_refused(name: &str, node: &Node, request: &Request, status: u16, reason: &str) {
     let answer = request.send(node.edge);
-    assert_eq!(answer.status, status, "{name}: {}{}", answer.head, answer.text());
+    assert_eq!(
+        answer.status,
+        status,
+        "{name}: {}{}",
+        answer.head,
+        answer.text()
+    );
     let error = &answer.json()["error"];
     assert_eq!(error["reason"], reason, "{name}: {}", answer.text());
     for part in ["code", "message"] {
-        assert!(error[part].as_str().is_some_and(|text| !text.is_empty()), "{name}: {part}");
+        assert!(
+            error[part].as_str().is_some_and(|text| !text.is_empty()),
+            "{name}: {part}"
+        );
     }
 }
 
 fn assert_upgraded(name: &str, node: &Node, request: &Request) {
     let answer = request.send(node.edge);
     assert_eq!(answer.status, 101, "{name}: {}", answer.head);
-    assert_eq!(answer.header("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{name}");
+    assert_eq!(
+        answer.header("sec-websocket-accept"),
+        Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
+        "{name}"
+    );
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table of cases")]
 fn heads_that_are_no_websocket_handshake_are_refused() {
     let node = Node::dev();
     let good = Request::upgrade().bearer(&node.dev_token());
     let line = |line: &str| good.clone().line(line);
     let cases = [
-        ("POST", line("POST /v1/ws HTTP/1.1"), 405, "method_not_allowed"),
+        (
+            "POST",
+            line("POST /v1/ws HTTP/1.1"),
+            405,
+            "method_not_allowed",
+        ),
         ("HTTP/1.0", line("GET /v1/ws HTTP/1.0"), 400, "bad_request"),
         ("no Host", good.clone().without("Host"), 400, "bad_request"),
-        ("two Hosts", good.clone().and("Host", "other"), 400, "bad_request"),
-        ("unknown path", line("GET /v2/ws HTTP/1.1"), 404, "not_found"),
-        ("encoded slash", line("GET /v1%2Fws HTTP/1.1"), 404, "not_found"),
-        ("dot segments", line("GET /v1/../v1/ws HTTP/1.1"), 404, "not_found"),
-        ("double slash", line("GET //v1/ws HTTP/1.1"), 404, "not_found"),
-        ("trailing slash", line("GET /v1/ws/ HTTP/1.1"), 404, "not_found"),
+        (
+            "two Hosts",
+            good.clone().and("Host", "other"),
+            400,
+            "bad_request",
+        ),
+        (
+            "unknown path",
+            line("GET /v2/ws HTTP/1.1"),
+            404,
+            "not_found",
+        ),
+        (
+            "encoded slash",
+            line("GET /v1%2Fws HTTP/1.1"),
+            404,
+            "not_found",
+        ),
+        (
+            "dot segments",
+            line("GET /v1/../v1/ws HTTP/1.1"),
+            404,
+            "not_found",
+        ),
+        (
+            "double slash",
+            line("GET //v1/ws HTTP/1.1"),
+            404,
+            "not_found",
+        ),
+        (
+            "trailing slash",
+            line("GET /v1/ws/ HTTP/1.1"),
+            404,
+            "not_found",
+        ),
         ("other case", line("GET /V1/WS HTTP/1.1"), 404, "not_found"),
-        ("no Upgrade", good.clone().without("Upgrade"), 426, "upgrade_required"),
-        ("Upgrade: h2c", good.clone().with("Upgrade", "h2c"), 426, "upgrade_required"),
-        ("no Connection", good.clone().without("Connection"), 426, "upgrade_required"),
-        ("Connection: close", good.clone().with("Connection", "close"), 426, "upgrade_required"),
-        ("version 8", good.clone().with("Sec-WebSocket-Version", "8"), 426, "ws_version"),
-        ("version 0", good.clone().with("Sec-WebSocket-Version", "0"), 426, "ws_version"),
-        ("no version", good.clone().without("Sec-WebSocket-Version"), 426, "ws_version"),
-        ("no key", good.clone().without("Sec-WebSocket-Key"), 400, "ws_key"),
-        ("key of 15 bytes", good.clone().with("Sec-WebSocket-Key", "MDEyMzQ1Njc4OWFiY2Rl"), 400, "ws_key"),
-        ("key that is no base64", good.clone().with("Sec-WebSocket-Key", "*"), 400, "ws_key"),
-        ("two keys", good.clone().and("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="), 400, "ws_key"),
-        ("body", good.clone().and("Content-Length", "5").body(b"hello"), 400, "early_data"),
-        ("chunked body", good.clone().and("Transfer-Encoding", "chunked").body(b"0\r\n\r\n"), 400, "early_data"),
-        ("long URI", line(&format!("GET /v1/ws?{} HTTP/1.1", "a".repeat(5000))), 414, "headers_too_large"),
+        (
+            "no Upgrade",
+            good.clone().without("Upgrade"),
+            426,
+            "upgrade_required",
+        ),
+        (
+            "Upgrade: h2c",
+            good.clone().with("Upgrade", "h2c"),
+            426,
+            "upgrade_required",
+        ),
+        (
+            "no Connection",
+            good.clone().without("Connection"),
+            426,
+            "upgrade_required",
+        ),
+        (
+            "Connection: close",
+            good.clone().with("Connection", "close"),
+            426,
+            "upgrade_required",
+        ),
+        (
+            "version 8",
+            good.clone().with("Sec-WebSocket-Version", "8"),
+            426,
+            "ws_version",
+        ),
+        (
+            "version 0",
+            good.clone().with("Sec-WebSocket-Version", "0"),
+            426,
+            "ws_version",
+        ),
+        (
+            "no version",
+            good.clone().without("Sec-WebSocket-Version"),
+            426,
+            "ws_version",
+        ),
+        (
+            "no key",
+            good.clone().without("Sec-WebSocket-Key"),
+            400,
+            "ws_key",
+        ),
+        (
+            "key of 15 bytes",
+            good.clone()
+                .with("Sec-WebSocket-Key", "MDEyMzQ1Njc4OWFiY2Rl"),
+            400,
+            "ws_key",
+        ),
+        (
+            "key that is no base64",
+            good.clone().with("Sec-WebSocket-Key", "*"),
+            400,
+            "ws_key",
+        ),
+        (
+            "two keys",
+            good.clone()
+                .and("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+            400,
+            "ws_key",
+        ),
+        (
+            "body",
+            good.clone().and("Content-Length", "5").body(b"hello"),
+            400,
+            "early_data",
+        ),
+        (
+            "chunked body",
+            good.clone()
+                .and("Transfer-Encoding", "chunked")
+                .body(b"0\r\n\r\n"),
+            400,
+            "early_data",
+        ),
+        (
+            "long URI",
+            line(&format!("GET /v1/ws?{} HTTP/1.1", "a".repeat(5000))),
+            414,
+            "headers_too_large",
+        ),
     ];
     for (name, request, status, reason) in cases {
         assert_refused(name, &node, &request, status, reason);
     }
-    assert_eq!(line("POST /v1/ws HTTP/1.1").send(node.edge).header("allow"), Some("GET"));
-    let answer = good.clone().with("Sec-WebSocket-Version", "8").send(node.edge);
+    assert_eq!(
+        line("POST /v1/ws HTTP/1.1").send(node.edge).header("allow"),
+        Some("GET")
+    );
+    let answer = good
+        .clone()
+        .with("Sec-WebSocket-Version", "8")
+        .send(node.edge);
     assert_eq!(answer.header("sec-websocket-version"), Some("13"));
     let answer = good.clone().without("Upgrade").send(node.edge);
     assert_eq!(answer.header("upgrade"), Some("websocket"));
@@ -77,11 +206,19 @@ fn heads_that_are_no_websocket_handshake_are_refused() {
 fn heads_that_are_too_large_are_refused() {
     let node = Node::dev();
     let good = Request::upgrade().bearer(&node.dev_token());
-    let many = (0..80).fold(good.clone(), |request, n| request.and(&format!("X-{n}"), "y"));
+    let many = (0..80).fold(good.clone(), |request, n| {
+        request.and(&format!("X-{n}"), "y")
+    });
     let cases = [
-        ("20 KiB header", good.clone().and("X-Large", &"x".repeat(20 << 10))),
+        (
+            "20 KiB header",
+            good.clone().and("X-Large", &"x".repeat(20 << 10)),
+        ),
         ("80 headers", many),
-        ("1 MiB token", Request::upgrade().bearer(&"x".repeat(1 << 20))),
+        (
+            "1 MiB token",
+            Request::upgrade().bearer(&"x".repeat(1 << 20)),
+        ),
     ];
     for (name, request) in cases {
         assert_eq!(request.send(node.edge).status, 431, "{name}");
@@ -97,55 +234,145 @@ fn handshakes_in_order_are_answered_with_what_was_agreed_on() {
     let offer = |offer: &str| good.clone().with("Sec-WebSocket-Protocol", offer);
     let cases = [
         ("as it should be", good.clone(), Some("arqon.v1")),
-        ("alias /ws", good.clone().line("GET /ws HTTP/1.1"), Some("arqon.v1")),
-        ("alias /", good.clone().line("GET / HTTP/1.1"), Some("arqon.v1")),
-        ("keep-alive too", good.clone().with("Connection", "keep-alive, Upgrade"), Some("arqon.v1")),
-        ("case of values", good.clone().with("Upgrade", "WebSocket"), Some("arqon.v1")),
-        ("unknown beside known", offer("soap, arqon.v1"), Some("arqon.v1")),
-        ("client's order", offer("arqon.envelope.v1, arqon.v1"), Some("arqon.envelope.v1")),
-        ("JSON beside frames", offer("arqon.json.v1, arqon.v1"), Some("arqon.v1")),
-        ("none", good.clone().without("Sec-WebSocket-Protocol"), None),
-        ("no body, said so", good.clone().and("Content-Length", "0"), Some("arqon.v1")),
-        ("loopback origin", good.clone().and("Origin", "http://localhost:3000"), Some("arqon.v1")),
         (
-            "token as subprotocol",
-            Request::upgrade().with("Sec-WebSocket-Protocol", &format!("arqon.v1, bearer.{token}")),
+            "alias /ws",
+            good.clone().line("GET /ws HTTP/1.1"),
             Some("arqon.v1"),
         ),
-        ("token in query", Request::upgrade().line(&format!("GET /v1/ws?token={token} HTTP/1.1")), Some("arqon.v1")),
-        ("scheme in lower case", Request::upgrade().and("Authorization", &format!("bearer {token}")), Some("arqon.v1")),
+        (
+            "alias /",
+            good.clone().line("GET / HTTP/1.1"),
+            Some("arqon.v1"),
+        ),
+        (
+            "keep-alive too",
+            good.clone().with("Connection", "keep-alive, Upgrade"),
+            Some("arqon.v1"),
+        ),
+        (
+            "case of values",
+            good.clone().with("Upgrade", "WebSocket"),
+            Some("arqon.v1"),
+        ),
+        (
+            "unknown beside known",
+            offer("soap, arqon.v1"),
+            Some("arqon.v1"),
+        ),
+        (
+            "client's order",
+            offer("arqon.envelope.v1, arqon.v1"),
+            Some("arqon.envelope.v1"),
+        ),
+        (
+            "JSON beside frames",
+            offer("arqon.json.v1, arqon.v1"),
+            Some("arqon.v1"),
+        ),
+        ("none", good.clone().without("Sec-WebSocket-Protocol"), None),
+        (
+            "no body, said so",
+            good.clone().and("Content-Length", "0"),
+            Some("arqon.v1"),
+        ),
+        (
+            "loopback origin",
+            good.clone().and("Origin", "http://localhost:3000"),
+            Some("arqon.v1"),
+        ),
+        (
+            "token as subprotocol",
+            Request::upgrade().with(
+                "Sec-WebSocket-Protocol",
+                &format!("arqon.v1, bearer.{token}"),
+            ),
+            Some("arqon.v1"),
+        ),
+        (
+            "token in query",
+            Request::upgrade().line(&format!("GET /v1/ws?token={token} HTTP/1.1")),
+            Some("arqon.v1"),
+        ),
+        (
+            "scheme in lower case",
+            Request::upgrade().and("Authorization", &format!("bearer {token}")),
+            Some("arqon.v1"),
+        ),
     ];
     for (name, request, subprotocol) in cases {
         assert_upgraded(name, &node, &request);
         let answer = request.send(node.edge);
-        assert_eq!(answer.header("sec-websocket-protocol"), subprotocol, "{name}");
+        assert_eq!(
+            answer.header("sec-websocket-protocol"),
+            subprotocol,
+            "{name}"
+        );
         assert!(!answer.head.contains(&token), "{name}: the token is echoed");
     }
     // Compression is never agreed on.
-    let deflate = good.and("Sec-WebSocket-Extensions", "permessage-deflate").send(node.edge);
-    assert_eq!((deflate.status, deflate.header("sec-websocket-extensions")), (101, None));
+    let deflate = good
+        .and("Sec-WebSocket-Extensions", "permessage-deflate")
+        .send(node.edge);
+    assert_eq!(
+        (deflate.status, deflate.header("sec-websocket-extensions")),
+        (101, None)
+    );
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table of cases")]
 fn origins_subprotocols_and_places_of_tokens_that_are_wrong_are_refused() {
     let node = Node::dev();
     let token = node.dev_token();
     let good = Request::upgrade().bearer(&token);
     let offer = |offer: &str| good.clone().with("Sec-WebSocket-Protocol", offer);
     let cases = [
-        ("foreign origin", good.clone().and("Origin", "https://evil.example"), 403, "origin"),
-        ("null origin", good.clone().and("Origin", "null"), 403, "origin"),
-        ("origin like loopback", good.clone().and("Origin", "http://localhost.evil.example"), 403, "origin"),
-        ("origin with user", good.clone().and("Origin", "http://localhost:1@evil.example"), 403, "origin"),
+        (
+            "foreign origin",
+            good.clone().and("Origin", "https://evil.example"),
+            403,
+            "origin",
+        ),
+        (
+            "null origin",
+            good.clone().and("Origin", "null"),
+            403,
+            "origin",
+        ),
+        (
+            "origin like loopback",
+            good.clone().and("Origin", "http://localhost.evil.example"),
+            403,
+            "origin",
+        ),
+        (
+            "origin with user",
+            good.clone()
+                .and("Origin", "http://localhost:1@evil.example"),
+            403,
+            "origin",
+        ),
         (
             "two origins",
-            good.clone().and("Origin", "http://localhost").and("Origin", "https://evil.example"),
+            good.clone()
+                .and("Origin", "http://localhost")
+                .and("Origin", "https://evil.example"),
             403,
             "origin",
         ),
         ("unknown subprotocol", offer("soap"), 400, "subprotocol"),
-        ("subprotocol twice", offer("arqon.v1, arqon.v1"), 400, "subprotocol"),
-        ("JSON subprotocol", offer("arqon.json.v1"), 400, "subprotocol"),
+        (
+            "subprotocol twice",
+            offer("arqon.v1, arqon.v1"),
+            400,
+            "subprotocol",
+        ),
+        (
+            "JSON subprotocol",
+            offer("arqon.json.v1"),
+            400,
+            "subprotocol",
+        ),
         (
             "bearer alone",
             Request::upgrade().with("Sec-WebSocket-Protocol", &format!("bearer.{token}")),
@@ -153,13 +380,49 @@ fn origins_subprotocols_and_places_of_tokens_that_are_wrong_are_refused() {
             "subprotocol",
         ),
         ("no token", Request::upgrade(), 401, "auth_missing"),
-        ("cookie only", Request::upgrade().and("Cookie", &format!("token={token}")), 401, "auth_missing"),
-        ("Basic", Request::upgrade().and("Authorization", "Basic YTpi"), 401, "auth_missing"),
-        ("empty Bearer", Request::upgrade().and("Authorization", "Bearer "), 401, "auth_missing"),
-        ("empty query", Request::upgrade().line("GET /v1/ws?token= HTTP/1.1"), 401, "auth_missing"),
-        ("two headers", good.clone().bearer(&token), 400, "auth_ambiguous"),
-        ("header and query", good.clone().line(&format!("GET /v1/ws?token={token} HTTP/1.1")), 400, "auth_ambiguous"),
-        ("header and subprotocol", offer(&format!("arqon.v1, bearer.{token}")), 400, "auth_ambiguous"),
+        (
+            "cookie only",
+            Request::upgrade().and("Cookie", &format!("token={token}")),
+            401,
+            "auth_missing",
+        ),
+        (
+            "Basic",
+            Request::upgrade().and("Authorization", "Basic YTpi"),
+            401,
+            "auth_missing",
+        ),
+        (
+            "empty Bearer",
+            Request::upgrade().and("Authorization", "Bearer "),
+            401,
+            "auth_missing",
+        ),
+        (
+            "empty query",
+            Request::upgrade().line("GET /v1/ws?token= HTTP/1.1"),
+            401,
+            "auth_missing",
+        ),
+        (
+            "two headers",
+            good.clone().bearer(&token),
+            400,
+            "auth_ambiguous",
+        ),
+        (
+            "header and query",
+            good.clone()
+                .line(&format!("GET /v1/ws?token={token} HTTP/1.1")),
+            400,
+            "auth_ambiguous",
+        ),
+        (
+            "header and subprotocol",
+            offer(&format!("arqon.v1, bearer.{token}")),
+            400,
+            "auth_ambiguous",
+        ),
         (
             "query twice",
             Request::upgrade().line(&format!("GET /v1/ws?token={token}&token={token} HTTP/1.1")),
@@ -171,7 +434,10 @@ fn origins_subprotocols_and_places_of_tokens_that_are_wrong_are_refused() {
         assert_refused(name, &node, &request, status, reason);
     }
     let answer = Request::upgrade().send(node.edge);
-    assert_eq!(answer.header("www-authenticate"), Some("Bearer realm=\"arqonbus\""));
+    assert_eq!(
+        answer.header("www-authenticate"),
+        Some("Bearer realm=\"arqonbus\"")
+    );
 }
 
 fn segment(json: &Value) -> String {
@@ -186,6 +452,7 @@ fn hmac(header: &Value, claims: &Value, secret: &[u8]) -> String {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table of cases")]
 fn bad_tokens_are_refused_without_saying_why_and_never_logged() {
     let node = Node::dev();
     let secret = node.dev_secret();
@@ -221,20 +488,32 @@ fn bad_tokens_are_refused_without_saying_why_and_never_logged() {
         ("alg none", head(json!({ "alg": "none" }))),
         ("alg None", head(json!({ "alg": "None" }))),
         ("alg nOnE", head(json!({ "alg": "nOnE" }))),
-        ("alg none without signature", format!("{}.{}.", segment(&json!({ "alg": "none" })), segment(&good))),
+        (
+            "alg none without signature",
+            format!("{}.{}.", segment(&json!({ "alg": "none" })), segment(&good)),
+        ),
         ("alg HS512", head(json!({ "alg": "HS512" }))),
         ("RS256 key as secret", hmac(&header, &good, &rs_public)),
         ("empty secret", hmac(&header, &good, b"")),
-        ("other secret", hmac(&header, &good, b"0123456789abcdef0123456789abcdef")),
+        (
+            "other secret",
+            hmac(&header, &good, b"0123456789abcdef0123456789abcdef"),
+        ),
         ("unknown kid", head(json!({ "kid": "other" }))),
         ("crit", head(json!({ "crit": ["x"] }))),
-        ("typ of another kind", head(json!({ "typ": "operator+jwt" }))),
+        (
+            "typ of another kind",
+            head(json!({ "typ": "operator+jwt" })),
+        ),
         ("jku", {
             let header = json!({ "alg": "HS256", "jku": "http://127.0.0.1:9/" });
             hmac(&header, &good, b"attacker")
         }),
         ("no exp", without("exp")),
-        ("exp as text", with("exp", json!((now_s() + 3600).to_string()))),
+        (
+            "exp as text",
+            with("exp", json!((now_s() + 3600).to_string())),
+        ),
         ("expired", with("exp", json!(now_s() - 31))),
         ("nbf ahead", with("nbf", json!(now_s() + 60))),
         ("nbf as text", with("nbf", json!("0"))),
@@ -255,10 +534,18 @@ fn bad_tokens_are_refused_without_saying_why_and_never_logged() {
         assert_refused(name, &node, &request, 401, "auth_invalid");
         let answer = request.send(node.edge);
         let challenge = answer.header("www-authenticate");
-        assert_eq!(challenge, Some("Bearer realm=\"arqonbus\", error=\"invalid_token\""), "{name}");
+        assert_eq!(
+            challenge,
+            Some("Bearer realm=\"arqonbus\", error=\"invalid_token\""),
+            "{name}"
+        );
         bodies.insert(answer.text());
     }
-    assert_eq!(bodies.len(), 1, "the answer must not tell the cases apart: {bodies:?}");
+    assert_eq!(
+        bodies.len(),
+        1,
+        "the answer must not tell the cases apart: {bodies:?}"
+    );
 
     for (name, claim, value) in [
         ("tenant that is no name", "tenant", json!("Acme Corp")),
@@ -293,7 +580,8 @@ fn production(more: &str) -> Node {
 }
 
 fn key(algorithm: Algorithm) -> EncodingKey {
-    let pem = |name: &str| std::fs::read(format!("{FIXTURES}/{name}.private.pem")).expect("a fixture");
+    let pem =
+        |name: &str| std::fs::read(format!("{FIXTURES}/{name}.private.pem")).expect("a fixture");
     let key = match algorithm {
         Algorithm::RS256 => EncodingKey::from_rsa_pem(&pem("rs256")),
         Algorithm::ES256 => EncodingKey::from_ec_pem(&pem("es256")),
@@ -303,7 +591,10 @@ fn key(algorithm: Algorithm) -> EncodingKey {
 }
 
 fn asymmetric(kid: &str, algorithm: Algorithm, claims: &impl serde::Serialize) -> String {
-    let header = Header { kid: Some(kid.into()), ..Header::new(algorithm) };
+    let header = Header {
+        kid: Some(kid.into()),
+        ..Header::new(algorithm)
+    };
     jsonwebtoken::encode(&header, claims, &key(algorithm)).expect("a token")
 }
 
@@ -311,7 +602,11 @@ fn asymmetric(kid: &str, algorithm: Algorithm, claims: &impl serde::Serialize) -
 fn production_verifies_by_the_key_and_takes_no_token_in_the_query() {
     let node = production("[edge]\nallowed_origins = ['https://app.example']\n");
     let good = claims("acme", Role::User);
-    for (kid, algorithm) in [("rs", Algorithm::RS256), ("es", Algorithm::ES256), ("ed", Algorithm::EdDSA)] {
+    for (kid, algorithm) in [
+        ("rs", Algorithm::RS256),
+        ("es", Algorithm::ES256),
+        ("ed", Algorithm::EdDSA),
+    ] {
         let token = asymmetric(kid, algorithm, &good);
         assert_upgraded(kid, &node, &Request::upgrade().bearer(&token));
     }
@@ -319,7 +614,10 @@ fn production_verifies_by_the_key_and_takes_no_token_in_the_query() {
     let in_query = Request::upgrade().line(&format!("GET /v1/ws?token={token} HTTP/1.1"));
     assert_refused("token in query", &node, &in_query, 400, "token_in_query");
     let refused = [
-        ("key of another algorithm", asymmetric("es", Algorithm::EdDSA, &good)),
+        (
+            "key of another algorithm",
+            asymmetric("es", Algorithm::EdDSA, &good),
+        ),
         ("no kid among several", {
             let header = Header::new(Algorithm::EdDSA);
             jsonwebtoken::encode(&header, &good, &key(Algorithm::EdDSA)).expect("a token")
@@ -331,22 +629,45 @@ fn production_verifies_by_the_key_and_takes_no_token_in_the_query() {
         }),
     ];
     for (name, token) in refused {
-        assert_refused(name, &node, &Request::upgrade().bearer(&token), 401, "auth_invalid");
+        assert_refused(
+            name,
+            &node,
+            &Request::upgrade().bearer(&token),
+            401,
+            "auth_invalid",
+        );
     }
     let from = |origin: &str| Request::upgrade().bearer(&token).and("Origin", origin);
     assert_upgraded("allowed origin", &node, &from("https://app.example"));
-    assert_refused("origin with port", &node, &from("https://app.example:8443"), 403, "origin");
-    assert_refused("loopback origin", &node, &from("http://localhost:3000"), 403, "origin");
+    assert_refused(
+        "origin with port",
+        &node,
+        &from("https://app.example:8443"),
+        403,
+        "origin",
+    );
+    assert_refused(
+        "loopback origin",
+        &node,
+        &from("http://localhost:3000"),
+        403,
+        "origin",
+    );
 }
 
 #[test]
 fn a_frame_sent_before_the_101_is_refused() {
     let node = Node::dev();
-    let request = Request::upgrade().bearer(&node.dev_token()).body(&frame(0x82, b"early"));
+    let request = Request::upgrade()
+        .bearer(&node.dev_token())
+        .body(&frame(0x82, b"early"));
     let (answer, mut stream) = request.open(node.edge);
     assert_eq!(answer.status, 101);
     let (first, payload) = read_frame(&mut stream);
-    assert_eq!((first, payload.as_slice()), (0x88, b"\x03\xeaearly_data".as_slice()));
+    assert_eq!(
+        (first, payload.as_slice()),
+        (0x88, b"\x03\xeaearly_data".as_slice())
+    );
     assert!(read_rest(&mut stream).is_empty());
 }
 
@@ -360,7 +681,10 @@ fn a_head_that_does_not_arrive_in_time_is_answered_with_408() {
     assert_eq!(answer.status, 408);
     assert!((Duration::from_millis(250)..Duration::from_secs(5)).contains(&started.elapsed()));
     let body = read_rest(&mut stream);
-    assert_eq!(answer.header("content-length"), Some(body.len().to_string().as_str()));
+    assert_eq!(
+        answer.header("content-length"),
+        Some(body.len().to_string().as_str())
+    );
     let body: Value = serde_json::from_slice(&body).expect("JSON");
     assert_eq!(body["error"]["reason"], "handshake_timeout");
 }
@@ -372,8 +696,31 @@ fn half_open_connections_do_not_keep_others_out() {
     let half_open: Vec<_> = (0..300).map(|_| connect(node.edge)).collect();
     let started = Instant::now();
     assert_upgraded("beside them", &node, &Request::upgrade().bearer(&token));
-    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    assert!(
+        started.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        started.elapsed()
+    );
     drop(half_open);
+}
+
+// EDGE-22
+#[test]
+fn a_storm_of_clients_is_served_or_told_when_to_come_back() {
+    let node = Node::dev_with(&[("ARQONBUS_LIMITS_HANDSHAKES_MAX", "64")]);
+    let request = Request::upgrade().bearer(&node.dev_token()).bytes();
+    let mut clients: Vec<_> = (0..400).map(|_| connect(node.edge)).collect();
+    for client in &mut clients {
+        // One that was told to come back may be closed already.
+        drop(client.write_all(&request));
+    }
+    let answers: Vec<_> = clients.iter_mut().map(read_head).collect();
+    let served = answers.iter().filter(|answer| answer.status == 101).count();
+    let told = answers
+        .iter()
+        .filter(|answer| answer.status == 503 && answer.header("retry-after").is_some());
+    assert_eq!(served + told.count(), clients.len(), "{answers:?}");
+    assert!(served >= 64, "{served} served");
 }
 
 #[test]
@@ -383,7 +730,8 @@ fn sessions_are_limited_by_tenant_and_node() {
         ("ARQONBUS_LIMITS_TENANT_SESSIONS_MAX", "2"),
     ]);
     let secret = node.dev_secret();
-    let of = |tenant: &str| Request::upgrade().bearer(&signed(&claims(tenant, Role::User), &secret));
+    let of =
+        |tenant: &str| Request::upgrade().bearer(&signed(&claims(tenant, Role::User), &secret));
     let mut open: Vec<_> = (0..2).map(|_| of("a").open(node.edge)).collect();
     assert!(open.iter().all(|(answer, _)| answer.status == 101));
     assert_refused("tenant full", &node, &of("a"), 429, "rate_limited");
@@ -394,7 +742,10 @@ fn sessions_are_limited_by_tenant_and_node() {
     drop(open);
     let started = Instant::now();
     while of("a").send(node.edge).status != 101 {
-        assert!(started.elapsed() < Duration::from_secs(10), "seats are not given back");
+        assert!(
+            started.elapsed() < Duration::from_secs(10),
+            "seats are not given back"
+        );
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -12,17 +12,27 @@ fn a_development_node_shows_its_health() {
     let get = |path: &str| Request::get(path).send(node.ops);
     assert_eq!(get("/healthz").text(), "ok\n");
     let ready = get("/readyz");
-    assert_eq!((ready.status, ready.json()["ready"].as_bool()), (200, Some(true)));
+    assert_eq!(
+        (ready.status, ready.json()["ready"].as_bool()),
+        (200, Some(true))
+    );
     assert_eq!(get("/version").json()["version"], env!("CARGO_PKG_VERSION"));
     let status = get("/status").json();
-    assert_eq!((status["profile"].as_str(), status["sessions"].as_u64()), (Some("development"), Some(0)));
+    assert_eq!(
+        (status["profile"].as_str(), status["sessions"].as_u64()),
+        (Some("development"), Some(0))
+    );
     let id = std::fs::read_to_string(node.data.join("node.id")).expect("node.id");
     assert_eq!(status["node"].as_str(), Some(id.trim()));
     assert_eq!(get("/nothing").status, 404);
 
     let metrics = get("/metrics");
     let text = metrics.text();
-    assert!(metrics.header("content-type").is_some_and(|kind| kind.starts_with("application/openmetrics-text")));
+    assert!(
+        metrics
+            .header("content-type")
+            .is_some_and(|kind| kind.starts_with("application/openmetrics-text"))
+    );
     for line in [
         "# HELP arqon_build",
         "arqon_edge_sessions 0",
@@ -53,7 +63,13 @@ fn in_production_the_status_is_for_admins() {
     let anonymous = Request::get("/status").send(node.ops);
     assert_eq!(anonymous.status, 401);
     assert!(anonymous.header("www-authenticate").is_some());
-    assert_eq!(Request::get("/status").bearer("garbage").send(node.ops).status, 401);
+    assert_eq!(
+        Request::get("/status")
+            .bearer("garbage")
+            .send(node.ops)
+            .status,
+        401
+    );
     assert_eq!(status(Role::User), 403);
     assert_eq!(status(Role::Operator), 403);
     assert_eq!(status(Role::Admin), 200);

@@ -6,7 +6,11 @@ use std::process::Output;
 use crate::support::{Node, command, write};
 
 fn refused(arguments: &[&str]) -> (Option<i32>, String) {
-    let Output { status, stdout, stderr } = command(arguments).output().expect("it runs");
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command(arguments).output().expect("it runs");
     assert!(stdout.is_empty(), "{}", String::from_utf8_lossy(&stdout));
     (status.code(), String::from_utf8_lossy(&stderr).into_owned())
 }
@@ -15,7 +19,14 @@ fn refused(arguments: &[&str]) -> (Option<i32>, String) {
 fn production_names_everything_that_is_missing() {
     let (code, text) = refused(&["serve", "--listen", "0.0.0.0:0", "--ops", "0.0.0.0:0"]);
     assert_eq!(code, Some(78), "{text}");
-    for part in ["node.data_dir", "auth.keys", "edge.listen = 0.0.0.0:0", "ops.listen = 0.0.0.0:0", "edge.proxy_terminates_tls", "--dev"] {
+    for part in [
+        "node.data_dir",
+        "auth.keys",
+        "edge.listen = 0.0.0.0:0",
+        "ops.listen = 0.0.0.0:0",
+        "edge.proxy_terminates_tls",
+        "--dev",
+    ] {
         assert!(text.contains(part), "{part} is missing in {text}");
     }
 }
@@ -31,8 +42,14 @@ fn production_refuses_keys_that_cannot_be_used() {
     );
     let (code, text) = refused(&["serve", "--config", file.to_str().expect("a path")]);
     assert_eq!(code, Some(78), "{text}");
-    assert!(text.contains("auth key a") && text.contains("auth key b"), "{text}");
-    assert!(!dir.path().join("data").exists(), "nothing is written before the keys are good");
+    assert!(
+        text.contains("auth key a") && text.contains("auth key b"),
+        "{text}"
+    );
+    assert!(
+        !dir.path().join("data").exists(),
+        "nothing is written before the keys are good"
+    );
 }
 
 #[test]
@@ -60,14 +77,20 @@ fn wrong_usage_and_wrong_settings_have_their_exit_codes() {
     assert_eq!(refused(&["serve", "--nonsense"]).0, Some(2));
     let (code, text) = refused(&["serve", "--dev", "--listen", "nowhere"]);
     assert_eq!(code, Some(78), "{text}");
-    assert!(text.contains("edge.listen") && text.contains("--listen"), "{text}");
+    assert!(
+        text.contains("edge.listen") && text.contains("--listen"),
+        "{text}"
+    );
 }
 
 #[test]
 fn development_makes_a_secret_and_a_token_for_its_owner_alone() {
     let node = Node::dev();
     for name in ["dev-secret", "dev-token", "node.id"] {
-        let mode = std::fs::metadata(node.data.join(name)).expect(name).permissions().mode();
+        let mode = std::fs::metadata(node.data.join(name))
+            .expect(name)
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }
     assert!(node.dev_secret().len() >= 32);
@@ -75,7 +98,10 @@ fn development_makes_a_secret_and_a_token_for_its_owner_alone() {
     node.signal("TERM");
     let (status, text) = node.ended();
     assert!(status.success());
-    assert!(text.contains("dev-token") && text.contains("arqon token mint"), "{text}");
+    assert!(
+        text.contains("dev-token") && text.contains("arqon token mint"),
+        "{text}"
+    );
     assert!(!text.contains(&token), "the token is shown");
     assert!(!data.exists() || data.is_dir());
 }
@@ -84,7 +110,16 @@ fn development_makes_a_secret_and_a_token_for_its_owner_alone() {
 fn two_nodes_cannot_share_a_data_directory() {
     let node = Node::dev();
     let data = node.data.to_str().expect("a path");
-    let (code, text) = refused(&["serve", "--dev", "--data", data, "--listen", "127.0.0.1:0", "--ops", "127.0.0.1:0"]);
+    let (code, text) = refused(&[
+        "serve",
+        "--dev",
+        "--data",
+        data,
+        "--listen",
+        "127.0.0.1:0",
+        "--ops",
+        "127.0.0.1:0",
+    ]);
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("in use"), "{text}");
 }

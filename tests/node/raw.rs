@@ -34,14 +34,24 @@ impl Request {
         ];
         Self {
             line: "GET /v1/ws HTTP/1.1".into(),
-            headers: headers.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect(),
+            headers: headers
+                .iter()
+                .map(|(n, v)| ((*n).into(), (*v).into()))
+                .collect(),
             body: Vec::new(),
         }
     }
 
     pub(crate) fn get(path: &str) -> Self {
-        let headers = vec![("Host".into(), "127.0.0.1".into()), ("Connection".into(), "close".into())];
-        Self { line: format!("GET {path} HTTP/1.1"), headers, body: Vec::new() }
+        let headers = vec![
+            ("Host".into(), "127.0.0.1".into()),
+            ("Connection".into(), "close".into()),
+        ];
+        Self {
+            line: format!("GET {path} HTTP/1.1"),
+            headers,
+            body: Vec::new(),
+        }
     }
 
     pub(crate) fn bearer(self, token: &str) -> Self {
@@ -73,7 +83,11 @@ impl Request {
     }
 
     pub(crate) fn bytes(&self) -> Vec<u8> {
-        let headers: String = self.headers.iter().map(|(n, v)| format!("{n}: {v}\r\n")).collect();
+        let headers: String = self
+            .headers
+            .iter()
+            .map(|(n, v)| format!("{n}: {v}\r\n"))
+            .collect();
         let mut bytes = format!("{}\r\n{headers}\r\n", self.line).into_bytes();
         bytes.extend_from_slice(&self.body);
         bytes
@@ -135,12 +149,24 @@ pub(crate) fn read_head(stream: &mut TcpStream) -> Answer {
     let mut byte = [0];
     while !bytes.ends_with(b"\r\n\r\n") {
         let read = stream.read(&mut byte).unwrap_or(0);
-        assert!(read > 0, "no answer but {:?}", String::from_utf8_lossy(&bytes));
+        assert!(
+            read > 0,
+            "no answer but {:?}",
+            String::from_utf8_lossy(&bytes)
+        );
         bytes.push(byte[0]);
     }
     let head = String::from_utf8(bytes).expect("text");
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
-    Answer { status, head, body: Vec::new() }
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .expect("a status");
+    Answer {
+        status,
+        head,
+        body: Vec::new(),
+    }
 }
 
 /// The next frame from the node: its first byte and its payload.
@@ -163,7 +189,10 @@ pub(crate) fn read_frame(stream: &mut TcpStream) -> (u8, Vec<u8>) {
 
 /// A masked frame, as a client sends it, with a mask of zeros.
 pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    let len = u8::try_from(payload.len()).ok().filter(|len| *len < 126).expect("a short frame");
+    let len = u8::try_from(payload.len())
+        .ok()
+        .filter(|len| *len < 126)
+        .expect("a short frame");
     let mut bytes = vec![first, 0x80 | len, 0, 0, 0, 0];
     bytes.extend_from_slice(payload);
     bytes

@@ -26,7 +26,11 @@ pub(crate) struct Node {
 
 pub(crate) fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_arqonbus"));
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     // What the machine that runs the tests has set must not decide what they see.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("ARQON") {
@@ -46,9 +50,33 @@ impl Node {
     pub(crate) fn dev_with(settings: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let data = dir.path().join("data");
-        let mut command = command(&["serve", "--dev", "--listen", "127.0.0.1:0", "--ops", "127.0.0.1:0"]);
-        command.arg("--data").arg(&data).envs(settings.iter().copied());
+        let mut command = command(&[
+            "serve",
+            "--dev",
+            "--listen",
+            "127.0.0.1:0",
+            "--ops",
+            "127.0.0.1:0",
+        ]);
+        command
+            .arg("--data")
+            .arg(&data)
+            .envs(settings.iter().copied());
         Self::started(command, data, Some(dir))
+    }
+
+    /// In the development profile, on a data directory that another node may have left.
+    pub(crate) fn dev_on(data: &Path) -> Self {
+        let mut command = command(&[
+            "serve",
+            "--dev",
+            "--listen",
+            "127.0.0.1:0",
+            "--ops",
+            "127.0.0.1:0",
+        ]);
+        command.arg("--data").arg(data);
+        Self::started(command, data.to_owned(), None)
     }
 
     /// In the production profile, with a settings file in `dir`.
@@ -71,12 +99,26 @@ impl Node {
             let rest = line.split_once(from).map(|(_, rest)| rest)?;
             rest.split(to).next()?.trim().parse().ok()
         };
-        let (Some(edge), Some(ops)) = (address("edge=ws://", '/'), address("ops=http://", '\n')) else {
+        let (Some(edge), Some(ops)) = (address("edge=ws://", '/'), address("ops=http://", '\n'))
+        else {
             drop(child.kill());
-            panic!("no ready line but {line:?}; {}", stderr.join().expect("its output"));
+            panic!(
+                "no ready line but {line:?}; {}",
+                stderr.join().expect("its output")
+            );
         };
-        assert_eq!(line, format!("ready edge=ws://{edge}/v1/ws ops=http://{ops}\n"));
-        Self { child, edge, ops, data, stderr: Some(stderr), _dir: dir }
+        assert_eq!(
+            line,
+            format!("ready edge=ws://{edge}/v1/ws ops=http://{ops}\n")
+        );
+        Self {
+            child,
+            edge,
+            ops,
+            data,
+            stderr: Some(stderr),
+            _dir: dir,
+        }
     }
 
     /// The admin token that the development profile writes.
@@ -90,7 +132,9 @@ impl Node {
     }
 
     pub(crate) fn signal(&self, name: &str) {
-        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        let status = Command::new("kill")
+            .args([&format!("-{name}"), &self.child.id().to_string()])
+            .status();
         assert!(status.expect("kill runs").success());
     }
 
@@ -104,7 +148,10 @@ impl Node {
             assert!(started.elapsed() < PATIENCE, "the node does not end");
             std::thread::sleep(Duration::from_millis(5));
         };
-        let stderr = self.stderr.take().map(|thread| thread.join().expect("its output"));
+        let stderr = self
+            .stderr
+            .take()
+            .map(|thread| thread.join().expect("its output"));
         (status, stderr.unwrap_or_default())
     }
 }
@@ -124,7 +171,10 @@ fn read_all(mut pipe: ChildStderr) -> JoinHandle<String> {
     })
 }
 
-#[expect(clippy::disallowed_methods, reason = "a test's file need not survive a power cut")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test's file need not survive a power cut"
+)]
 pub(crate) fn write(path: &Path, bytes: &[u8]) {
     std::fs::write(path, bytes).expect("a file");
 }
