@@ -10,7 +10,7 @@ use crate::{Output, table};
 #[command(after_help = "\
 Examples:
   arqon consumers list
-  arqon consumers list --reality what-if --output json")]
+  arqon consumers list --output json")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     action: Action,
@@ -18,7 +18,7 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// List the consumers of a reality, and where they are
+    /// List the tenant's consumers, and where they are
     #[command(after_help = "Example:\n  arqon consumers list --output json")]
     List,
 }
@@ -28,10 +28,9 @@ pub(crate) async fn run(
     output: Output,
     arguments: Arguments,
 ) -> anyhow::Result<()> {
-    let connection = target.connect(Patience::None).await?;
-    let reality = [("reality", connection.reality.as_str().into())];
+    let client = target.connect(Patience::None).await?.client;
     let result = match arguments.action {
-        Action::List => connection.client.command("consumer.list", reality).await?,
+        Action::List => client.command("consumer.list", []).await?,
     };
     table::print(&result.to_json(), output)
 }
