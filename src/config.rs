@@ -206,6 +206,14 @@ sections! {
         sessions_max: usize = 20_000, Bound::Within(1, 1_000_000);
         /// Sessions of one tenant on the node.
         tenant_sessions_max: usize = 10_000, Bound::Within(1, 1_000_000);
+        /// Tenants whose logs are open at a time.
+        tenants_max: usize = 1_000, Bound::Within(1, 100_000);
+        /// Realities of one tenant.
+        realities_max: usize = 256, Bound::Within(1, 10_000);
+        /// Named consumers of one tenant.
+        consumers_max: usize = 10_000, Bound::Within(1, 1_000_000);
+        /// Producers of one reality whose own clocks are remembered; the longest idle is forgotten.
+        producers_max: usize = 65_536, Bound::Within(64, 1 << 24);
         /// Connections that have not finished their handshake.
         handshakes_max: usize = 4_096, Bound::Within(1, 1_000_000);
         /// From the connection's start to the end of its handshake; the request's header must be

@@ -6,7 +6,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::log::{Access, Storage, StorageLock};
+use crate::log::{Storage, StorageLock, fsync};
 
 const LOCK: &str = "LOCK";
 const ID_FILE: &str = "node.id";
@@ -132,14 +132,16 @@ impl DataDir {
             }
         })?;
         let file = path.join(ID_FILE);
-        let id = match read(storage, &file) {
-            Ok(text) => NodeId::parse(&text).ok_or(Error::BadId { path: file })?,
+        let id = match std::fs::read(&file) {
+            Ok(bytes) => str::from_utf8(&bytes)
+                .ok()
+                .and_then(NodeId::parse)
+                .ok_or(Error::BadId { path: file })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let id = NodeId::of_number(u32::from_le_bytes(
-                    random().map_err(failed("read", Path::new(RANDOM)))?,
-                ));
-                write_new(storage, path, ID_FILE, &format!("{}\n", id.name))
-                    .map_err(failed("write", &file))?;
+                let number = random().map_err(failed("read", Path::new(RANDOM)))?;
+                let id = NodeId::of_number(u32::from_le_bytes(number));
+                let text = format!("{}\n", id.name);
+                fsync::replace(&file, text.as_bytes()).map_err(failed("write", &file))?;
                 id
             }
             Err(error) => return Err(failed("read", &file)(error)),
@@ -162,28 +164,6 @@ impl DataDir {
     pub fn node(&self) -> &NodeId {
         &self.id
     }
-}
-
-fn read(storage: &dyn Storage, path: &Path) -> io::Result<String> {
-    let file = storage.open(path, Access::Read)?;
-    let len = usize::try_from(file.len()?)
-        .unwrap_or(usize::MAX)
-        .min(1 << 10);
-    Ok(String::from_utf8_lossy(&file.read(0, len)?).into_owned())
-}
-
-/// The file appears with all its content or not at all.
-fn write_new(storage: &dyn Storage, dir: &Path, name: &str, text: &str) -> io::Result<()> {
-    let temporary = dir.join(format!("{name}.new"));
-    match storage.remove(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
-    let file = storage.create(&temporary)?;
-    file.write_at(0, text.as_bytes())?;
-    file.sync_data()?;
-    storage.rename(&temporary, &dir.join(name))?;
-    storage.sync_dir(dir)
 }
 
 const RANDOM: &str = "/dev/urandom";

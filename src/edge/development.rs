@@ -2,8 +2,7 @@
 //!
 //! Owns `dev-secret` and `dev-token` in the data directory. Must not be reached in production.
 
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
@@ -11,7 +10,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use super::token::secret_of;
 use crate::config::{Auth, KeyAlgorithm, KeyEntry};
 use crate::data_dir;
-use crate::log::Micros;
+use crate::log::{Micros, fsync};
 use crate::proto::claims::{Claims, Role};
 
 /// Tenant of the development token.
@@ -59,7 +58,7 @@ pub fn prepare(dir: &Path, auth: &mut Auth, now: Micros) -> Result<Credentials, 
         source,
     })?;
     let text = mint(&bytes, auth, now)?;
-    write_private(&token, text.as_bytes()).map_err(|source| Error::Io {
+    fsync::replace(&token, text.as_bytes()).map_err(|source| Error::Io {
         path: token.clone(),
         source,
     })?;
@@ -75,36 +74,16 @@ pub fn prepare(dir: &Path, auth: &mut Auth, now: Micros) -> Result<Credentials, 
 }
 
 fn secret_bytes(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    match std::fs::File::open(path) {
-        Ok(mut file) => {
-            file.read_to_end(&mut bytes)?;
-        }
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(secret_of(&bytes).to_vec()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let random: [u8; 32] = data_dir::random()?;
-            bytes = random
-                .iter()
-                .flat_map(|byte| format!("{byte:02x}").into_bytes())
-                .collect();
-            write_private(path, &bytes)?;
+            let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+            fsync::replace(path, hex.as_bytes())?;
+            Ok(hex.into_bytes())
         }
-        Err(error) => return Err(error),
+        Err(error) => Err(error),
     }
-    Ok(secret_of(&bytes).to_vec())
-}
-
-/// Readable by its owner alone, also when it was there before.
-fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut options = std::fs::OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)?;
-    file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
-    file.write_all(bytes)?;
-    file.sync_all()
 }
 
 fn mint(secret: &[u8], auth: &Auth, now: Micros) -> Result<String, jsonwebtoken::errors::Error> {

@@ -8,12 +8,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use prometheus_client::metrics::gauge::Gauge;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -22,7 +23,7 @@ use super::handshake;
 use super::metrics::Metrics;
 use super::seats::Seats;
 use super::token::Verifier;
-use crate::broker::Broker;
+use crate::broker::{Broker, Reality};
 use crate::config::Profile;
 use crate::log::Clock;
 use crate::proto::ErrorCode;
@@ -59,7 +60,11 @@ pub struct Ops {
 ///
 /// # Errors
 /// Of the listener.
-pub async fn serve(ops: Arc<Ops>, listener: TcpListener, mut stop: watch::Receiver<bool>) -> io::Result<()> {
+pub async fn serve(
+    ops: Arc<Ops>,
+    listener: TcpListener,
+    mut stop: watch::Receiver<bool>,
+) -> io::Result<()> {
     let routes = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
@@ -72,15 +77,21 @@ pub async fn serve(ops: Arc<Ops>, listener: TcpListener, mut stop: watch::Receiv
         // An error means that the sender is gone, which ends the node too.
         drop(stop.wait_for(|stop| *stop).await);
     };
-    axum::serve(listener, routes).with_graceful_shutdown(stopped).await
+    axum::serve(listener, routes)
+        .with_graceful_shutdown(stopped)
+        .await
 }
 
 async fn count(State(ops): State<Arc<Ops>>, request: Request, next: Next) -> Response {
     let started = Instant::now();
-    let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
-    let route = ROUTES.into_iter().find(|route| Some(*route) == matched).unwrap_or(OTHER_ROUTE);
+    let path = request.uri().path();
+    let route = ROUTES
+        .into_iter()
+        .find(|route| *route == path)
+        .unwrap_or(OTHER_ROUTE);
     let response = next.run(request).await;
-    ops.metrics.request(route, response.status().as_u16(), started.elapsed());
+    ops.metrics
+        .request(route, response.status().as_u16(), started.elapsed());
     response
 }
 
@@ -89,12 +100,22 @@ async fn ready(State(ops): State<Arc<Ops>>) -> Response {
     if *ops.draining.borrow() {
         reasons.push("draining: the node is going down".to_owned());
     }
-    let read_only = ops.broker.status().iter().filter(|r| r.log.read_only.is_some()).count();
+    let read_only = ops.broker.read_only().len();
     if read_only > 0 {
-        reasons.push(format!("read_only: {read_only} realities take no writes; /status names them"));
+        reasons.push(format!(
+            "read_only: {read_only} realities take no writes; /status names them"
+        ));
     }
-    let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({ "ready": reasons.is_empty(), "reasons": reasons }))).into_response()
+    let status = if reasons.is_empty() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (
+        status,
+        Json(json!({ "ready": reasons.is_empty(), "reasons": reasons })),
+    )
+        .into_response()
 }
 
 async fn version(State(ops): State<Arc<Ops>>) -> Json<Value> {
@@ -108,26 +129,11 @@ async fn status(State(ops): State<Arc<Ops>>, headers: HeaderMap) -> Response {
     };
     let realities: Vec<Value> = ops
         .broker
-        .status()
+        .tenancies()
         .iter()
-        .filter(|reality| seen.includes(reality.tenant.as_str()))
-        .map(|reality| {
-            let log = &reality.log;
-            json!({
-                "tenant": reality.tenant.as_str(),
-                "reality": reality.reality.as_str(),
-                "first": log.bounds.first.get(),
-                "durable_end": log.bounds.durable_end.get(),
-                "written_end": log.bounds.written_end.get(),
-                "segments": log.segments,
-                "used_bytes": log.used_bytes,
-                "tail_bytes": log.tail_bytes,
-                "waiting_bytes": log.waiting_bytes,
-                "flushes": log.flushes,
-                "epoch": log.epoch,
-                "read_only": log.read_only,
-            })
-        })
+        .filter(|tenancy| seen.includes(tenancy.tenant().as_str()))
+        .flat_map(|tenancy| tenancy.all_opened())
+        .map(|reality| reality_status(&reality))
         .collect();
     let profile = match ops.profile {
         Profile::Development => "development",
@@ -145,24 +151,47 @@ async fn status(State(ops): State<Arc<Ops>>, headers: HeaderMap) -> Response {
     .into_response()
 }
 
+fn reality_status(reality: &Reality) -> Value {
+    let log = reality.log().status();
+    json!({
+        "tenant": reality.tenant().as_str(),
+        "reality": reality.name().as_str(),
+        "first": log.bounds.first.get(),
+        "durable_end": log.bounds.durable_end.get(),
+        "written_end": log.bounds.written_end.get(),
+        "segments": log.segments,
+        "used_bytes": log.used_bytes,
+        "tail_bytes": log.tail_bytes,
+        "waiting_bytes": log.waiting_bytes,
+        "flushes": log.flushes,
+        "epoch": log.epoch,
+        "subscriptions": reality.subscriptions(),
+        "read_only": reality.read_only().map(|state| json!({
+            "reason": state.reason,
+            "repairing": state.repairing,
+        })),
+    })
+}
+
 async fn metrics(State(ops): State<Arc<Ops>>) -> Response {
-    let status = ops.broker.status();
-    let sum = |part: &dyn Fn(&crate::log::Status) -> u64| {
-        let total: u64 = status.iter().map(|reality| part(&reality.log)).sum();
-        i64::try_from(total).unwrap_or(i64::MAX)
-    };
+    let totals = ops.broker.totals();
     let metrics = &ops.metrics;
-    metrics.realities.set(i64::try_from(status.len()).unwrap_or(i64::MAX));
-    metrics.realities_read_only.set(sum(&|log| u64::from(log.read_only.is_some())));
-    metrics.log_used_bytes.set(sum(&|log| log.used_bytes));
-    metrics.log_tail_bytes.set(sum(&|log| log.tail_bytes as u64));
-    metrics.log_waiting_bytes.set(sum(&|log| log.waiting_bytes as u64));
-    metrics.set_flushes(sum(&|log| log.flushes).unsigned_abs());
+    let gauge = |gauge: &Gauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+    gauge(&metrics.realities, totals.realities as u64);
+    gauge(&metrics.realities_read_only, totals.read_only as u64);
+    gauge(&metrics.subscriptions, totals.subscriptions as u64);
+    gauge(&metrics.log_used_bytes, totals.used_bytes);
+    gauge(&metrics.log_tail_bytes, totals.tail_bytes as u64);
+    gauge(&metrics.log_waiting_bytes, totals.waiting_bytes as u64);
+    metrics.set_flushes(totals.flushes);
     match metrics.exposition() {
         Ok(text) => ([(header::CONTENT_TYPE, EXPOSITION)], text).into_response(),
         Err(error) => {
             tracing::error!(%error, "cannot write the metrics");
-            error_response(ErrorCode::Internal, "the metrics could not be written; see the node's log")
+            error_response(
+                ErrorCode::Internal,
+                "the metrics could not be written; see the node's log",
+            )
         }
     }
 }
@@ -185,7 +214,10 @@ impl Seen {
 impl Ops {
     /// In development the listener is a loopback one, and whoever reaches it may look. Elsewhere an
     /// admin sees its own tenant (EDGE-06).
-    #[expect(clippy::result_large_err, reason = "the error is the answer itself, made once a request")]
+    #[expect(
+        clippy::result_large_err,
+        reason = "the error is the answer itself, made once a request"
+    )]
     fn admit(&self, headers: &HeaderMap) -> Result<Seen, Response> {
         if self.profile == Profile::Development {
             return Ok(Seen::All);
@@ -195,26 +227,38 @@ impl Ops {
             .and_then(|value| value.to_str().ok())
             .and_then(handshake::bearer);
         let Some(token) = token else {
-            return Err(error_response(ErrorCode::Unauthenticated, "send an admin's token: `Authorization: Bearer <token>`"));
+            return Err(error_response(
+                ErrorCode::Unauthenticated,
+                "send an admin's token: `Authorization: Bearer <token>`",
+            ));
         };
         match self.verifier.verify(token, self.clock.now()) {
             Ok(claims) if claims.role == Role::Admin => Ok(Seen::Of(claims.tenant)),
-            Ok(_) => Err(error_response(ErrorCode::Forbidden, "this needs a token with the role admin")),
+            Ok(_) => Err(error_response(
+                ErrorCode::Forbidden,
+                "this needs a token with the role admin",
+            )),
             Err(reason) => {
                 tracing::info!(%reason, "token refused on the operations listener");
-                Err(error_response(ErrorCode::Unauthenticated, "the token is not valid; get a new one"))
+                Err(error_response(
+                    ErrorCode::Unauthenticated,
+                    "the token is not valid; get a new one",
+                ))
             }
         }
     }
 }
 
 fn error_response(code: ErrorCode, message: &str) -> Response {
-    let status = StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let status =
+        StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let body = Json(json!({ "error": { "code": code.as_str(), "message": message } }));
     let mut response = (status, body).into_response();
     if status == StatusCode::UNAUTHORIZED {
         let challenge = header::HeaderValue::from_static(handshake::REALM);
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        response
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, challenge);
     }
     response
 }
