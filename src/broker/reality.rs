@@ -5,6 +5,7 @@
 //! sink. Knows no session.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use uuid::Uuid;
@@ -56,7 +57,8 @@ pub struct Reality {
     name: RealityName,
     directory: PathBuf,
     clock_key: String,
-    log: RwLock<Log>,
+    log: RwLock<(u64, Log)>,
+    shows_written: AtomicBool,
     watch: Arc<Watch>,
     producers: Mutex<ProducerClocks>,
 }
@@ -114,7 +116,8 @@ impl Reality {
             name: name.clone(),
             directory,
             clock_key,
-            log: RwLock::new(log),
+            log: RwLock::new((0, log)),
+            shows_written: AtomicBool::new(false),
             watch,
             producers: Mutex::new(ProducerClocks::new(ground.producers_max)),
         };
@@ -144,19 +147,26 @@ impl Reality {
     /// The log as it is now; after a failure another takes its place.
     #[must_use]
     pub fn log(&self) -> Log {
-        self.log
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.opened_log().1
+    }
+
+    /// The log as it is now, and how often it has been reopened.
+    pub(super) fn opened_log(&self) -> (u64, Log) {
+        let log = self.log.read().unwrap_or_else(PoisonError::into_inner);
+        log.clone()
+    }
+
+    /// Lets records be read before they are on disk, by whoever asks for it.
+    pub(super) fn show_written(&self) {
+        self.shows_written.store(true, Ordering::SeqCst);
+        self.log().show_written();
     }
 
     /// How far the log reaches now.
     #[must_use]
     pub fn bounds(&self) -> Bounds {
-        self.log
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .bounds()
+        let log = self.log.read().unwrap_or_else(PoisonError::into_inner);
+        log.1.bounds()
     }
 
     /// The last sequence written, 0 when there is none.
@@ -257,7 +267,13 @@ impl Reality {
             tracing::warn!(tenant = %self.tenant, reality = %self.name, %error, "poisoned log closed");
         }
         let (log, loss) = open_log(&self.ground, &self.directory, &self.clock_key, &self.watch)?;
-        *self.log.write().unwrap_or_else(PoisonError::into_inner) = log;
+        {
+            let mut current = self.log.write().unwrap_or_else(PoisonError::into_inner);
+            *current = (current.0 + 1, log.clone());
+        }
+        if self.shows_written.load(Ordering::SeqCst) {
+            log.show_written();
+        }
         *self
             .watch
             .read_only

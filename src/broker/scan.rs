@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 
 use super::filter::Filter;
-use crate::log::{self, Chunk, Found, Log, Micros, Sequence};
+use crate::log::{self, Chunk, Found, Log, Micros, Sequence, TopicReader};
 
 /// Which records are wanted, and up to where.
 #[derive(Clone, Debug)]
@@ -148,74 +148,71 @@ impl Run {
 /// A read that may touch the disk; to be run where blocking is allowed.
 #[derive(Debug)]
 pub struct HistoryRead {
-    pub(super) log: Log,
+    pub(super) source: Source,
     pub(super) selection: Selection,
     pub(super) from: Sequence,
     pub(super) end: Sequence,
     pub(super) bytes_max: usize,
 }
 
+/// What a [`HistoryRead`] reads from.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// All of a log.
+    Everything(Log),
+    /// Only some topics of it, by its topic index.
+    Topics(TopicReader),
+}
+
+impl Source {
+    pub(super) fn new(log: &Log, filter: &Filter) -> Self {
+        if filter.is_everything() {
+            return Self::Everything(log.clone());
+        }
+        let filter = filter.clone();
+        Self::Topics(log.topic_reader(Box::new(move |topic| filter.matches(topic))))
+    }
+
+    fn read(&mut self, from: Sequence, end: Sequence, bytes: usize) -> Result<Found, log::Error> {
+        match self {
+            Self::Everything(log) => log.read(from, end, bytes),
+            Self::Topics(reader) => reader.read(from, end, bytes),
+        }
+    }
+}
+
 /// What a [`HistoryRead`] found.
 #[derive(Debug)]
-pub struct History(pub(super) Result<Scanned, log::Error>);
-
-/// Bytes of the first read after a skip; doubled while most of what is read is wanted.
-const READ_BYTES_FIRST: usize = 16 << 10;
+pub struct History {
+    pub(super) found: Result<Scanned, log::Error>,
+    /// To read on from.
+    pub(super) source: Source,
+}
 
 impl HistoryRead {
     /// Reads until enough is gathered or the end is reached. Blocks on the disk.
     #[must_use]
-    pub fn run(self) -> History {
-        History(self.scan())
+    pub fn run(mut self) -> History {
+        let found = self.scan();
+        History {
+            found,
+            source: self.source,
+        }
     }
 
-    fn scan(&self) -> Result<Scanned, log::Error> {
+    fn scan(&mut self) -> Result<Scanned, log::Error> {
         let mut scanned = Scanned::at(self.from);
         let mut gathered = 0;
-        let everything = self.selection.filter.is_everything();
-        let mut read_bytes = if everything {
-            self.bytes_max
-        } else {
-            READ_BYTES_FIRST
-        };
         while scanned.next < self.end && gathered < self.bytes_max && !scanned.stopped {
-            if !everything {
-                let filter = &self.selection.filter;
-                let wanted = |topic: &str| filter.matches(topic);
-                match self.log.seek_topic(scanned.next, self.end, &wanted)? {
-                    Some(found) => scanned.next = found.max(scanned.next),
-                    None => {
-                        scanned.next = self.end;
-                        break;
-                    }
-                }
+            let room = self.bytes_max - gathered;
+            let found = self.source.read(scanned.next, self.end, room)?;
+            if let Found::Records(chunk) = &found {
+                gathered += chunk.records.len();
             }
-            let found = self.log.read(scanned.next, self.end, read_bytes)?;
-            let read = match &found {
-                Found::Records(chunk) => chunk.records.len(),
-                Found::Damaged { .. } | Found::End => 0,
-            };
-            let before = scanned.pieces.len();
             if !scanned.take(found, self.end, &self.selection) {
                 break;
             }
-            let wanted: usize = scanned.pieces.iter().skip(before).map(Piece::len).sum();
-            gathered += wanted;
-            read_bytes = if wanted * 2 > read {
-                (read_bytes * 2).min(self.bytes_max)
-            } else {
-                READ_BYTES_FIRST.min(self.bytes_max)
-            };
         }
         Ok(scanned)
-    }
-}
-
-impl Piece {
-    fn len(&self) -> usize {
-        match self {
-            Self::Run { records, .. } => records.records.len(),
-            Self::Lost(_) => 0,
-        }
     }
 }

@@ -15,7 +15,7 @@ use super::error::Error;
 use super::fanout::{Interest, NOTHING, Subscriber, Visibility, Wanted};
 use super::filter::Filter;
 use super::reality::Reality;
-use super::scan::{History, HistoryRead, Lost, Piece, Scanned, Selection};
+use super::scan::{History, HistoryRead, Lost, Piece, Scanned, Selection, Source};
 use crate::log::{Bounds, Chunk, Micros, Sequence};
 
 /// Where a subscription starts.
@@ -135,6 +135,10 @@ pub struct Subscription {
     /// No visible record from `scanned` up to here matches.
     pending: u64,
     reading: bool,
+    /// What the last read of history was from, kept for the next.
+    source: Option<Source>,
+    /// Which opening of the log that was.
+    source_of: u64,
     stopped: bool,
     told_end: bool,
     failure: Option<Error>,
@@ -167,6 +171,9 @@ impl Subscription {
             Wanted::Matching
         };
         // First listen, then look: what is written in between is seen twice rather than never.
+        if visibility == Visibility::WrittenToo {
+            reality.show_written();
+        }
         let fanout = reality.fanout();
         let interest = fanout.listen(&filter, wanted, visibility, subscriber, key);
         let bounds = reality.bounds();
@@ -193,6 +200,8 @@ impl Subscription {
             next,
             pending: 0,
             reading: false,
+            source: None,
+            source_of: 0,
             stopped: false,
             told_end: false,
             failure: None,
@@ -238,7 +247,8 @@ impl Subscription {
     /// Hands over what a [`HistoryRead`] of this subscription found.
     pub fn supply(&mut self, history: History) {
         self.reading = false;
-        match history.0 {
+        self.source = Some(history.source);
+        match history.found {
             Ok(scanned) => self.absorb(scanned),
             Err(error) => self.failure = Some(error.into()),
         }
@@ -444,8 +454,13 @@ impl Subscription {
 
     fn history(&mut self, end: Sequence) -> HistoryRead {
         self.reading = true;
+        let (opened, log) = self.reality.opened_log();
+        // What reads a log that has been reopened since does not see it grow.
+        let kept = self.source.take().filter(|_| self.source_of == opened);
+        let source = kept.unwrap_or_else(|| Source::new(&log, &self.selection.filter));
+        self.source_of = opened;
         HistoryRead {
-            log: self.reality.log(),
+            source,
             selection: self.selection.clone(),
             from: self.scanned,
             end,
