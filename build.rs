@@ -13,10 +13,11 @@ use prost_build::Config;
 use protox::prost_reflect::prost_types::FileDescriptorSet;
 use protox::prost_reflect::prost_types::field_descriptor_proto::Type;
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "arqon/v1/envelope.proto",
     "arqon/v1/record.proto",
     "arqon/v1/frames.proto",
+    "arqon/v1/cursor.proto",
     "arqon/pybus/v1/bus_payload.proto",
 ];
 
@@ -31,7 +32,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let mut descriptors = protox::compile(FILES, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    #[expect(clippy::disallowed_methods, reason = "a build artefact need not survive a power cut")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a build artefact need not survive a power cut"
+    )]
     fs::write(out.join("arqonbus.fds"), descriptors.encode_to_vec())?;
 
     keep_undecoded(&mut descriptors);
@@ -59,5 +63,9 @@ fn keep_undecoded(descriptors: &mut FileDescriptorSet) {
             }
         }
     }
-    assert_eq!(changed, UNDECODED.len(), "a field of UNDECODED is gone from proto/");
+    assert_eq!(
+        changed,
+        UNDECODED.len(),
+        "a field of UNDECODED is gone from proto/"
+    );
 }

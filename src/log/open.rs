@@ -255,11 +255,8 @@ impl Opening<'_> {
             format!("{damage}; every good record can be read, none can be added")
         });
         let core = core(&active, &header, &survey, next, epoch)?;
-        let segment = match Arc::into_inner(active) {
-            Some(sealed) => Arc::new(Segment::growing(header, sealed.path, sealed.file, survey.index)),
-            None => unreachable!("nobody else has the active segment yet"),
-        };
-        let core = Core { segment: Arc::clone(&segment), ..core };
+        active.grow_from(survey.index);
+        let segment = active;
         Ok(Recovered { segment, core, next, statement, read_only })
     }
 

@@ -102,7 +102,7 @@ impl fmt::Display for ByteOffset {
 }
 
 /// Where the time in records comes from. Passed in, so that tests decide what time it is.
-pub trait Clock: Send + Sync + std::fmt::Debug {
+pub trait Clock: Send + Sync + fmt::Debug {
     /// The wall clock now. May jump in either direction; the log evens it out.
     fn now(&self) -> Micros;
 }

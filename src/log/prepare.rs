@@ -180,13 +180,21 @@ impl Shared {
                 return Err(AppendError::ReadOnly { reason });
             }
         };
+        // A segment without records has the same base: its successor takes its name and place.
+        let replaces = core.segment.base == segment.base;
         core.segment.seal();
         core.segment = Arc::clone(&segment);
         core.at = ByteOffset(HEADER_BLOCK_BYTES);
         core.capacity = capacity;
         core.chain = chain;
         core.marked_durable = core.next.get() - 1;
-        self.segments.write().unwrap_or_else(PoisonError::into_inner).push(segment);
+        {
+            let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+            if replaces {
+                segments.pop();
+            }
+            segments.push(segment);
+        }
         self.queue_chore(Chore::Seal, Duration::ZERO);
         Ok(())
     }

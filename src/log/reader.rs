@@ -88,6 +88,11 @@ impl Segment {
         Self { base, header, path, file, index: RwLock::new(IndexState::Sealed(None)) }
     }
 
+    /// Begins growth, with `index` for what is there.
+    pub(super) fn grow_from(&self, index: Index) {
+        *self.index.write().unwrap_or_else(PoisonError::into_inner) = IndexState::Growing(index);
+    }
+
     /// Changes the index of the segment that is being written.
     pub(super) fn grow(&self, change: impl FnOnce(&mut Index)) {
         let mut state = self.index.write().unwrap_or_else(PoisonError::into_inner);

@@ -1,0 +1,11 @@
+//! Holds the contract in `proto/` against others: Python's protobuf package, the envelope of an
+//! older system, and a corpus of messages encoded by earlier versions.
+//!
+//! Knows the generated types and the views, no socket and no log.
+
+mod codes;
+mod corpus;
+mod numbers;
+mod older;
+mod python;
+mod samples;
