@@ -26,7 +26,10 @@ fn text(result: &Value) -> String {
             let mut table = bare();
             let mut below = String::new();
             for (name, value) in fields {
-                if value.as_array().is_some_and(|rows| !rows.is_empty()) {
+                if value
+                    .as_array()
+                    .is_some_and(|rows| rows.iter().any(Value::is_object))
+                {
                     below.push_str(&format!("\n\n{name}:\n{}", text(value)));
                 } else {
                     table.add_row([name.clone(), cell(value)]);
