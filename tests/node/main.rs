@@ -1,8 +1,12 @@
 //! Black box: the built node over real sockets.
 
 mod drain;
+mod events;
 mod handshake;
+mod live;
 mod operations;
 mod profiles;
 mod raw;
+mod shell;
 mod support;
+mod verbs;
