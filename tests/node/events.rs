@@ -35,20 +35,35 @@ fn every_record_shows_all_that_the_contract_names() {
     let record: serde_json::Map<String, Value> = serde_json::from_str(&text).expect("one object");
     let keys: Vec<&str> = record.keys().map(String::as_str).collect();
     let first = [
-        "sequence", "appended_at", "topic", "id", "tenant", "reality", "producer", "key", "clock",
-        "headers", "payload",
+        "sequence",
+        "appended_at",
+        "topic",
+        "id",
+        "tenant",
+        "reality",
+        "producer",
+        "key",
+        "clock",
+        "headers",
+        "payload",
     ];
     assert_eq!(&keys[..first.len()], first);
     let id = uuid::Uuid::parse_str(record["id"].as_str().expect("text")).expect("a UUID");
     assert_eq!(id.get_version_num(), 7);
-    assert_eq!((&record["tenant"], &record["reality"]), (&"dev".into(), &"main".into()));
+    assert_eq!(
+        (&record["tenant"], &record["reality"]),
+        (&"dev".into(), &"main".into())
+    );
     assert_eq!(record["producer"], "admin");
     assert_eq!(record["headers"]["content-type"], "application/json");
     let clock = record["clock"].as_object().expect("an object");
     assert!(clock.values().any(|counter| counter == 1), "{clock:?}");
     let time = record["appended_at"].as_str().expect("text");
     assert_eq!(time.len(), "2018-01-31T01:49:59.650001Z".len(), "{time}");
-    assert!(time.ends_with('Z') && time.parse::<jiff::Timestamp>().is_ok(), "{time}");
+    assert!(
+        time.ends_with('Z') && time.parse::<jiff::Timestamp>().is_ok(),
+        "{time}"
+    );
 }
 
 // MSG-03, BRK-03
@@ -63,13 +78,20 @@ fn replay_gives_exactly_the_range_asked_for() {
     assert_eq!(replayed(&["1707"]), [1707]);
     assert_eq!(replayed(&["earliest", "--to", "3"]), [1, 2, 3]);
     let all = node.records(&["consume", ">", "--stop-at-end"]);
-    let time = all[1200].rest["appended_at"].as_str().expect("text").to_owned();
+    let time = all[1200].rest["appended_at"]
+        .as_str()
+        .expect("text")
+        .to_owned();
     let since = replayed(&[&time]);
-    let first = all.iter().find(|record| record.rest["appended_at"] == time.as_str());
+    let first = all
+        .iter()
+        .find(|record| record.rest["appended_at"] == time.as_str());
     assert_eq!(since.first(), first.map(|record| &record.sequence));
     assert_eq!(since.last(), Some(&1707));
     let until = replayed(&["earliest", "--to", &time]);
-    let last = all.iter().rfind(|record| record.rest["appended_at"] == time.as_str());
+    let last = all
+        .iter()
+        .rfind(|record| record.rest["appended_at"] == time.as_str());
     assert_eq!(until.last(), last.map(|record| &record.sequence));
 }
 
@@ -78,7 +100,14 @@ fn replay_gives_exactly_the_range_asked_for() {
 fn named_consumer_goes_on_where_it_stopped() {
     let node = Node::dev().with_earthquakes();
     let consume = |more: &[&str]| {
-        let base = ["consume", "usgs.>", "--consumer", "reader", "--from", "earliest"];
+        let base = [
+            "consume",
+            "usgs.>",
+            "--consumer",
+            "reader",
+            "--from",
+            "earliest",
+        ];
         sequences(&node.records(&[&base, more].concat()))
     };
     let half = consume(&["--limit", "853"]);

@@ -20,7 +20,9 @@ fn next(stdout: &mut BufReader<ChildStdout>) -> Printed {
 }
 
 fn interrupt(child: &Child) {
-    let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    let status = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status();
     assert!(status.expect("kill runs").success());
 }
 
@@ -33,7 +35,11 @@ fn live_consumer_sees_each_event_as_it_is_stored_and_ends_cleanly() {
     // It has caught up: what follows is live.
     assert_eq!(next(&mut stdout).sequence, 1);
 
-    let mut producer = node.arqon(&["produce", "a.now"]).stdin(Stdio::piped()).spawn().expect("starts");
+    let mut producer = node
+        .arqon(&["produce", "a.now"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("starts");
     let mut stdin = producer.stdin.take().expect("a pipe");
     for sequence in 2..=4 {
         // The producer is not at its end: a pause in its input is enough.
@@ -63,7 +69,12 @@ fn interrupted_consumer_has_acknowledged_what_it_printed() {
     assert_eq!(finished(child).code, 0);
     assert_eq!(node.run_with_input(&["produce", "a"], "4\n").code, 0);
     let rest = node.records(&[&consume[..], &["--stop-at-end"]].concat());
-    assert_eq!(rest.iter().map(|record| record.sequence).collect::<Vec<_>>(), [4]);
+    assert_eq!(
+        rest.iter()
+            .map(|record| record.sequence)
+            .collect::<Vec<_>>(),
+        [4]
+    );
 }
 
 #[test]

@@ -78,7 +78,11 @@ impl Node {
     }
 
     pub(crate) fn run_with_input(&self, arguments: &[&str], input: &str) -> Ran {
-        let mut child = self.arqon(arguments).stdin(Stdio::piped()).spawn().expect("arqon starts");
+        let mut child = self
+            .arqon(arguments)
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("arqon starts");
         let mut stdin = child.stdin.take().expect("a pipe");
         stdin.write_all(input.as_bytes()).expect("it reads");
         drop(stdin);
@@ -96,17 +100,30 @@ impl Node {
     pub(crate) fn records(&self, arguments: &[&str]) -> Vec<Printed> {
         let arguments = [arguments, &["--output", "json"]].concat();
         let text = self.ok(&arguments);
-        text.lines().map(|line| serde_json::from_str(line).expect("a record")).collect()
+        text.lines()
+            .map(|line| serde_json::from_str(line).expect("a record"))
+            .collect()
     }
 
     /// The sample data, on topic `usgs.quake`, keyed by event id.
     pub(crate) fn with_earthquakes(self) -> Self {
         let file = earthquakes();
         let file = file.to_str().expect("a path of text");
-        let arguments =
-            ["produce", "usgs.quake", "--file", file, "--key-field", "id", "--output", "json"];
+        let arguments = [
+            "produce",
+            "usgs.quake",
+            "--file",
+            file,
+            "--key-field",
+            "id",
+            "--output",
+            "json",
+        ];
         let result: Value = serde_json::from_str(&self.ok(&arguments)).expect("one object");
-        assert_eq!(result, serde_json::json!({"count": EVENTS, "first": 1, "last": EVENTS}));
+        assert_eq!(
+            result,
+            serde_json::json!({"count": EVENTS, "first": 1, "last": EVENTS})
+        );
         self
     }
 }

@@ -24,9 +24,15 @@ fn node_tells_about_itself() {
     assert_eq!(version["client"], env!("CARGO_PKG_VERSION"));
     assert_eq!(version["node"], env!("CARGO_PKG_VERSION"));
     let table = node.ok(&["topics"]);
-    assert!(table.contains("TOPIC") && table.contains("usgs.quake"), "{table}");
+    assert!(
+        table.contains("TOPIC") && table.contains("usgs.quake"),
+        "{table}"
+    );
     let line = node.ok(&["consume", ">", "--limit", "1"]);
-    assert!(line.contains("usgs.quake") && line.contains("uw61345682"), "{line}");
+    assert!(
+        line.contains("usgs.quake") && line.contains("uw61345682"),
+        "{line}"
+    );
 }
 
 // MSG-08, MSG-10, MSG-12
@@ -39,11 +45,18 @@ fn replay_into_another_reality_gives_the_same_events() {
 
     node.ok(&["reality", "create", "what-if"]);
     let listed = json(&node.ok(&["reality", "list", "--output", "json"]));
-    assert!(listed.as_array().is_some_and(|rows| rows.len() >= 2), "{listed}");
-    let arguments =
-        ["replay", ">", "--from", "1000", "--into", "what-if", "--verify", "--output", "json"];
+    assert!(
+        listed.as_array().is_some_and(|rows| rows.len() >= 2),
+        "{listed}"
+    );
+    let arguments = [
+        "replay", ">", "--from", "1000", "--into", "what-if", "--verify", "--output", "json",
+    ];
     let result = json(&node.ok(&arguments));
-    assert_eq!((&result["count"], &result["first"]), (&708.into(), &1.into()));
+    assert_eq!(
+        (&result["count"], &result["first"]),
+        (&708.into(), &1.into())
+    );
     assert_eq!(result["input_sha256"], result["output_sha256"]);
 
     let source = node.records(&["consume", ">", "--from", "1000", "--stop-at-end"]);
@@ -63,10 +76,17 @@ fn replay_into_another_reality_gives_the_same_events() {
 #[test]
 fn bad_line_stops_the_producer_and_is_named() {
     let node = Node::dev();
-    let ran = node.run_with_input(&["produce", "a"], "{\"n\":1}\n{\"n\":2}\nnot json\n{\"n\":4}\n");
+    let ran = node.run_with_input(
+        &["produce", "a"],
+        "{\"n\":1}\n{\"n\":2}\nnot json\n{\"n\":4}\n",
+    );
     assert_eq!(ran.code, 65);
     assert!(ran.stderr.contains("line 3 is not JSON"), "{}", ran.stderr);
-    assert!(ran.stderr.contains("2 events are stored, sequences 1 to 2"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("2 events are stored, sequences 1 to 2"),
+        "{}",
+        ran.stderr
+    );
     assert_eq!(node.records(&["consume", ">", "--stop-at-end"]).len(), 2);
 }
 
@@ -93,10 +113,19 @@ fn wrong_tokens_get_nothing() {
     let consume = ["consume", ">", "--stop-at-end", "--output", "json"];
     for token in ["", "nonsense", &expired, &forged] {
         let ran = finished(arqon(&node.url(), token, &consume).spawn().expect("starts"));
-        assert_eq!((ran.code, ran.stdout.as_str()), (77, ""), "{token}: {}", ran.stderr);
+        assert_eq!(
+            (ran.code, ran.stdout.as_str()),
+            (77, ""),
+            "{token}: {}",
+            ran.stderr
+        );
     }
     let other = signed(&claims("other", Role::Admin), secret.trim_ascii_end());
-    let ran = finished(arqon(&node.url(), &other, &consume).spawn().expect("starts"));
+    let ran = finished(
+        arqon(&node.url(), &other, &consume)
+            .spawn()
+            .expect("starts"),
+    );
     assert_eq!((ran.code, ran.stdout.as_str()), (0, ""), "{}", ran.stderr);
 }
 
@@ -107,11 +136,25 @@ fn minted_token_reaches_only_its_topics() {
     let secret = node.data.join("dev-secret");
     let secret = secret.to_str().expect("text");
     let token = node.ok(&[
-        "token", "mint", "--secret-file", secret, "--tenant", "dev", "--sub", "reader", "--sub-to",
-        "usgs.>", "--pub", "notes.*",
+        "token",
+        "mint",
+        "--secret-file",
+        secret,
+        "--tenant",
+        "dev",
+        "--sub",
+        "reader",
+        "--sub-to",
+        "usgs.>",
+        "--pub",
+        "notes.*",
     ]);
     let run = |arguments: &[&str]| {
-        finished(arqon(&node.url(), token.trim(), arguments).spawn().expect("starts"))
+        finished(
+            arqon(&node.url(), token.trim(), arguments)
+                .spawn()
+                .expect("starts"),
+        )
     };
     assert_eq!(run(&["consume", "usgs.quake", "--limit", "1"]).code, 0);
     let ran = run(&["consume", "orders", "--stop-at-end"]);
@@ -145,17 +188,39 @@ fn benches_measure_what_they_say() {
         json(&node.ok(&[&["bench"], arguments, &["--output", "json"]].concat()))
     };
     let produced = bench(&["produce", "--count", "2000", "--size", "100"]);
-    assert_eq!((&produced["count"], &produced["size"]), (&2000.into(), &100.into()));
+    assert_eq!(
+        (&produced["count"], &produced["size"]),
+        (&2000.into(), &100.into())
+    );
     for rate in ["messages_per_s", "mb_per_s", "p50_us", "p99_us", "p999_us"] {
-        assert!(produced[rate].as_f64().is_some_and(|rate| rate > 0.0), "{rate}: {produced}");
+        assert!(
+            produced[rate].as_f64().is_some_and(|rate| rate > 0.0),
+            "{rate}: {produced}"
+        );
     }
     let consumed = bench(&["consume", "--count", "2000"]);
     assert_eq!(consumed["count"], 2000, "{consumed}");
     let paced = bench(&["latency", "--rate", "1000", "--count", "200"]);
-    assert!(paced["p50_us"].as_f64().is_some_and(|us| us > 0.0), "{paced}");
-    for more in [&["--rate", "0"][..], &["--rate", "0", "--ack"], &["--rate", "500", "--ack"]] {
-        let found = bench(&[&["latency", "--count", "50", "--durability", "written"], more].concat());
-        assert!(found["p99_us"].as_f64().is_some_and(|us| us > 0.0), "{found}");
+    assert!(
+        paced["p50_us"].as_f64().is_some_and(|us| us > 0.0),
+        "{paced}"
+    );
+    for more in [
+        &["--rate", "0"][..],
+        &["--rate", "0", "--ack"],
+        &["--rate", "500", "--ack"],
+    ] {
+        let found = bench(
+            &[
+                &["latency", "--count", "50", "--durability", "written"],
+                more,
+            ]
+            .concat(),
+        );
+        assert!(
+            found["p99_us"].as_f64().is_some_and(|us| us > 0.0),
+            "{found}"
+        );
     }
     let fanned = bench(&["fanout", "--subscribers", "5", "--count", "100"]);
     assert_eq!(fanned["count"], 500, "{fanned}");

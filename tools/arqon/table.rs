@@ -35,7 +35,7 @@ fn text(result: &Value) -> String {
                     table.add_row([name.clone(), cell(value)]);
                 }
             }
-            table.trim_fmt() + &below
+            flush_left(table) + &below
         }
         other => cell(other),
     }
@@ -60,6 +60,14 @@ fn rows_text(rows: &[Value]) -> String {
                 .iter()
                 .map(|name| row.get(name).map_or_else(String::new, cell)),
         );
+    }
+    flush_left(table)
+}
+
+/// Columns are two apart, and nothing stands before the first.
+fn flush_left(mut table: Table) -> String {
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
     }
     table.trim_fmt()
 }
