@@ -1,23 +1,10 @@
 //! Consumers that stay: what they see as it happens, and how they end.
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::io::Write as _;
+use std::process::{Child, Command, Stdio};
 
-use crate::shell::{Printed, finished};
+use crate::shell::{finished, follower, next};
 use crate::support::Node;
-
-fn follower(node: &Node, arguments: &[&str]) -> (Child, BufReader<ChildStdout>) {
-    let arguments = [arguments, &["--output", "json"]].concat();
-    let mut child = node.arqon(&arguments).spawn().expect("arqon starts");
-    let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
-    (child, stdout)
-}
-
-fn next(stdout: &mut BufReader<ChildStdout>) -> Printed {
-    let mut line = String::new();
-    stdout.read_line(&mut line).expect("a line");
-    serde_json::from_str(&line).expect("a record")
-}
 
 fn interrupt(child: &Child) {
     let status = Command::new("kill")

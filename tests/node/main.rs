@@ -7,6 +7,7 @@ mod live;
 mod operations;
 mod profiles;
 mod raw;
+mod restart;
 mod shell;
 mod support;
 mod verbs;

@@ -1,9 +1,9 @@
 //! Runs `arqon` as a shell would.
 
 use std::collections::HashMap;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -126,4 +126,19 @@ impl Node {
         );
         self
     }
+}
+
+/// A consumer that stays, and the records it prints.
+pub(crate) fn follower(node: &Node, arguments: &[&str]) -> (Child, BufReader<ChildStdout>) {
+    let arguments = [arguments, &["--output", "json"]].concat();
+    let mut child = node.arqon(&arguments).spawn().expect("arqon starts");
+    let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
+    (child, stdout)
+}
+
+/// The next record it prints; waits for it.
+pub(crate) fn next(stdout: &mut BufReader<ChildStdout>) -> Printed {
+    let mut line = String::new();
+    stdout.read_line(&mut line).expect("a line");
+    serde_json::from_str(&line).expect("a record")
 }
