@@ -1,6 +1,6 @@
 //! Group commit: one write and one flush for all appends that are waiting.
 //!
-//! The order within [`Shared::commit`] is the promise: written, then shown and acknowledged as
+//! The order within [`State::commit`] is the promise: written, then shown and acknowledged as
 //! written; flushed, then shown and acknowledged as synced. Nothing is acknowledged from memory.
 
 use std::sync::atomic::Ordering;
@@ -19,7 +19,7 @@ use super::reader::Segment;
 use super::record;
 use super::scan::Batch;
 use super::segment::HEADER_BLOCK_BYTES;
-use super::shared::{Shared, Unflushed};
+use super::state::{State, Unflushed};
 
 /// How many sequences are reserved at a time for records that are shown before they are flushed.
 const RESERVED_AT_ONCE: u64 = 1 << 20;
@@ -71,7 +71,7 @@ impl Core {
     }
 }
 
-impl Shared {
+impl State {
     /// Most bytes that `append` can take in a batch, whatever its sequences will be.
     pub(super) fn bytes_at_most(&self, append: &Append) -> usize {
         let size = |new| record::encoded_len(new, &self.writer.clock_key, Sequence::MAX);

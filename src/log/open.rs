@@ -19,7 +19,7 @@ use super::recovery::{self, Ending, Survey};
 use super::segment::{
     self, BadSegmentHeader, HEADER_BYTES, PREPARING, SegmentHeader, VERSION,
 };
-use super::shared::{Queue, Shared};
+use super::state::{Queue, State};
 use super::status::LossStatement;
 use super::storage::{Access, Storage, StorageLock};
 use super::tail::Tail;
@@ -53,7 +53,7 @@ pub(super) fn open(
     writer: &Writer,
     options: &Options,
     observer: Arc<dyn Observer>,
-) -> Result<(Arc<Shared>, Option<LossStatement>), Error> {
+) -> Result<(Arc<State>, Option<LossStatement>), Error> {
     let opening = Opening { environment, storage: &*environment.storage, dir, writer, options };
     let io = |operation| opening.io(operation);
     opening.storage.create_dir_all(dir).map_err(io("create directory"))?;
@@ -73,7 +73,7 @@ pub(super) fn open(
     segments.push(segment);
 
     let first = segments.first().map_or(Sequence::FIRST, |segment| segment.base);
-    let shared = Shared {
+    let state = State {
         dir: dir.to_owned(),
         options: options.clone(),
         writer: writer.clone(),
@@ -99,8 +99,8 @@ pub(super) fn open(
         read_only: Mutex::new(read_only),
         lock: Mutex::new(Some(lock)),
     };
-    let begun = if statement.is_some() && shared.read_only().is_none() {
-        shared.begin_epoch()?
+    let begun = if statement.is_some() && state.read_only().is_none() {
+        state.begin_epoch()?
     } else {
         true
     };
@@ -109,10 +109,10 @@ pub(super) fn open(
         // there, and would give sequences that a power cut took to other records.
         opening.note_session().map_err(io("note session in"))?;
     }
-    Ok((Arc::new(shared), statement))
+    Ok((Arc::new(state), statement))
 }
 
-impl Shared {
+impl State {
     /// Puts a new epoch on disk, so that two sessions that both died are told apart, and with it
     /// the sequence to go on with. `false` if there was no room for it.
     fn begin_epoch(&self) -> Result<bool, Error> {

@@ -2,6 +2,15 @@
 //!
 //! Knows no socket, no file and no rule of the broker; both the node and the client use it.
 
+pub mod claims;
+pub mod clock;
+pub mod code;
+pub mod json;
+pub mod value;
+pub mod view;
+
+pub use code::ErrorCode;
+
 /// Package `arqon.v1`: envelopes, records and session frames.
 pub mod v1 {
     #![expect(missing_docs, reason = "generated; documented in proto/arqon/v1")]

@@ -1,0 +1,148 @@
+//! Who asks, and what that one may do.
+//!
+//! Owns the decision for topics and roles (EDGE-07). Knows no token: the edge verifies one and
+//! hands over what it says.
+
+use super::filter::Filter;
+use super::name::{Tenant, is_system_topic};
+use crate::log::Micros;
+
+pub use crate::proto::claims::Role;
+
+impl Role {
+    /// Whether it includes all that `needed` may do.
+    #[must_use]
+    pub const fn includes(self, needed: Self) -> bool {
+        matches!(
+            (self, needed),
+            (Self::Admin, _)
+                | (Self::Operator, Self::Operator)
+                | (Self::Controller, Self::Controller)
+                | (_, Self::User)
+        )
+    }
+}
+
+/// Topics that an action is allowed on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Topics {
+    /// All but those of the system.
+    All,
+    /// What one of these matches.
+    Only(Vec<Filter>),
+}
+
+impl Topics {
+    fn allow(&self, topic: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(filters) => filters.iter().any(|filter| filter.matches(topic)),
+        }
+    }
+
+    fn cover(&self, wanted: &Filter) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(filters) => filters.iter().any(|filter| filter.covers(wanted)),
+        }
+    }
+}
+
+/// A verified caller.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Whose data it works on: from the token alone (EDGE-06).
+    pub tenant: Tenant,
+    /// Who it is; the producer of envelopes that name none.
+    pub subject: String,
+    /// What it may do besides publishing and subscribing.
+    pub role: Role,
+    /// Topics it may publish on.
+    pub publish: Topics,
+    /// Topics it may subscribe to.
+    pub subscribe: Topics,
+    /// When its token ends.
+    pub expires_at: Option<Micros>,
+}
+
+impl Identity {
+    /// Whether it may append to `topic`. Nobody outside appends to the `sys.` topics.
+    #[must_use]
+    pub fn may_publish(&self, topic: &str) -> bool {
+        !is_system_topic(topic) && self.publish.allow(topic)
+    }
+
+    /// Whether it may see everything that `filter` matches. The `sys.` topics are for admins that
+    /// name them.
+    #[must_use]
+    pub fn may_subscribe(&self, filter: &Filter) -> bool {
+        if filter.names_system() {
+            self.role == Role::Admin
+        } else {
+            self.subscribe.cover(filter)
+        }
+    }
+
+    /// Whether it may see `topic`.
+    #[must_use]
+    pub fn may_see(&self, topic: &str) -> bool {
+        if is_system_topic(topic) {
+            self.role == Role::Admin
+        } else {
+            self.subscribe.allow(topic)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(role: Role, topics: Topics) -> Identity {
+        Identity {
+            tenant: Tenant::new("t").unwrap(),
+            subject: "s".into(),
+            role,
+            publish: topics.clone(),
+            subscribe: topics,
+            expires_at: None,
+        }
+    }
+
+    // EDGE-07
+    #[test]
+    fn system_topics_are_denied_by_default() {
+        let sys = Filter::new("sys.>").unwrap();
+        for role in [Role::User, Role::Operator, Role::Controller, Role::Admin] {
+            let who = identity(role, Topics::All);
+            assert!(!who.may_publish("sys.log"));
+            assert_eq!(who.may_subscribe(&sys), role == Role::Admin);
+            assert_eq!(who.may_see("sys.log"), role == Role::Admin);
+            assert!(who.may_publish("a.b"));
+        }
+    }
+
+    // EDGE-07
+    #[test]
+    fn claims_limit_both_directions() {
+        let who = identity(
+            Role::User,
+            Topics::Only(vec![Filter::new("a.*.c").unwrap()]),
+        );
+        assert!(who.may_publish("a.b.c"));
+        assert!(!who.may_publish("a.b"));
+        assert!(who.may_subscribe(&Filter::new("a.x.c").unwrap()));
+        assert!(!who.may_subscribe(&Filter::new("a.>").unwrap()));
+        let none = identity(Role::User, Topics::Only(Vec::new()));
+        assert!(!none.may_publish("a"));
+    }
+
+    #[test]
+    fn only_admin_includes_every_role() {
+        assert!(Role::Admin.includes(Role::Controller));
+        assert!(Role::Operator.includes(Role::User));
+        assert!(!Role::Operator.includes(Role::Admin));
+        assert!(!Role::User.includes(Role::Operator));
+        assert!(!Role::Controller.includes(Role::Operator));
+    }
+}

@@ -1,0 +1,263 @@
+//! Topic filters: `*` stands for one token, `>` for one or more at the end.
+//!
+//! Owns their rules, matching one topic, and whether one filter covers another. A wildcard as the
+//! first token never reaches the `sys.` topics: these must be named. Knows no subscriber.
+
+use std::fmt;
+
+use super::name::{self, NameError, SYSTEM_TOKEN};
+
+const FILTER_ALPHABET: &str =
+    "A-Z a-z 0-9 _ ~ : @ + = -, or `*` alone in a token, or `>` alone at the end";
+
+/// One part of a filter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Token<'a> {
+    /// Itself.
+    Literal(&'a str),
+    /// Any one token.
+    Any,
+    /// One or more tokens up to the end.
+    Rest,
+}
+
+impl<'a> Token<'a> {
+    fn parse(text: &'a str) -> Self {
+        match text {
+            "*" => Self::Any,
+            ">" => Self::Rest,
+            literal => Self::Literal(literal),
+        }
+    }
+}
+
+/// A checked topic filter.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Filter {
+    text: Box<str>,
+    kind: Kind,
+}
+
+/// What decides how a topic is matched, so that the frequent filters cost one comparison.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Kind {
+    Everything,
+    Literal,
+    /// Literal tokens and then `>`: the bytes before the `>`.
+    Prefix(u8),
+    Tokens,
+}
+
+impl Filter {
+    /// Parses a filter.
+    ///
+    /// # Errors
+    /// What is wrong, and where.
+    pub fn new(text: &str) -> Result<Self, NameError> {
+        name::check_tokens(text, FILTER_ALPHABET, |token| match token {
+            "*" | ">" => None,
+            _ => token.bytes().position(|byte| !name::is_token_byte(byte)),
+        })?;
+        let early = text
+            .find('>')
+            .filter(|at| *at + 1 != text.len());
+        if let Some(at) = early {
+            return Err(NameError::RestNotLast { at });
+        }
+        let literal_before_rest = text.strip_suffix('>').filter(|start| !start.contains('*'));
+        let kind = match literal_before_rest {
+            Some("") => Kind::Everything,
+            Some(prefix) => u8::try_from(prefix.len()).map_or(Kind::Tokens, Kind::Prefix),
+            None if text.contains(['*', '>']) => Kind::Tokens,
+            None => Kind::Literal,
+        };
+        Ok(Self {
+            text: text.into(),
+            kind,
+        })
+    }
+
+    /// The filter that matches every topic but those of the system.
+    #[must_use]
+    pub fn everything() -> Self {
+        Self {
+            text: ">".into(),
+            kind: Kind::Everything,
+        }
+    }
+
+    /// As it was written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether it is `>`.
+    #[must_use]
+    pub fn is_everything(&self) -> bool {
+        self.kind == Kind::Everything
+    }
+
+    /// Whether it names the `sys.` topics.
+    #[must_use]
+    pub fn names_system(&self) -> bool {
+        name::is_system_topic(&self.text)
+    }
+
+    pub(super) fn tokens(&self) -> impl Iterator<Item = Token<'_>> {
+        self.text.split('.').map(Token::parse)
+    }
+
+    /// Whether it matches `topic`, which must be a valid topic.
+    #[must_use]
+    pub fn matches(&self, topic: &str) -> bool {
+        match self.kind {
+            Kind::Everything => !name::is_system_topic(topic),
+            Kind::Literal => *self.text == *topic,
+            Kind::Prefix(bytes) => {
+                let bytes = usize::from(bytes);
+                topic.len() > bytes && topic.as_bytes()[..bytes] == self.text.as_bytes()[..bytes]
+            }
+            Kind::Tokens => self.matches_tokens(topic),
+        }
+    }
+
+    fn matches_tokens(&self, topic: &str) -> bool {
+        let mut topic_tokens = topic.split('.');
+        let mut first = true;
+        for token in self.tokens() {
+            let Some(found) = topic_tokens.next() else {
+                return false;
+            };
+            let hidden = first && found == SYSTEM_TOKEN;
+            first = false;
+            match token {
+                Token::Literal(wanted) if wanted == found => {}
+                Token::Any if !hidden => {}
+                Token::Rest => return !hidden,
+                Token::Literal(_) | Token::Any => return false,
+            }
+        }
+        topic_tokens.next().is_none()
+    }
+
+    /// Whether every topic that `other` can match is matched by this filter too.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        let mut theirs = other.tokens();
+        let mut first = true;
+        for own in self.tokens() {
+            let Some(their) = theirs.next() else {
+                return false;
+            };
+            let hidden = first && their == Token::Literal(SYSTEM_TOKEN);
+            first = false;
+            match (own, their) {
+                (Token::Literal(a), Token::Literal(b)) if a == b => {}
+                (Token::Any, Token::Literal(_) | Token::Any) if !hidden => {}
+                (Token::Rest, _) => return !hidden,
+                (Token::Literal(_) | Token::Any, _) => return false,
+            }
+        }
+        theirs.next().is_none()
+    }
+}
+
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl fmt::Debug for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Filter({})", self.text)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The rule said as plainly as it can be.
+    pub(in crate::broker) fn naive(filter: &[&str], topic: &[&str], first: bool) -> bool {
+        match (filter, topic) {
+            ([], []) => true,
+            ([_, ..], []) | ([], [_, ..]) => false,
+            ([">"], [head, ..]) => !(first && *head == "sys"),
+            (["*", filter @ ..], [head, topic @ ..]) => {
+                !(first && *head == "sys") && naive(filter, topic, false)
+            }
+            ([wanted, filter @ ..], [head, topic @ ..]) => {
+                wanted == head && naive(filter, topic, false)
+            }
+        }
+    }
+
+    pub(in crate::broker) fn topics() -> impl Strategy<Value = String> {
+        prop::collection::vec(prop_oneof!["a", "b", "sys", "ab"], 1..5)
+            .prop_map(|tokens| tokens.join("."))
+    }
+
+    pub(in crate::broker) fn filters() -> impl Strategy<Value = String> {
+        let tokens = prop::collection::vec(prop_oneof!["a", "b", "sys", "[*]"], 0..4);
+        (tokens, prop_oneof!["a", "sys", "[*]", ">"]).prop_map(|(mut tokens, last)| {
+            tokens.push(last);
+            tokens.join(".")
+        })
+    }
+
+    proptest! {
+        // REL-06, BRK-01
+        #[test]
+        fn matching_agrees_with_the_plain_rule(filter in filters(), topic in topics()) {
+            let parsed = Filter::new(&filter).unwrap();
+            let filter: Vec<_> = filter.split('.').collect();
+            let tokens: Vec<_> = topic.split('.').collect();
+            prop_assert_eq!(parsed.matches(&topic), naive(&filter, &tokens, true));
+        }
+
+        // EDGE-07: what a claim covers is never more than what it matches.
+        #[test]
+        fn a_covered_filter_matches_nothing_beyond(
+            wide in filters(),
+            narrow in filters(),
+            topic in topics(),
+        ) {
+            let wide = Filter::new(&wide).unwrap();
+            let narrow = Filter::new(&narrow).unwrap();
+            if wide.covers(&narrow) && narrow.matches(&topic) {
+                prop_assert!(wide.matches(&topic));
+            }
+            prop_assert!(wide.covers(&wide));
+        }
+    }
+
+    #[test]
+    fn wildcards_must_be_named_into_the_system_topics() {
+        let all = Filter::new(">").unwrap();
+        assert!(all.is_everything());
+        assert!(!all.matches("sys.log"));
+        assert!(all.matches("a.sys.log"));
+        assert!(!Filter::new("*.log").unwrap().matches("sys.log"));
+        assert!(Filter::new("sys.>").unwrap().matches("sys.log"));
+        assert!(!all.covers(&Filter::new("sys.>").unwrap()));
+        assert!(all.covers(&Filter::new("a.*.b").unwrap()));
+    }
+
+    #[test]
+    fn bad_filters_say_where() {
+        assert_eq!(
+            Filter::new("a.>.b"),
+            Err(NameError::RestNotLast { at: 2 })
+        );
+        assert_eq!(Filter::new("a..b"), Err(NameError::EmptyToken { at: 2 }));
+        assert!(matches!(
+            Filter::new("a.b*"),
+            Err(NameError::Character { found: '*', at: 3, .. })
+        ));
+        assert_eq!(Filter::new(""), Err(NameError::Empty));
+    }
+}

@@ -1,0 +1,251 @@
+//! What the node counts, for `/metrics`.
+//!
+//! Owns the registry: name, unit and help of every metric, once. No label carries a tenant, topic
+//! or subject, so that the number of series is bounded by this file. Must not know sockets or the
+//! broker; whoever counts holds an `Arc<Metrics>`.
+
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+/// Every metric of the node. Counting is a single atomic addition.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Sessions that are open now.
+    pub sessions: Gauge,
+    /// Sessions opened since the start.
+    pub sessions_opened: Counter,
+    /// Records appended on behalf of clients.
+    pub produced_records: Counter,
+    /// Bytes of the envelopes in them.
+    pub produced_bytes: Counter,
+    /// Records sent to clients.
+    pub delivered_records: Counter,
+    /// Bytes of them.
+    pub delivered_bytes: Counter,
+    append: Histogram,
+    errors: Family<Code, Counter>,
+    refused: Family<Code, Counter>,
+    requests: Family<Request, Counter>,
+    request: Family<Route, Histogram, fn() -> Histogram>,
+    /// Realities that are open.
+    pub realities: Gauge,
+    /// Realities that take no more writes until they are reopened.
+    pub realities_read_only: Gauge,
+    /// Subscriptions that are open now.
+    pub subscriptions: Gauge,
+    /// Flushes of all logs since the start; set when it is asked for, never lowered.
+    flushes: Counter,
+    /// Bytes of records in all logs.
+    pub log_used_bytes: Gauge,
+    /// Bytes of records kept in memory by all logs.
+    pub log_tail_bytes: Gauge,
+    /// Bytes waiting to be written by all logs.
+    pub log_waiting_bytes: Gauge,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Code {
+    code: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Request {
+    route: &'static str,
+    status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Route {
+    route: &'static str,
+}
+
+impl Metrics {
+    /// All at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("arqon"),
+            sessions: Gauge::default(),
+            sessions_opened: Counter::default(),
+            produced_records: Counter::default(),
+            produced_bytes: Counter::default(),
+            delivered_records: Counter::default(),
+            delivered_bytes: Counter::default(),
+            append: Histogram::new(exponential_buckets(0.000_05, 2.0, 18)),
+            errors: Family::default(),
+            refused: Family::default(),
+            requests: Family::default(),
+            request: Family::new_with_constructor(|| {
+                Histogram::new(exponential_buckets(0.000_1, 4.0, 9))
+            }),
+            realities: Gauge::default(),
+            realities_read_only: Gauge::default(),
+            subscriptions: Gauge::default(),
+            flushes: Counter::default(),
+            log_used_bytes: Gauge::default(),
+            log_tail_bytes: Gauge::default(),
+            log_waiting_bytes: Gauge::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        let r = &mut self.registry;
+        r.register(
+            "build",
+            "The running program",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
+        r.register("edge_sessions", "Open sessions", self.sessions.clone());
+        r.register(
+            "edge_sessions_opened",
+            "Sessions opened",
+            self.sessions_opened.clone(),
+        );
+        r.register(
+            "edge_produced_records",
+            "Records appended for clients",
+            self.produced_records.clone(),
+        );
+        r.register_with_unit(
+            "edge_produced",
+            "Envelopes appended for clients",
+            Unit::Bytes,
+            self.produced_bytes.clone(),
+        );
+        r.register(
+            "edge_delivered_records",
+            "Records sent to clients",
+            self.delivered_records.clone(),
+        );
+        r.register_with_unit(
+            "edge_delivered",
+            "Records sent to clients",
+            Unit::Bytes,
+            self.delivered_bytes.clone(),
+        );
+        r.register_with_unit(
+            "edge_append_duration",
+            "From a Produce frame to the acknowledgement it asked for",
+            Unit::Seconds,
+            self.append.clone(),
+        );
+        r.register(
+            "edge_errors",
+            "Error frames sent to clients, by code",
+            self.errors.clone(),
+        );
+        r.register(
+            "edge_handshakes_refused",
+            "Handshakes refused, by code",
+            self.refused.clone(),
+        );
+        r.register(
+            "http_requests",
+            "Requests on both listeners, by route and status",
+            self.requests.clone(),
+        );
+        r.register_with_unit(
+            "http_request_duration",
+            "From a request's head to its response's, by route",
+            Unit::Seconds,
+            self.request.clone(),
+        );
+        r.register("broker_realities", "Open realities", self.realities.clone());
+        r.register(
+            "broker_realities_read_only",
+            "Realities that take no writes until they are reopened",
+            self.realities_read_only.clone(),
+        );
+        r.register(
+            "broker_subscriptions",
+            "Open subscriptions",
+            self.subscriptions.clone(),
+        );
+        r.register("log_flushes", "Flushes to disk", self.flushes.clone());
+        r.register_with_unit(
+            "log_used",
+            "Records and their framing on disk",
+            Unit::Bytes,
+            self.log_used_bytes.clone(),
+        );
+        r.register_with_unit(
+            "log_tail",
+            "Records kept in memory",
+            Unit::Bytes,
+            self.log_tail_bytes.clone(),
+        );
+        r.register_with_unit(
+            "log_waiting",
+            "Appends waiting to be written",
+            Unit::Bytes,
+            self.log_waiting_bytes.clone(),
+        );
+    }
+
+    /// Counts an acknowledged batch.
+    pub fn produced(&self, records: u64, bytes: u64, took: Duration) {
+        self.produced_records.inc_by(records);
+        self.produced_bytes.inc_by(bytes);
+        self.append.observe(took.as_secs_f64());
+    }
+
+    /// Counts records sent to a client.
+    pub fn delivered(&self, records: u64, bytes: u64) {
+        self.delivered_records.inc_by(records);
+        self.delivered_bytes.inc_by(bytes);
+    }
+
+    /// Counts an Error frame. `code` is one of the list of error codes.
+    pub fn error(&self, code: &'static str) {
+        self.errors.get_or_create(&Code { code }).inc();
+    }
+
+    /// Counts a refused handshake.
+    pub fn handshake_refused(&self, code: &'static str) {
+        self.refused.get_or_create(&Code { code }).inc();
+    }
+
+    /// Counts an HTTP request. `route` is a fixed text, never the path that was asked for.
+    pub fn request(&self, route: &'static str, status: u16, took: Duration) {
+        self.requests
+            .get_or_create(&Request { route, status })
+            .inc();
+        self.request
+            .get_or_create(&Route { route })
+            .observe(took.as_secs_f64());
+    }
+
+    /// Takes over the flush count that the logs keep.
+    pub fn set_flushes(&self, flushes: u64) {
+        let inner: &AtomicU64 = self.flushes.inner();
+        inner.fetch_max(flushes, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// The exposition (OpenMetrics text).
+    ///
+    /// # Errors
+    /// Never in practice: writing to a `String` does not fail.
+    pub fn exposition(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}

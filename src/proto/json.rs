@@ -1,0 +1,424 @@
+//! A record as a person or a script reads it (MSG-15): the same object in the command line, HTTP
+//! and `logdump`.
+//!
+//! A payload that is JSON comes out as it went in, number for number. One with a known schema is
+//! decoded by it. Any other is base64 with its type named.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use jiff::Timestamp;
+use prost::Message as _;
+use prost_reflect::{DescriptorPool, DynamicMessage};
+use serde::Serialize;
+use serde::ser::{SerializeMap as _, Serializer};
+use serde_json::value::RawValue;
+
+use super::view::{Payload, RecordView};
+use super::{DESCRIPTORS, v1};
+
+/// Message that older clients put into `data`.
+const BUS_PAYLOAD: &str = "arqon.pybus.v1.BusPayload";
+/// Header by which older clients are known: they name no schema.
+const OLDER_CLIENT: &str = "envelope_type";
+
+/// The log that a record comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    /// Its tenant.
+    pub tenant: &'a str,
+    /// Its reality.
+    pub reality: &'a str,
+}
+
+/// The message types by which payloads are decoded.
+#[derive(Clone, Debug)]
+pub struct Schemas {
+    pool: DescriptorPool,
+}
+
+/// Descriptors that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("the descriptor set cannot be used")]
+pub struct SchemaError(#[from] prost_reflect::DescriptorError);
+
+impl Schemas {
+    /// The types of ArqonBus itself.
+    #[must_use]
+    pub fn builtin() -> Self {
+        let pool = DescriptorPool::decode(DESCRIPTORS);
+        Self {
+            pool: pool.expect("the descriptors were encoded by our own build"),
+        }
+    }
+
+    /// Adds an encoded `google.protobuf.FileDescriptorSet`.
+    ///
+    /// # Errors
+    /// It is malformed, incomplete, or at odds with the types already known.
+    pub fn add(&mut self, descriptors: &[u8]) -> Result<(), SchemaError> {
+        Ok(self.pool.decode_file_descriptor_set(descriptors)?)
+    }
+
+    fn decode(&self, name: &str, data: &[u8]) -> Option<DynamicMessage> {
+        let descriptor = self.pool.get_message_by_name(name)?;
+        DynamicMessage::decode(descriptor, data).ok()
+    }
+}
+
+/// The object of one record. Its first keys are `sequence`, `appended_at`, `topic`, `id`,
+/// `tenant`, `reality`, `producer`, `key`, `clock`, `headers`, `payload`; further ones follow
+/// where there is something to show. Serialize it with `serde_json`.
+#[derive(Serialize)]
+pub struct RecordJson<'a> {
+    sequence: u64,
+    appended_at: Cow<'a, str>,
+    topic: &'a str,
+    id: Cow<'a, str>,
+    tenant: &'a str,
+    reality: &'a str,
+    producer: &'a str,
+    key: Option<&'a str>,
+    clock: BTreeMap<&'a str, u64>,
+    headers: BTreeMap<&'a str, &'a str>,
+    payload: PayloadJson<'a>,
+    trace_id: Cow<'a, str>,
+    timestamp: Time,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    twist_id: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    room: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    schema: &'a str,
+    #[serde(rename = "type", skip_serializing_if = "str::is_empty")]
+    kind: &'a str,
+    #[serde(skip_serializing_if = "is_zero")]
+    producer_sequence: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spectral: Option<Spectral>,
+}
+
+impl std::fmt::Debug for RecordJson<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RecordJson")
+            .field("sequence", &self.sequence)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a> RecordJson<'a> {
+    /// Describes `record`.
+    #[must_use]
+    pub fn new(record: &RecordView<'a>, origin: Origin<'a>, schemas: &Schemas) -> Self {
+        let envelope = &record.envelope;
+        Self {
+            sequence: record.sequence,
+            appended_at: micros(record.appended_at).into(),
+            topic: record.topic,
+            id: record.id(),
+            tenant: origin.tenant,
+            reality: origin.reality,
+            producer: record.producer(),
+            key: Some(envelope.key).filter(|key| !key.is_empty()),
+            clock: record.clock.entries().collect(),
+            headers: envelope.headers.iter().collect(),
+            payload: PayloadJson::new(record, schemas),
+            trace_id: record.trace_id(),
+            timestamp: Time(record.timestamp()),
+            twist_id: envelope.twist_id,
+            room: envelope.room_id,
+            schema: envelope.schema,
+            kind: envelope.payload.kind(),
+            producer_sequence: envelope.producer_sequence,
+            expires_at: Some(envelope.expires_at).filter(|end| *end != 0).map(Time),
+            spectral: envelope.spectral.and_then(Spectral::decode),
+        }
+    }
+
+    /// The object as one line of text, without its line feed.
+    ///
+    /// # Errors
+    /// A payload decoded by its schema has no JSON form (a duration out of range, for one).
+    pub fn to_line(&self) -> Result<Vec<u8>, serde_json::Error> {
+        serde_json::to_vec(self)
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+const fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
+/// A time in microseconds since the Unix epoch as RFC 3339 in UTC (MSG-09).
+#[must_use]
+pub fn micros(time: u64) -> String {
+    i64::try_from(time)
+        .ok()
+        .and_then(|time| Timestamp::from_microsecond(time).ok())
+        .map_or_else(|| time.to_string(), |time| format!("{time:.6}"))
+}
+
+/// Milliseconds since the Unix epoch, shown as RFC 3339 in UTC; as a number where a producer sent
+/// what is no date.
+struct Time(i64);
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match Timestamp::from_millisecond(self.0) {
+            Ok(time) => serializer.collect_str(&format_args!("{time:.3}")),
+            Err(_no_date) => serializer.serialize_i64(self.0),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Spectral {
+    coherence: f32,
+    criticality: f32,
+    eigenvalues: Vec<f32>,
+}
+
+impl Spectral {
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let found = v1::SpectralMetadata::decode(bytes).ok()?;
+        Some(Self {
+            coherence: found.coherence,
+            criticality: found.criticality,
+            eigenvalues: found.eigenvalues,
+        })
+    }
+}
+
+enum PayloadJson<'a> {
+    Nothing,
+    Text(&'a RawValue),
+    Compacted(Box<RawValue>),
+    Decoded(Box<serde_json::Value>),
+    Signal(i32, &'a str),
+    Opaque { kind: &'a str, data: &'a [u8] },
+}
+
+impl<'a> PayloadJson<'a> {
+    fn new(record: &RecordView<'a>, schemas: &Schemas) -> Self {
+        let envelope = &record.envelope;
+        let (kind, data) = match envelope.payload {
+            Payload::Empty => return Self::Nothing,
+            Payload::Signal { kind, reason } => return Self::Signal(kind, reason),
+            Payload::Command { kind, data } | Payload::Event { kind, data } => (kind, data),
+        };
+        let said_to_be_json = envelope
+            .headers
+            .get("content-type")
+            .is_some_and(|kind| kind.contains("json"));
+        let schema = if !envelope.schema.is_empty() {
+            envelope.schema
+        } else if kind == BUS_PAYLOAD || envelope.headers.get(OLDER_CLIENT).is_some() {
+            BUS_PAYLOAD
+        } else {
+            ""
+        };
+        let by_schema = || {
+            let message = schemas.decode(schema, data)?;
+            let value = serde_json::to_value(&message).ok()?;
+            Some(Self::Decoded(Box::new(value)))
+        };
+        let named = if schema.is_empty() { kind } else { schema };
+        let found = if said_to_be_json {
+            Self::text(data).or_else(by_schema)
+        } else {
+            by_schema().or_else(|| Self::text(data))
+        };
+        found.unwrap_or(Self::Opaque { kind: named, data })
+    }
+
+    fn text(data: &'a [u8]) -> Option<Self> {
+        let text: &RawValue = serde_json::from_slice(data).ok()?;
+        if !text.get().contains(['\n', '\r']) {
+            return Some(Self::Text(text));
+        }
+        let line = without_spaces(text.get());
+        RawValue::from_string(line).ok().map(Self::Compacted)
+    }
+}
+
+/// Drops white space between the tokens of valid JSON, so that it fits on one line; numbers and
+/// strings stay as they are.
+fn without_spaces(json: &str) -> String {
+    let (mut in_string, mut escaped) = (false, false);
+    json.chars()
+        .filter(|symbol| {
+            if in_string {
+                in_string = escaped || *symbol != '"';
+                escaped = !escaped && *symbol == '\\';
+                return true;
+            }
+            in_string = *symbol == '"';
+            !symbol.is_ascii_whitespace()
+        })
+        .collect()
+}
+
+impl Serialize for PayloadJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Nothing => serializer.serialize_unit(),
+            Self::Text(text) => text.serialize(serializer),
+            Self::Compacted(text) => text.serialize(serializer),
+            Self::Decoded(value) => value.serialize(serializer),
+            Self::Signal(kind, reason) => {
+                let mut map = serializer.serialize_map(Some(2))?;
+                match v1::system_signal::Type::try_from(*kind) {
+                    Ok(kind) => map.serialize_entry("signal", kind.as_str_name())?,
+                    Err(_of_a_newer_peer) => map.serialize_entry("signal", kind)?,
+                }
+                map.serialize_entry("reason", reason)?;
+                map.end()
+            }
+            Self::Opaque { kind, data } => {
+                let mut map = serializer.serialize_map(Some(2))?;
+                map.serialize_entry("type", kind)?;
+                map.serialize_entry("base64", &BASE64.encode(data))?;
+                map.end()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::v1::{Envelope, Event, Record, VectorClock, envelope};
+
+    fn line(envelope: &Envelope) -> String {
+        let record = Record {
+            sequence: 7,
+            appended_at: 1_517_363_399_650_001,
+            clock: Some(VectorClock {
+                entries: [("n1/main".to_owned(), 7)].into(),
+            }),
+            topic: "usgs.quake".into(),
+            producer_id: "usgs".into(),
+            envelope: envelope.encode_to_vec().into(),
+            ..Record::default()
+        };
+        let bytes = record.encode_to_vec();
+        let origin = Origin {
+            tenant: "dev",
+            reality: "main",
+        };
+        let view = RecordView::parse(&bytes).unwrap();
+        let line = RecordJson::new(&view, origin, &Schemas::builtin())
+            .to_line()
+            .unwrap();
+        String::from_utf8(line).unwrap()
+    }
+
+    fn event(kind: &str, data: impl Into<bytes::Bytes>) -> Envelope {
+        let event = Event {
+            r#type: kind.into(),
+            data: data.into(),
+        };
+        Envelope {
+            id: "01900000-0000-7000-8000-000000000001".into(),
+            timestamp: 1_517_363_399_650,
+            payload: Some(envelope::Payload::Event(event)),
+            ..Envelope::default()
+        }
+    }
+
+    fn payload(envelope: &Envelope) -> serde_json::Value {
+        serde_json::from_str::<serde_json::Value>(&line(envelope)).unwrap()["payload"].take()
+    }
+
+    // MSG-15, MSG-09
+    #[test]
+    fn json_payload_comes_out_as_it_went_in() {
+        let text = r#"{"z":1.10,"a":12345678901234567890123,"z":"\u00e9","n":-0.0}"#;
+        assert_eq!(
+            line(&event("quake", text)),
+            format!(
+                concat!(
+                    r#"{{"sequence":7,"appended_at":"2018-01-31T01:49:59.650001Z","#,
+                    r#""topic":"usgs.quake","id":"01900000-0000-7000-8000-000000000001","#,
+                    r#""tenant":"dev","reality":"main","producer":"usgs","key":null,"#,
+                    r#""clock":{{"n1/main":7}},"headers":{{}},"payload":{},"#,
+                    r#""trace_id":"01900000000070008000000000000001","#,
+                    r#""timestamp":"2018-01-31T01:49:59.650Z","type":"quake"}}"#,
+                ),
+                text
+            )
+        );
+    }
+
+    #[test]
+    fn json_over_several_lines_becomes_one() {
+        let found = line(&event(
+            "quake",
+            "{\r\n \"a b\" : [1.50,\n \"x\\\" \\\\\" , true ]\n}",
+        ));
+        assert!(
+            found.contains(r#""payload":{"a b":[1.50,"x\" \\",true]}"#),
+            "{found}"
+        );
+        assert!(!found.contains('\n'));
+    }
+
+    // MSG-15
+    #[test]
+    fn payload_with_a_schema_is_decoded_by_it() {
+        let inner = v1::SystemSignal {
+            r#type: 2,
+            reason: "spam".into(),
+        }
+        .encode_to_vec();
+        let envelope = Envelope {
+            schema: "arqon.v1.SystemSignal".into(),
+            ..event("x", inner)
+        };
+        assert_eq!(
+            payload(&envelope),
+            serde_json::json!({"type": "BAN", "reason": "spam"})
+        );
+    }
+
+    #[test]
+    fn payload_of_no_known_form_is_base64_with_its_type() {
+        let expected = serde_json::json!({"type": "blob", "base64": "//4A"});
+        assert_eq!(payload(&event("blob", vec![0xff, 0xfe, 0])), expected);
+        let expected = serde_json::json!({"type": "acme.Unknown", "base64": "//4A"});
+        let unknown = Envelope {
+            schema: "acme.Unknown".into(),
+            ..event("blob", vec![0xff, 0xfe, 0])
+        };
+        assert_eq!(payload(&unknown), expected);
+        assert!(payload(&Envelope::default()).is_null());
+    }
+
+    // MSG-12
+    #[test]
+    fn twist_and_spectral_are_shown() {
+        let spectral = v1::SpectralMetadata {
+            coherence: 0.5,
+            criticality: 0.25,
+            eigenvalues: vec![1.0],
+        };
+        let envelope = Envelope {
+            twist_id: "what-if".into(),
+            spectral: Some(spectral),
+            expires_at: i64::MAX,
+            ..event("x", "1")
+        };
+        let found = line(&envelope);
+        assert!(found.contains(r#""twist_id":"what-if""#), "{found}");
+        assert!(
+            found.contains(r#""expires_at":9223372036854775807"#),
+            "{found}"
+        );
+        let spectral = r#""spectral":{"coherence":0.5,"criticality":0.25,"eigenvalues":[1.0]}"#;
+        assert!(found.contains(spectral), "{found}");
+    }
+}

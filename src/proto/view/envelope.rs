@@ -1,0 +1,277 @@
+//! What a producer sent, as it sent it.
+
+use super::clock::ClockView;
+use super::wire::{Error, Fault, Reader, fail, once};
+
+/// A checked `arqon.v1.Envelope`. Strings that are absent are empty, numbers 0, as in protobuf.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EnvelopeView<'a> {
+    /// W3C trace id, or the message id of a client of the older system.
+    pub trace_id: &'a str,
+    /// Tenant that the producer claims.
+    pub tenant_id: &'a str,
+    /// Room, for room and channel traffic.
+    pub room_id: &'a str,
+    /// Producer's wall clock, milliseconds since the Unix epoch.
+    pub timestamp: i64,
+    /// Reality that a replayed envelope came from.
+    pub twist_id: &'a str,
+    /// Extension headers.
+    pub headers: Headers<'a>,
+    /// Ed25519 over the payload's bytes, or empty.
+    pub signature: &'a [u8],
+    /// What it is about.
+    pub payload: Payload<'a>,
+    /// UUIDv7 in text form, if the producer chose it.
+    pub id: &'a str,
+    /// Dot-separated name.
+    pub topic: &'a str,
+    /// Producer's name, if it gave one.
+    pub producer_id: &'a str,
+    /// Reality that the producer claims.
+    pub reality_id: &'a str,
+    /// The producer's own counter; 0 = not used.
+    pub producer_sequence: u64,
+    /// What the producer had seen.
+    pub clock: Option<ClockView<'a>>,
+    /// Ordering and compaction key.
+    pub key: &'a str,
+    /// Full message name of the payload.
+    pub schema: &'a str,
+    /// Milliseconds since the Unix epoch; 0 = never.
+    pub expires_at: i64,
+    /// An encoded `arqon.v1.SpectralMetadata`, checked.
+    pub spectral: Option<&'a [u8]>,
+    /// All of it, as encoded.
+    pub encoded: &'a [u8],
+}
+
+/// The oneof `payload`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Payload<'a> {
+    /// None.
+    #[default]
+    Empty,
+    /// `cmd`.
+    Command {
+        /// Its name.
+        kind: &'a str,
+        /// Its arguments.
+        data: &'a [u8],
+    },
+    /// `event`.
+    Event {
+        /// Its name.
+        kind: &'a str,
+        /// What happened.
+        data: &'a [u8],
+    },
+    /// `signal`.
+    Signal {
+        /// Number of `SystemSignal.Type`, which may be one that this version does not know.
+        kind: i32,
+        /// For a person.
+        reason: &'a str,
+    },
+}
+
+impl<'a> Payload<'a> {
+    /// `type` of a command or event, else empty.
+    #[must_use]
+    pub const fn kind(&self) -> &'a str {
+        match self {
+            Self::Command { kind, .. } | Self::Event { kind, .. } => kind,
+            Self::Empty | Self::Signal { .. } => "",
+        }
+    }
+
+    /// `data` of a command or event: what a signature covers. Else empty.
+    #[must_use]
+    pub const fn data(&self) -> &'a [u8] {
+        match self {
+            Self::Command { data, .. } | Self::Event { data, .. } => data,
+            Self::Empty | Self::Signal { .. } => &[],
+        }
+    }
+}
+
+impl<'a> EnvelopeView<'a> {
+    /// Checks and indexes an encoded envelope.
+    ///
+    /// # Errors
+    /// Whatever prost would reject, a group, or a message field that occurs twice.
+    pub fn parse(encoded: &'a [u8]) -> Result<Self, Error> {
+        let mut view = Self {
+            encoded,
+            headers: Headers { encoded, count: 0 },
+            ..Self::default()
+        };
+        let mut payload = None;
+        let mut reader = Reader::new(encoded);
+        while let Some((number, wire)) = reader.key("envelope")? {
+            match number {
+                1 => view.trace_id = reader.text(wire, "trace_id")?,
+                2 => view.tenant_id = reader.text(wire, "tenant_id")?,
+                3 => view.room_id = reader.text(wire, "room_id")?,
+                4 => view.timestamp = reader.varint(wire, "timestamp")?.cast_signed(),
+                5 => view.twist_id = reader.text(wire, "twist_id")?,
+                6 => {
+                    header(reader.bytes(wire, "headers")?)?;
+                    view.headers.count += 1;
+                }
+                10 => view.signature = reader.bytes(wire, "signature")?,
+                20 => {
+                    let (kind, data) =
+                        typed(reader.bytes(wire, "cmd")?, ["cmd", "cmd.type", "cmd.data"])?;
+                    once(&mut payload, Payload::Command { kind, data }, "payload")?;
+                }
+                21 => {
+                    let (kind, data) = typed(
+                        reader.bytes(wire, "event")?,
+                        ["event", "event.type", "event.data"],
+                    )?;
+                    once(&mut payload, Payload::Event { kind, data }, "payload")?;
+                }
+                22 => {
+                    once(
+                        &mut payload,
+                        signal(reader.bytes(wire, "signal")?)?,
+                        "payload",
+                    )?;
+                }
+                30 => view.id = reader.text(wire, "id")?,
+                31 => view.topic = reader.text(wire, "topic")?,
+                32 => view.producer_id = reader.text(wire, "producer_id")?,
+                33 => view.reality_id = reader.text(wire, "reality_id")?,
+                34 => view.producer_sequence = reader.varint(wire, "producer_sequence")?,
+                35 => {
+                    let clock = ClockView::parse(reader.bytes(wire, "clock")?)?;
+                    once(&mut view.clock, clock, "clock")?;
+                }
+                36 => view.key = reader.text(wire, "key")?,
+                37 => view.schema = reader.text(wire, "schema")?,
+                38 => view.expires_at = reader.varint(wire, "expires_at")?.cast_signed(),
+                39 => {
+                    let bytes = reader.bytes(wire, "spectral")?;
+                    spectral(bytes)?;
+                    once(&mut view.spectral, bytes, "spectral")?;
+                }
+                _ => reader.skip(number, wire)?,
+            }
+        }
+        view.payload = payload.unwrap_or_default();
+        Ok(view)
+    }
+}
+
+/// The headers of an envelope.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Headers<'a> {
+    encoded: &'a [u8],
+    count: usize,
+}
+
+impl<'a> Headers<'a> {
+    /// How many are encoded.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Names and values in the order they are encoded. Of two with one name the later counts.
+    /// Walks the envelope again.
+    pub fn iter(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+        let mut reader = Reader::new(self.encoded);
+        // `parse` has been over these bytes, so that no error is left to meet here.
+        std::iter::from_fn(move || {
+            while let Ok(Some((number, wire))) = reader.key("envelope") {
+                if number == 6 {
+                    return header(reader.bytes(wire, "headers").ok()?).ok();
+                }
+                reader.skip(number, wire).ok()?;
+            }
+            None
+        })
+        .take(self.count)
+    }
+
+    /// The value of a header.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&'a str> {
+        self.iter()
+            .filter(|(found, _)| *found == name)
+            .last()
+            .map(|(_, value)| value)
+    }
+}
+
+fn header(bytes: &[u8]) -> Result<(&str, &str), Error> {
+    let (mut name, mut value) = ("", "");
+    let mut reader = Reader::new(bytes);
+    while let Some((number, wire)) = reader.key("headers")? {
+        match number {
+            1 => name = reader.text(wire, "headers.key")?,
+            2 => value = reader.text(wire, "headers.value")?,
+            _ => reader.skip(number, wire)?,
+        }
+    }
+    Ok((name, value))
+}
+
+fn typed<'a>(bytes: &'a [u8], names: [&'static str; 3]) -> Result<(&'a str, &'a [u8]), Error> {
+    let [message, kind_name, data_name] = names;
+    let (mut kind, mut data) = ("", [].as_slice());
+    let mut reader = Reader::new(bytes);
+    while let Some((number, wire)) = reader.key(message)? {
+        match number {
+            1 => kind = reader.text(wire, kind_name)?,
+            2 => data = reader.bytes(wire, data_name)?,
+            _ => reader.skip(number, wire)?,
+        }
+    }
+    Ok((kind, data))
+}
+
+fn signal(bytes: &[u8]) -> Result<Payload<'_>, Error> {
+    let (mut kind, mut reason) = (0, "");
+    let mut reader = Reader::new(bytes);
+    while let Some((number, wire)) = reader.key("signal")? {
+        match number {
+            1 => kind = low_half(reader.varint(wire, "signal.type")?),
+            2 => reason = reader.text(wire, "signal.reason")?,
+            _ => reader.skip(number, wire)?,
+        }
+    }
+    Ok(Payload::Signal { kind, reason })
+}
+
+/// A negative enum value travels as ten bytes, of which 32 bits count.
+#[expect(clippy::cast_possible_truncation, reason = "protobuf defines it so")]
+const fn low_half(value: u64) -> i32 {
+    value as i32
+}
+
+fn spectral(bytes: &[u8]) -> Result<(), Error> {
+    const EIGENVALUES: &str = "spectral.eigenvalues";
+    let mut reader = Reader::new(bytes);
+    while let Some((number, wire)) = reader.key("spectral")? {
+        match (number, wire) {
+            (1, _) => reader.fixed32(wire, "spectral.coherence").map(drop)?,
+            (2, _) => reader.fixed32(wire, "spectral.criticality").map(drop)?,
+            (3, super::wire::Wire::Delimited) => {
+                if reader.bytes(wire, EIGENVALUES)?.len() % 4 != 0 {
+                    return Err(fail(EIGENVALUES, Fault::Packed));
+                }
+            }
+            (3, _) => reader.fixed32(wire, EIGENVALUES).map(drop)?,
+            _ => reader.skip(number, wire)?,
+        }
+    }
+    Ok(())
+}
