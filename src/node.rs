@@ -163,7 +163,13 @@ async fn live(
             seats: Arc::clone(&seats),
             metrics: Arc::clone(&metrics),
             draining: draining.clone(),
-            context: SessionContext {},
+            context: SessionContext {
+                broker: Arc::clone(&broker),
+                metrics: Arc::clone(&metrics),
+                limits: Arc::new(config.limits.clone()),
+                drain: config.drain.clone(),
+                draining: draining.clone(),
+            },
         },
     );
     let ops = Arc::new(Ops {

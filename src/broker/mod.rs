@@ -21,6 +21,8 @@ pub mod producers;
 pub mod reality;
 pub mod repair;
 pub mod scan;
+#[cfg(test)]
+mod scenarios;
 pub mod stamp;
 pub mod subscription;
 mod system;
@@ -84,19 +86,23 @@ impl Options {
     }
 }
 
-/// One open reality, for people and metrics.
-#[derive(Clone, Debug)]
-pub struct RealityStatus {
-    /// Whose it is.
-    pub tenant: Tenant,
-    /// Its name.
-    pub reality: RealityName,
-    /// State of its log.
-    pub log: log::Status,
-    /// Why it takes no writes, if it does not.
-    pub read_only: Option<ReadOnly>,
-    /// Subscriptions that read it.
+/// Sums over all open logs, for metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Totals {
+    /// Realities that are open.
+    pub realities: usize,
+    /// Those that take no writes.
+    pub read_only: usize,
+    /// Subscriptions.
     pub subscriptions: usize,
+    /// Flushes since the logs were opened.
+    pub flushes: u64,
+    /// Bytes of records and their framing.
+    pub used_bytes: u64,
+    /// Bytes in memory for live readers.
+    pub tail_bytes: usize,
+    /// Bytes waiting to be written.
+    pub waiting_bytes: usize,
 }
 
 /// The tenants of a node.
@@ -211,19 +217,39 @@ impl Broker {
         tenants.values().cloned().collect()
     }
 
-    /// State of each open reality.
+    /// Sums over all open logs.
     #[must_use]
-    pub fn status(&self) -> Vec<RealityStatus> {
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        for reality in self.realities() {
+            let status = reality.log().status();
+            totals.realities += 1;
+            totals.read_only += usize::from(reality.read_only().is_some());
+            totals.subscriptions += reality.subscriptions();
+            totals.flushes += status.flushes;
+            totals.used_bytes += status.used_bytes;
+            totals.tail_bytes += status.tail_bytes;
+            totals.waiting_bytes += status.waiting_bytes;
+        }
+        totals
+    }
+
+    /// Realities that take no writes, and why: reasons not to be ready.
+    #[must_use]
+    pub fn read_only(&self) -> Vec<(Tenant, RealityName, ReadOnly)> {
+        let realities = self.realities();
+        let state = |reality: Arc<Reality>| {
+            let state = reality.read_only()?;
+            Some((reality.tenant().clone(), reality.name().clone(), state))
+        };
+        realities.into_iter().filter_map(state).collect()
+    }
+
+    fn realities(&self) -> Vec<Arc<Reality>> {
         let tenancies = self.tenancies();
-        let realities = tenancies.iter().flat_map(|tenancy| tenancy.all_opened());
-        realities
-            .map(|reality| RealityStatus {
-                tenant: reality.tenant().clone(),
-                reality: reality.name().clone(),
-                log: reality.log().status(),
-                read_only: reality.read_only(),
-                subscriptions: reality.subscriptions(),
-            })
+        tenancies
+            .iter()
+            .flat_map(|tenancy| tenancy.all_opened())
             .collect()
     }
 

@@ -11,7 +11,10 @@ const MAY_IMPORT: [(&str, &[&str]); 11] = [
     ("src/config", &["log"]),
     ("src/data_dir", &["log"]),
     ("src/broker", &["log", "proto", "config"]),
-    ("src/edge", &["broker", "log", "proto", "config", "data_dir"]),
+    (
+        "src/edge",
+        &["broker", "log", "proto", "config", "data_dir"],
+    ),
     ("src/projections", &["log", "proto", "config"]),
     ("src/client", &["proto"]),
     ("tools/arqon", &["client", "log", "proto"]),

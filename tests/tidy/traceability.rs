@@ -277,9 +277,18 @@ fn every_requirement_has_a_test_or_says_what_is_missing() {
 }
 
 fn complete(first_row: &str) -> String {
-    let head = ["| id | what | tests | missing |", "| --- | --- | --- | --- |"];
-    let others = all_ids().skip(1).map(|id| format!("| {id} | x |  | not yet: all of it |"));
-    let lines = head.into_iter().chain(first_row.lines()).map(str::to_owned).chain(others);
+    let head = [
+        "| id | what | tests | missing |",
+        "| --- | --- | --- | --- |",
+    ];
+    let others = all_ids()
+        .skip(1)
+        .map(|id| format!("| {id} | x |  | not yet: all of it |"));
+    let lines = head
+        .into_iter()
+        .chain(first_row.lines())
+        .map(str::to_owned)
+        .chain(others);
     lines.collect::<Vec<_>>().join("\n")
 }
 

@@ -98,7 +98,10 @@ impl Session {
         }
         let id = asked.subscription;
         if id == 0 {
-            return Err(Refusal::invalid("subscription", "subscription must not be 0"));
+            return Err(Refusal::invalid(
+                "subscription",
+                "subscription must not be 0",
+            ));
         }
         if !self.subscriptions.is_free(id) {
             let text = format!("subscription {id} is in use in this session");
@@ -286,7 +289,10 @@ fn visibility(wanted: i32) -> Result<Visibility, Refusal> {
     match subscribe::Visibility::try_from(wanted) {
         Ok(subscribe::Visibility::Durable) => Ok(Visibility::Durable),
         Ok(subscribe::Visibility::WrittenToo) => Ok(Visibility::WrittenToo),
-        Err(error) => Err(Refusal::invalid("visibility", format!("visibility: {error}"))),
+        Err(error) => Err(Refusal::invalid(
+            "visibility",
+            format!("visibility: {error}"),
+        )),
     }
 }
 

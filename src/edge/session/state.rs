@@ -130,9 +130,8 @@ impl Session {
                 subscriptions_max: limits.subscriptions_max as u64,
                 credit_bytes_max: limits.credit_bytes_max,
             }),
-            token_expires_at: expires_at.map_or(0, |at| {
-                i64::try_from(at.as_millis()).unwrap_or(i64::MAX)
-            }),
+            token_expires_at: expires_at
+                .map_or(0, |at| i64::try_from(at.as_millis()).unwrap_or(i64::MAX)),
         }
     }
 
@@ -250,8 +249,7 @@ impl Session {
             } => match started {
                 Ok((subscription, started)) => {
                     let subscribed = subscribed(id, &subscription, started);
-                    self.outbox
-                        .answer(request_id, Body::Subscribed(subscribed));
+                    self.outbox.answer(request_id, Body::Subscribed(subscribed));
                     self.subscriptions.insert(key, id, subscription);
                 }
                 Err(error) => self.outbox.refuse(request_id, error.into()),
