@@ -19,3 +19,8 @@ pub mod edge;
 pub mod log;
 pub mod proto;
 pub mod wall_clock;
+
+/// Compiles the Rust code of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

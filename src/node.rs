@@ -25,6 +25,7 @@ use arqonbus::edge::session::SessionContext;
 use arqonbus::edge::token::Verifier;
 use arqonbus::log::{Clock as _, Committer, Environment, RealStorage};
 use arqonbus::wall_clock::WallClock;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -57,7 +58,8 @@ pub(crate) fn serve(arguments: &ServeArguments) -> ExitCode {
         return refuse(&missing, profile);
     };
     if let Err(error) = trace(&loaded.config) {
-        return fail(&error);
+        say(&format!("arqonbus: {error:#}\n"));
+        return ExitCode::from(EXIT_CONFIG);
     }
     for name in &loaded.ignored_variables {
         tracing::warn!(name, "environment variable is no setting; ignored");
@@ -116,6 +118,7 @@ fn run(loaded: Loaded, profile: Profile, dir: &Path) -> anyhow::Result<ExitCode>
         clock,
         committer: Committer::start(config.log.commit_threads),
     };
+    raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -148,8 +151,8 @@ async fn live(
     let seats = Seats::new(&config.limits, Arc::clone(&metrics));
     let clock = Arc::clone(&environment.clock);
 
-    let edge = listen(config.edge.listen, "edge.listen")?;
-    let operations = listen(config.ops.listen, "ops.listen")?;
+    let edge = listen(config.edge.listen.0, "edge.listen")?;
+    let operations = listen(config.ops.listen.0, "ops.listen")?;
     let edge_address = edge.local_addr()?;
     let ops_address = operations.local_addr()?;
 
@@ -228,6 +231,19 @@ fn start_broker(
         producers_max: limits.producers_max,
     };
     Broker::start(environment, options).context("cannot start the broker")
+}
+
+/// Every session is an open file, and the usual soft limit (1,024) is far below what the node
+/// serves; the hard limit is the operator's word.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, ?limit, "cannot raise the limit of open files");
+    }
 }
 
 /// Lets the sessions end, then closes the logs, within `deadline`.

@@ -486,7 +486,7 @@ mod tests {
             ("ARQONBUS_LIMITS__HEADERS_MAX", "8"),
         ]);
         let loaded = load(Some(&path), variables, &flags).expect("settings");
-        assert_eq!(loaded.config.edge.listen.port(), 3);
+        assert_eq!(loaded.config.edge.listen.0.port(), 3);
         assert_eq!(origin(&loaded, "edge.listen"), Origin::Flag("--listen"));
         assert_eq!(loaded.config.limits.headers_max, 8);
         assert_eq!(

@@ -184,7 +184,6 @@ impl Door {
             ready(Ok::<_, Infallible>(response))
         });
         let mut connection = http1::Builder::new()
-            .keep_alive(false)
             .max_headers(HEADERS_MAX)
             .max_header_size(HEAD_BYTES_MAX)
             .max_buf_size(HEAD_BYTES_MAX)

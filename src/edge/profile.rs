@@ -65,8 +65,8 @@ pub fn missing(config: &Config, profile: Profile) -> Vec<Missing> {
         }
     }
     let listeners = [
-        ("edge.listen", config.edge.listen),
-        ("ops.listen", config.ops.listen),
+        ("edge.listen", config.edge.listen.0),
+        ("ops.listen", config.ops.listen.0),
     ];
     let exposed = listeners
         .into_iter()
@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn production_names_everything_that_is_missing() {
         let mut config = Config::default();
-        config.edge.listen = SocketAddr::from(([0, 0, 0, 0], 9100));
+        config.edge.listen.0 = SocketAddr::from(([0, 0, 0, 0], 9100));
         let text = texts(&config, Profile::Production);
         for part in [
             "node.data_dir",
@@ -141,7 +141,7 @@ mod tests {
         config.node.data_dir = Some("data".into());
         config.edge.proxy_terminates_tls = true;
         assert_eq!(texts(&config, Profile::Development), "");
-        config.ops.listen = SocketAddr::from(([0, 0, 0, 0], 8080));
+        config.ops.listen.0 = SocketAddr::from(([0, 0, 0, 0], 8080));
         assert!(texts(&config, Profile::Development).contains("ops.listen = 0.0.0.0:8080"));
     }
 }

@@ -14,6 +14,11 @@ pub(super) fn path(dir: &Path, epoch: u32) -> PathBuf {
     dir.join(format!("loss-{epoch:010}.json"))
 }
 
+/// The epoch in the name of a statement's file.
+pub(super) fn epoch_of(name: &str) -> Option<u32> {
+    name.strip_prefix("loss-")?.strip_suffix(".json")?.parse().ok()
+}
+
 /// Writes `statement` to its file. Durable on `Ok`.
 pub(super) fn write(storage: &dyn Storage, dir: &Path, statement: &LossStatement) -> io::Result<()> {
     let temporary = dir.join("loss.tmp");

@@ -19,7 +19,7 @@ use super::recovery::{self, Ending, Survey};
 use super::segment::{
     self, BadSegmentHeader, HEADER_BYTES, PREPARING, SegmentHeader, VERSION,
 };
-use super::shared::{Queue, Shared};
+use super::state::{Queue, State};
 use super::status::LossStatement;
 use super::storage::{Access, Storage, StorageLock};
 use super::tail::Tail;
@@ -53,7 +53,7 @@ pub(super) fn open(
     writer: &Writer,
     options: &Options,
     observer: Arc<dyn Observer>,
-) -> Result<(Arc<Shared>, Option<LossStatement>), Error> {
+) -> Result<(Arc<State>, Option<LossStatement>), Error> {
     let opening = Opening { environment, storage: &*environment.storage, dir, writer, options };
     let io = |operation| opening.io(operation);
     opening.storage.create_dir_all(dir).map_err(io("create directory"))?;
@@ -71,10 +71,9 @@ pub(super) fn open(
     let recovered = opening.recover(active, interruption, damages)?;
     let Recovered { segment, core, next, statement, read_only } = recovered;
     segments.push(segment);
-    opening.note_session().map_err(io("note session in"))?;
 
     let first = segments.first().map_or(Sequence::FIRST, |segment| segment.base);
-    let shared = Shared {
+    let state = State {
         dir: dir.to_owned(),
         options: options.clone(),
         writer: writer.clone(),
@@ -100,19 +99,44 @@ pub(super) fn open(
         read_only: Mutex::new(read_only),
         lock: Mutex::new(Some(lock)),
     };
-    if statement.is_some() && shared.read_only().is_none() {
-        // A new epoch on disk, so that two sessions that both died are told apart.
-        let mut core = shared.lock_core();
-        if core.room() > super::batch::MARK_BYTES as u64 {
-            shared.write_mark(&mut core, FLAG_MARK).map_err(|error| Error::Io {
-                operation: "begin a new epoch in",
-                path: dir.to_owned(),
-                source: io::Error::other(error),
-            })?;
-            core.segment.file.sync_data().map_err(io("flush"))?;
+    let begun = if statement.is_some() && state.read_only().is_none() {
+        state.begin_epoch()?
+    } else {
+        true
+    };
+    if begun {
+        // Not earlier: whoever finds this session believes that all its predecessors wrote is
+        // there, and would give sequences that a power cut took to other records.
+        opening.note_session().map_err(io("note session in"))?;
+    }
+    Ok((Arc::new(state), statement))
+}
+
+impl State {
+    /// Puts a new epoch on disk, so that two sessions that both died are told apart, and with it
+    /// the sequence to go on with. `false` if there was no room for it.
+    fn begin_epoch(&self) -> Result<bool, Error> {
+        let mut core = self.lock_core();
+        if core.room() <= super::batch::MARK_BYTES as u64 {
+            return Ok(false);
+        }
+        self.write_mark(&mut core, FLAG_MARK).map_err(|error| Error::Io {
+            operation: "begin a new epoch in",
+            path: self.dir.clone(),
+            source: io::Error::other(error),
+        })?;
+        let flushed = core.segment.file.sync_data();
+        flushed.map_err(|source| core.segment.io_error("flush", source))?;
+        Ok(true)
+    }
+
+    /// After a failed flush the page cache may show bytes that never reached the disk, so the next
+    /// process must not take what it sees there for all that was written.
+    pub(super) fn forget_session(&self) {
+        if let Err(error) = remove_if_there(&*self.storage, &self.dir.join(SESSION)) {
+            tracing::warn!(dir = %self.dir.display(), %error, "cannot forget the session");
         }
     }
-    Ok((Arc::new(shared), statement))
 }
 
 /// What recovery leaves.
@@ -226,14 +250,13 @@ impl Opening<'_> {
         };
         let survey = recovery::survey(&active, self.options)?;
         // A log that was only just created has ended in no way at all.
-        let fresh = survey.epoch == 0 && survey.index.data_end.0 == segment::HEADER_BLOCK_BYTES;
+        let fresh = survey.epoch == 0
+            && survey.index.data_end.0 == segment::HEADER_BLOCK_BYTES
+            && survey.cut.is_none();
         damages.extend(survey.damages.iter().cloned());
         let writable = damages.is_empty();
-        if writable && survey.ending != Ending::Clean && !fresh {
-            self.mend(&active, &survey)?;
-        }
         let (next, skipped) = resume_at(&survey, interruption, fresh);
-        let epoch = survey.epoch + 1;
+        let epoch = self.new_epoch(&survey)?;
         let statement = (!fresh && (survey.ending != Ending::Clean || !writable)).then(|| {
             let cut = survey.cut.as_ref();
             LossStatement {
@@ -249,7 +272,11 @@ impl Opening<'_> {
             }
         });
         if let Some(statement) = &statement {
+            // Before mending, which destroys the evidence: power may fail in between.
             loss::write(self.storage, self.dir, statement).map_err(self.io("write loss statement in"))?;
+        }
+        if writable && survey.ending != Ending::Clean && !fresh {
+            self.mend(&active, &survey)?;
         }
         let read_only = damages.first().map(|damage| {
             format!("{damage}; every good record can be read, none can be added")
@@ -258,6 +285,14 @@ impl Opening<'_> {
         active.grow_from(survey.index);
         let segment = active;
         Ok(Recovered { segment, core, next, statement, read_only })
+    }
+
+    /// The epoch after the last one. If an opening was interrupted after it had made its loss
+    /// statement, that one is kept, and the epoch it was to begin is left out.
+    fn new_epoch(&self, survey: &Survey) -> Result<u32, Error> {
+        let names = self.storage.list(self.dir).map_err(self.io("list"))?;
+        let stated = names.iter().rev().find_map(|name| loss::epoch_of(name)).unwrap_or(0);
+        Ok(survey.epoch.max(stated) + 1)
     }
 
     /// The last segment has no readable header: nothing in it can be trusted to be the end.
@@ -356,7 +391,10 @@ fn core(
         chain: survey.chain,
         epoch,
         last_appended_at: survey.last_appended_at,
-        reserved_end: survey.reserved_end,
+        // Nothing is on disk to say that a session has begun after a clean close, until the first
+        // reservation or flush of it. A reservation from before would let it show sequences that
+        // a power cut makes it forget.
+        reserved_end: if survey.ending == Ending::Clean { next.get() } else { survey.reserved_end },
         marked_durable: survey.durable_through,
         log_id: header.log_id,
         log_tag: header.log_tag(),

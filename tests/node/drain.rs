@@ -59,8 +59,14 @@ fn a_client_that_ignores_the_drain_does_not_keep_the_node() {
 }
 
 #[test]
-fn an_idle_node_stops_at_once_and_its_data_can_be_opened_again() {
-    let node = Node::dev();
+fn an_idle_node_stops_at_once_and_comes_back_with_its_name_and_secret() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let identity = |node: &Node| {
+        let id = std::fs::read_to_string(node.data.join("node.id")).expect("node.id");
+        (id, node.dev_secret())
+    };
+    let node = Node::dev_on(dir.path());
+    let (before, old_token) = (identity(&node), node.dev_token());
     let started = Instant::now();
     node.signal("TERM");
     assert_eq!(node.ended().0.code(), Some(0));
@@ -69,4 +75,27 @@ fn an_idle_node_stops_at_once_and_its_data_can_be_opened_again() {
         "{:?}",
         started.elapsed()
     );
+    let node = Node::dev_on(dir.path());
+    assert_eq!(identity(&node), before);
+    assert_eq!(
+        Request::upgrade().bearer(&old_token).send(node.edge).status,
+        101
+    );
+}
+
+#[test]
+fn a_second_signal_ends_the_node_at_once() {
+    let node = Node::dev_with(&[("ARQONBUS_DRAIN_DEADLINE_MS", "60000")]);
+    // It never answers the node's Close, so the node would wait for it.
+    let stream = session(&node);
+    node.signal("TERM");
+    let started = Instant::now();
+    while Request::get("/readyz").send(node.ops).status != 503 {
+        assert!(started.elapsed() < Duration::from_secs(10), "still ready");
+    }
+    node.signal("TERM");
+    let (status, text) = node.ended();
+    assert_eq!(status.code(), Some(1), "{text}");
+    assert!(text.contains("second signal"), "{text}");
+    drop(stream);
 }

@@ -704,6 +704,25 @@ fn half_open_connections_do_not_keep_others_out() {
     drop(half_open);
 }
 
+// EDGE-22
+#[test]
+fn a_storm_of_clients_is_served_or_told_when_to_come_back() {
+    let node = Node::dev_with(&[("ARQONBUS_LIMITS_HANDSHAKES_MAX", "64")]);
+    let request = Request::upgrade().bearer(&node.dev_token()).bytes();
+    let mut clients: Vec<_> = (0..400).map(|_| connect(node.edge)).collect();
+    for client in &mut clients {
+        // One that was told to come back may be closed already.
+        drop(client.write_all(&request));
+    }
+    let answers: Vec<_> = clients.iter_mut().map(read_head).collect();
+    let served = answers.iter().filter(|answer| answer.status == 101).count();
+    let told = answers
+        .iter()
+        .filter(|answer| answer.status == 503 && answer.header("retry-after").is_some());
+    assert_eq!(served + told.count(), clients.len(), "{answers:?}");
+    assert!(served >= 64, "{served} served");
+}
+
 #[test]
 fn sessions_are_limited_by_tenant_and_node() {
     let node = Node::dev_with(&[

@@ -65,6 +65,20 @@ impl Node {
         Self::started(command, data, Some(dir))
     }
 
+    /// In the development profile, on a data directory that another node may have left.
+    pub(crate) fn dev_on(data: &Path) -> Self {
+        let mut command = command(&[
+            "serve",
+            "--dev",
+            "--listen",
+            "127.0.0.1:0",
+            "--ops",
+            "127.0.0.1:0",
+        ]);
+        command.arg("--data").arg(data);
+        Self::started(command, data.to_owned(), None)
+    }
+
     /// In the production profile, with a settings file in `dir`.
     pub(crate) fn production(dir: TempDir, settings: &str) -> Self {
         let file = dir.path().join("arqonbus.toml");
