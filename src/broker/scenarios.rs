@@ -869,7 +869,7 @@ fn concurrent_readers_miss_and_repeat_nothing() {
             })
         })
         .collect();
-    let topic = |n: u64| format!("{}.{}", if n % 3 == 0 { "b" } else { "a" }, n % 5);
+    let topic = |n: u64| format!("{}.{}", if n.is_multiple_of(3) { "b" } else { "a" }, n % 5);
     for base in (1..=3_000_u64).step_by(4) {
         let batch: Vec<_> = (base..base + 4).map(|n| on(&topic(n), 200)).collect();
         let durability = if base % 8 == 1 {

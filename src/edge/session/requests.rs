@@ -56,7 +56,7 @@ impl Session {
                 Ok(())
             }
             Some(Asked::Credit(credit)) => self.credit(&credit),
-            Some(Asked::Fetch(fetch)) => self.fetch(request_id, fetch),
+            Some(Asked::Fetch(fetch)) => self.fetch(request_id, &fetch),
             Some(Asked::Ack(ack)) => self.ack(request_id, &ack),
             Some(Asked::Command(command)) => {
                 self.command(request_id, command);
@@ -148,7 +148,7 @@ impl Session {
                     subscriber: signals as Arc<dyn Subscriber>,
                     key,
                 };
-                Subscription::start(&reality, request)
+                Subscription::start(&reality, request).map(Box::new)
             };
             Done::Subscribed {
                 request_id,
@@ -224,7 +224,7 @@ impl Session {
         Ok(())
     }
 
-    fn fetch(&mut self, request_id: u64, asked: v1::Fetch) -> Result<(), Refusal> {
+    fn fetch(&mut self, request_id: u64, asked: &v1::Fetch) -> Result<(), Refusal> {
         let name = self.reality_name(&asked.reality)?;
         let filter = self.filter(&name, &asked.filter)?;
         let limits = &self.context.limits;

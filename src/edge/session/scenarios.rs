@@ -289,6 +289,7 @@ async fn what_is_not_a_frame_is_answered_and_then_closed() {
 }
 
 // EDGE-09, 2.6: each limit and each verb that is not served is named.
+#[expect(clippy::too_many_lines, reason = "one table")]
 #[tokio::test]
 async fn refusals_name_code_and_field() {
     let node = Node::start(|limits| {

@@ -46,7 +46,7 @@ pub(super) enum Done {
         request_id: u64,
         key: u64,
         id: u64,
-        started: Result<(Subscription, Started), broker::Error>,
+        started: Result<Box<(Subscription, Started)>, broker::Error>,
     },
     /// An answer that is ready to be sent.
     Frame(Bytes),
@@ -247,7 +247,8 @@ impl Session {
                 id,
                 started,
             } => match started {
-                Ok((subscription, started)) => {
+                Ok(started) => {
+                    let (subscription, started) = *started;
                     let subscribed = subscribed(id, &subscription, started);
                     self.outbox.answer(request_id, Body::Subscribed(subscribed));
                     self.subscriptions.insert(key, id, subscription);
