@@ -14,9 +14,10 @@ pub(super) fn path(dir: &Path, epoch: u32) -> PathBuf {
     dir.join(format!("loss-{epoch:010}.json"))
 }
 
-/// The epoch in the name of a statement's file.
-pub(super) fn epoch_of(name: &str) -> Option<u32> {
-    name.strip_prefix("loss-")?.strip_suffix(".json")?.parse().ok()
+/// The last epoch that a statement among the files of these names is of; 0 if there is none.
+pub(super) fn last_epoch<'a>(names: impl Iterator<Item = &'a str>) -> u32 {
+    let epoch = |name: &str| name.strip_prefix("loss-")?.strip_suffix(".json")?.parse().ok();
+    names.filter_map(epoch).max().unwrap_or(0)
 }
 
 /// Writes `statement` to its file. Durable on `Ok`.

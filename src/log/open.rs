@@ -30,7 +30,7 @@ const SESSION: &str = "session";
 
 /// How the last session can have ended, as far as the operating system tells.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Interruption {
+pub enum Interruption {
     /// The process died; what it had written is all there.
     Process,
     /// The machine went down, or the log was given up after a failed flush: what was not flushed
@@ -58,7 +58,7 @@ pub(super) fn open(
     let io = |operation| opening.io(operation);
     opening.storage.create_dir_all(dir).map_err(io("create directory"))?;
     let lock = opening.lock()?;
-    let interruption = opening.interruption();
+    let interruption = interruption(opening.storage, dir, &opening.instance());
     for name in [PREPARING, "loss.tmp"] {
         remove_if_there(opening.storage, &dir.join(name)).map_err(io("clean up"))?;
     }
@@ -166,21 +166,6 @@ impl Opening<'_> {
         })
     }
 
-    fn interruption(&self) -> Interruption {
-        let session = self.storage.open(&self.dir.join(SESSION), Access::Read).and_then(|file| {
-            file.read(0, usize::try_from(file.len()?).map_err(io::Error::other)?)
-        });
-        let (Ok(session), Ok(boot)) = (session, self.storage.boot_id()) else {
-            return Interruption::Machine;
-        };
-        let session = String::from_utf8_lossy(&session);
-        let mut lines = session.lines();
-        let same_boot = lines.next() == Some(&boot);
-        let same_process = lines.next() == Some(&self.instance());
-        // The same process opens a log again only after it has given it up.
-        if same_boot && !same_process { Interruption::Process } else { Interruption::Machine }
-    }
-
     fn instance(&self) -> String {
         format!("{:016x}", self.environment.committer.queues().instance)
     }
@@ -248,51 +233,29 @@ impl Opening<'_> {
         let Some(header) = active.header.clone() else {
             return Ok(self.headless(active, damages));
         };
-        let survey = recovery::survey(&active, self.options)?;
-        // A log that was only just created has ended in no way at all.
-        let fresh = survey.epoch == 0
-            && survey.index.data_end.0 == segment::HEADER_BLOCK_BYTES
-            && survey.cut.is_none();
+        let bytes = active.bytes()?;
+        let survey = recovery::survey(
+            &active.path,
+            bytes,
+            &header,
+            self.options.index_interval_bytes,
+        );
         damages.extend(survey.damages.iter().cloned());
-        let writable = damages.is_empty();
-        let (next, skipped) = resume_at(&survey, interruption, fresh);
-        let epoch = self.new_epoch(&survey)?;
-        let statement = (!fresh && (survey.ending != Ending::Clean || !writable)).then(|| {
-            let cut = survey.cut.as_ref();
-            LossStatement {
-                epoch,
-                durable_through: survey.next.get() - 1,
-                discarded_bytes: cut.map_or(0, |cut| cut.end.0 - cut.start.0),
-                discarded: cut.and_then(|cut| cut.sequences),
-                possibly_acknowledged: survey.reserved_end > survey.next.get()
-                    && (cut.is_some() || skipped.is_some()),
-                skipped,
-                damages: damages.clone(),
-                path: loss::path(self.dir, epoch),
-            }
-        });
+        let names = self.storage.list(self.dir).map_err(self.io("list"))?;
+        let stated = loss::last_epoch(names.iter().map(String::as_str));
+        let verdict = judge(self.dir, stated, &survey, interruption, damages);
+        let Verdict { mends, next, epoch, statement, read_only } = verdict;
         if let Some(statement) = &statement {
             // Before mending, which destroys the evidence: power may fail in between.
             loss::write(self.storage, self.dir, statement).map_err(self.io("write loss statement in"))?;
         }
-        if writable && survey.ending != Ending::Clean && !fresh {
+        if mends {
             self.mend(&active, &survey)?;
         }
-        let read_only = damages.first().map(|damage| {
-            format!("{damage}; every good record can be read, none can be added")
-        });
         let core = core(&active, &header, &survey, next, epoch)?;
         active.grow_from(survey.index);
         let segment = active;
         Ok(Recovered { segment, core, next, statement, read_only })
-    }
-
-    /// The epoch after the last one. If an opening was interrupted after it had made its loss
-    /// statement, that one is kept, and the epoch it was to begin is left out.
-    fn new_epoch(&self, survey: &Survey) -> Result<u32, Error> {
-        let names = self.storage.list(self.dir).map_err(self.io("list"))?;
-        let stated = names.iter().rev().find_map(|name| loss::epoch_of(name)).unwrap_or(0);
-        Ok(survey.epoch.max(stated) + 1)
     }
 
     /// The last segment has no readable header: nothing in it can be trusted to be the end.
@@ -313,16 +276,7 @@ impl Opening<'_> {
             log_tag: 0,
             prepare_failed_at: None,
         };
-        let statement = LossStatement {
-            epoch: 0,
-            durable_through: next.get() - 1,
-            discarded_bytes: 0,
-            discarded: None,
-            possibly_acknowledged: false,
-            skipped: None,
-            damages,
-            path: loss::path(self.dir, 0),
-        };
+        let statement = headless_statement(self.dir, next, damages);
         if let Err(error) = loss::write(self.storage, self.dir, &statement) {
             tracing::error!(dir = %self.dir.display(), %error, "cannot write the loss statement");
         }
@@ -355,6 +309,90 @@ impl Opening<'_> {
             written.map_err(|source| active.io_error("write again the end of", source))?;
         }
         active.file.sync_data().map_err(|source| active.io_error("flush", source))
+    }
+}
+
+/// What the end of the last session was, as far as the operating system tells the process that is
+/// called `instance`.
+pub(super) fn interruption(storage: &dyn Storage, dir: &Path, instance: &str) -> Interruption {
+    let session = storage.open(&dir.join(SESSION), Access::Read).and_then(|file| {
+        file.read(0, usize::try_from(file.len()?).map_err(io::Error::other)?)
+    });
+    let (Ok(session), Ok(boot)) = (session, storage.boot_id()) else {
+        return Interruption::Machine;
+    };
+    let session = String::from_utf8_lossy(&session);
+    let mut lines = session.lines();
+    let same_boot = lines.next() == Some(&boot);
+    let same_process = lines.next() == Some(instance);
+    // The same process opens a log again only after it has given it up.
+    if same_boot && !same_process { Interruption::Process } else { Interruption::Machine }
+}
+
+/// What is to be done about the last session, decided but not done.
+pub(super) struct Verdict {
+    /// The torn end is cut off, and what was not known to be flushed is written again.
+    pub(super) mends: bool,
+    pub(super) next: Sequence,
+    /// The epoch that begins.
+    pub(super) epoch: u32,
+    pub(super) statement: Option<LossStatement>,
+    pub(super) read_only: Option<String>,
+}
+
+/// Decides what follows from the `survey` of the last segment and from all `damages` known.
+pub(super) fn judge(
+    dir: &Path,
+    stated: u32,
+    survey: &Survey,
+    interruption: Interruption,
+    damages: Vec<Damage>,
+) -> Verdict {
+    // A log that was only just created has ended in no way at all.
+    let fresh = survey.epoch == 0
+        && survey.index.data_end.0 == segment::HEADER_BLOCK_BYTES
+        && survey.cut.is_none();
+    let writable = damages.is_empty();
+    let (next, skipped) = resume_at(survey, interruption, fresh);
+    // If an opening was interrupted after it had made its loss statement, that one is kept, and
+    // the epoch it was to begin is left out.
+    let epoch = survey.epoch.max(stated) + 1;
+    let read_only = damages.first().map(|damage| {
+        format!("{damage}; every good record can be read, none can be added")
+    });
+    let statement = (!fresh && (survey.ending != Ending::Clean || !writable)).then(|| {
+        let cut = survey.cut.as_ref();
+        LossStatement {
+            epoch,
+            durable_through: survey.next.get() - 1,
+            discarded_bytes: cut.map_or(0, |cut| cut.end.0 - cut.start.0),
+            discarded: cut.and_then(|cut| cut.sequences),
+            possibly_acknowledged: survey.reserved_end > survey.next.get()
+                && (cut.is_some() || skipped.is_some()),
+            skipped,
+            damages,
+            path: loss::path(dir, epoch),
+        }
+    });
+    let mends = writable && survey.ending != Ending::Clean && !fresh;
+    Verdict { mends, next, epoch, statement, read_only }
+}
+
+/// The statement about a log whose last segment has no readable header.
+pub(super) fn headless_statement(
+    dir: &Path,
+    next: Sequence,
+    damages: Vec<Damage>,
+) -> LossStatement {
+    LossStatement {
+        epoch: 0,
+        durable_through: next.get() - 1,
+        discarded_bytes: 0,
+        discarded: None,
+        possibly_acknowledged: false,
+        skipped: None,
+        damages,
+        path: loss::path(dir, 0),
     }
 }
 

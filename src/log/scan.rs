@@ -82,6 +82,22 @@ impl Scan {
         }
     }
 
+    /// A scan of a file whose header cannot be read: by the log's tag and by `base`, the lowest
+    /// sequence that may stand in it.
+    #[must_use]
+    pub fn headless(path: &Path, bytes: Bytes, base: Sequence, log_tag: u32) -> Self {
+        Self {
+            path: path.to_owned(),
+            bytes,
+            at: usize::try_from(HEADER_BLOCK_BYTES).unwrap_or(usize::MAX),
+            log_tag,
+            chain: None,
+            next: base,
+            epoch: 0,
+            ended: false,
+        }
+    }
+
     /// The same, starting at `at`, where a batch with sequence `next` or later is known to start.
     #[must_use]
     pub fn from(mut self, at: ByteOffset, next: Sequence) -> Self {
@@ -180,7 +196,7 @@ impl Scan {
     fn resync(&self, from: usize) -> Option<usize> {
         let blind = Self { chain: None, ..self.clone() };
         let mut at = from;
-        while let Some(step) = find(self.bytes.get(at..)?, &batch::MAGIC) {
+        while let Some(step) = batch::find_magic(self.bytes.get(at..)?) {
             at += step;
             if blind.batch_at(at).is_ok() {
                 return Some(at);
@@ -293,10 +309,6 @@ impl DamagedRegion {
             .map(|(range, base, last)| Chunk { base, last, records: self.bytes.slice(range) })
             .collect()
     }
-}
-
-fn find(haystack: &[u8], needle: &[u8; 4]) -> Option<usize> {
-    haystack.windows(needle.len()).position(|window| window == needle)
 }
 
 /// Compares in blocks, so that a segment's free tail costs little more than touching it.
