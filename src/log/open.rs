@@ -366,8 +366,10 @@ fn resume_at(
     fresh: bool,
 ) -> (Sequence, Option<(Sequence, Sequence)>) {
     let reserved = Sequence::at_least_first(survey.reserved_end);
+    // A process that dies leaves no torn end but that of the write it died in, which costs nothing
+    // to count as lost; a larger one says that the page cache has dropped what a flush had lost.
     let lost = !matches!(survey.ending, Ending::Clean | Ending::Corrupt)
-        && interruption == Interruption::Machine
+        && (interruption == Interruption::Machine || survey.cut.is_some())
         && !fresh;
     match reserved.previous() {
         Some(last) if lost && reserved > survey.next => (reserved, Some((survey.next, last))),

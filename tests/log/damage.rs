@@ -14,6 +14,8 @@ use crate::sim_storage::SimStorage;
 /// Where the batches of a segment begin; the header stands in the bytes before.
 const BATCHES_AT: usize = 4096;
 const HEADER_BYTES: usize = 128;
+/// Where the header has the version.
+const VERSION: std::ops::Range<usize> = 8..10;
 
 /// A log of several segments, cleanly closed or not.
 struct Sound {
@@ -162,9 +164,10 @@ fn last_batch(bytes: &[u8]) -> usize {
 /// Bits of a file that carry anything, every `step`-th of them.
 fn bits(bytes: &[u8], end: usize, step: usize) -> impl Iterator<Item = usize> + use<> {
     let batches = BATCHES_AT * 8..end.min(data_end(bytes)) * 8;
-    (0..HEADER_BYTES * 8)
-        .step_by(step)
-        .chain(batches.step_by(step))
+    let header = (0..HEADER_BYTES * 8).step_by(step);
+    // Another version is refused as such, whatever the checksum says: it may stand elsewhere.
+    let header = header.filter(|bit| !VERSION.contains(&(bit / 8)));
+    header.chain(batches.step_by(step))
 }
 
 fn flip(bytes: &[u8], bit: usize) -> Vec<u8> {
@@ -247,7 +250,8 @@ fn a_wrong_sector_takes_only_the_records_in_it() {
     let sound = Sound::new(true);
     let (path, bytes) = sound.last();
     let first = sound.segments.values().next().expect("a segment");
-    let sectors = BATCHES_AT / SECTOR..last_batch(bytes) / SECTOR;
+    let end = last_batch(bytes).min(first.len());
+    let sectors = BATCHES_AT / SECTOR..end / SECTOR;
     let mut dice = Dice::new(1);
     for sector in sectors.clone() {
         let range = sector * SECTOR..(sector + 1) * SECTOR;

@@ -7,7 +7,7 @@ use arqonbus::log::{Chunk, Durability, Found, Micros, Sequence, TopicSummary};
 use proptest::prelude::*;
 
 use crate::history::{Ending, History};
-use crate::session::{Event, Session, SimClock, small_options};
+use crate::session::{Event, START, Session, SimClock, small_options};
 use crate::sim_storage::SimStorage;
 
 #[derive(Clone, Debug)]
@@ -66,6 +66,8 @@ struct Pair {
     history: History,
     session: Session,
     kept: Vec<Kept>,
+    /// The latest time that the wall clock ever showed.
+    latest: u64,
 }
 
 fn topic(number: u8) -> String {
@@ -86,6 +88,7 @@ impl Pair {
             history,
             session,
             kept: Vec::new(),
+            latest: START,
         }
     }
 
@@ -102,8 +105,10 @@ impl Pair {
         for record in chunk.iter() {
             let before = self.kept.last();
             let least = before.map_or(0, |kept| kept.appended_at);
-            let appended_at = now.max(least);
-            assert_eq!(record.appended_at.0, appended_at, "never back in time");
+            let appended_at = record.appended_at.0;
+            // Marks and segments take the log's time forward as well.
+            let range = now.max(least)..=now.max(self.latest);
+            assert!(range.contains(&appended_at), "{appended_at} is not in {range:?}");
             let next = before.map_or(Sequence::FIRST, |kept| kept.sequence.next());
             assert!(record.sequence >= next);
             self.kept.push(Kept {
@@ -156,6 +161,7 @@ impl Pair {
             Operation::Clock(micros) => {
                 self.clock
                     .shift(micros.max(-i64::try_from(self.now()).expect("fits")));
+                self.latest = self.latest.max(self.now());
             }
             Operation::Read { from, bytes_max } => self.read(self.some_position(from), bytes_max),
             Operation::SeekTime(at, off) => self.seek_time(at, off),

@@ -43,9 +43,9 @@ impl Torn {
             session.committer.run_until_idle();
             data_end(&storage.files()[&path])
         };
-        let flushed = (0..SYNCED)
-            .map(|token| append(token, Durability::Synced))
-            .last();
+        // The first one also reserves the sequences that the others are shown under.
+        append(0, Durability::Written);
+        let flushed = (1..SYNCED).map(|token| append(token, Durability::Synced)).last();
         let mut ends = vec![flushed.expect("some")];
         ends.extend((SYNCED..SYNCED + UNSYNCED).map(|token| append(token, Durability::Written)));
         assert_eq!(session.log.bounds().durable_end.get(), 2 * SYNCED + 1);
