@@ -90,6 +90,20 @@ fn bad_line_stops_the_producer_and_is_named() {
     assert_eq!(node.records(&["consume", ">", "--stop-at-end"]).len(), 2);
 }
 
+// EDGE-09
+#[test]
+fn long_lines_are_cut_into_batches_that_the_node_takes() {
+    let node = Node::dev();
+    let line = format!("\"{}\"\n", "x".repeat(400_000));
+    let ran = node.run_with_input(&["produce", "a", "--output", "json"], &line.repeat(50));
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert_eq!(
+        json(&ran.stdout),
+        serde_json::json!({"count": 50, "first": 1, "last": 50})
+    );
+    assert_eq!(node.records(&["consume", ">", "--stop-at-end"]).len(), 50);
+}
+
 #[test]
 fn refused_topic_names_the_field() {
     let node = Node::dev();

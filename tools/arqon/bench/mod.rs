@@ -147,7 +147,7 @@ fn micros(nanos: u64) -> Value {
     clippy::cast_sign_loss,
     reason = "a rate is not negative, and far below 2^53"
 )]
-const fn whole(rate: f64) -> u64 {
+fn whole(rate: f64) -> u64 {
     rate.round() as u64
 }
 
