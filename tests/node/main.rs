@@ -2,7 +2,9 @@
 
 mod drain;
 mod events;
+mod full_disk;
 mod handshake;
+mod kill;
 mod live;
 mod operations;
 mod profiles;
