@@ -49,13 +49,17 @@ impl AppendSink for Deaf {
 
 /// A log in the making; every step happens when it is called for.
 pub(crate) struct Made {
-    pub(crate) dir: PathBuf,
     pub(crate) log: Log,
     pub(crate) committer: Arc<Committer>,
 }
 
 impl Made {
     pub(crate) fn open(dir: &Path, segment_bytes: u64) -> Self {
+        Self::growing(dir, segment_bytes, segment_bytes)
+    }
+
+    /// The first segment may be smaller than the later ones.
+    pub(crate) fn growing(dir: &Path, segment_bytes_first: u64, segment_bytes: u64) -> Self {
         let committer = Committer::manual();
         let environment = Environment {
             storage: Arc::new(RealStorage),
@@ -64,13 +68,13 @@ impl Made {
         };
         let options = Options {
             segment_bytes,
-            segment_bytes_first: segment_bytes,
+            segment_bytes_first,
             index_interval_bytes: 512,
             ..Options::default()
         };
         let writer = Writer { node: 7, clock_key: "n7/main".to_owned() };
         let (log, _) = Log::open(&environment, dir, &writer, &options, Arc::new(Deaf)).unwrap();
-        Self { dir: dir.to_owned(), log, committer }
+        Self { log, committer }
     }
 
     /// Commits `records` as one batch.
@@ -207,4 +211,27 @@ pub(crate) fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     change(&mut bytes);
     #[expect(clippy::disallowed_methods, reason = "a test's file need not be durable")]
     std::fs::write(path, bytes).unwrap();
+}
+
+/// Splitmix64: the same numbers for the same seed, everywhere.
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    /// From `LOGDUMP_SEED` if it is set; prints the seed, so that a failure can be repeated.
+    #[expect(clippy::print_stderr, reason = "shown by the test runner when the test fails")]
+    pub(crate) fn new(otherwise: u64) -> Self {
+        let set = std::env::var("LOGDUMP_SEED").ok().and_then(|seed| seed.parse().ok());
+        let seed = set.unwrap_or(otherwise);
+        eprintln!("LOGDUMP_SEED={seed}");
+        Self(seed)
+    }
+
+    pub(crate) fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        usize::try_from(mixed % end as u64).unwrap()
+    }
 }

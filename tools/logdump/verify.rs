@@ -148,6 +148,8 @@ struct Check<'a> {
     end: Option<Sequence>,
     time: Micros,
     epoch: u32,
+    /// The segment before, and where its batches end.
+    previous_end: Option<(PathBuf, ByteOffset)>,
     /// `chain` that goes on in the next segment; `None` behind damage.
     root: Option<u32>,
     undecodable: u64,
@@ -160,6 +162,7 @@ impl<'a> Check<'a> {
             forecast: offline::forecast(&RealStorage, &source.log),
             report: Report::default(),
             end: None,
+            previous_end: None,
             time: Micros(0),
             epoch: 0,
             root: None,
@@ -229,8 +232,18 @@ impl<'a> Check<'a> {
             Some(_) => self.root,
         };
         if let Some(root) = previous_root.filter(|&root| root != header.previous_root) {
-            let (expected, found) = (hex(root), hex(header.previous_root));
-            self.finding(segment, 44, "chain to the previous segment", expected, found);
+            // The header is under its own checksum: what is missing is missing before it.
+            let gap = self.end.filter(|&end| end < header.base).map_or_else(String::new, |end| {
+                format!(" and sequences from {end} to before {}", header.base)
+            });
+            let damage = Damage {
+                path: self.previous_end.as_ref().map_or(&segment.path, |(path, _)| path).clone(),
+                offset: self.previous_end.as_ref().map_or(ByteOffset(44), |&(_, end)| end),
+                what: "end of the segment",
+                expected: format!("chain {}{gap}", hex(header.previous_root)),
+                found: format!("chain {} and the end", hex(root)),
+            };
+            self.report.findings.push(damage);
         }
         if let Some(before) = before.filter(|before| before.log_id != header.log_id) {
             let (expected, found) = (table::hex(&before.log_id), table::hex(&header.log_id));
@@ -275,7 +288,7 @@ impl<'a> Check<'a> {
                     behind_damage = true;
                     self.root = None;
                 }
-                Scanned::End(_) => {}
+                Scanned::End(end) => self.previous_end = Some((segment.path.clone(), *end)),
             }
         }
         self.end = Some(self.end.map_or(expected, |end| end.max(expected)));
