@@ -8,7 +8,7 @@
 pub mod layers;
 pub mod listing;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -130,7 +130,7 @@ sections! {
     edge: Edge {
         /// Address for WebSocket connections; port 0 takes a free one. The flag `--listen` sets it
         /// too.
-        listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9100)), Bound::Any("HOST:PORT");
+        listen: Address = Address::loopback(9100), Bound::Any("HOST:PORT");
         /// Statement that a proxy in front of the node terminates TLS; without it the node listens
         /// on loopback addresses only.
         proxy_terminates_tls: bool = false, Bound::Any("true or false");
@@ -143,7 +143,7 @@ sections! {
     /// The listener for operations: health, status, metrics.
     ops: Ops {
         /// Address; port 0 takes a free one. The flag `--ops` sets it too.
-        listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8080)), Bound::Any("HOST:PORT");
+        listen: Address = Address::loopback(8080), Bound::Any("HOST:PORT");
     }
 
     /// Who may connect. There is no setting that turns authentication off.
@@ -206,8 +206,16 @@ sections! {
         sessions_max: usize = 20_000, Bound::Within(1, 1_000_000);
         /// Sessions of one tenant on the node.
         tenant_sessions_max: usize = 10_000, Bound::Within(1, 1_000_000);
+        /// Tenants whose logs are open at a time.
+        tenants_max: usize = 1_000, Bound::Within(1, 100_000);
+        /// Realities of one tenant.
+        realities_max: usize = 256, Bound::Within(1, 10_000);
+        /// Named consumers of one tenant.
+        consumers_max: usize = 10_000, Bound::Within(1, 1_000_000);
+        /// Producers of one reality whose own clocks are remembered; the longest idle is forgotten.
+        producers_max: usize = 65_536, Bound::Within(64, 1 << 24);
         /// Connections that have not finished their handshake.
-        handshakes_max: usize = 4_096, Bound::Within(1, 1_000_000);
+        handshakes_max: usize = 16_384, Bound::Within(1, 1_000_000);
         /// From the connection's start to the end of its handshake; the request's header must be
         /// complete in half of it.
         handshake_timeout_ms: u64 = 10_000, Bound::Within(100, 120_000);
@@ -247,6 +255,39 @@ sections! {
         /// What is written: a level (`info`), or levels by module
         /// (`warn,arqonbus::edge=debug`).
         filter: String = "info".into(), Bound::Any("a tracing filter");
+    }
+}
+
+/// An address to listen on, written `HOST:PORT`; a host's name means the first of its addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Address(pub SocketAddr);
+
+impl Address {
+    const fn loopback(port: u16) -> Self {
+        Self(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port))
+    }
+}
+
+/// Not `HOST:PORT`.
+#[derive(Debug, thiserror::Error)]
+#[error("{text:?} is no HOST:PORT of this machine, such as 127.0.0.1:9100")]
+pub struct NoAddress {
+    text: String,
+}
+
+impl TryFrom<String> for Address {
+    type Error = NoAddress;
+
+    fn try_from(text: String) -> Result<Self, NoAddress> {
+        let found = text.to_socket_addrs().ok().and_then(|mut all| all.next());
+        found.map(Self).ok_or(NoAddress { text })
+    }
+}
+
+impl From<Address> for String {
+    fn from(address: Address) -> Self {
+        address.0.to_string()
     }
 }
 

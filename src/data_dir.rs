@@ -6,14 +6,17 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::log::{Access, Storage, StorageLock};
+use crate::log::{Storage, StorageLock, fsync};
 
 const LOCK: &str = "LOCK";
 const ID_FILE: &str = "node.id";
-const ID_CHARS: usize = 6;
+const ID_CHARS: u32 = 6;
 const ALPHABET: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 
-const _: () = assert!(36_u64.pow(ID_CHARS as u32) <= u32::MAX as u64, "an id must fit into its number");
+const _: () = assert!(
+    36_u64.pow(ID_CHARS) <= 1 << 32,
+    "an id must fit into its number"
+);
 
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -66,21 +69,29 @@ impl NodeId {
     }
 
     fn of_number(mut number: u32) -> Self {
-        number %= 36_u32.pow(6);
+        number %= 36_u32.pow(ID_CHARS);
         let mut rest = number;
-        let mut name = vec![b'0'; ID_CHARS];
+        let mut name = vec![b'0'; ID_CHARS as usize];
         for place in name.iter_mut().rev() {
             *place = ALPHABET[(rest % 36) as usize];
             rest /= 36;
         }
-        Self { name: String::from_utf8_lossy(&name).into_owned(), number }
+        Self {
+            name: String::from_utf8_lossy(&name).into_owned(),
+            number,
+        }
     }
 
     fn parse(text: &str) -> Option<Self> {
         let name = text.trim_end();
-        let lower = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        let lower = name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
         let number = u32::from_str_radix(name, 36).ok()?;
-        (lower && name.len() == ID_CHARS).then(|| Self { name: name.to_owned(), number })
+        (lower && name.len() == ID_CHARS as usize).then(|| Self {
+            name: name.to_owned(),
+            number,
+        })
     }
 }
 
@@ -100,28 +111,46 @@ impl DataDir {
     pub fn take(storage: &dyn Storage, path: &Path) -> Result<Self, Error> {
         let failed = |operation, at: &Path| {
             let path = at.to_owned();
-            move |source| Error::Io { operation, path, source }
+            move |source| Error::Io {
+                operation,
+                path,
+                source,
+            }
         };
-        storage.create_dir_all(path).map_err(failed("create", path))?;
+        storage
+            .create_dir_all(path)
+            .map_err(failed("create", path))?;
         let owner = format!("arqonbus process {}", std::process::id());
         let lock = storage.lock(&path.join(LOCK), &owner).map_err(|source| {
             if source.kind() == io::ErrorKind::WouldBlock {
-                Error::InUse { path: path.to_owned(), owner: source.to_string() }
+                Error::InUse {
+                    path: path.to_owned(),
+                    owner: source.to_string(),
+                }
             } else {
                 failed("lock", &path.join(LOCK))(source)
             }
         })?;
         let file = path.join(ID_FILE);
-        let id = match read(storage, &file) {
-            Ok(text) => NodeId::parse(&text).ok_or(Error::BadId { path: file })?,
+        let id = match std::fs::read(&file) {
+            Ok(bytes) => str::from_utf8(&bytes)
+                .ok()
+                .and_then(NodeId::parse)
+                .ok_or(Error::BadId { path: file })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let id = NodeId::of_number(u32::from_le_bytes(random().map_err(failed("read", Path::new(RANDOM)))?));
-                write_new(storage, path, ID_FILE, &format!("{}\n", id.name)).map_err(failed("write", &file))?;
+                let number = random().map_err(failed("read", Path::new(RANDOM)))?;
+                let id = NodeId::of_number(u32::from_le_bytes(number));
+                let text = format!("{}\n", id.name);
+                fsync::replace(&file, text.as_bytes()).map_err(failed("write", &file))?;
                 id
             }
             Err(error) => return Err(failed("read", &file)(error)),
         };
-        Ok(Self { path: path.to_owned(), id, _lock: lock })
+        Ok(Self {
+            path: path.to_owned(),
+            id,
+            _lock: lock,
+        })
     }
 
     /// Where it is.
@@ -135,26 +164,6 @@ impl DataDir {
     pub fn node(&self) -> &NodeId {
         &self.id
     }
-}
-
-fn read(storage: &dyn Storage, path: &Path) -> io::Result<String> {
-    let file = storage.open(path, Access::Read)?;
-    let len = usize::try_from(file.len()?).unwrap_or(usize::MAX).min(1 << 10);
-    Ok(String::from_utf8_lossy(&file.read(0, len)?).into_owned())
-}
-
-/// The file appears with all its content or not at all.
-fn write_new(storage: &dyn Storage, dir: &Path, name: &str, text: &str) -> io::Result<()> {
-    let temporary = dir.join(format!("{name}.new"));
-    match storage.remove(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
-    let file = storage.create(&temporary)?;
-    file.write_at(0, text.as_bytes())?;
-    file.sync_data()?;
-    storage.rename(&temporary, &dir.join(name))?;
-    storage.sync_dir(dir)
 }
 
 const RANDOM: &str = "/dev/urandom";
@@ -177,7 +186,7 @@ mod tests {
     fn an_id_and_its_number_say_the_same() {
         for number in [0, 1, 35, 36, 123_456_789, 36_u32.pow(6) - 1] {
             let id = NodeId::of_number(number);
-            assert_eq!((id.name().len(), id.number()), (ID_CHARS, number));
+            assert_eq!((id.name().len(), id.number()), (6, number));
             assert_eq!(NodeId::parse(&format!("{}\n", id.name())), Some(id));
         }
         for bad in ["", "abc", "abcdefg", "ABCDEF", "ab-def", "+bcdef"] {

@@ -9,6 +9,7 @@
 //! - [`client`]: the Rust client.
 //! - [`config`]: every setting once.
 //! - [`data_dir`]: who holds the data directory, and the node's name.
+//! - [`wall_clock`]: what time it is.
 
 pub mod broker;
 pub mod client;
@@ -17,3 +18,9 @@ pub mod data_dir;
 pub mod edge;
 pub mod log;
 pub mod proto;
+pub mod wall_clock;
+
+/// Compiles the Rust code of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,1 +1,82 @@
-fn main(){}
+//! The node: arguments, wiring, start and stop order, nothing else.
+
+mod arguments;
+mod node;
+
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use arqonbus::config::layers::{self, Loaded};
+use arqonbus::config::listing;
+use clap::Parser as _;
+
+use arguments::{Arguments, Command, ConfigArguments, Output};
+
+/// Settings are wrong or incomplete (sysexits.h `EX_CONFIG`).
+const EXIT_CONFIG: u8 = 78;
+/// Read when it is there and no `--config` says otherwise.
+const DEFAULT_FILE: &str = "arqonbus.toml";
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = match &arguments.command {
+        Command::Serve(serve) => return node::serve(serve),
+        Command::Config(config) => show_config(config),
+        Command::Version => print(&format!("arqonbus {}\n", env!("CARGO_PKG_VERSION"))),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+/// Says what went wrong; wrong settings have an exit code of their own.
+fn fail(error: &anyhow::Error) -> ExitCode {
+    say(&format!("arqonbus: {error:#}\n"));
+    if error.is::<layers::Error>() {
+        ExitCode::from(EXIT_CONFIG)
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn load(file: Option<&Path>, flags: &[layers::Flag]) -> Result<Loaded, layers::Error> {
+    let default = Path::new(DEFAULT_FILE);
+    let file = file.or_else(|| default.exists().then_some(default));
+    layers::load(file, environment(), flags)
+}
+
+/// The variables that are text; one that is not cannot be any of ours.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+fn show_config(arguments: &ConfigArguments) -> anyhow::Result<()> {
+    if arguments.markdown {
+        return print(&listing::markdown()?);
+    }
+    let loaded = load(arguments.config.as_deref(), &[])?;
+    match arguments.output {
+        Output::Text => print(&format!("{}\n", listing::table(&loaded)?)),
+        Output::Json => print(&format!("{}\n", listing::json(&loaded)?)),
+    }
+}
+
+/// To standard output. A reader that has gone away has seen enough.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to standard output")
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// To standard error, where a failure to write cannot be reported anywhere.
+fn say(text: &str) {
+    drop(io::stderr().lock().write_all(text.as_bytes()));
+}

@@ -3,37 +3,13 @@
 //! Owns the decision for topics and roles (EDGE-07). Knows no token: the edge verifies one and
 //! hands over what it says.
 
-use std::fmt;
-
 use super::filter::Filter;
 use super::name::{Tenant, is_system_topic};
 use crate::log::Micros;
 
-/// What a session may do besides publishing and subscribing.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Role {
-    /// Publishes and subscribes.
-    User,
-    /// Also creates realities and sees the logs.
-    Operator,
-    /// Everything within its tenant, the `sys.` topics included (to read).
-    Admin,
-    /// Publishes and subscribes, and sets control parameters.
-    Controller,
-}
+pub use crate::proto::claims::Role;
 
 impl Role {
-    /// As tokens spell it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::User => "user",
-            Self::Operator => "operator",
-            Self::Admin => "admin",
-            Self::Controller => "controller",
-        }
-    }
-
     /// Whether it includes all that `needed` may do.
     #[must_use]
     pub const fn includes(self, needed: Self) -> bool {
@@ -44,12 +20,6 @@ impl Role {
                 | (Self::Controller, Self::Controller)
                 | (_, Self::User)
         )
-    }
-}
-
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 

@@ -82,6 +82,11 @@ impl<T: PartialEq> Trie<T> {
         removed
     }
 
+    /// Calls `found` for each subscriber.
+    pub fn each<'a>(&'a self, found: &mut impl FnMut(&'a T)) {
+        self.root.each(found);
+    }
+
     /// Calls `found` for each subscriber that wants `topic`, and returns how many nodes that took.
     pub fn matches<'a>(&'a self, topic: &str, mut found: impl FnMut(&'a T)) -> usize {
         let mut visited = 0;
@@ -127,6 +132,17 @@ impl<T: PartialEq> Node<T> {
                 }
                 removed
             }
+        }
+    }
+
+    fn each<'a>(&'a self, found: &mut impl FnMut(&'a T)) {
+        self.here.iter().for_each(&mut *found);
+        self.rest.iter().for_each(&mut *found);
+        if let Some(node) = &self.any {
+            node.each(found);
+        }
+        for node in self.literals.values() {
+            node.each(found);
         }
     }
 

@@ -39,6 +39,8 @@ mod connect;
 mod driver;
 mod error;
 mod subscription;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};

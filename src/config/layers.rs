@@ -332,7 +332,9 @@ fn out_of_bounds(figment: &Figment, setting: &Setting, origin: &Origin) -> Optio
     let value = figment.find_value(&key).ok()?;
     let fits = match setting.bound {
         Bound::Within(first, last) => {
-            let number = value.to_u128().or_else(|| u128::try_from(value.to_i128()?).ok());
+            let number = value
+                .to_u128()
+                .or_else(|| u128::try_from(value.to_i128()?).ok());
             number.is_some_and(|n| (u128::from(first)..=u128::from(last)).contains(&n))
         }
         Bound::OneOf(words) => value.as_str().is_some_and(|word| words.contains(&word)),
@@ -484,7 +486,7 @@ mod tests {
             ("ARQONBUS_LIMITS__HEADERS_MAX", "8"),
         ]);
         let loaded = load(Some(&path), variables, &flags).expect("settings");
-        assert_eq!(loaded.config.edge.listen.port(), 3);
+        assert_eq!(loaded.config.edge.listen.0.port(), 3);
         assert_eq!(origin(&loaded, "edge.listen"), Origin::Flag("--listen"));
         assert_eq!(loaded.config.limits.headers_max, 8);
         assert_eq!(

@@ -2,8 +2,7 @@
 //!
 //! Owns `dev-secret` and `dev-token` in the data directory. Must not be reached in production.
 
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
@@ -11,7 +10,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use super::token::secret_of;
 use crate::config::{Auth, KeyAlgorithm, KeyEntry};
 use crate::data_dir;
-use crate::log::Micros;
+use crate::log::{Micros, fsync};
 use crate::proto::claims::{Claims, Role};
 
 /// Tenant of the development token.
@@ -54,39 +53,37 @@ pub struct Credentials {
 pub fn prepare(dir: &Path, auth: &mut Auth, now: Micros) -> Result<Credentials, Error> {
     let secret = dir.join(SECRET_FILE);
     let token = dir.join(TOKEN_FILE);
-    let bytes = secret_bytes(&secret).map_err(|source| Error::Io { path: secret.clone(), source })?;
+    let bytes = secret_bytes(&secret).map_err(|source| Error::Io {
+        path: secret.clone(),
+        source,
+    })?;
     let text = mint(&bytes, auth, now)?;
-    write_private(&token, text.as_bytes()).map_err(|source| Error::Io { path: token.clone(), source })?;
+    fsync::replace(&token, text.as_bytes()).map_err(|source| Error::Io {
+        path: token.clone(),
+        source,
+    })?;
     auth.keys.insert(
         0,
-        KeyEntry { id: KEY_ID.into(), algorithm: KeyAlgorithm::HS256, file: secret.clone() },
+        KeyEntry {
+            id: KEY_ID.into(),
+            algorithm: KeyAlgorithm::HS256,
+            file: secret.clone(),
+        },
     );
     Ok(Credentials { secret, token })
 }
 
 fn secret_bytes(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    match std::fs::File::open(path) {
-        Ok(mut file) => {
-            file.read_to_end(&mut bytes)?;
-        }
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(secret_of(&bytes).to_vec()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let random: [u8; 32] = data_dir::random()?;
-            bytes = random.iter().flat_map(|byte| format!("{byte:02x}").into_bytes()).collect();
-            write_private(path, &bytes)?;
+            let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+            fsync::replace(path, hex.as_bytes())?;
+            Ok(hex.into_bytes())
         }
-        Err(error) => return Err(error),
+        Err(error) => Err(error),
     }
-    Ok(secret_of(&bytes).to_vec())
-}
-
-/// Readable by its owner alone, also when it was there before.
-fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut options = std::fs::OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    file.set_permissions(std::fs::Permissions::from_mode(0o600))?;
-    file.write_all(bytes)?;
-    file.sync_all()
 }
 
 fn mint(secret: &[u8], auth: &Auth, now: Micros) -> Result<String, jsonwebtoken::errors::Error> {
@@ -104,6 +101,9 @@ fn mint(secret: &[u8], auth: &Auth, now: Micros) -> Result<String, jsonwebtoken:
         publish: None,
         subscribe: None,
     };
-    let header = Header { kid: Some(KEY_ID.into()), ..Header::new(Algorithm::HS256) };
+    let header = Header {
+        kid: Some(KEY_ID.into()),
+        ..Header::new(Algorithm::HS256)
+    };
     jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(secret))
 }

@@ -23,7 +23,7 @@ pub const PATHS: [&str; 3] = ["/v1/ws", "/ws", "/"];
 const BEARER_SUBPROTOCOL: &str = "bearer.";
 const JSON_SUBPROTOCOL: &str = "arqon.json.v1";
 const URI_BYTES_MAX: usize = 4 << 10;
-const REALM: &str = "Bearer realm=\"arqonbus\"";
+pub(super) const REALM: &str = "Bearer realm=\"arqonbus\"";
 const INVALID_TOKEN: &str = "Bearer realm=\"arqonbus\", error=\"invalid_token\"";
 const INSUFFICIENT_SCOPE: &str = "Bearer realm=\"arqonbus\", error=\"insufficient_scope\"";
 
@@ -113,7 +113,7 @@ pub enum Refusal {
 }
 
 /// Seconds after which a client that met a limit should come back.
-const RETRY_AFTER_S: &str = "5";
+pub(super) const RETRY_AFTER_S: &str = "5";
 
 /// What a refusal looks like from outside.
 struct Face {

@@ -41,6 +41,8 @@ pub struct Metrics {
     pub realities: Gauge,
     /// Realities that take no more writes until they are reopened.
     pub realities_read_only: Gauge,
+    /// Subscriptions that are open now.
+    pub subscriptions: Gauge,
     /// Flushes of all logs since the start; set when it is asked for, never lowered.
     flushes: Counter,
     /// Bytes of records in all logs.
@@ -88,6 +90,7 @@ impl Metrics {
             }),
             realities: Gauge::default(),
             realities_read_only: Gauge::default(),
+            subscriptions: Gauge::default(),
             flushes: Counter::default(),
             log_used_bytes: Gauge::default(),
             log_tail_bytes: Gauge::default(),
@@ -164,6 +167,11 @@ impl Metrics {
             "broker_realities_read_only",
             "Realities that take no writes until they are reopened",
             self.realities_read_only.clone(),
+        );
+        r.register(
+            "broker_subscriptions",
+            "Open subscriptions",
+            self.subscriptions.clone(),
         );
         r.register("log_flushes", "Flushes to disk", self.flushes.clone());
         r.register_with_unit(

@@ -50,7 +50,10 @@ impl Seats {
     /// # Errors
     /// The node or the tenant has all it may have.
     pub fn take(self: &Arc<Self>, tenant: &Tenant) -> Result<Seat, Refusal> {
-        let mut by_tenant = self.by_tenant.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_tenant = self
+            .by_tenant
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if *self.total.borrow() >= self.node_max {
             return Err(Refusal::NodeFull);
         }
@@ -62,7 +65,10 @@ impl Seats {
         self.total.send_modify(|total| *total += 1);
         self.metrics.sessions.inc();
         self.metrics.sessions_opened.inc();
-        Ok(Seat { seats: Arc::clone(self), tenant: tenant.clone() })
+        Ok(Seat {
+            seats: Arc::clone(self),
+            tenant: tenant.clone(),
+        })
     }
 
     /// Sessions that are open.
@@ -81,7 +87,11 @@ impl Seats {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let mut by_tenant = self.seats.by_tenant.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_tenant = self
+            .seats
+            .by_tenant
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Entry::Occupied(mut count) = by_tenant.entry(self.tenant.clone()) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
@@ -104,7 +114,11 @@ mod tests {
     // EDGE-09
     #[test]
     fn seats_are_limited_by_tenant_and_node_and_given_back() {
-        let limits = Limits { sessions_max: 3, tenant_sessions_max: 2, ..Limits::default() };
+        let limits = Limits {
+            sessions_max: 3,
+            tenant_sessions_max: 2,
+            ..Limits::default()
+        };
         let seats = Seats::new(&limits, Arc::default());
         let first = seats.take(&tenant("a")).expect("a seat");
         let _second = seats.take(&tenant("a")).expect("a seat");

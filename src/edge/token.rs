@@ -236,12 +236,6 @@ impl Verifier {
         Ok(decoded.claims)
     }
 
-    /// How far clocks may differ, in seconds: a session outlives its token by this much.
-    #[must_use]
-    pub fn leeway_s(&self) -> u64 {
-        self.leeway_s
-    }
-
     fn key(&self, id: Option<&str>) -> Result<&Key, Refused> {
         match (id, self.keys.as_slice()) {
             (None, [only]) => Ok(only),

@@ -1,6 +1,6 @@
 //! Group commit: one write and one flush for all appends that are waiting.
 //!
-//! The order within [`Shared::commit`] is the promise: written, then shown and acknowledged as
+//! The order within [`State::commit`] is the promise: written, then shown and acknowledged as
 //! written; flushed, then shown and acknowledged as synced. Nothing is acknowledged from memory.
 
 use std::sync::atomic::Ordering;
@@ -19,7 +19,7 @@ use super::reader::Segment;
 use super::record;
 use super::scan::Batch;
 use super::segment::HEADER_BLOCK_BYTES;
-use super::shared::{Shared, Unflushed};
+use super::state::{State, Unflushed};
 
 /// How many sequences are reserved at a time for records that are shown before they are flushed.
 const RESERVED_AT_ONCE: u64 = 1 << 20;
@@ -71,7 +71,7 @@ impl Core {
     }
 }
 
-impl Shared {
+impl State {
     /// Most bytes that `append` can take in a batch, whatever its sequences will be.
     pub(super) fn bytes_at_most(&self, append: &Append) -> usize {
         let size = |new| record::encoded_len(new, &self.writer.clock_key, Sequence::MAX);
@@ -108,7 +108,12 @@ impl Shared {
         let owed = self.acknowledge_written(group, &chunk);
         if !flush_now {
             self.unflushed.lock().unwrap_or_else(PoisonError::into_inner).extend(owed);
-            self.queue_chore(Chore::Flush, self.options.flush_after);
+            if self.durable_end() >= end {
+                // A reservation was due, and its flush was one of the records as well.
+                self.announce_durable();
+            } else {
+                self.queue_chore(Chore::Flush, self.options.flush_after);
+            }
             return;
         }
         if let Err(error) = self.flush_through(end) {
@@ -330,7 +335,8 @@ impl Shared {
         if self.write_mark(&mut core, FLAG_MARK).is_ok() {
             let segment = Arc::clone(&core.segment);
             drop(core);
-            self.flush_mark(&segment);
+            // If it fails the log is poisoned, and says so itself.
+            self.flush_mark(&segment).unwrap_or_default();
         }
     }
 
@@ -340,8 +346,7 @@ impl Shared {
             return Ok(());
         }
         self.write_mark(core, FLAG_MARK | FLAG_CLOSED)?;
-        self.flush_mark(&core.segment);
-        Ok(())
+        self.flush_mark(&core.segment)
     }
 
     pub(super) fn write_mark(&self, core: &mut Core, flags: u16) -> Result<(), AppendError> {
@@ -363,11 +368,13 @@ impl Shared {
         Ok(())
     }
 
-    fn flush_mark(&self, segment: &Segment) {
+    fn flush_mark(&self, segment: &Segment) -> Result<(), AppendError> {
         let _one_at_a_time = self.flush.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = segment.file.sync_data() {
-            self.poison(&format!("flush {}: {error}", segment.path.display()));
-        }
+        segment.file.sync_data().map_err(|error| {
+            let reason = format!("flush {}: {error}", segment.path.display());
+            self.poison(&reason);
+            AppendError::Indeterminate { reason }
+        })
     }
 
     fn mark(&self, core: &Core, flags: u16, reserved_end: u64) -> Vec<u8> {

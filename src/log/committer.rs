@@ -13,7 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::shared::Shared;
+use super::state::State;
 
 /// What the housekeeping thread does for a log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,8 +48,8 @@ pub(super) struct Queues {
 
 #[derive(Debug, Default)]
 struct Work {
-    commits: VecDeque<Arc<Shared>>,
-    chores: VecDeque<(Instant, Chore, Arc<Shared>)>,
+    commits: VecDeque<Arc<State>>,
+    chores: VecDeque<(Instant, Chore, Arc<State>)>,
     stopping: bool,
 }
 
@@ -135,13 +135,13 @@ impl Queues {
     }
 
     /// Queues a turn for `log`, which must not be queued already.
-    pub(super) fn commit(&self, log: Arc<Shared>) {
+    pub(super) fn commit(&self, log: Arc<State>) {
         self.lock().commits.push_back(log);
         self.ready.notify_one();
     }
 
     /// Queues `chore` for `log`, to be done after `delay`.
-    pub(super) fn later(&self, log: Arc<Shared>, chore: Chore, delay: Duration) {
+    pub(super) fn later(&self, log: Arc<State>, chore: Chore, delay: Duration) {
         self.lock().chores.push_back((Instant::now() + delay, chore, log));
         self.due.notify_one();
     }

@@ -39,7 +39,7 @@ mod record;
 mod recovery;
 pub mod scan;
 pub mod segment;
-mod shared;
+mod state;
 mod status;
 pub mod storage;
 mod tail;
@@ -59,11 +59,11 @@ pub use status::{Bounds, LossStatement, Status, TopicSummary};
 pub use storage::{Access, RealStorage, Storage, StorageFile, StorageLock};
 pub use topic_reader::TopicReader;
 
-use shared::Shared;
+use state::State;
 /// One open log. Cheap to clone; closed by [`Log::close`].
 #[derive(Clone, Debug)]
 pub struct Log {
-    shared: Arc<Shared>,
+    state: Arc<State>,
 }
 
 impl Log {
@@ -82,8 +82,8 @@ impl Log {
         options: &Options,
         observer: Arc<dyn Observer>,
     ) -> Result<(Self, Option<LossStatement>), Error> {
-        let (shared, statement) = open::open(environment, dir, writer, options, observer)?;
-        Ok((Self { shared }, statement))
+        let (state, statement) = open::open(environment, dir, writer, options, observer)?;
+        Ok((Self { state }, statement))
     }
 
     /// Queues a batch; `append.sink` hears of it. The order of calls is the order of sequences.
@@ -94,23 +94,23 @@ impl Log {
     /// # Errors
     /// At once, and then without a call of the sink: read-only, busy, too large.
     pub fn append(&self, append: Append) -> Result<(), AppendError> {
-        self.shared.append(append)
+        self.state.append(append)
     }
 
     /// From now on `written_end` runs ahead of `durable_end`, for readers who prefer seeing
     /// records early to seeing only what survives a power cut. Without this, and without appends
     /// that ask for [`Durability::Written`], both ends move together.
     pub fn show_written(&self) {
-        self.shared.shows_written.store(true, Ordering::Release);
+        self.state.shows_written.store(true, Ordering::Release);
     }
 
     /// How far the log reaches now.
     #[must_use]
     pub fn bounds(&self) -> Bounds {
         // In this order, so that the ends are never seen to cross.
-        let durable_end = self.shared.durable_end();
-        let first = self.shared.first();
-        let written_end = self.shared.written_end().max(durable_end);
+        let durable_end = self.state.durable_end();
+        let first = self.state.first();
+        let written_end = self.state.written_end().max(durable_end);
         Bounds { first, durable_end, written_end }
     }
 
@@ -131,7 +131,7 @@ impl Log {
             return Ok(Found::End);
         }
         {
-            let tail = self.shared.tail.read().unwrap_or_else(PoisonError::into_inner);
+            let tail = self.state.tail.read().unwrap_or_else(PoisonError::into_inner);
             if let Some(chunk) = tail.at(from) {
                 let found = chunk.between(from, end, bytes_max);
                 return Ok(found.map_or(Found::End, Found::Records));
@@ -142,9 +142,9 @@ impl Log {
 
     fn read_files(&self, from: Sequence, end: Sequence, bytes_max: usize) -> Result<Found, Error> {
         let mut at = from;
-        while let Some((segment, next_base)) = self.shared.segment_of(at) {
-            let read = segment.read(&*self.shared.storage, at, end, bytes_max)?;
-            self.shared.keep_index(&segment);
+        while let Some((segment, next_base)) = self.state.segment_of(at) {
+            let read = segment.read(&*self.state.storage, at, end, bytes_max)?;
+            self.state.keep_index(&segment);
             match read {
                 reader::SegmentRead::Found(Found::Damaged { damage, next }) => {
                     let next = next.min(next_base.unwrap_or(Sequence::MAX)).min(end);
@@ -163,7 +163,7 @@ impl Log {
     /// Whether a read from `from` would be served from memory.
     #[must_use]
     pub fn in_tail(&self, from: Sequence) -> bool {
-        self.shared.tail.read().unwrap_or_else(PoisonError::into_inner).holds(from)
+        self.state.tail.read().unwrap_or_else(PoisonError::into_inner).holds(from)
     }
 
     /// The first sequence at or after `from` and below `end` whose topic passes `wanted`, using
@@ -180,10 +180,10 @@ impl Log {
     ) -> Result<Option<Sequence>, Error> {
         let mut from = from;
         while from < end {
-            let Some((segment, next_base)) = self.shared.segment_of(from) else { break };
-            let storage = &*self.shared.storage;
+            let Some((segment, next_base)) = self.state.segment_of(from) else { break };
+            let storage = &*self.state.storage;
             let offsets = segment.with_index(storage, |index| index.offsets(wanted))?;
-            self.shared.keep_index(&segment);
+            self.state.keep_index(&segment);
             let before = |&offset: &u64| {
                 segment.record_at(offset).is_some_and(|(sequence, _)| sequence < from)
             };
@@ -211,16 +211,16 @@ impl Log {
     /// # Errors
     /// I/O errors.
     pub fn seek_time(&self, time: Micros) -> Result<Sequence, Error> {
-        let segments = self.shared.segments();
+        let segments = self.state.segments();
         let created_before = |segment: &&Arc<reader::Segment>| {
             segment.header.as_ref().is_none_or(|header| header.created_at < time)
         };
         let after = segments.iter().take_while(created_before).count();
         for segment in &segments[after.saturating_sub(1)..] {
-            let found = segment.seek_time(&*self.shared.storage, time)?;
-            self.shared.keep_index(segment);
+            let found = segment.seek_time(&*self.state.storage, time)?;
+            self.state.keep_index(segment);
             if let Some(sequence) = found {
-                return Ok(sequence.max(self.shared.first()));
+                return Ok(sequence.max(self.state.first()));
             }
         }
         Ok(self.bounds().written_end)
@@ -232,8 +232,8 @@ impl Log {
     /// I/O errors.
     pub fn topics(&self) -> Result<Vec<TopicSummary>, Error> {
         let mut all = std::collections::BTreeMap::<String, TopicSummary>::new();
-        for segment in self.shared.segments() {
-            segment.with_index(&*self.shared.storage, |index| {
+        for segment in self.state.segments() {
+            segment.with_index(&*self.state.storage, |index| {
                 for (name, topic) in &index.topics {
                     let summary = all.entry(name.to_string()).or_insert_with(|| TopicSummary {
                         topic: name.to_string(),
@@ -247,7 +247,7 @@ impl Log {
                     summary.last = topic.last;
                 }
             })?;
-            self.shared.keep_index(&segment);
+            self.state.keep_index(&segment);
         }
         Ok(all.into_values().collect())
     }
@@ -258,15 +258,15 @@ impl Log {
     /// # Errors
     /// I/O errors; some segments may be gone already.
     pub fn trim(&self, before: Sequence) -> Result<Sequence, Error> {
-        self.shared.trim(before)
+        self.state.trim(before)
     }
 
     /// State, for people and metrics.
     #[must_use]
     pub fn status(&self) -> Status {
-        let segments = self.shared.segments();
+        let segments = self.state.segments();
         let (used_bytes, epoch) = {
-            let core = self.shared.lock_core();
+            let core = self.state.lock_core();
             let sealed = segments.iter().rev().skip(1).filter_map(|s| s.header.as_ref());
             (sealed.map(|header| header.capacity).sum::<u64>() + core.at.0, core.epoch)
         };
@@ -274,10 +274,10 @@ impl Log {
             bounds: self.bounds(),
             segments: segments.len(),
             used_bytes,
-            tail_bytes: self.shared.tail.read().unwrap_or_else(PoisonError::into_inner).bytes(),
-            waiting_bytes: self.shared.lock_queue().bytes,
-            read_only: self.shared.read_only(),
-            flushes: self.shared.flushes.load(Ordering::Relaxed),
+            tail_bytes: self.state.tail.read().unwrap_or_else(PoisonError::into_inner).bytes(),
+            waiting_bytes: self.state.lock_queue().bytes,
+            read_only: self.state.read_only(),
+            flushes: self.state.flushes.load(Ordering::Relaxed),
             epoch,
         }
     }
@@ -289,10 +289,10 @@ impl Log {
     /// # Errors
     /// I/O errors; what was acknowledged is safe nevertheless.
     pub fn close(&self) -> Result<(), AppendError> {
-        self.shared.close()
+        self.state.close()
     }
 
-    fn shared(&self) -> &Arc<Shared> {
-        &self.shared
+    fn state(&self) -> &Arc<State> {
+        &self.state
     }
 }

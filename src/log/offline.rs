@@ -14,6 +14,7 @@ use bytes::Bytes;
 use super::batch::{self, BatchHeader};
 use super::error::{Damage, Error};
 use super::index::Index;
+use super::loss;
 use super::open::{self, Verdict};
 use super::position::{ByteOffset, Micros, Sequence};
 use super::reader::build_index;
@@ -385,8 +386,14 @@ pub fn forecast(storage: &dyn Storage, log: &Directory) -> Option<Forecast> {
     let survey =
         recovery::survey(&active.path, active.bytes.clone(), header, INDEX_INTERVAL_BYTES);
     damages.extend(survey.damages.iter().cloned());
+    let names: Vec<String> = log
+        .losses
+        .iter()
+        .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
+        .collect();
+    let stated = loss::last_epoch(&names);
     let Verdict { mends, next, epoch, statement, read_only } =
-        open::judge(&log.path, &survey, interruption, damages);
+        open::judge(&log.path, &survey, interruption, damages, stated);
     let data_end = survey.index.data_end;
     let rewritten = survey.unflushed_at.0..data_end.0;
     Some(Forecast {

@@ -19,7 +19,7 @@ use super::recovery::{self, Ending, Survey};
 use super::segment::{
     self, BadSegmentHeader, HEADER_BYTES, PREPARING, SegmentHeader, VERSION,
 };
-use super::shared::{Queue, Shared};
+use super::state::{Queue, State};
 use super::status::LossStatement;
 use super::storage::{Access, Storage, StorageLock};
 use super::tail::Tail;
@@ -53,7 +53,7 @@ pub(super) fn open(
     writer: &Writer,
     options: &Options,
     observer: Arc<dyn Observer>,
-) -> Result<(Arc<Shared>, Option<LossStatement>), Error> {
+) -> Result<(Arc<State>, Option<LossStatement>), Error> {
     let opening = Opening { environment, storage: &*environment.storage, dir, writer, options };
     let io = |operation| opening.io(operation);
     opening.storage.create_dir_all(dir).map_err(io("create directory"))?;
@@ -71,10 +71,9 @@ pub(super) fn open(
     let recovered = opening.recover(active, interruption, damages)?;
     let Recovered { segment, core, next, statement, read_only } = recovered;
     segments.push(segment);
-    opening.note_session().map_err(io("note session in"))?;
 
     let first = segments.first().map_or(Sequence::FIRST, |segment| segment.base);
-    let shared = Shared {
+    let state = State {
         dir: dir.to_owned(),
         options: options.clone(),
         writer: writer.clone(),
@@ -100,19 +99,44 @@ pub(super) fn open(
         read_only: Mutex::new(read_only),
         lock: Mutex::new(Some(lock)),
     };
-    if statement.is_some() && shared.read_only().is_none() {
-        // A new epoch on disk, so that two sessions that both died are told apart.
-        let mut core = shared.lock_core();
-        if core.room() > super::batch::MARK_BYTES as u64 {
-            shared.write_mark(&mut core, FLAG_MARK).map_err(|error| Error::Io {
-                operation: "begin a new epoch in",
-                path: dir.to_owned(),
-                source: io::Error::other(error),
-            })?;
-            core.segment.file.sync_data().map_err(io("flush"))?;
+    let begun = if statement.is_some() && state.read_only().is_none() {
+        state.begin_epoch()?
+    } else {
+        true
+    };
+    if begun {
+        // Not earlier: whoever finds this session believes that all its predecessors wrote is
+        // there, and would give sequences that a power cut took to other records.
+        opening.note_session().map_err(io("note session in"))?;
+    }
+    Ok((Arc::new(state), statement))
+}
+
+impl State {
+    /// Puts a new epoch on disk, so that two sessions that both died are told apart, and with it
+    /// the sequence to go on with. `false` if there was no room for it.
+    fn begin_epoch(&self) -> Result<bool, Error> {
+        let mut core = self.lock_core();
+        if core.room() <= super::batch::MARK_BYTES as u64 {
+            return Ok(false);
+        }
+        self.write_mark(&mut core, FLAG_MARK).map_err(|error| Error::Io {
+            operation: "begin a new epoch in",
+            path: self.dir.clone(),
+            source: io::Error::other(error),
+        })?;
+        let flushed = core.segment.file.sync_data();
+        flushed.map_err(|source| core.segment.io_error("flush", source))?;
+        Ok(true)
+    }
+
+    /// After a failed flush the page cache may show bytes that never reached the disk, so the next
+    /// process must not take what it sees there for all that was written.
+    pub(super) fn forget_session(&self) {
+        if let Err(error) = remove_if_there(&*self.storage, &self.dir.join(SESSION)) {
+            tracing::warn!(dir = %self.dir.display(), %error, "cannot forget the session");
         }
     }
-    Ok((Arc::new(shared), statement))
 }
 
 /// What recovery leaves.
@@ -217,13 +241,15 @@ impl Opening<'_> {
             self.options.index_interval_bytes,
         );
         damages.extend(survey.damages.iter().cloned());
-        let verdict = judge(self.dir, &survey, interruption, damages);
-        if verdict.mends {
-            self.mend(&active, &survey)?;
-        }
-        let Verdict { next, epoch, statement, read_only, .. } = verdict;
+        let names = self.storage.list(self.dir).map_err(self.io("list"))?;
+        let verdict = judge(self.dir, &survey, interruption, damages, loss::last_epoch(&names));
+        let Verdict { mends, next, epoch, statement, read_only } = verdict;
         if let Some(statement) = &statement {
+            // Before mending, which destroys the evidence: power may fail in between.
             loss::write(self.storage, self.dir, statement).map_err(self.io("write loss statement in"))?;
+        }
+        if mends {
+            self.mend(&active, &survey)?;
         }
         let core = core(&active, &header, &survey, next, epoch)?;
         active.grow_from(survey.index);
@@ -314,17 +340,23 @@ pub(super) struct Verdict {
 }
 
 /// Decides what follows from the `survey` of the last segment and from all `damages` known.
+/// `stated` is the last epoch that has a loss statement, or 0.
 pub(super) fn judge(
     dir: &Path,
     survey: &Survey,
     interruption: Interruption,
     damages: Vec<Damage>,
+    stated: u32,
 ) -> Verdict {
     // A log that was only just created has ended in no way at all.
-    let fresh = survey.epoch == 0 && survey.index.data_end.0 == segment::HEADER_BLOCK_BYTES;
+    let fresh = survey.epoch == 0
+        && survey.index.data_end.0 == segment::HEADER_BLOCK_BYTES
+        && survey.cut.is_none();
     let writable = damages.is_empty();
     let (next, skipped) = resume_at(survey, interruption, fresh);
-    let epoch = survey.epoch + 1;
+    // If an opening was interrupted after it had made its loss statement, that one is kept, and the
+    // epoch it was to begin is left out.
+    let epoch = survey.epoch.max(stated).saturating_add(1);
     let read_only = damages.first().map(|damage| {
         format!("{damage}; every good record can be read, none can be added")
     });
@@ -372,8 +404,10 @@ fn resume_at(
     fresh: bool,
 ) -> (Sequence, Option<(Sequence, Sequence)>) {
     let reserved = Sequence::at_least_first(survey.reserved_end);
+    // A process that dies leaves no torn end but that of the write it died in, which costs nothing
+    // to count as lost; a larger one says that the page cache has dropped what a flush had lost.
     let lost = !matches!(survey.ending, Ending::Clean | Ending::Corrupt)
-        && interruption == Interruption::Machine
+        && (interruption == Interruption::Machine || survey.cut.is_some())
         && !fresh;
     match reserved.previous() {
         Some(last) if lost && reserved > survey.next => (reserved, Some((survey.next, last))),
@@ -397,7 +431,10 @@ fn core(
         chain: survey.chain,
         epoch,
         last_appended_at: survey.last_appended_at,
-        reserved_end: survey.reserved_end,
+        // Nothing is on disk to say that a session has begun after a clean close, until the first
+        // reservation or flush of it. A reservation from before would let it show sequences that
+        // a power cut makes it forget.
+        reserved_end: if survey.ending == Ending::Clean { next.get() } else { survey.reserved_end },
         marked_durable: survey.durable_through,
         log_id: header.log_id,
         log_tag: header.log_tag(),

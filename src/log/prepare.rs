@@ -18,7 +18,7 @@ use super::reader::Segment;
 use super::segment::{
     self, HEADER_BLOCK_BYTES, PREPARED, PREPARING, RETIRED, SegmentHeader, VERSION,
 };
-use super::shared::Shared;
+use super::state::State;
 use super::storage::{Access, Storage, StorageFile};
 
 /// After a failure, the next attempt is made no sooner than this.
@@ -148,7 +148,7 @@ pub(super) fn first_segment(
     activate(storage, dir, prepared, header, options)
 }
 
-impl Shared {
+impl State {
     /// Begins the next segment, with room for `needed` bytes after its header block.
     ///
     /// If there is no room on the disk nothing has happened; any other failure poisons the log.

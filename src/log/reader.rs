@@ -241,7 +241,12 @@ impl Segment {
                 return if gathered.is_empty() { None } else { Some(gathered.into_read(Found::End)) };
             }
             let chunk = Chunk { base: header.base, last: header.end().previous()?, records: body };
-            gathered.add(chunk.between(from, end, bytes_max)?);
+            let part = chunk.between(from, end, bytes_max)?;
+            let cut_short = part.last < chunk.last;
+            gathered.add(part);
+            if cut_short {
+                break;
+            }
         }
         Some(if gathered.is_empty() {
             SegmentRead::Exhausted

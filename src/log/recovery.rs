@@ -68,7 +68,7 @@ pub(super) struct Survey {
     /// Every sequence up to this one was known to be flushed; 0 = none.
     pub(super) durable_through: u64,
     pub(super) reserved_end: u64,
-    /// Where the first batch stands that is not known to be flushed.
+    /// End of the last batch of records that is known to be flushed.
     pub(super) unflushed_at: ByteOffset,
     /// What has to be cut off.
     pub(super) cut: Option<Cut>,
@@ -110,8 +110,8 @@ pub(super) fn survey(
     let mut closed = false;
     let mut first_bad: Option<Sequence> = None;
     let mut later = false;
-    // Where each batch starts, to find the first unflushed one.
-    let mut starts: Vec<(ByteOffset, Sequence)> = Vec::new();
+    // Where each batch of records ends, to find the last flushed one.
+    let mut ends: Vec<(ByteOffset, Sequence)> = Vec::new();
     let mut behind: Vec<Scanned> = Vec::new();
 
     for scanned in Scan::new(path, bytes, header) {
@@ -128,7 +128,9 @@ pub(super) fn survey(
                     survey.next = batch.header.end();
                     survey.last_appended_at = survey.last_appended_at.max(batch.header.appended_at);
                     closed = batch.header.is_close();
-                    starts.push((batch.offset, batch.header.end()));
+                    if !batch.header.is_mark() {
+                        ends.push((survey.index.data_end, batch.header.end()));
+                    }
                 }
             }
             Scanned::Damaged(region) => {
@@ -149,14 +151,16 @@ pub(super) fn survey(
         later,
         flushed: survey.durable_through >= expected.get(),
     });
-    survey.unflushed_at = starts
+    // A mark is no proof of its own flush, so the marks behind the last flushed batch count as
+    // unflushed even if they say that all records are on disk.
+    survey.unflushed_at = ends
         .iter()
-        .find(|(_, end)| end.get() - 1 > survey.durable_through)
-        .map_or(survey.index.data_end, |(offset, _)| *offset);
+        .rfind(|(_, end)| end.get() - 1 <= survey.durable_through)
+        .map_or(start, |(offset, _)| *offset);
     match survey.ending {
         Ending::Clean | Ending::Unclean => {}
         Ending::Torn | Ending::LostWrite => {
-            survey.cut = Some(cut(survey.index.data_end, &behind));
+            survey.cut = Some(cut(survey.index.data_end, expected, &behind));
             survey.damages.clear();
         }
         Ending::Corrupt => keep_readable(&mut survey, &behind, path, expected),
@@ -164,14 +168,14 @@ pub(super) fn survey(
     survey
 }
 
-fn cut(start: ByteOffset, behind: &[Scanned]) -> Cut {
+/// What lies behind `start`, where `expected` should stand. Sequences have no holes, so whatever is
+/// found there, all before it were there too.
+fn cut(start: ByteOffset, expected: Sequence, behind: &[Scanned]) -> Cut {
     let mut end = start;
     let mut sequences: Option<(Sequence, Sequence)> = None;
-    let mut saw = |first: Sequence, last: Sequence| {
-        sequences = Some(match sequences {
-            None => (first, last),
-            Some((low, high)) => (low.min(first), high.max(last)),
-        });
+    let mut saw = |last: Sequence| {
+        let high = sequences.map_or(last, |(_, high)| high.max(last));
+        sequences = (high >= expected).then_some((expected, high));
     };
     for scanned in behind {
         match scanned {
@@ -180,7 +184,7 @@ fn cut(start: ByteOffset, behind: &[Scanned]) -> Cut {
                 if let Some(last) = batch.header.end().previous()
                     && !batch.header.is_mark()
                 {
-                    saw(batch.header.base, last);
+                    saw(last);
                 }
             }
             Scanned::Damaged(region) => {
@@ -190,10 +194,10 @@ fn cut(start: ByteOffset, behind: &[Scanned]) -> Cut {
                     && let Some(last) = header.end().previous()
                     && !header.is_mark()
                 {
-                    saw(header.base, last);
+                    saw(last);
                 }
                 for (_, record) in region.salvaged() {
-                    saw(record.sequence, record.sequence);
+                    saw(record.sequence);
                 }
             }
             Scanned::End(_) => {}

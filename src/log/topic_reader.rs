@@ -59,7 +59,7 @@ impl TopicReader {
     ) -> Result<Found, Error> {
         let mut from = from.max(self.log.bounds().first);
         while from < end {
-            let Some((segment, next_base)) = self.log.shared().segment_of(from) else { break };
+            let Some((segment, next_base)) = self.log.state().segment_of(from) else { break };
             self.go_to(&segment, next_base.is_some(), from, end)?;
             match self.take(from, end, bytes_max) {
                 Taken::Chunk(chunk) => return Ok(Found::Records(chunk)),
@@ -89,10 +89,10 @@ impl TopicReader {
         {
             return Ok(());
         }
-        let storage = &*self.log.shared().storage;
+        let storage = &*self.log.state().storage;
         let (offsets, indexed_end) = segment
             .with_index(storage, |index| (index.offsets(&*self.wanted), index.end))?;
-        self.log.shared().keep_index(segment);
+        self.log.state().keep_index(segment);
         // Records before `from` are not looked at again: their offsets come first.
         let at = offsets.partition_point(|&offset| {
             segment.record_at(offset).is_some_and(|(sequence, _)| sequence < from)

@@ -3,7 +3,13 @@
 //!
 //! Knows the generated types and the views, no socket and no log.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot read its files has failed"
+)]
+
 mod codes;
+mod commands;
 mod corpus;
 mod numbers;
 mod older;

@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use arqonbus::proto::DESCRIPTORS;
 use prost_reflect::{DescriptorPool, MessageDescriptor};
 
+/// Number, name and type.
+type Field = (u32, &'static str, &'static str);
+
 /// Message: number, name and type of each field. A number is never given to another field.
-const FIXED: [(&str, &[(u32, &str, &str)]); 7] = [
+const FIXED: [(&str, &[Field]); 7] = [
     (
         "arqon.v1.Envelope",
         &[

@@ -16,12 +16,6 @@ use prost_types::value::Kind;
 use super::samples;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-const FILES: [&str; 4] = [
-    "arqon/v1/envelope.proto",
-    "arqon/v1/record.proto",
-    "arqon/v1/frames.proto",
-    "arqon/pybus/v1/bus_payload.proto",
-];
 
 /// A Python that has the packages of `tools/requirements.txt`, made in the cache when missing.
 fn python() -> PathBuf {
@@ -73,6 +67,20 @@ fn run(command: &mut Command) {
     );
 }
 
+/// Every file of the contract.
+fn proto_files(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(proto_files(&path));
+        } else if path.extension().is_some_and(|end| end == "proto") {
+            files.push(path);
+        }
+    }
+    files
+}
+
 /// A directory with the modules that `grpc_tools.protoc` makes of `proto/`.
 fn compile(python: &Path) -> tempfile::TempDir {
     let generated = tempfile::tempdir().unwrap();
@@ -81,7 +89,7 @@ fn compile(python: &Path) -> tempfile::TempDir {
         .args(["-m", "grpc_tools.protoc"])
         .arg(format!("--proto_path={}", proto.display()))
         .arg(format!("--python_out={}", generated.path().display()))
-        .args(FILES));
+        .args(proto_files(&proto)));
     generated
 }
 

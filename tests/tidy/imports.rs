@@ -5,13 +5,17 @@ use super::{Finding, Tree, assert_found, assert_none};
 
 /// What a part of the source may name besides itself. The crate roots may name everything; what
 /// is not listed here may name nothing of ours.
-const MAY_IMPORT: [(&str, &[&str]); 11] = [
+const MAY_IMPORT: [(&str, &[&str]); 12] = [
     ("src/log", &[]),
     ("src/proto", &[]),
     ("src/config", &["log"]),
     ("src/data_dir", &["log"]),
+    ("src/wall_clock", &["log"]),
     ("src/broker", &["log", "proto", "config"]),
-    ("src/edge", &["broker", "log", "proto", "config", "data_dir"]),
+    (
+        "src/edge",
+        &["broker", "log", "proto", "config", "data_dir"],
+    ),
     ("src/projections", &["log", "proto", "config"]),
     ("src/client", &["proto"]),
     ("tools/arqon", &["client", "log", "proto"]),
@@ -19,7 +23,8 @@ const MAY_IMPORT: [(&str, &[&str]); 11] = [
     ("examples", &["client", "proto"]),
 ];
 
-const OURS: [&str; 8] = [
+const OURS: [&str; 9] = [
+    "wall_clock",
     "data_dir",
     "log",
     "proto",

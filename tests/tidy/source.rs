@@ -164,13 +164,14 @@ fn resolve(dir: &str, relative: &str) -> String {
 
 fn is_crate_root(path: &str) -> bool {
     let parts: Vec<&str> = path.split('/').collect();
-    match parts.as_slice() {
-        ["build.rs"] | ["src", "lib.rs" | "main.rs"] => true,
-        ["tests" | "benches" | "examples", _] => true,
-        ["tests" | "benches" | "examples" | "tools", _, "main.rs"] => true,
-        ["fuzz", "fuzz_targets", _] => true,
-        _ => false,
-    }
+    matches!(
+        parts.as_slice(),
+        ["build.rs"]
+            | ["src", "lib.rs" | "main.rs"]
+            | ["tests" | "benches" | "examples", _]
+            | ["tests" | "benches" | "examples" | "tools", _, "main.rs"]
+            | ["fuzz", "fuzz_targets", _]
+    )
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! for the file. From these the test column is generated, and compared.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use super::documents::table_rows;
 use super::rust::{line_of, words};
@@ -87,75 +88,95 @@ fn quotations(tree: &Tree) -> BTreeMap<String, BTreeSet<String>> {
         let tests = if is_rust { tests_of(text) } else { Vec::new() };
         for (position, id) in ids(text) {
             let line = line_of(text, position);
-            let test = tests
-                .iter()
-                .find(|test| (test.first..=test.last).contains(&line));
-            let quoted_by = match test {
-                Some(test) => format!("{path}::{}", test.name),
-                None if is_rust && !path.starts_with("src/") && !path.starts_with("tools/") => {
-                    let is_header = text
-                        .lines()
-                        .nth(line - 1)
-                        .is_some_and(|line| line.starts_with("//!"));
-                    if !is_header || tests.is_empty() && !path.starts_with("benches/") {
-                        continue;
-                    }
-                    path.to_owned()
-                }
-                None if is_rust => continue,
-                None => path.to_owned(),
-            };
-            by_id.entry(id).or_default().insert(quoted_by);
+            let quoted_by = by_id.entry(id).or_default();
+            for test in tests.iter().filter(|test| test.covers(line)) {
+                quoted_by.insert(format!("{path}::{}", test.name));
+            }
+            if !is_rust || holds_for_the_file(path, text, line, !tests.is_empty()) {
+                quoted_by.insert(path.to_owned());
+            }
         }
     }
+    by_id.retain(|_, quoted_by| !quoted_by.is_empty());
     by_id
+}
+
+/// Whether a quotation in `line` stands in the header of a file of tests or of a bench.
+fn holds_for_the_file(path: &str, text: &str, line: usize, has_tests: bool) -> bool {
+    let is_header = text
+        .lines()
+        .nth(line - 1)
+        .is_some_and(|line| line.starts_with("//!"));
+    is_header && (path.starts_with("benches/") || (path.starts_with("tests/") && has_tests))
 }
 
 struct Test {
     name: String,
-    /// Line of its first comment or attribute.
-    first: usize,
-    last: usize,
+    /// Lines from its first comment or attribute to its end.
+    lines: RangeInclusive<usize>,
+    /// Lines of the comment above the `proptest!` that it stands in.
+    around: Option<RangeInclusive<usize>>,
+}
+
+impl Test {
+    fn covers(&self, line: usize) -> bool {
+        self.lines.contains(&line)
+            || self
+                .around
+                .as_ref()
+                .is_some_and(|lines| lines.contains(&line))
+    }
 }
 
 /// Functions under a `test` attribute, with the comments above them.
 fn tests_of(text: &str) -> Vec<Test> {
     let lines: Vec<&str> = text.lines().collect();
-    let indent = |line: &str| line.len() - line.trim_start().len();
+    let mut block: Option<(RangeInclusive<usize>, usize)> = None;
     let mut tests = Vec::new();
     for (at, line) in lines.iter().enumerate() {
-        let attribute = line.trim();
-        if !(attribute == "#[test]" || attribute.starts_with("#[tokio::test")) {
+        let line = line.trim();
+        if line == "proptest! {" {
+            block = Some((first_line_above(&lines, at)..=at, end_of(&lines, at)));
+        }
+        if !(line == "#[test]" || line.starts_with("#[tokio::test")) {
             continue;
         }
-        let above = lines[..at].iter().rev().take_while(|line| {
-            let line = line.trim();
-            line.starts_with("//") && !line.starts_with("//!") || line.starts_with("#[")
-        });
-        let first = at + 1 - above.count();
         let head = lines[at..].iter().position(|line| line.contains("fn "));
         let Some(head) = head.map(|below| at + below) else {
             continue;
         };
-        let name: String = lines[head]
-            .split("fn ")
-            .nth(1)
-            .unwrap_or_default()
-            .chars()
-            .take_while(|c| c.is_alphanumeric() || *c == '_')
-            .collect();
-        let end = (head + 1..lines.len())
-            .find(|&below| {
-                indent(lines[below]) == indent(lines[head]) && lines[below].trim() == "}"
-            })
-            .unwrap_or(head);
+        let after = lines[head].split("fn ").nth(1).unwrap_or_default();
+        let around = block
+            .as_ref()
+            .filter(|(_, end)| *end > at)
+            .map(|(above, _)| above.clone());
         tests.push(Test {
-            name,
-            first,
-            last: end + 1,
+            name: after
+                .chars()
+                .take_while(|c| c.is_alphanumeric() || *c == '_')
+                .collect(),
+            lines: first_line_above(&lines, at)..=end_of(&lines, head),
+            around,
         });
     }
     tests
+}
+
+/// The first line, from 1, of the comments and attributes directly above index `at`.
+fn first_line_above(lines: &[&str], at: usize) -> usize {
+    let above = lines[..at].iter().rev().take_while(|line| {
+        let line = line.trim();
+        line.starts_with("//") && !line.starts_with("//!") || line.starts_with("#[")
+    });
+    at + 1 - above.count()
+}
+
+/// The line, from 1, of the brace that closes what index `head` opens.
+fn end_of(lines: &[&str], head: usize) -> usize {
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let closes =
+        |below: &usize| indent(lines[*below]) == indent(lines[head]) && lines[*below].trim() == "}";
+    (head + 1..lines.len()).find(closes).unwrap_or(head) + 1
 }
 
 /// The test column of one id: files with their tests in braces.
@@ -277,9 +298,18 @@ fn every_requirement_has_a_test_or_says_what_is_missing() {
 }
 
 fn complete(first_row: &str) -> String {
-    let head = ["| id | what | tests | missing |", "| --- | --- | --- | --- |"];
-    let others = all_ids().skip(1).map(|id| format!("| {id} | x |  | not yet: all of it |"));
-    let lines = head.into_iter().chain(first_row.lines()).map(str::to_owned).chain(others);
+    let head = [
+        "| id | what | tests | missing |",
+        "| --- | --- | --- | --- |",
+    ];
+    let others = all_ids()
+        .skip(1)
+        .map(|id| format!("| {id} | x |  | not yet: all of it |"));
+    let lines = head
+        .into_iter()
+        .chain(first_row.lines())
+        .map(str::to_owned)
+        .chain(others);
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -331,4 +361,14 @@ fn the_test_column_is_generated() {
         ("tests/a.rs", &test),
         ("tools/demo", &format!("# {id}")),
     ])));
+}
+
+#[test]
+fn a_comment_above_a_block_of_properties_counts_for_each() {
+    let id = concat!("MSG", "-06");
+    let text = format!(
+        "//! x\n// {id}\nproptest! {{\n    #[test]\n    fn one(a in b()) {{\n    }}\n\n    #[test]\n    fn two(a in b()) {{\n    }}\n}}\n\n#[test]\nfn three() {{\n}}\n"
+    );
+    let quoted = quotations(&Tree::of(&[("src/a.rs", &text)]));
+    assert_eq!(column(quoted.get(id)), "`src/a.rs::{one, two}`");
 }

@@ -1,1 +1,128 @@
-fn main(){}
+//! `arqon`: ArqonBus from a shell. Reads the arguments and hands them to one file per verb.
+
+mod bench;
+mod bounds;
+mod completions;
+mod connection;
+mod consume;
+mod consumers;
+mod context;
+mod failure;
+mod log;
+mod produce;
+mod progress;
+mod reality;
+mod replay;
+mod show;
+mod status;
+mod table;
+mod tail;
+mod token;
+mod topics;
+mod version;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Talk to an ArqonBus node: produce, consume, replay, look, measure.
+#[derive(Debug, Parser)]
+#[command(name = "arqon", version, after_long_help = failure::HELP, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    target: connection::Target,
+
+    /// What to print: for people, or one JSON object (streams: one per line)
+    #[arg(
+        long,
+        short = 'o',
+        global = true,
+        value_enum,
+        default_value = "text",
+        env = "ARQON_OUTPUT"
+    )]
+    output: Output,
+
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Output {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Produce(produce::Arguments),
+    Consume(consume::Arguments),
+    Tail(tail::Arguments),
+    Replay(replay::Arguments),
+    Topics(topics::Arguments),
+    Consumers(consumers::Arguments),
+    Reality(reality::Arguments),
+    Log(log::Arguments),
+    Status(status::Arguments),
+    Token(token::Arguments),
+    Context(context::Arguments),
+    Bench(bench::Arguments),
+    Version(version::Arguments),
+    Completions(completions::Arguments),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let logs = tracing_subscriber::EnvFilter::try_from_env("ARQON_LOG")
+        .unwrap_or_else(|_unset| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(logs)
+        .with_writer(std::io::stderr)
+        .init();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let code = failure::exit_code(&error);
+            if code != 0 {
+                let advice =
+                    failure::advice(&error).map_or_else(String::new, |text| format!("\n  {text}"));
+                // Nothing is left to do if stderr is gone too.
+                let _gone = writeln!(std::io::stderr(), "arqon: {error:#}{advice}");
+            }
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let Cli {
+        target,
+        output,
+        verb,
+    } = cli;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let done = runtime.block_on(async {
+        match verb {
+            Verb::Produce(arguments) => produce::run(&target, output, arguments).await,
+            Verb::Consume(arguments) => consume::run(&target, output, arguments).await,
+            Verb::Tail(arguments) => tail::run(&target, output, arguments).await,
+            Verb::Replay(arguments) => replay::run(&target, output, arguments).await,
+            Verb::Topics(arguments) => topics::run(&target, output, arguments).await,
+            Verb::Consumers(arguments) => consumers::run(&target, output, arguments).await,
+            Verb::Reality(arguments) => reality::run(&target, output, arguments).await,
+            Verb::Log(arguments) => log::run(&target, output, arguments).await,
+            Verb::Status(arguments) => status::run(&target, output, arguments).await,
+            Verb::Token(arguments) => token::run(&target, output, arguments),
+            Verb::Context(arguments) => context::run(&target, output, arguments),
+            Verb::Bench(arguments) => bench::run(&target, output, arguments).await,
+            Verb::Version(arguments) => version::run(&target, output, arguments).await,
+            Verb::Completions(arguments) => completions::run(&arguments),
+        }
+    });
+    // A thread that waits for standard input cannot be ended, and must not be waited for.
+    runtime.shutdown_background();
+    done
+}

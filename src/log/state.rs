@@ -24,7 +24,7 @@ const INDEXES_MAX: usize = 8;
 
 /// State of one open log.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct State {
     pub(super) dir: PathBuf,
     pub(super) options: Options,
     pub(super) writer: Writer,
@@ -76,7 +76,7 @@ pub(super) struct Unflushed {
     pub(super) appended: Appended,
 }
 
-impl Shared {
+impl State {
     pub(super) fn durable_end(&self) -> Sequence {
         Sequence::at_least_first(self.durable_end.load(Ordering::Acquire))
     }
@@ -235,6 +235,7 @@ impl Shared {
             *read_only = Some(reason.to_owned());
         }
         tracing::error!(dir = %self.dir.display(), reason, "the log takes no more writes");
+        self.forget_session();
         let waiting = {
             let mut queue = self.lock_queue();
             queue.bytes = 0;

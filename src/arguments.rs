@@ -1,0 +1,107 @@
+//! The node's command line.
+
+use std::path::PathBuf;
+
+use arqonbus::config::layers::Flag;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The ArqonBus node.
+#[derive(Debug, Parser)]
+#[command(
+    name = "arqonbus",
+    version,
+    about = "The ArqonBus node: an event-sourced, log-structured message broker"
+)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the node
+    Serve(ServeArguments),
+    /// Show every setting, its value and where it comes from
+    Config(ConfigArguments),
+    /// Show the version
+    Version,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  arqonbus serve --dev --data ./data
+      a node for this machine alone, with a secret and an admin token made for it
+  arqonbus serve --dev --data ./data --listen 127.0.0.1:0 --ops 127.0.0.1:0
+      the same on free ports; the line `ready edge=… ops=…` names them
+  arqonbus serve --config /etc/arqonbus/arqonbus.toml
+      in production; what is missing is named, and the exit code is 78
+
+Exit codes: 0 stopped in order, 1 failed, 2 wrong usage, 78 wrong or missing settings")]
+pub(crate) struct ServeArguments {
+    /// Development profile: loopback only, with a secret and an admin token in DIR
+    #[arg(long)]
+    pub(crate) dev: bool,
+    /// Data directory, made if it is not there
+    #[arg(long, value_name = "DIR")]
+    data: Option<String>,
+    /// Address for clients; port 0 takes a free one
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: Option<String>,
+    /// Address for health, status and metrics
+    #[arg(long, value_name = "HOST:PORT")]
+    ops: Option<String>,
+    /// Settings file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Form of the log on standard error
+    #[arg(long, value_name = "text|json")]
+    log_format: Option<String>,
+}
+
+impl ServeArguments {
+    /// The flags that are settings.
+    pub(crate) fn flags(&self) -> Vec<Flag> {
+        [
+            ("--data", "node.data_dir", &self.data),
+            ("--listen", "edge.listen", &self.listen),
+            ("--ops", "ops.listen", &self.ops),
+            ("--log-format", "trace.format", &self.log_format),
+        ]
+        .into_iter()
+        .filter_map(|(name, key, value)| {
+            Some(Flag {
+                name,
+                key,
+                value: value.clone()?,
+            })
+        })
+        .collect()
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  arqonbus config
+  arqonbus config --config /etc/arqonbus/arqonbus.toml --output json
+  arqonbus config --markdown > docs/configuration.md")]
+pub(crate) struct ConfigArguments {
+    /// Settings file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub(crate) output: Output,
+    /// Print the reference instead
+    #[arg(long)]
+    pub(crate) markdown: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Output {
+    /// A table
+    Text,
+    /// One object
+    Json,
+}

@@ -1,0 +1,311 @@
+//! From an envelope and its sender to a record that the log can take.
+//!
+//! Owns the rules that an envelope must meet whatever the edge is configured to (sizes are the
+//! edge's). The envelope's bytes are kept as they are; what is missing in them is stamped beside
+//! them.
+
+use bytes::{Bytes, BytesMut};
+use prost::Message as _;
+
+use super::access::Identity;
+use super::name::{self, NameError};
+use super::reality::Reality;
+use super::stamp;
+use crate::log::{Micros, NewRecord};
+use crate::proto::code::ErrorCode;
+use crate::proto::view::{ClockView, EnvelopeView};
+
+/// Longest message id in bytes; ids of older clients need not be UUIDs.
+pub const ID_BYTES_MAX: usize = 128;
+/// Longest name of a producer in bytes.
+pub const PRODUCER_BYTES_MAX: usize = 255;
+/// Most entries in a producer's clock.
+pub const CLOCK_ENTRIES_MAX: usize = 64;
+/// Last millisecond of the year 9999, the last that RFC 3339 can write.
+const TIME_MS_MAX: i64 = 253_402_300_799_999;
+
+/// An envelope that breaks a rule. Nothing of its batch is stored.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{} {fault}", self.path())]
+pub struct Rejection {
+    /// Which envelope of the batch, from 0; `None` when it came alone.
+    pub index: Option<usize>,
+    /// Which part of it.
+    pub field: &'static str,
+    /// What is wrong.
+    pub fault: Fault,
+}
+
+impl Rejection {
+    /// The part at fault: `envelopes[3].topic`.
+    #[must_use]
+    pub fn path(&self) -> String {
+        let field = match &self.fault {
+            Fault::Encoding(error) => error.field.as_ref(),
+            _ => self.field,
+        };
+        match self.index {
+            Some(index) => format!("envelopes[{index}].{field}"),
+            None => field.into(),
+        }
+    }
+}
+
+/// What is wrong with a part of an envelope.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// Not an envelope.
+    #[error("cannot be decoded: {}", .0.fault)]
+    Encoding(crate::proto::view::Error),
+    /// Another tenant than the token's.
+    #[error("names another tenant than the token; leave it empty")]
+    OtherTenant,
+    /// Another reality than the request's.
+    #[error("names another reality than the request, which goes to {expected:?}")]
+    OtherReality {
+        /// The request's.
+        expected: String,
+    },
+    /// A name breaks its rule.
+    #[error("{0}")]
+    Name(NameError),
+    /// The sender may not publish there.
+    #[error("is not a topic that this token may publish on")]
+    Forbidden,
+    /// More than allowed.
+    #[error("has {found} {unit}, more than the limit of {limit}")]
+    TooLarge {
+        /// How much there is.
+        found: usize,
+        /// How much there may be.
+        limit: usize,
+        /// Of what.
+        unit: &'static str,
+    },
+    /// A time that no calendar has.
+    #[error("is {found}, which is not between 0 and {TIME_MS_MAX} milliseconds")]
+    Time {
+        /// What it says.
+        found: i64,
+    },
+    /// The log's own entry is ahead of the log.
+    #[error("has {found} for {key:?}, but the last sequence is {last}")]
+    ClockAhead {
+        /// The log's own key.
+        key: String,
+        /// What the envelope says.
+        found: u64,
+        /// What is true.
+        last: u64,
+    },
+    /// The producer's own entry went back.
+    #[error("has {found} for the producer itself, which had reached {reached}")]
+    ClockBack {
+        /// What the envelope says.
+        found: u64,
+        /// How far it was.
+        reached: u64,
+    },
+}
+
+impl Fault {
+    /// What it is called on the wire.
+    #[must_use]
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::Encoding(_)
+            | Self::OtherReality { .. }
+            | Self::Name(_)
+            | Self::Time { .. }
+            | Self::ClockAhead { .. } => ErrorCode::ValidationError,
+            Self::OtherTenant => ErrorCode::TenantMismatch,
+            Self::Forbidden => ErrorCode::Forbidden,
+            Self::TooLarge { .. } => ErrorCode::TooLarge,
+            Self::ClockBack { .. } => ErrorCode::Stale,
+        }
+    }
+}
+
+/// Accepted envelopes on their way into the log.
+#[derive(Debug)]
+pub struct Batch<'a> {
+    reality: &'a Reality,
+    sender: &'a Identity,
+    now: Micros,
+    stamps: BytesMut,
+    pub(super) records: Vec<NewRecord>,
+    /// Own clock entries of producers, in order; checked under the reality's lock at the append.
+    pub(super) own: Vec<OwnEntry>,
+}
+
+#[derive(Debug)]
+pub(super) struct OwnEntry {
+    pub(super) index: usize,
+    pub(super) producer: Box<str>,
+    pub(super) counter: u64,
+}
+
+impl<'a> Batch<'a> {
+    /// An empty batch for `reality`, which must be one of the sender's tenant.
+    #[must_use]
+    pub fn new(reality: &'a Reality, sender: &'a Identity, capacity: usize) -> Self {
+        assert_eq!(
+            *reality.tenant(),
+            sender.tenant,
+            "a reality of another tenant must not have been reached"
+        );
+        Self {
+            reality,
+            sender,
+            now: reality.now(),
+            stamps: BytesMut::new(),
+            records: Vec::with_capacity(capacity),
+            own: Vec::new(),
+        }
+    }
+
+    /// Takes one envelope, `view` being of `encoded`. `topic` is its topic, unless it names one
+    /// itself.
+    ///
+    /// # Errors
+    /// The part that breaks a rule; the batch must then be given up.
+    pub fn push(
+        &mut self,
+        encoded: &Bytes,
+        view: &EnvelopeView<'_>,
+        topic: Option<String>,
+    ) -> Result<(), Rejection> {
+        let index = self.records.len();
+        self.accept(encoded, view, topic)
+            .map_err(|(field, fault)| Rejection {
+                index: Some(index),
+                field,
+                fault,
+            })
+    }
+
+    /// How many envelopes it holds.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Whether it holds none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    fn accept(
+        &mut self,
+        encoded: &Bytes,
+        view: &EnvelopeView<'_>,
+        derived: Option<String>,
+    ) -> Result<(), (&'static str, Fault)> {
+        if !view.tenant_id.is_empty() && view.tenant_id != self.sender.tenant.as_str() {
+            return Err(("tenant_id", Fault::OtherTenant));
+        }
+        let reality = self.reality.name().as_str();
+        if !view.reality_id.is_empty() && view.reality_id != reality {
+            let expected = reality.to_owned();
+            return Err(("reality_id", Fault::OtherReality { expected }));
+        }
+        let topic = match derived {
+            Some(topic) if view.topic.is_empty() => Bytes::from(topic),
+            _ => slice_of(encoded, view.topic),
+        };
+        let name = std::str::from_utf8(&topic).unwrap_or_default();
+        name::check_topic(name).map_err(|fault| ("topic", Fault::Name(fault)))?;
+        if !self.sender.may_publish(name) {
+            return Err(("topic", Fault::Forbidden));
+        }
+        within("id", view.id.len(), ID_BYTES_MAX)?;
+        within("producer_id", view.producer_id.len(), PRODUCER_BYTES_MAX)?;
+        for (field, found) in [
+            ("timestamp", view.timestamp),
+            ("expires_at", view.expires_at),
+        ] {
+            if !(0..=TIME_MS_MAX).contains(&found) {
+                return Err((field, Fault::Time { found }));
+            }
+        }
+        let clock_entries = match view.clock {
+            Some(clock) => self.accept_clock(clock, view.producer_id)?,
+            None => Bytes::new(),
+        };
+        let stamp = self.stamp(view);
+        self.records.push(NewRecord {
+            topic,
+            clock_entries,
+            stamp,
+            envelope: encoded.clone(),
+        });
+        Ok(())
+    }
+
+    fn stamp(&mut self, view: &EnvelopeView<'_>) -> Bytes {
+        let id = view.id.is_empty().then(|| self.reality.next_id(self.now));
+        let subject = &self.sender.subject;
+        let producer = view.producer_id.is_empty().then_some(subject.as_str());
+        if id.is_none() && producer.is_none() {
+            return Bytes::new();
+        }
+        stamp::encode(id, producer, &mut self.stamps);
+        self.stamps.split().freeze()
+    }
+
+    /// What of the producer's clock stands beside the log's own entry.
+    fn accept_clock(
+        &mut self,
+        clock: ClockView<'_>,
+        producer: &str,
+    ) -> Result<Bytes, (&'static str, Fault)> {
+        let found = clock.entries().count();
+        if found > CLOCK_ENTRIES_MAX {
+            let (limit, unit) = (CLOCK_ENTRIES_MAX, "entries");
+            return Err(("clock", Fault::TooLarge { found, limit, unit }));
+        }
+        let mut clock = clock.to_message();
+        let key = self.reality.clock_key();
+        if let Some(found) = clock.entries.remove(key) {
+            let last = self.reality.last_written();
+            if found > last {
+                let key = key.to_owned();
+                return Err(("clock", Fault::ClockAhead { key, found, last }));
+            }
+        }
+        let producer = match producer {
+            "" => self.sender.subject.as_str(),
+            named => named,
+        };
+        if let Some(&counter) = clock.entries.get(producer) {
+            self.own.push(OwnEntry {
+                index: self.records.len(),
+                producer: producer.into(),
+                counter,
+            });
+        }
+        Ok(clock.encode_to_vec().into())
+    }
+}
+
+/// The bytes of `part`, which lies in `whole`, without copying; empty parts lie nowhere.
+fn slice_of(whole: &Bytes, part: &str) -> Bytes {
+    if part.is_empty() {
+        Bytes::new()
+    } else {
+        whole.slice_ref(part.as_bytes())
+    }
+}
+
+const fn within(
+    field: &'static str,
+    found: usize,
+    limit: usize,
+) -> Result<(), (&'static str, Fault)> {
+    if found <= limit {
+        return Ok(());
+    }
+    let unit = "bytes";
+    Err((field, Fault::TooLarge { found, limit, unit }))
+}

@@ -1,0 +1,358 @@
+//! Commands: one registry with name, role, arguments and handler of each (BRK-11).
+//!
+//! Handlers may block on the disk. Adding a command adds one entry to [`COMMANDS`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::access::{Identity, Role};
+use super::error::{ArgumentFault, Error};
+use super::name::RealityName;
+use super::reality::Reality;
+use super::tenancy::Tenancy;
+use super::{Broker, name};
+use crate::proto::v1::{Value, value};
+
+/// A command, as listed.
+#[derive(Clone, Copy, Debug)]
+pub struct Command {
+    /// Its name.
+    pub name: &'static str,
+    /// Who may give it.
+    pub role: Role,
+    /// What it takes.
+    pub arguments: &'static [Argument],
+    /// What it does, in a sentence.
+    pub doc: &'static str,
+    handler: fn(&Call<'_>) -> Result<Value, Error>,
+}
+
+/// An argument of a command. All are texts.
+#[derive(Clone, Copy, Debug)]
+pub struct Argument {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether the command is refused without it.
+    pub required: bool,
+    /// What it means.
+    pub doc: &'static str,
+}
+
+const REALITY: Argument = Argument {
+    name: "reality",
+    required: false,
+    doc: "the reality; main if left out",
+};
+
+/// All commands, by name.
+pub const COMMANDS: &[Command] = &[
+    Command {
+        name: "consumer.list",
+        role: Role::User,
+        arguments: &[],
+        doc: "Lists the named consumers of the tenant and where each has got to.",
+        handler: consumer_list,
+    },
+    Command {
+        name: "log.status",
+        role: Role::Operator,
+        arguments: &[REALITY],
+        doc: "Shows the state of a reality's log.",
+        handler: log_status,
+    },
+    Command {
+        name: "reality.create",
+        role: Role::Operator,
+        arguments: &[Argument {
+            name: "name",
+            required: true,
+            doc: "name of the new reality",
+        }],
+        doc: "Creates a reality.",
+        handler: reality_create,
+    },
+    Command {
+        name: "reality.list",
+        role: Role::User,
+        arguments: &[],
+        doc: "Lists the realities of the tenant.",
+        handler: reality_list,
+    },
+    Command {
+        name: "status",
+        role: Role::User,
+        arguments: &[],
+        doc: "Shows the node, the caller and the open realities of the tenant.",
+        handler: status,
+    },
+    Command {
+        name: "topics.list",
+        role: Role::User,
+        arguments: &[REALITY],
+        doc: "Lists the topics of a reality that the caller may subscribe to.",
+        handler: topics_list,
+    },
+];
+
+struct Call<'a> {
+    broker: &'a Broker,
+    tenancy: &'a Tenancy,
+    caller: &'a Identity,
+    arguments: BTreeMap<&'static str, String>,
+}
+
+/// Runs a command. Blocks on the disk.
+///
+/// # Errors
+/// There is no such command; the caller may not give it; an argument is missing, unknown or of the
+/// wrong type; the command itself failed.
+pub fn run(
+    broker: &Broker,
+    tenancy: &Tenancy,
+    caller: &Identity,
+    name: &str,
+    arguments: &BTreeMap<String, Value>,
+) -> Result<Value, Error> {
+    let Some(command) = COMMANDS.iter().find(|command| command.name == name) else {
+        let known: Vec<_> = COMMANDS.iter().map(|command| command.name).collect();
+        return Err(Error::UnknownCommand {
+            name: name.chars().take(64).collect(),
+            known: known.join(", "),
+        });
+    };
+    if !caller.role.includes(command.role) {
+        return Err(Error::RoleMissing {
+            command: command.name,
+            needed: command.role.as_str(),
+        });
+    }
+    let call = Call {
+        broker,
+        tenancy,
+        caller,
+        arguments: checked(command, arguments)?,
+    };
+    (command.handler)(&call)
+}
+
+fn checked(
+    command: &Command,
+    given: &BTreeMap<String, Value>,
+) -> Result<BTreeMap<&'static str, String>, Error> {
+    let fail = |argument: &str, fault| Error::Argument {
+        command: command.name,
+        argument: argument.chars().take(64).collect(),
+        fault,
+    };
+    let known = |name: &String| {
+        command
+            .arguments
+            .iter()
+            .any(|one| one.name == name.as_str())
+    };
+    if let Some(name) = given.keys().find(|name| !known(name)) {
+        let names: Vec<_> = command.arguments.iter().map(|one| one.name).collect();
+        let known = names.join(", ");
+        return Err(fail(name, ArgumentFault::Unknown { known }));
+    }
+    let mut checked = BTreeMap::new();
+    for argument in command.arguments {
+        match given.get(argument.name).map(|value| &value.kind) {
+            Some(Some(value::Kind::Text(text))) => {
+                checked.insert(argument.name, text.clone());
+            }
+            Some(_) => {
+                return Err(fail(
+                    argument.name,
+                    ArgumentFault::Kind { wanted: "a text" },
+                ));
+            }
+            None if argument.required => {
+                return Err(fail(argument.name, ArgumentFault::Missing));
+            }
+            None => {}
+        }
+    }
+    Ok(checked)
+}
+
+impl Call<'_> {
+    fn reality(&self) -> Result<Arc<Reality>, Error> {
+        let text = self.arguments.get("reality").map_or("", String::as_str);
+        let name = reality_name("arguments.reality", text)?;
+        if name.is_system() && self.caller.role != Role::Admin {
+            return Err(Error::RealityClosed { reality: name });
+        }
+        self.tenancy.reality(&name)
+    }
+}
+
+fn reality_name(field: &'static str, text: &str) -> Result<RealityName, Error> {
+    RealityName::new(text).map_err(|fault| Error::Name { field, fault })
+}
+
+fn consumer_list(call: &Call<'_>) -> Result<Value, Error> {
+    let items = call.tenancy.consumers().list();
+    Ok(list(items.into_iter().map(|one| {
+        fields([
+            ("reality", text(one.reality.as_str())),
+            ("consumer", text(&one.consumer)),
+            ("sequence", number(one.sequence.map_or(0, |at| at.get()))),
+            ("active", flag(one.active)),
+        ])
+    })))
+}
+
+fn log_status(call: &Call<'_>) -> Result<Value, Error> {
+    let reality = call.reality()?;
+    let status = reality.log().status();
+    let bounds = status.bounds;
+    Ok(fields([
+        ("reality", text(reality.name().as_str())),
+        ("first", number(bounds.first.get())),
+        ("durable_end", number(bounds.durable_end.get())),
+        ("written_end", number(bounds.written_end.get())),
+        ("segments", number(status.segments as u64)),
+        ("used_bytes", number(status.used_bytes)),
+        ("tail_bytes", number(status.tail_bytes as u64)),
+        ("waiting_bytes", number(status.waiting_bytes as u64)),
+        ("flushes", number(status.flushes)),
+        ("epoch", number(u64::from(status.epoch))),
+        ("read_only", flag(reality.read_only().is_some())),
+    ]))
+}
+
+fn reality_create(call: &Call<'_>) -> Result<Value, Error> {
+    let given = call.arguments.get("name").map_or("", String::as_str);
+    if given.is_empty() {
+        let (field, fault) = ("arguments.name", name::NameError::Empty);
+        return Err(Error::Name { field, fault });
+    }
+    let name = reality_name("arguments.name", given)?;
+    let reality = call.tenancy.create(&name)?;
+    Ok(fields([("reality", text(reality.name().as_str()))]))
+}
+
+fn reality_list(call: &Call<'_>) -> Result<Value, Error> {
+    let names = call.tenancy.names();
+    Ok(list(names.iter().map(|name| describe(call, name))))
+}
+
+fn describe(call: &Call<'_>, name: &RealityName) -> Value {
+    let mut about = vec![("reality", text(name.as_str()))];
+    let opened = call.tenancy.opened(name);
+    about.push(("open", flag(opened.is_some())));
+    if let Some(reality) = opened {
+        let bounds = reality.bounds();
+        about.push(("first", number(bounds.first.get())));
+        about.push(("last", number(bounds.durable_end.get() - 1)));
+        about.push(("subscriptions", number(reality.subscriptions() as u64)));
+        about.push(("read_only", flag(reality.read_only().is_some())));
+    }
+    fields(about)
+}
+
+fn status(call: &Call<'_>) -> Result<Value, Error> {
+    let names = call.tenancy.names();
+    Ok(fields([
+        ("node", text(call.broker.node_name())),
+        ("version", text(env!("CARGO_PKG_VERSION"))),
+        ("tenant", text(call.tenancy.tenant().as_str())),
+        ("subject", text(&call.caller.subject)),
+        ("role", text(call.caller.role.as_str())),
+        (
+            "realities",
+            list(names.iter().map(|name| describe(call, name))),
+        ),
+    ]))
+}
+
+fn topics_list(call: &Call<'_>) -> Result<Value, Error> {
+    let topics = call.reality()?.log().topics()?;
+    let visible = topics
+        .iter()
+        .filter(|topic| call.caller.may_see(&topic.topic));
+    Ok(list(visible.map(|topic| {
+        fields([
+            ("topic", text(&topic.topic)),
+            ("records", number(topic.records)),
+            ("bytes", number(topic.bytes)),
+            ("first", number(topic.first.get())),
+            ("last", number(topic.last.get())),
+        ])
+    })))
+}
+
+fn of(kind: value::Kind) -> Value {
+    Value { kind: Some(kind) }
+}
+
+fn text(text: &str) -> Value {
+    of(value::Kind::Text(text.to_owned()))
+}
+
+fn number(number: u64) -> Value {
+    of(value::Kind::Unsigned(number))
+}
+
+fn flag(flag: bool) -> Value {
+    of(value::Kind::Boolean(flag))
+}
+
+fn list(items: impl Iterator<Item = Value>) -> Value {
+    let items = items.collect();
+    of(value::Kind::List(value::List { items }))
+}
+
+fn fields(fields: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
+    let items = fields
+        .into_iter()
+        .map(|(name, value)| value::Field {
+            name: name.to_owned(),
+            value: Some(value),
+        })
+        .collect();
+    of(value::Kind::Fields(value::Fields { items }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // BRK-11
+    #[test]
+    fn the_registry_is_sorted_and_documented() {
+        assert!(COMMANDS.is_sorted_by_key(|command| command.name));
+        for command in COMMANDS {
+            assert!(command.doc.ends_with('.'), "{}", command.name);
+        }
+    }
+
+    // BRK-11
+    #[test]
+    fn arguments_are_checked_by_name_and_type() {
+        let create = COMMANDS
+            .iter()
+            .find(|command| command.name == "reality.create")
+            .unwrap();
+        let error = |given: &[(&str, Value)]| {
+            let given = given
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), value.clone()))
+                .collect();
+            checked(create, &given).unwrap_err().to_string()
+        };
+        assert_eq!(
+            error(&[]),
+            r#"command reality.create: argument "name" is missing"#
+        );
+        assert_eq!(
+            error(&[("name", number(1))]),
+            r#"command reality.create: argument "name" must be a text"#
+        );
+        assert_eq!(
+            error(&[("name", text("a")), ("nme", text("a"))]),
+            r#"command reality.create: argument "nme" is not one of its arguments: name"#
+        );
+    }
+}

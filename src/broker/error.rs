@@ -1,0 +1,253 @@
+//! What the broker refuses, and what that is called on the wire.
+//!
+//! Texts are for the caller: they name the field and what to try, and never a path of this machine
+//! or another tenant.
+
+use super::accept::Rejection;
+use super::name::{NameError, RealityName};
+use crate::log::{self, AppendError, Sequence};
+use crate::proto::code::ErrorCode;
+
+/// Why the broker did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A name breaks its rule.
+    #[error("{field} {fault}")]
+    Name {
+        /// Part of the request that holds it.
+        field: &'static str,
+        /// What is wrong with it.
+        fault: NameError,
+    },
+    /// An envelope breaks a rule.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// There is no such reality.
+    #[error("there is no reality {reality:?}; create it with the command reality.create")]
+    NoSuchReality {
+        /// The name.
+        reality: RealityName,
+    },
+    /// The reality to be created is there already.
+    #[error("reality {reality:?} exists already")]
+    RealityExists {
+        /// The name.
+        reality: RealityName,
+    },
+    /// The node serves no more tenants.
+    #[error("the node has {limit} tenants open, which is its limit")]
+    TenantsFull {
+        /// Most that may be open.
+        limit: usize,
+    },
+    /// The tenant has no room for another reality.
+    #[error("the tenant has {limit} realities, which is the limit")]
+    RealitiesFull {
+        /// Most that it may have.
+        limit: usize,
+    },
+    /// The tenant has no room for another named consumer.
+    #[error("the tenant has {limit} named consumers, which is the limit")]
+    ConsumersFull {
+        /// Most that it may have.
+        limit: usize,
+    },
+    /// A named consumer has one subscription at a time.
+    #[error("consumer {consumer:?} is in use by another subscription; end that one first")]
+    ConsumerInUse {
+        /// Its name.
+        consumer: String,
+    },
+    /// An acknowledgement of what was never delivered.
+    #[error("sequence {asked} is not on disk yet; the last that is, is {last}")]
+    BeyondEnd {
+        /// What was acknowledged.
+        asked: u64,
+        /// The last durable sequence.
+        last: u64,
+    },
+    /// The records asked for are gone.
+    #[error("sequence {asked} is no longer in the log; the first available is {first}")]
+    OutOfRange {
+        /// What was asked for.
+        asked: Sequence,
+        /// The first there is.
+        first: Sequence,
+    },
+    /// The caller may not do this.
+    #[error("command {command} needs the role {needed}")]
+    RoleMissing {
+        /// What was to be done.
+        command: &'static str,
+        /// Who may do it.
+        needed: &'static str,
+    },
+    /// The caller may not see this reality.
+    #[error("reality {reality:?} is open to admins only")]
+    RealityClosed {
+        /// The name.
+        reality: RealityName,
+    },
+    /// There is no such command.
+    #[error("there is no command {name:?}; there are: {known}")]
+    UnknownCommand {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// A command's argument is missing, unknown or of the wrong type.
+    #[error("command {command}: argument {argument:?} {fault}")]
+    Argument {
+        /// The command.
+        command: &'static str,
+        /// The argument.
+        argument: String,
+        /// What is wrong with it.
+        fault: ArgumentFault,
+    },
+    /// The log did not take the batch.
+    #[error("{}", append_text(.0))]
+    Append(#[source] AppendError),
+    /// The log cannot be opened or read.
+    #[error("the log of the reality cannot be read; the node's own log says why")]
+    Log(#[source] log::Error),
+    /// The node is going down.
+    #[error("the node is going down; connect again later")]
+    ShuttingDown,
+    /// A bug in the node.
+    #[error("the node failed to do this; its own log says why")]
+    Internal,
+}
+
+/// What is wrong with a command's argument.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ArgumentFault {
+    /// Needed and not there.
+    #[error("is missing")]
+    Missing,
+    /// Not one of the command's.
+    #[error("is not one of its arguments: {known}")]
+    Unknown {
+        /// What it takes.
+        known: String,
+    },
+    /// Of the wrong type.
+    #[error("must be {wanted}")]
+    Kind {
+        /// The right type.
+        wanted: &'static str,
+    },
+}
+
+/// For the client: without the operating system's words, which can name paths.
+fn append_text(error: &AppendError) -> String {
+    match error {
+        AppendError::NoSpace { .. } => {
+            "the disk has no room; nothing was stored; try again later".into()
+        }
+        AppendError::ReadOnly { .. } => {
+            "the reality takes no writes until its log is reopened; nothing was stored".into()
+        }
+        AppendError::Busy { waiting_bytes } => {
+            format!("{waiting_bytes} bytes are waiting to be written; nothing was stored")
+        }
+        AppendError::Indeterminate { .. } => {
+            "a write failed under way: the batch may or may not be stored".into()
+        }
+        AppendError::TooLarge { bytes, limit } => {
+            format!("the batch takes {bytes} bytes in the log, more than the limit of {limit}")
+        }
+    }
+}
+
+impl From<AppendError> for Error {
+    fn from(error: AppendError) -> Self {
+        Self::Append(error)
+    }
+}
+
+impl From<log::Error> for Error {
+    fn from(error: log::Error) -> Self {
+        match error {
+            log::Error::OutOfRange { asked, first } => Self::OutOfRange { asked, first },
+            error @ (log::Error::Io { .. }
+            | log::Error::Locked { .. }
+            | log::Error::Version { .. }
+            | log::Error::Damaged(_)) => Self::Log(error),
+        }
+    }
+}
+
+impl Error {
+    /// What it is called on the wire.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Name { .. } | Self::BeyondEnd { .. } | Self::Argument { .. } => {
+                ErrorCode::ValidationError
+            }
+            Self::Rejected(rejection) => rejection.fault.code(),
+            Self::NoSuchReality { .. } => ErrorCode::NotFound,
+            Self::RealityExists { .. } | Self::ConsumerInUse { .. } => ErrorCode::SequenceConflict,
+            Self::TenantsFull { .. } | Self::RealitiesFull { .. } | Self::ConsumersFull { .. } => {
+                ErrorCode::TooLarge
+            }
+            Self::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,
+            Self::RoleMissing { .. } | Self::RealityClosed { .. } => ErrorCode::Forbidden,
+            Self::UnknownCommand { .. } => ErrorCode::UnknownCommand,
+            Self::Append(error) => match error {
+                AppendError::NoSpace { .. }
+                | AppendError::ReadOnly { .. }
+                | AppendError::Indeterminate { .. } => ErrorCode::StorageFailure,
+                AppendError::Busy { .. } => ErrorCode::RateLimited,
+                AppendError::TooLarge { .. } => ErrorCode::TooLarge,
+            },
+            Self::Log(_) => ErrorCode::StorageFailure,
+            Self::ShuttingDown => ErrorCode::ShuttingDown,
+            Self::Internal => ErrorCode::Internal,
+        }
+    }
+
+    /// Whether the same request may be sent again unchanged: only if nothing of it was done.
+    #[must_use]
+    pub fn retryable(&self) -> bool {
+        match self {
+            Self::Append(AppendError::Indeterminate { .. }) => false,
+            _ => self.code().retryable(),
+        }
+    }
+
+    /// How long to wait before that, in milliseconds.
+    #[must_use]
+    pub fn retry_after_ms(&self) -> u64 {
+        match self {
+            Self::Append(AppendError::Busy { .. }) => 20,
+            _ if self.retryable() => 1_000,
+            _ => 0,
+        }
+    }
+
+    /// The part of the request at fault, as a path; empty if it is none in particular.
+    #[must_use]
+    pub fn field(&self) -> String {
+        match self {
+            Self::Name { field, .. } => (*field).into(),
+            Self::Rejected(rejection) => rejection.path(),
+            Self::NoSuchReality { .. } | Self::RealityClosed { .. } => "reality".into(),
+            Self::ConsumerInUse { .. } => "consumer".into(),
+            Self::BeyondEnd { .. } | Self::OutOfRange { .. } => "sequence".into(),
+            Self::UnknownCommand { .. } => "name".into(),
+            Self::Argument { argument, .. } => format!("arguments.{argument}"),
+            Self::RealityExists { .. }
+            | Self::TenantsFull { .. }
+            | Self::RealitiesFull { .. }
+            | Self::ConsumersFull { .. }
+            | Self::RoleMissing { .. }
+            | Self::Append(_)
+            | Self::Log(_)
+            | Self::ShuttingDown
+            | Self::Internal => String::new(),
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! One reality: a log, and whoever reads and writes it.
+//!
+//! Owns the current log behind a lock, so that a poisoned one can be replaced by its reopened
+//! successor while subscriptions go on. Appends do not wait; acknowledgements come through the
+//! sink. Knows no session.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use uuid::Uuid;
+
+use super::accept::{Batch, Fault, Rejection};
+use super::error::Error;
+use super::fanout::Fanout;
+use super::name::{RealityName, Tenant};
+use super::producers::ProducerClocks;
+use super::repair::Repairs;
+use super::stamp::IdSource;
+use super::system;
+use crate::log::{
+    self, Append, AppendError, AppendSink, Bounds, Chunk, Durability, Environment, Found, Log,
+    LossStatement, Micros, NewRecord, Observer, Sequence, Writer,
+};
+use crate::proto::view::RecordView;
+
+/// How far back the producers' clocks are read when a reality opens.
+const CLOCKS_READ_RECORDS: u64 = 4_096;
+const CLOCKS_READ_BYTES: usize = 1 << 20;
+
+/// What all realities of a node share.
+#[derive(Debug)]
+pub(super) struct Ground {
+    pub(super) environment: Environment,
+    pub(super) options: log::Options,
+    pub(super) node: u32,
+    pub(super) node_name: String,
+    pub(super) producers_max: usize,
+    pub(super) ids: IdSource,
+    pub(super) repairs: Repairs,
+}
+
+/// Why a reality takes no writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadOnly {
+    /// What happened, for the operator.
+    pub reason: String,
+    /// Whether the node is trying to bring it back.
+    pub repairing: bool,
+}
+
+/// A log with its readers and writers.
+#[derive(Debug)]
+pub struct Reality {
+    ground: Arc<Ground>,
+    tenant: Tenant,
+    name: RealityName,
+    directory: PathBuf,
+    clock_key: String,
+    log: RwLock<(u64, Log)>,
+    shows_written: AtomicBool,
+    watch: Arc<Watch>,
+    producers: Mutex<ProducerClocks>,
+}
+
+/// What the log tells, on commit threads.
+#[derive(Debug)]
+struct Watch {
+    fanout: Arc<Fanout>,
+    read_only: Mutex<Option<ReadOnly>>,
+    ground: Arc<Ground>,
+    tenant: Tenant,
+    name: RealityName,
+}
+
+impl Observer for Watch {
+    fn written(&self, group: &Chunk) {
+        self.fanout.written(group);
+    }
+
+    fn durable(&self, durable_end: Sequence) {
+        self.fanout.durable(durable_end);
+    }
+
+    fn poisoned(&self, reason: &str) {
+        tracing::error!(tenant = %self.tenant, reality = %self.name, reason, "log poisoned");
+        let state = ReadOnly {
+            reason: reason.to_owned(),
+            repairing: true,
+        };
+        *self
+            .read_only
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(state);
+        self.ground.repairs.wanted(&self.tenant, &self.name);
+    }
+}
+
+impl Reality {
+    /// Opens or creates the log in `directory` and recovers it. Blocks.
+    pub(super) fn open(
+        ground: &Arc<Ground>,
+        tenant: &Tenant,
+        name: &RealityName,
+        directory: PathBuf,
+    ) -> Result<(Arc<Self>, Option<LossStatement>), Error> {
+        let watch = Arc::new(Watch {
+            fanout: Arc::default(),
+            read_only: Mutex::new(None),
+            ground: Arc::clone(ground),
+            tenant: tenant.clone(),
+            name: name.clone(),
+        });
+        let clock_key = format!("{}/{name}", ground.node_name);
+        let (log, loss) = open_log(ground, &directory, &clock_key, &watch)?;
+        let reality = Self {
+            ground: Arc::clone(ground),
+            tenant: tenant.clone(),
+            name: name.clone(),
+            directory,
+            clock_key,
+            log: RwLock::new((0, log)),
+            shows_written: AtomicBool::new(false),
+            watch,
+            producers: Mutex::new(ProducerClocks::new(ground.producers_max)),
+        };
+        reality.note_damage();
+        reality.remember_producers();
+        Ok((Arc::new(reality), loss))
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub const fn tenant(&self) -> &Tenant {
+        &self.tenant
+    }
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(&self) -> &RealityName {
+        &self.name
+    }
+
+    /// Its own entry in the vector clock of each record.
+    #[must_use]
+    pub fn clock_key(&self) -> &str {
+        &self.clock_key
+    }
+
+    /// The log as it is now; after a failure another takes its place.
+    #[must_use]
+    pub fn log(&self) -> Log {
+        self.opened_log().1
+    }
+
+    /// The log as it is now, and how often it has been reopened.
+    pub(super) fn opened_log(&self) -> (u64, Log) {
+        let log = self.log.read().unwrap_or_else(PoisonError::into_inner);
+        log.clone()
+    }
+
+    /// Lets records be read before they are on disk, by whoever asks for it.
+    pub(super) fn show_written(&self) {
+        self.shows_written.store(true, Ordering::SeqCst);
+        self.log().show_written();
+    }
+
+    /// How far the log reaches now.
+    #[must_use]
+    pub fn bounds(&self) -> Bounds {
+        let log = self.log.read().unwrap_or_else(PoisonError::into_inner);
+        log.1.bounds()
+    }
+
+    /// The last sequence written, 0 when there is none.
+    #[must_use]
+    pub fn last_written(&self) -> u64 {
+        self.bounds().written_end.get() - 1
+    }
+
+    /// Why it takes no writes, if it does not.
+    #[must_use]
+    pub fn read_only(&self) -> Option<ReadOnly> {
+        let state = &self.watch.read_only;
+        state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The wall clock.
+    #[must_use]
+    pub fn now(&self) -> Micros {
+        self.ground.environment.clock.now()
+    }
+
+    pub(super) fn next_id(&self, now: Micros) -> Uuid {
+        self.ground.ids.next(now)
+    }
+
+    pub(super) fn fanout(&self) -> &Arc<Fanout> {
+        &self.watch.fanout
+    }
+
+    /// Number of subscriptions.
+    #[must_use]
+    pub fn subscriptions(&self) -> usize {
+        self.watch.fanout.len()
+    }
+
+    /// Queues accepted envelopes, all or none; `sink` hears of them with `token`. Calls of one
+    /// thread get sequences in their order.
+    ///
+    /// # Errors
+    /// A producer's own clock went back; the log refused. The sink is then not called.
+    pub fn append(
+        &self,
+        batch: Batch<'_>,
+        durability: Durability,
+        then: Option<Durability>,
+        sink: Arc<dyn AppendSink>,
+        token: u64,
+    ) -> Result<(), Error> {
+        let Batch { records, own, .. } = batch;
+        let append = Append {
+            records,
+            durability,
+            then,
+            sink,
+            token,
+        };
+        if own.is_empty() {
+            return Ok(self.log().append(append)?);
+        }
+        // Held across the append, so that two sessions of one producer cannot pass each other
+        // between the check and their place in the log.
+        let mut producers = self
+            .producers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        check_own(&own, |producer| producers.reached(producer))?;
+        self.log().append(append)?;
+        for entry in own {
+            producers.observe(&entry.producer, entry.counter);
+        }
+        Ok(())
+    }
+
+    /// Queues a record of the broker's own; `sink` hears of it when it is on disk.
+    pub(super) fn append_own(
+        &self,
+        record: NewRecord,
+        sink: Arc<dyn AppendSink>,
+        token: u64,
+    ) -> Result<(), AppendError> {
+        self.log().append(Append {
+            records: vec![record],
+            durability: system::DURABILITY,
+            then: None,
+            sink,
+            token,
+        })
+    }
+
+    /// Replaces a poisoned log by its reopened successor. Blocks.
+    pub(super) fn reopen(&self) -> Result<Option<LossStatement>, Error> {
+        // What could not be flushed at the first failure need not be flushable now: only what
+        // recovery finds counts.
+        if let Err(error) = self.log().close() {
+            tracing::warn!(tenant = %self.tenant, reality = %self.name, %error, "poisoned log closed");
+        }
+        let (log, loss) = open_log(&self.ground, &self.directory, &self.clock_key, &self.watch)?;
+        {
+            let mut current = self.log.write().unwrap_or_else(PoisonError::into_inner);
+            *current = (current.0 + 1, log.clone());
+        }
+        if self.shows_written.load(Ordering::SeqCst) {
+            log.show_written();
+        }
+        *self
+            .watch
+            .read_only
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = None;
+        self.note_damage();
+        self.watch.fanout.look_again();
+        Ok(loss)
+    }
+
+    /// Flushes and closes the log. Blocks.
+    pub(super) fn close(&self) {
+        if let Err(error) = self.log().close() {
+            tracing::error!(tenant = %self.tenant, reality = %self.name, %error, "log not closed cleanly");
+        }
+    }
+
+    /// A log with damage opens read-only, and opening it again would not help.
+    fn note_damage(&self) {
+        let Some(reason) = self.log().status().read_only else {
+            return;
+        };
+        tracing::error!(tenant = %self.tenant, reality = %self.name, reason, "log opened read-only");
+        let state = ReadOnly {
+            reason,
+            repairing: false,
+        };
+        let slot = &self.watch.read_only;
+        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
+    }
+
+    /// Rebuilds what producers' own clocks had reached from the end of the log (MSG-06).
+    fn remember_producers(&self) {
+        let log = self.log();
+        let Bounds {
+            first, written_end, ..
+        } = log.bounds();
+        let mut from =
+            Sequence::at_least_first(written_end.get().saturating_sub(CLOCKS_READ_RECORDS))
+                .max(first);
+        let mut producers = self
+            .producers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        while from < written_end {
+            match log.read(from, written_end, CLOCKS_READ_BYTES) {
+                Ok(Found::Records(chunk)) => {
+                    for record in chunk.iter() {
+                        remember(&mut producers, record.record);
+                    }
+                    from = chunk.last.next();
+                }
+                Ok(Found::Damaged { next, .. }) => from = next,
+                Ok(Found::End) => break,
+                Err(error) => {
+                    tracing::error!(tenant = %self.tenant, reality = %self.name, %error, "producers' clocks not rebuilt");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+fn remember(producers: &mut ProducerClocks, record: &[u8]) {
+    let Ok(view) = RecordView::parse(record) else {
+        return;
+    };
+    let producer = view.producer();
+    let own = view.clock.entries().find(|(name, _)| *name == producer);
+    if let Some((_, counter)) = own {
+        producers.observe(producer, counter);
+    }
+}
+
+/// Checks that no producer's own entry goes back, neither against `reached` nor within the batch.
+fn check_own(
+    own: &[super::accept::OwnEntry],
+    reached: impl Fn(&str) -> Option<u64>,
+) -> Result<(), Rejection> {
+    let mut within = std::collections::HashMap::new();
+    for entry in own {
+        let known = within
+            .get(&entry.producer)
+            .copied()
+            .or_else(|| reached(&entry.producer));
+        if let Some(reached) = known.filter(|reached| entry.counter < *reached) {
+            return Err(Rejection {
+                index: Some(entry.index),
+                field: "clock",
+                fault: Fault::ClockBack {
+                    found: entry.counter,
+                    reached,
+                },
+            });
+        }
+        within.insert(&entry.producer, entry.counter);
+    }
+    Ok(())
+}
+
+fn open_log(
+    ground: &Ground,
+    directory: &std::path::Path,
+    clock_key: &str,
+    watch: &Arc<Watch>,
+) -> Result<(Log, Option<LossStatement>), Error> {
+    let writer = Writer {
+        node: ground.node,
+        clock_key: clock_key.to_owned(),
+    };
+    let observer = Arc::clone(watch) as Arc<dyn Observer>;
+    let opened = Log::open(
+        &ground.environment,
+        directory,
+        &writer,
+        &ground.options,
+        observer,
+    );
+    opened.map_err(|error| {
+        let source = std::error::Error::source(&error).map(ToString::to_string);
+        tracing::error!(%error, source, "log not opened");
+        error.into()
+    })
+}

@@ -1,0 +1,589 @@
+//! A cursor over the records of one reality that a filter wants.
+//!
+//! Owns the position, the credit and the stop conditions. It has no queue: it reads the log, from
+//! the tail in memory at once, or, when it has fallen behind, by a [`HistoryRead`] that its holder
+//! runs where blocking is allowed, and comes back to the tail when it has caught up. Nothing is
+//! lost on the way because both read the same sequences. Knows no frame beyond the records in it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+
+use super::consumer::Lease;
+use super::error::Error;
+use super::fanout::{Interest, NOTHING, Subscriber, Visibility, Wanted};
+use super::filter::Filter;
+use super::reality::Reality;
+use super::scan::{History, HistoryRead, Lost, Piece, Scanned, Selection, Source};
+use crate::log::{Bounds, Chunk, Micros, Sequence};
+
+/// Where a subscription starts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Start {
+    /// The first record there is.
+    Earliest,
+    /// Only what comes from now on.
+    Latest,
+    /// This one, and an error if it is gone.
+    Sequence(Sequence),
+    /// The first appended at or after this time. Needs a look at the disk.
+    Time(Micros),
+}
+
+/// Where a subscription ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stop {
+    /// The last sequence wanted.
+    pub sequence: Option<Sequence>,
+    /// The last `appended_at` wanted.
+    pub time: Option<Micros>,
+    /// What is the end of the log when the subscription starts.
+    pub at_end: bool,
+}
+
+/// How much may be delivered before more credit is given; `None` is not counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Credit {
+    /// Records.
+    pub records: Option<u64>,
+    /// Bytes of encoded records. A record is delivered while any are left, and one that is larger
+    /// leaves a debt, so that a small credit cannot block a large record for ever.
+    pub bytes: Option<i64>,
+}
+
+/// What a subscription is to be.
+#[derive(Debug)]
+pub struct Request {
+    /// Topics wanted.
+    pub filter: Filter,
+    /// Where it starts, unless a stored cursor decides.
+    pub start: Start,
+    /// Where it ends.
+    pub stop: Stop,
+    /// Which records it may see.
+    pub visibility: Visibility,
+    /// What may be delivered at first.
+    pub credit: Credit,
+    /// The named consumer whose cursor it moves.
+    pub lease: Option<Lease>,
+    /// Who is told when there is something to read, and under which key.
+    pub subscriber: Arc<dyn Subscriber>,
+    /// The key.
+    pub key: u64,
+}
+
+/// Where a new subscription stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Started {
+    /// The first sequence that may be delivered.
+    pub next: Sequence,
+    /// How far the log reaches.
+    pub bounds: Bounds,
+    /// Whether a stored cursor decided.
+    pub resumed: bool,
+}
+
+/// What one call of [`Subscription::fill`] came to.
+#[derive(Debug)]
+pub struct Filled {
+    /// Records added.
+    pub records: u64,
+    /// A range that could not be, after them.
+    pub lost: Option<Lost>,
+    /// Everything below has been delivered or does not match.
+    pub next: Sequence,
+    /// This is all there is now, and the reader has not been told so since the last record.
+    pub end_of_log: bool,
+    /// What to do now.
+    pub then: Then,
+}
+
+/// What the holder of a subscription does after a fill.
+#[derive(Debug)]
+pub enum Then {
+    /// Ask again: there may be more.
+    Again,
+    /// Wait until the subscriber is told.
+    Wait,
+    /// Wait for credit.
+    Credit,
+    /// Run this where blocking is allowed and hand the result to [`Subscription::supply`].
+    Read(HistoryRead),
+    /// Such a read is under way.
+    Reading,
+    /// A stop condition is met.
+    Finished,
+    /// The log cannot be read.
+    Failed(Error),
+}
+
+/// A cursor over one reality.
+#[derive(Debug)]
+pub struct Subscription {
+    reality: Arc<Reality>,
+    interest: Interest,
+    lease: Option<Lease>,
+    selection: Selection,
+    credit: Credit,
+    /// Found and not delivered; everything up to `scanned` that is not in it does not match.
+    ahead: VecDeque<Piece>,
+    /// Where the next read starts.
+    scanned: Sequence,
+    /// Everything below has been delivered or does not match.
+    next: Sequence,
+    /// No visible record from `scanned` up to here matches.
+    pending: u64,
+    reading: bool,
+    /// What the last read of history was from, kept for the next.
+    source: Option<Source>,
+    /// Which opening of the log that was.
+    source_of: u64,
+    stopped: bool,
+    told_end: bool,
+    failure: Option<Error>,
+}
+
+/// Bytes that a read of history gathers.
+const HISTORY_BYTES: usize = 1 << 20;
+
+impl Subscription {
+    /// Starts a subscription. Blocks on the disk if the start or the stop is a time.
+    ///
+    /// # Errors
+    /// The start is no longer in the log; the log cannot be read.
+    pub fn start(reality: &Arc<Reality>, request: Request) -> Result<(Self, Started), Error> {
+        let Request {
+            filter,
+            start,
+            stop,
+            visibility,
+            credit,
+            lease,
+            subscriber,
+            key,
+        } = request;
+        // A place in the log that may hold no matching record ends the subscription, so it has to
+        // hear of every record.
+        let wanted = if stop.sequence.is_some() || stop.time.is_some() {
+            Wanted::All
+        } else {
+            Wanted::Matching
+        };
+        // First listen, then look: what is written in between is seen twice rather than never.
+        if visibility == Visibility::WrittenToo {
+            reality.show_written();
+        }
+        let fanout = reality.fanout();
+        let interest = fanout.listen(&filter, wanted, visibility, subscriber, key);
+        let bounds = reality.bounds();
+        let end = visible_end(bounds, visibility);
+        let resumed = lease.as_ref().and_then(Lease::cursor);
+        let next = match resumed {
+            Some(done) => done.next().clamp(bounds.first, bounds.durable_end),
+            None => first_wanted(reality, start, bounds, end)?,
+        };
+        let at_end = stop.at_end.then_some(end);
+        let by_sequence = stop.sequence.map(Sequence::next);
+        let subscription = Self {
+            reality: Arc::clone(reality),
+            interest,
+            lease,
+            selection: Selection {
+                filter,
+                stop_before: at_end.into_iter().chain(by_sequence).min(),
+                stop_time: stop.time,
+            },
+            credit,
+            ahead: VecDeque::new(),
+            scanned: next,
+            next,
+            pending: 0,
+            reading: false,
+            source: None,
+            source_of: 0,
+            stopped: false,
+            told_end: false,
+            failure: None,
+        };
+        let started = Started {
+            next,
+            bounds,
+            resumed: resumed.is_some(),
+        };
+        Ok((subscription, started))
+    }
+
+    /// The reality it reads.
+    #[must_use]
+    pub const fn reality(&self) -> &Arc<Reality> {
+        &self.reality
+    }
+
+    /// The named consumer whose cursor it moves.
+    #[must_use]
+    pub const fn lease(&self) -> Option<&Lease> {
+        self.lease.as_ref()
+    }
+
+    /// Everything below has been delivered or does not match.
+    #[must_use]
+    pub const fn next(&self) -> Sequence {
+        self.next
+    }
+
+    /// Adds credit; what is not counted stays so. Bytes stop at `bytes_max`.
+    pub fn add_credit(&mut self, records: u64, bytes: u64, bytes_max: u64) {
+        if let Some(left) = &mut self.credit.records {
+            *left = left.saturating_add(records);
+        }
+        if let Some(left) = &mut self.credit.bytes {
+            let limit = i64::try_from(bytes_max).unwrap_or(i64::MAX);
+            let more = i64::try_from(bytes).unwrap_or(i64::MAX);
+            *left = left.saturating_add(more).min(limit);
+        }
+    }
+
+    /// Hands over what a [`HistoryRead`] of this subscription found.
+    pub fn supply(&mut self, history: History) {
+        self.reading = false;
+        self.source = Some(history.source);
+        match history.found {
+            Ok(scanned) => self.absorb(scanned),
+            Err(error) => self.failure = Some(error.into()),
+        }
+    }
+
+    /// The read of history has come to nothing, by a bug.
+    pub fn supply_nothing(&mut self) {
+        self.reading = false;
+        self.failure = Some(Error::Internal);
+    }
+
+    /// The next read of history, if one will be needed, so that it can go on while what is there
+    /// is being sent.
+    pub fn read_ahead(&mut self) -> Option<HistoryRead> {
+        let end = self.end();
+        let needed = !self.reading
+            && !self.stopped
+            && self.failure.is_none()
+            && self.has_credit()
+            && self.scanned < end
+            && !self.reality.log().in_tail(self.scanned);
+        needed.then(|| self.history(end))
+    }
+
+    /// Appends encoded `Deliver.records` fields to `out` until `out` has about `bytes_max`, the
+    /// credit is used up, or there is nothing more to be had without blocking.
+    pub fn fill(&mut self, out: &mut BytesMut, bytes_max: usize) -> Filled {
+        let mut records = 0;
+        let mut lost = None;
+        let then = loop {
+            if let Some(then) = self.drain(out, bytes_max, &mut records, &mut lost) {
+                break then;
+            }
+            self.next = self.scanned;
+            if let Some(then) = self.look(bytes_max.saturating_sub(out.len())) {
+                break then;
+            }
+        };
+        let caught_up = matches!(then, Then::Wait | Then::Finished);
+        let end_of_log = caught_up && (records > 0 || !self.told_end);
+        self.told_end = caught_up || (self.told_end && records == 0);
+        Filled {
+            records,
+            lost,
+            next: self.next,
+            end_of_log,
+            then,
+        }
+    }
+
+    /// Copies what has been found; `None` when all of it is.
+    fn drain(
+        &mut self,
+        out: &mut BytesMut,
+        bytes_max: usize,
+        records: &mut u64,
+        lost: &mut Option<Lost>,
+    ) -> Option<Then> {
+        while let Some(piece) = self.ahead.pop_front() {
+            let (run, count) = match piece {
+                Piece::Run { records, count } => (records, count),
+                Piece::Lost(range) => {
+                    self.next = range.last.next();
+                    *lost = Some(range);
+                    return Some(Then::Again);
+                }
+            };
+            if !self.has_credit() {
+                self.put_back(run, count);
+                return Some(Then::Credit);
+            }
+            if !out.is_empty() && out.len() >= bytes_max {
+                self.ahead.push_front(Piece::Run {
+                    records: run,
+                    count,
+                });
+                return Some(Then::Again);
+            }
+            let room = bytes_max.saturating_sub(out.len());
+            if run.records.len() <= room && self.covers(count, run.records.len()) {
+                out.extend_from_slice(&run.records);
+                self.spend(count, run.records.len());
+                *records += count;
+                self.next = run.last.next();
+            } else {
+                self.copy_part(&run, count, room, out, records);
+            }
+        }
+        None
+    }
+
+    /// Keeps a run for later, or forgets what has been found if it can be found again: holding it
+    /// would pin memory for a reader that may never come back.
+    fn put_back(&mut self, run: Chunk, count: u64) {
+        if self.reading {
+            let records = run;
+            self.ahead.push_front(Piece::Run { records, count });
+        } else {
+            self.ahead.clear();
+            self.scanned = run.base;
+            self.stopped = false;
+        }
+    }
+
+    /// Copies the first records of a run, at least one, and puts the rest back.
+    fn copy_part(
+        &mut self,
+        run: &Chunk,
+        count: u64,
+        room: usize,
+        out: &mut BytesMut,
+        records: &mut u64,
+    ) {
+        let mut bytes = 0;
+        let mut taken = 0;
+        let mut rest = None;
+        for record in run.iter() {
+            let full = taken > 0 && bytes + record.field.len() > room;
+            if full || !self.has_credit() {
+                rest = Some(record.sequence);
+                break;
+            }
+            self.spend(1, record.field.len());
+            bytes += record.field.len();
+            taken += 1;
+            self.next = record.sequence.next();
+        }
+        out.extend_from_slice(&run.records[..bytes]);
+        *records += taken;
+        if let Some(base) = rest {
+            self.ahead.push_front(Piece::Run {
+                records: Chunk {
+                    base,
+                    last: run.last,
+                    records: run.records.slice(bytes..),
+                },
+                count: count - taken,
+            });
+        }
+    }
+
+    /// Finds more, from the tail; `None` when there is something to drain or to look at again.
+    fn look(&mut self, bytes_max: usize) -> Option<Then> {
+        if let Some(failure) = self.failure.take() {
+            return Some(Then::Failed(failure));
+        }
+        if self.reading {
+            return Some(Then::Reading);
+        }
+        // The mark first, then the end: a match below the end is then either in the mark or still
+        // to be marked.
+        self.pending = self.pending.min(self.interest.take());
+        let end = self.end();
+        let limit = self.selection.stop_before;
+        if self.stopped || limit.is_some_and(|limit| self.scanned >= limit) {
+            return Some(Then::Finished);
+        }
+        if self.interest.wanted() == Wanted::Matching && self.pending != NOTHING {
+            let skip = Sequence::at_least_first(self.pending).min(end);
+            self.scanned = self.scanned.max(skip);
+            self.next = self.scanned;
+        }
+        let nothing = self.interest.wanted() == Wanted::Matching && self.pending == NOTHING;
+        if self.scanned >= end || (nothing && limit.is_none()) {
+            return Some(self.caught_up(end));
+        }
+        if !self.has_credit() {
+            return Some(Then::Credit);
+        }
+        let log = self.reality.log();
+        if !log.in_tail(self.scanned) {
+            return Some(Then::Read(self.history(end)));
+        }
+        if bytes_max == 0 {
+            return Some(Then::Again);
+        }
+        let mut scanned = Scanned::at(self.scanned);
+        match log.read(self.scanned, end, bytes_max) {
+            Ok(found) => {
+                scanned.take(found, end, &self.selection);
+                self.absorb(scanned);
+                None
+            }
+            Err(error) => Some(Then::Failed(error.into())),
+        }
+    }
+
+    fn caught_up(&mut self, end: Sequence) -> Then {
+        if self.scanned >= end {
+            self.pending = NOTHING;
+        }
+        let limit = self.selection.stop_before;
+        let past = self
+            .selection
+            .stop_time
+            .is_some_and(|stop| stop < self.reality.now());
+        if past || limit.is_some_and(|limit| self.scanned >= limit) {
+            Then::Finished
+        } else {
+            Then::Wait
+        }
+    }
+
+    fn history(&mut self, end: Sequence) -> HistoryRead {
+        self.reading = true;
+        let (opened, log) = self.reality.opened_log();
+        // What reads a log that has been reopened since does not see it grow.
+        let kept = self.source.take().filter(|_| self.source_of == opened);
+        let source = kept.unwrap_or_else(|| Source::new(&log, &self.selection.filter));
+        self.source_of = opened;
+        HistoryRead {
+            source,
+            selection: self.selection.clone(),
+            from: self.scanned,
+            end,
+            bytes_max: HISTORY_BYTES,
+        }
+    }
+
+    fn absorb(&mut self, found: Scanned) {
+        assert!(
+            found.next >= self.scanned,
+            "a read went back from {} to {}",
+            self.scanned,
+            found.next
+        );
+        self.ahead.extend(found.pieces);
+        self.scanned = found.next;
+        self.stopped = found.stopped;
+    }
+
+    /// Exclusive end of what may be delivered now.
+    fn end(&self) -> Sequence {
+        let end = visible_end(self.reality.bounds(), self.interest.visibility());
+        self.selection
+            .stop_before
+            .map_or(end, |limit| limit.min(end))
+    }
+
+    fn has_credit(&self) -> bool {
+        self.credit.records.is_none_or(|left| left > 0)
+            && self.credit.bytes.is_none_or(|left| left > 0)
+    }
+
+    fn covers(&self, records: u64, bytes: usize) -> bool {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.credit.records.is_none_or(|left| left >= records)
+            && self.credit.bytes.is_none_or(|left| left >= bytes)
+    }
+
+    fn spend(&mut self, records: u64, bytes: usize) {
+        if let Some(left) = &mut self.credit.records {
+            *left = left.saturating_sub(records);
+        }
+        if let Some(left) = &mut self.credit.bytes {
+            *left = left.saturating_sub(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
+    }
+}
+
+fn visible_end(bounds: Bounds, visibility: Visibility) -> Sequence {
+    match visibility {
+        Visibility::Durable => bounds.durable_end,
+        Visibility::WrittenToo => bounds.written_end,
+    }
+}
+
+fn first_wanted(
+    reality: &Reality,
+    start: Start,
+    bounds: Bounds,
+    end: Sequence,
+) -> Result<Sequence, Error> {
+    match start {
+        Start::Earliest => Ok(bounds.first),
+        Start::Latest => Ok(end),
+        Start::Sequence(asked) if asked < bounds.first => Err(Error::OutOfRange {
+            asked,
+            first: bounds.first,
+        }),
+        Start::Sequence(asked) => Ok(asked),
+        Start::Time(time) => Ok(reality.log().seek_time(time)?),
+    }
+}
+
+/// Reads up to `records` and about `bytes` from `from` on, without a subscription. Blocks on the
+/// disk.
+///
+/// # Errors
+/// `from` is no longer in the log; the log cannot be read.
+pub fn fetch(
+    reality: &Arc<Reality>,
+    filter: Filter,
+    from: Sequence,
+    records: u64,
+    bytes: usize,
+    out: &mut BytesMut,
+) -> Result<Filled, Error> {
+    #[derive(Debug)]
+    struct Nobody;
+    impl Subscriber for Nobody {
+        fn ready(&self, _key: u64) {}
+    }
+    let request = Request {
+        filter,
+        start: Start::Sequence(from),
+        stop: Stop {
+            at_end: true,
+            ..Stop::default()
+        },
+        visibility: Visibility::Durable,
+        credit: Credit {
+            records: Some(records),
+            bytes: None,
+        },
+        lease: None,
+        subscriber: Arc::new(Nobody),
+        key: 0,
+    };
+    let (mut subscription, _) = Subscription::start(reality, request)?;
+    let mut total = 0;
+    loop {
+        let filled = subscription.fill(out, bytes);
+        total += filled.records;
+        let done = Filled {
+            records: total,
+            ..filled
+        };
+        match done.then {
+            Then::Read(read) => subscription.supply(read.run()),
+            Then::Failed(error) => return Err(error),
+            Then::Again if done.lost.is_none() && out.len() < bytes => {}
+            Then::Again | Then::Wait | Then::Credit | Then::Reading | Then::Finished => {
+                return Ok(done);
+            }
+        }
+    }
+}

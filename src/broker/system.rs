@@ -1,0 +1,116 @@
+//! Records that the broker writes for itself, into a tenant's reality `_system`.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+
+use bytes::{Bytes, BytesMut};
+use prost::Message as _;
+
+use super::error::Error;
+use super::reality::Reality;
+use super::stamp;
+use crate::log::{AppendError, AppendSink, Appended, Durability, LossStatement, NewRecord};
+use crate::proto::v1::{Envelope, Event, envelope};
+
+/// Topic of statements about the logs themselves.
+pub(super) const LOG_TOPIC: &str = "sys.log";
+/// Name under which the broker produces.
+const PRODUCER: &str = "arqonbus";
+
+/// An event of the broker.
+pub(super) fn event(
+    system: &Reality,
+    topic: String,
+    kind: &str,
+    schema: &str,
+    data: Bytes,
+) -> NewRecord {
+    let content_type = if schema.is_empty() {
+        "application/json"
+    } else {
+        "application/x-protobuf"
+    };
+    let envelope = Envelope {
+        topic: topic.clone(),
+        schema: schema.into(),
+        headers: [("content-type".to_owned(), content_type.to_owned())].into(),
+        payload: Some(envelope::Payload::Event(Event {
+            r#type: kind.into(),
+            data,
+        })),
+        ..Envelope::default()
+    };
+    let mut stamp = BytesMut::new();
+    let id = system.next_id(system.now());
+    stamp::encode(Some(id), Some(PRODUCER), &mut stamp);
+    NewRecord {
+        topic: topic.into(),
+        clock_entries: Bytes::new(),
+        stamp: stamp.freeze(),
+        envelope: envelope.encode_to_vec().into(),
+    }
+}
+
+/// Stores what recovery cut off or found damaged in one of the tenant's logs. The statement is in
+/// the log's own directory too, so that nothing is lost when this cannot be written.
+pub(super) fn state_loss(system: &Reality, of: &Reality, loss: &LossStatement) {
+    let reality = of.name();
+    tracing::warn!(tenant = %of.tenant(), %reality, ?loss, "log recovered after an unclean end");
+    let range = |range: Option<(crate::log::Sequence, crate::log::Sequence)>| {
+        range.map(|(first, last)| [first.get(), last.get()])
+    };
+    let damages: Vec<_> = loss.damages.iter().map(|damage| damage.what).collect();
+    let statement = serde_json::json!({
+        "reality": reality.as_str(),
+        "epoch": loss.epoch,
+        "durable_through": loss.durable_through,
+        "discarded_bytes": loss.discarded_bytes,
+        "discarded": range(loss.discarded),
+        "possibly_acknowledged": loss.possibly_acknowledged,
+        "skipped": range(loss.skipped),
+        "damages": damages,
+    });
+    let data = Bytes::from(statement.to_string());
+    let record = event(system, LOG_TOPIC.into(), "log.loss", "", data);
+    let sink = Arc::new(Logged);
+    if let Err(error) = system.append_own(record, sink, 0) {
+        tracing::error!(tenant = %of.tenant(), %reality, %error, "loss statement not stored");
+    }
+}
+
+/// Appends and waits until it is on disk. Blocks.
+pub(super) fn append_and_wait(system: &Reality, record: NewRecord) -> Result<Appended, Error> {
+    let (sender, receiver): (_, Receiver<Result<Appended, AppendError>>) = sync_channel(1);
+    system.append_own(record, Arc::new(Waited(sender)), 0)?;
+    match receiver.recv() {
+        Ok(outcome) => Ok(outcome?),
+        // The log was closed and forgot the sink.
+        Err(_) => Err(Error::ShuttingDown),
+    }
+}
+
+/// What the broker's own records are stored as.
+pub(super) const DURABILITY: Durability = Durability::Synced;
+
+#[derive(Debug)]
+struct Waited(SyncSender<Result<Appended, AppendError>>);
+
+impl AppendSink for Waited {
+    fn appended(&self, _token: u64, outcome: Result<Appended, AppendError>) {
+        match self.0.try_send(outcome) {
+            // The one who waited is gone, or has an answer already.
+            Ok(()) | Err(TrySendError::Disconnected(_) | TrySendError::Full(_)) => {}
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Logged;
+
+impl AppendSink for Logged {
+    fn appended(&self, _token: u64, outcome: Result<Appended, AppendError>) {
+        if let Err(error) = outcome {
+            tracing::error!(%error, "a record of the broker was not stored");
+        }
+    }
+}

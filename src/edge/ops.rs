@@ -1,0 +1,264 @@
+//! Health, status and metrics over HTTP (TOOL-18, EDGE-23).
+//!
+//! Owns the operations listener: its routes, who may see which, and the counting of its requests.
+//! What anybody who reaches it may see names no tenant; `/status` does, and wants an admin's token
+//! outside of development. Must not know frames.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use prometheus_client::metrics::gauge::Gauge;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use super::handshake;
+use super::metrics::Metrics;
+use super::seats::Seats;
+use super::token::Verifier;
+use crate::broker::{Broker, Reality};
+use crate::config::Profile;
+use crate::log::Clock;
+use crate::proto::ErrorCode;
+use crate::proto::claims::Role;
+
+const ROUTES: [&str; 5] = ["/healthz", "/readyz", "/version", "/status", "/metrics"];
+const OTHER_ROUTE: &str = "other";
+const EXPOSITION: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What the operations listener shows.
+#[derive(Debug)]
+pub struct Ops {
+    /// How much `/status` insists on.
+    pub profile: Profile,
+    /// The node's name.
+    pub node: String,
+    /// When it started.
+    pub started: Instant,
+    /// Its realities.
+    pub broker: Arc<Broker>,
+    /// Its sessions.
+    pub seats: Arc<Seats>,
+    /// Its counters.
+    pub metrics: Arc<Metrics>,
+    /// Who may see `/status`.
+    pub verifier: Arc<Verifier>,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// True when the node goes down.
+    pub draining: watch::Receiver<bool>,
+}
+
+/// Answers until `stop` turns true.
+///
+/// # Errors
+/// Of the listener.
+pub async fn serve(
+    ops: Arc<Ops>,
+    listener: TcpListener,
+    mut stop: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let routes = Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/version", get(version))
+        .route("/status", get(status))
+        .route("/metrics", get(metrics))
+        .layer(middleware::from_fn_with_state(Arc::clone(&ops), count))
+        .with_state(ops);
+    let stopped = async move {
+        // An error means that the sender is gone, which ends the node too.
+        drop(stop.wait_for(|stop| *stop).await);
+    };
+    axum::serve(listener, routes)
+        .with_graceful_shutdown(stopped)
+        .await
+}
+
+async fn count(State(ops): State<Arc<Ops>>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let path = request.uri().path();
+    let route = ROUTES
+        .into_iter()
+        .find(|route| *route == path)
+        .unwrap_or(OTHER_ROUTE);
+    let response = next.run(request).await;
+    ops.metrics
+        .request(route, response.status().as_u16(), started.elapsed());
+    response
+}
+
+async fn ready(State(ops): State<Arc<Ops>>) -> Response {
+    let mut reasons = Vec::new();
+    if *ops.draining.borrow() {
+        reasons.push("draining: the node is going down".to_owned());
+    }
+    let read_only = ops.broker.read_only().len();
+    if read_only > 0 {
+        reasons.push(format!(
+            "read_only: {read_only} realities take no writes; /status names them"
+        ));
+    }
+    let status = if reasons.is_empty() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (
+        status,
+        Json(json!({ "ready": reasons.is_empty(), "reasons": reasons })),
+    )
+        .into_response()
+}
+
+async fn version(State(ops): State<Arc<Ops>>) -> Json<Value> {
+    Json(json!({ "name": "arqonbus", "version": env!("CARGO_PKG_VERSION"), "node": ops.node }))
+}
+
+async fn status(State(ops): State<Arc<Ops>>, headers: HeaderMap) -> Response {
+    let seen = match ops.admit(&headers) {
+        Ok(seen) => seen,
+        Err(refused) => return refused,
+    };
+    let realities: Vec<Value> = ops
+        .broker
+        .tenancies()
+        .iter()
+        .filter(|tenancy| seen.includes(tenancy.tenant().as_str()))
+        .flat_map(|tenancy| tenancy.all_opened())
+        .map(|reality| reality_status(&reality))
+        .collect();
+    let profile = match ops.profile {
+        Profile::Development => "development",
+        Profile::Production => "production",
+    };
+    Json(json!({
+        "node": ops.node,
+        "version": env!("CARGO_PKG_VERSION"),
+        "profile": profile,
+        "uptime_s": ops.started.elapsed().as_secs(),
+        "draining": *ops.draining.borrow(),
+        "sessions": ops.seats.total(),
+        "realities": realities,
+    }))
+    .into_response()
+}
+
+fn reality_status(reality: &Reality) -> Value {
+    let log = reality.log().status();
+    json!({
+        "tenant": reality.tenant().as_str(),
+        "reality": reality.name().as_str(),
+        "first": log.bounds.first.get(),
+        "durable_end": log.bounds.durable_end.get(),
+        "written_end": log.bounds.written_end.get(),
+        "segments": log.segments,
+        "used_bytes": log.used_bytes,
+        "tail_bytes": log.tail_bytes,
+        "waiting_bytes": log.waiting_bytes,
+        "flushes": log.flushes,
+        "epoch": log.epoch,
+        "subscriptions": reality.subscriptions(),
+        "read_only": reality.read_only().map(|state| json!({
+            "reason": state.reason,
+            "repairing": state.repairing,
+        })),
+    })
+}
+
+async fn metrics(State(ops): State<Arc<Ops>>) -> Response {
+    let totals = ops.broker.totals();
+    let metrics = &ops.metrics;
+    let gauge = |gauge: &Gauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+    gauge(&metrics.realities, totals.realities as u64);
+    gauge(&metrics.realities_read_only, totals.read_only as u64);
+    gauge(&metrics.subscriptions, totals.subscriptions as u64);
+    gauge(&metrics.log_used_bytes, totals.used_bytes);
+    gauge(&metrics.log_tail_bytes, totals.tail_bytes as u64);
+    gauge(&metrics.log_waiting_bytes, totals.waiting_bytes as u64);
+    metrics.set_flushes(totals.flushes);
+    match metrics.exposition() {
+        Ok(text) => ([(header::CONTENT_TYPE, EXPOSITION)], text).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "cannot write the metrics");
+            error_response(
+                ErrorCode::Internal,
+                "the metrics could not be written; see the node's log",
+            )
+        }
+    }
+}
+
+/// Whose realities `/status` shows.
+enum Seen {
+    All,
+    Of(String),
+}
+
+impl Seen {
+    fn includes(&self, tenant: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Of(own) => own == tenant,
+        }
+    }
+}
+
+impl Ops {
+    /// In development the listener is a loopback one, and whoever reaches it may look. Elsewhere an
+    /// admin sees its own tenant (EDGE-06).
+    #[expect(
+        clippy::result_large_err,
+        reason = "the error is the answer itself, made once a request"
+    )]
+    fn admit(&self, headers: &HeaderMap) -> Result<Seen, Response> {
+        if self.profile == Profile::Development {
+            return Ok(Seen::All);
+        }
+        let token = headers
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok())
+            .and_then(handshake::bearer);
+        let Some(token) = token else {
+            return Err(error_response(
+                ErrorCode::Unauthenticated,
+                "send an admin's token: `Authorization: Bearer <token>`",
+            ));
+        };
+        match self.verifier.verify(token, self.clock.now()) {
+            Ok(claims) if claims.role == Role::Admin => Ok(Seen::Of(claims.tenant)),
+            Ok(_) => Err(error_response(
+                ErrorCode::Forbidden,
+                "this needs a token with the role admin",
+            )),
+            Err(reason) => {
+                tracing::info!(%reason, "token refused on the operations listener");
+                Err(error_response(
+                    ErrorCode::Unauthenticated,
+                    "the token is not valid; get a new one",
+                ))
+            }
+        }
+    }
+}
+
+fn error_response(code: ErrorCode, message: &str) -> Response {
+    let status =
+        StatusCode::from_u16(code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let body = Json(json!({ "error": { "code": code.as_str(), "message": message } }));
+    let mut response = (status, body).into_response();
+    if status == StatusCode::UNAUTHORIZED {
+        let challenge = header::HeaderValue::from_static(handshake::REALM);
+        response
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, challenge);
+    }
+    response
+}

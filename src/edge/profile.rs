@@ -1,0 +1,147 @@
+//! What must be there before the node starts (EDGE-01).
+//!
+//! Owns the list of refusals of both profiles; all that is missing is said in one message. There
+//! is no setting that turns authentication off. Must not open sockets.
+
+use std::net::SocketAddr;
+
+use super::token::{KeyError, Verifier};
+use crate::config::{Config, Profile};
+
+/// Something that is missing or not allowed.
+#[derive(Debug, thiserror::Error)]
+pub enum Missing {
+    /// No data directory.
+    #[error("a data directory: set node.data_dir, or --data DIR")]
+    DataDir,
+    /// No keys that verify tokens.
+    #[error("keys that verify tokens: set auth.keys; without them nobody could connect")]
+    Keys,
+    /// No issuer or audience.
+    #[error("{setting}: it must not be empty, or tokens made for others would pass")]
+    Party {
+        /// The setting.
+        setting: &'static str,
+    },
+    /// A key cannot be used.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// Tokens would travel in the clear.
+    #[error(
+        "TLS for {setting} = {address}: this version does not terminate TLS itself; let a proxy do it and set edge.proxy_terminates_tls = true, or listen on a loopback address"
+    )]
+    Tls {
+        /// The setting.
+        setting: &'static str,
+        /// Its value.
+        address: SocketAddr,
+    },
+    /// The development profile is for this machine alone.
+    #[error(
+        "{setting} = {address}: the development profile listens on loopback addresses only; leave out --dev for anything else"
+    )]
+    NotLoopback {
+        /// The setting.
+        setting: &'static str,
+        /// Its value.
+        address: SocketAddr,
+    },
+}
+
+/// What is missing before the development profile has made its secret, and before anything has
+/// been written to disk.
+#[must_use]
+pub fn missing(config: &Config, profile: Profile) -> Vec<Missing> {
+    let mut missing = Vec::new();
+    if config.node.data_dir.is_none() {
+        missing.push(Missing::DataDir);
+    }
+    for (setting, value) in [
+        ("auth.issuer", &config.auth.issuer),
+        ("auth.audience", &config.auth.audience),
+    ] {
+        if value.is_empty() {
+            missing.push(Missing::Party { setting });
+        }
+    }
+    let listeners = [
+        ("edge.listen", config.edge.listen.0),
+        ("ops.listen", config.ops.listen.0),
+    ];
+    let exposed = listeners
+        .into_iter()
+        .filter(|(_, address)| !address.ip().is_loopback());
+    match profile {
+        Profile::Development => {
+            missing.extend(
+                exposed.map(|(setting, address)| Missing::NotLoopback { setting, address }),
+            );
+        }
+        Profile::Production => {
+            if config.auth.keys.is_empty() {
+                missing.push(Missing::Keys);
+            }
+            if !config.edge.proxy_terminates_tls {
+                missing.extend(exposed.map(|(setting, address)| Missing::Tls { setting, address }));
+            }
+        }
+    }
+    missing
+}
+
+/// The keys, or all that stands in the way of a start.
+///
+/// # Errors
+/// Everything that is missing.
+pub fn verifier(config: &Config, profile: Profile) -> Result<Verifier, Vec<Missing>> {
+    let mut missing = missing(config, profile);
+    match Verifier::new(&config.auth, profile) {
+        Ok(verifier) if missing.is_empty() => Ok(verifier),
+        Ok(_) => Err(missing),
+        Err(errors) => {
+            missing.extend(errors.into_iter().map(Missing::Key));
+            Err(missing)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(config: &Config, profile: Profile) -> String {
+        missing(config, profile)
+            .iter()
+            .map(|m| format!("{m}\n"))
+            .collect()
+    }
+
+    // EDGE-01
+    #[test]
+    fn production_names_everything_that_is_missing() {
+        let mut config = Config::default();
+        config.edge.listen.0 = SocketAddr::from(([0, 0, 0, 0], 9100));
+        let text = texts(&config, Profile::Production);
+        for part in [
+            "node.data_dir",
+            "auth.keys",
+            "edge.listen = 0.0.0.0:9100",
+            "edge.proxy_terminates_tls",
+        ] {
+            assert!(text.contains(part), "{part} is missing in {text}");
+        }
+        config.edge.proxy_terminates_tls = true;
+        assert!(!texts(&config, Profile::Production).contains("edge.listen"));
+    }
+
+    // EDGE-01
+    #[test]
+    fn development_refuses_every_address_but_loopback() {
+        let mut config = Config::default();
+        config.node.data_dir = Some("data".into());
+        config.edge.proxy_terminates_tls = true;
+        assert_eq!(texts(&config, Profile::Development), "");
+        config.ops.listen.0 = SocketAddr::from(([0, 0, 0, 0], 8080));
+        assert!(texts(&config, Profile::Development).contains("ops.listen = 0.0.0.0:8080"));
+    }
+}

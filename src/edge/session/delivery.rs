@@ -1,0 +1,307 @@
+//! A session's subscriptions, and the Deliver frames made from them.
+//!
+//! Subscriptions that have something to read take turns, one frame each. A read of history runs on
+//! a blocking thread, a few at a time, and comes back as news.
+
+use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::frame::{self, Deliver, HEAD_BYTES};
+use super::outbox::Outbox;
+use super::refusal::Refusal;
+use super::signals::Signals;
+use crate::broker::Subscription;
+use crate::broker::scan::{History, HistoryRead};
+use crate::broker::subscription::{Filled, Then};
+use crate::edge::metrics::Metrics;
+use crate::log::{AppendError, Sequence};
+use crate::proto::v1::{Acked, Unsubscribed, server_frame::Body};
+
+/// Reads of history that a session has under way at a time.
+const READS_MAX: usize = 4;
+
+/// One subscription as the session sees it.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// What the client calls it.
+    pub(super) id: u64,
+    pub(super) subscription: Subscription,
+    /// It stands in the queue of those to be asked.
+    queued: bool,
+    /// It has ended, but its consumer's cursor may still be moved.
+    finished: bool,
+    /// Acknowledgements to be answered when the cursor is on disk.
+    acks: Vec<(u64, Sequence)>,
+    /// Request to end it, once these are answered.
+    ending: Option<u64>,
+}
+
+/// The subscriptions of a session.
+#[derive(Debug, Default)]
+pub(super) struct Subscriptions {
+    /// By a key that is never used again, so that late news of one that has ended reach nobody.
+    entries: HashMap<u64, Entry>,
+    keys: HashMap<u64, u64>,
+    next_key: u64,
+    queue: VecDeque<u64>,
+    reads: usize,
+    waiting_reads: VecDeque<(u64, HistoryRead)>,
+    acks: usize,
+    buffer: BytesMut,
+}
+
+impl Subscriptions {
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Acknowledgements that are to be answered.
+    pub(super) const fn acks(&self) -> usize {
+        self.acks
+    }
+
+    /// A key for a new subscription.
+    pub(super) const fn new_key(&mut self) -> u64 {
+        self.next_key += 1;
+        self.next_key
+    }
+
+    /// Whether the client may give a new subscription this id.
+    pub(super) fn is_free(&self, id: u64) -> bool {
+        self.by_id(id).is_none_or(|entry| entry.finished)
+    }
+
+    fn by_id(&self, id: u64) -> Option<&Entry> {
+        self.entries.get(self.keys.get(&id)?)
+    }
+
+    pub(super) fn get(&mut self, id: u64) -> Option<(u64, &mut Entry)> {
+        let key = *self.keys.get(&id)?;
+        let entry = self.entries.get_mut(&key)?;
+        entry.ending.is_none().then_some((key, entry))
+    }
+
+    pub(super) fn insert(&mut self, key: u64, id: u64, subscription: Subscription) {
+        if let Some(old) = self.keys.insert(id, key) {
+            self.remove(old);
+        }
+        let entry = Entry {
+            id,
+            subscription,
+            queued: false,
+            finished: false,
+            acks: Vec::new(),
+            ending: None,
+        };
+        self.entries.insert(key, entry);
+        self.ready(key);
+    }
+
+    fn remove(&mut self, key: u64) {
+        if let Some(entry) = self.entries.remove(&key) {
+            self.acks -= entry.acks.len();
+            if self.keys.get(&entry.id) == Some(&key) {
+                self.keys.remove(&entry.id);
+            }
+        }
+    }
+
+    /// The subscription is to be asked for a frame.
+    pub(super) fn ready(&mut self, key: u64) {
+        if let Some(entry) = self.entries.get_mut(&key)
+            && !entry.queued
+            && !entry.finished
+            && entry.ending.is_none()
+        {
+            entry.queued = true;
+            self.queue.push_back(key);
+        }
+    }
+
+    /// Notes an acknowledgement to be answered.
+    pub(super) fn ack_waits(&mut self, key: u64, request_id: u64, sequence: Sequence) {
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.acks.push((request_id, sequence));
+            self.acks += 1;
+        }
+    }
+
+    /// Ends a subscription, at once or when its acknowledgements are answered.
+    pub(super) fn end(&mut self, key: u64, request_id: u64, outbox: &mut Outbox) {
+        let Some(entry) = self.entries.get_mut(&key) else {
+            return;
+        };
+        if entry.acks.is_empty() {
+            let subscription = entry.id;
+            self.remove(key);
+            let body = Body::Unsubscribed(Unsubscribed { subscription });
+            outbox.answer(request_id, body);
+        } else {
+            entry.ending = Some(request_id);
+        }
+    }
+
+    /// A consumer's cursor has been stored, or not.
+    pub(super) fn moved(
+        &mut self,
+        key: u64,
+        outcome: Result<Sequence, AppendError>,
+        outbox: &mut Outbox,
+    ) {
+        let Some(entry) = self.entries.get_mut(&key) else {
+            return;
+        };
+        let subscription = entry.id;
+        let before = entry.acks.len();
+        let next = entry
+            .subscription
+            .lease()
+            .map_or(Ok(()), |lease| lease.stored());
+        if let Ok(stored) = &outcome {
+            entry.acks.retain(|(request_id, sequence)| {
+                let covered = sequence <= stored;
+                if covered {
+                    let sequence = sequence.get();
+                    let acked = Acked {
+                        subscription,
+                        sequence,
+                    };
+                    outbox.answer(*request_id, Body::Acked(acked));
+                }
+                !covered
+            });
+        }
+        let failed = outcome.map_err(Into::into).and(next.map(drop)).err();
+        if let Some(error) = failed {
+            let refusal = Refusal::from(error);
+            for (request_id, _) in entry.acks.drain(..) {
+                outbox.refuse(request_id, refusal.clone());
+            }
+        }
+        self.acks -= before - entry.acks.len();
+        if let Some(request_id) = entry.ending
+            && entry.acks.is_empty()
+        {
+            self.end(key, request_id, outbox);
+        }
+    }
+
+    /// A read of history has come back.
+    pub(super) fn read(&mut self, key: u64, history: Option<History>, signals: &Arc<Signals>) {
+        self.reads -= 1;
+        if let Some((key, read)) = self.waiting_reads.pop_front() {
+            self.start_read(key, read, signals);
+        }
+        let Some(entry) = self.entries.get_mut(&key) else {
+            return;
+        };
+        match history {
+            Some(history) => entry.subscription.supply(history),
+            None => entry.subscription.supply_nothing(),
+        }
+        if let Some(read) = entry.subscription.read_ahead() {
+            self.start_read(key, read, signals);
+        }
+        self.ready(key);
+    }
+
+    fn start_read(&mut self, key: u64, read: HistoryRead, signals: &Arc<Signals>) {
+        if self.reads >= READS_MAX {
+            self.waiting_reads.push_back((key, read));
+            return;
+        }
+        self.reads += 1;
+        let signals = Arc::clone(signals);
+        // Detached: the outcome comes as news, also that of a panic.
+        drop(tokio::task::spawn_blocking(move || {
+            let history = catch_unwind(AssertUnwindSafe(|| read.run())).ok();
+            signals.read(key, history);
+        }));
+    }
+
+    /// The next Deliver frame, of whoever's turn it is.
+    pub(super) fn next_frame(
+        &mut self,
+        bytes_max: usize,
+        outbox: &mut Outbox,
+        metrics: &Metrics,
+        signals: &Arc<Signals>,
+    ) -> Option<Bytes> {
+        while let Some(key) = self.queue.pop_front() {
+            let Some(entry) = self.entries.get_mut(&key) else {
+                continue;
+            };
+            entry.queued = false;
+            if entry.finished || entry.ending.is_some() {
+                continue;
+            }
+            frame::begin(&mut self.buffer);
+            let filled = entry
+                .subscription
+                .fill(&mut self.buffer, HEAD_BYTES + bytes_max);
+            let frame = self.frame_of(key, &filled, metrics);
+            self.carry_on(key, filled.then, outbox, signals);
+            if frame.is_some() {
+                return frame;
+            }
+            if !outbox.is_empty() {
+                return outbox.pop();
+            }
+        }
+        None
+    }
+
+    fn frame_of(&mut self, key: u64, filled: &Filled, metrics: &Metrics) -> Option<Bytes> {
+        let finished = matches!(filled.then, Then::Finished);
+        let worth = filled.records > 0 || filled.lost.is_some() || filled.end_of_log || finished;
+        let id = self.entries.get(&key).map(|entry| entry.id)?;
+        if !worth {
+            self.buffer.clear();
+            return None;
+        }
+        let bytes = self.buffer.len() - HEAD_BYTES;
+        metrics.delivered(filled.records, bytes as u64);
+        let deliver = Deliver {
+            request_id: 0,
+            subscription: id,
+            next: filled.next.get(),
+            end_of_log: filled.end_of_log,
+            finished,
+            lost: filled.lost.as_ref(),
+        };
+        Some(frame::end(&deliver, &mut self.buffer))
+    }
+
+    fn carry_on(&mut self, key: u64, then: Then, outbox: &mut Outbox, signals: &Arc<Signals>) {
+        match then {
+            Then::Again => self.ready(key),
+            Then::Wait | Then::Credit | Then::Reading => {}
+            Then::Read(read) => self.start_read(key, read, signals),
+            Then::Finished => {
+                let Some(entry) = self.entries.get_mut(&key) else {
+                    return;
+                };
+                entry.finished = true;
+                if entry.subscription.lease().is_none() {
+                    self.remove(key);
+                }
+            }
+            Then::Failed(error) => {
+                let id = self.entries.get(&key).map_or(0, |entry| entry.id);
+                outbox.refuse_subscription(0, id, error.into());
+                self.remove(key);
+            }
+        }
+    }
+
+    /// Gives memory back that an idle session does not need.
+    pub(super) fn shrink(&mut self) {
+        self.buffer = BytesMut::new();
+        if self.queue.is_empty() {
+            self.queue = VecDeque::new();
+        }
+    }
+}

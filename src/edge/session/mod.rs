@@ -1,0 +1,99 @@
+//! What happens after the 101: one task for each session.
+//!
+//! - [`run`]: the loop over socket, news from other threads, and timers.
+//! - `state`: the session without its socket; `requests`, `produce`, `envelopes`: what it is asked.
+//! - `delivery`: its subscriptions; `frame`, `outbox`: what it says.
+//!
+//! The loop is driven by hand, so that it never waits for one thing while another could go on: a
+//! peer that does not read stops its own deliveries and, once its answers pile up, its requests;
+//! acknowledgements of the log are still taken in. Frames are fed and flushed once a turn.
+//! Ends when the peer closes or is gone, the token expires, the node drains, or a rule is broken.
+
+mod delivery;
+mod envelopes;
+mod frame;
+mod in_flight;
+mod outbox;
+mod produce;
+mod refusal;
+mod requests;
+#[cfg(test)]
+mod scenarios;
+mod signals;
+mod socket;
+mod state;
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio::time::sleep_until;
+use tokio_tungstenite::WebSocketStream;
+
+use self::refusal::Refusal;
+use self::socket::{End, Pump};
+use self::state::Session;
+use super::handshake::Subprotocol;
+use super::metrics::Metrics;
+use crate::broker::{self, Broker, Identity};
+use crate::config;
+
+/// What all sessions share.
+#[derive(Clone, Debug)]
+pub struct SessionContext {
+    /// Where records go and come from.
+    pub broker: Arc<Broker>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What a client may use up.
+    pub limits: Arc<config::Limits>,
+    /// What clients are told when the node goes down.
+    pub drain: config::Drain,
+    /// Turns true when it does.
+    pub draining: watch::Receiver<bool>,
+}
+
+/// Serves one session until it ends, and returns when nothing of it is left.
+pub async fn run<S>(
+    websocket: WebSocketStream<S>,
+    identity: Identity,
+    subprotocol: Subprotocol,
+    context: SessionContext,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let broker = Arc::clone(&context.broker);
+    let tenant = identity.tenant.clone();
+    let opened = tokio::task::spawn_blocking(move || broker.tenancy(&tenant)).await;
+    let tenancy = match opened.unwrap_or(Err(broker::Error::Internal)) {
+        Ok(tenancy) => tenancy,
+        Err(error) => {
+            socket::turn_away(websocket, &context, Refusal::from(error)).await;
+            return;
+        }
+    };
+    let mut draining = context.draining.clone();
+    let session = Session::new(context, identity, tenancy, subprotocol);
+    let mut pump = Pump::new(websocket, session);
+    let mut alarm = pin!(sleep_until(pump.alarm()));
+    let end: End = loop {
+        tokio::select! {
+            biased;
+            end = poll_fn(|cx| pump.turn(cx)) => break end,
+            // An error means that the sender is gone, which ends the node too.
+            changed = draining.wait_for(|draining| *draining), if !pump.is_draining() => {
+                drop(changed);
+                pump.drain();
+            }
+            () = alarm.as_mut() => {
+                if let Some(end) = pump.tick() {
+                    break end;
+                }
+            }
+        }
+        alarm.as_mut().reset(pump.alarm());
+    };
+    pump.leave(end).await;
+}

@@ -1,0 +1,289 @@
+//! From a Produce, or a single envelope, to an append under way (EDGE-09: its limits).
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::in_flight::{Pending, Reply};
+use super::refusal::Refusal;
+use super::state::Session;
+use crate::broker::accept::{Batch, Fault, Rejection};
+use crate::broker::{self, NameError, Reality, RealityName};
+use crate::config::Limits;
+use crate::log::{AppendError, AppendSink, Appended, Durability};
+use crate::proto::v1::{self, Produced, server_frame::Body};
+use crate::proto::view::EnvelopeView;
+
+/// When a batch is acknowledged.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Promise {
+    pub(super) durability: Durability,
+    pub(super) then: Option<Durability>,
+}
+
+impl Promise {
+    /// What is promised to whoever asks for nothing.
+    pub(super) const DEFAULT: Self = Self {
+        durability: Durability::Synced,
+        then: None,
+    };
+
+    /// What a Produce asks for.
+    pub(super) fn of(produce: &v1::Produce) -> Result<Self, Refusal> {
+        let durability = durability(produce.durability, "durability")?;
+        let mut then = None;
+        for (index, &wanted) in produce.then.iter().enumerate() {
+            let field = format!("then[{index}]");
+            let later = self::durability(wanted, &field)?;
+            if later <= durability || then.is_some() {
+                let text = format!("{field} must promise more than what is acknowledged before it");
+                return Err(Refusal::invalid(&field, text));
+            }
+            then = Some(later);
+        }
+        if !produce.then_projected.is_empty() {
+            return Err(Refusal::not_served("then_projected"));
+        }
+        if produce.expected.is_some() {
+            return Err(Refusal::not_served("expected"));
+        }
+        Ok(Self { durability, then })
+    }
+}
+
+fn durability(wanted: i32, field: &str) -> Result<Durability, Refusal> {
+    match v1::Durability::try_from(wanted) {
+        Ok(v1::Durability::Unspecified | v1::Durability::Synced) => Ok(Durability::Synced),
+        Ok(v1::Durability::Written) => Ok(Durability::Written),
+        Ok(v1::Durability::Replicated) => Err(Refusal::not_served(field)),
+        Err(error) => Err(Refusal::invalid(field, format!("{field}: {error}"))),
+    }
+}
+
+/// A request whose reality is being opened.
+#[derive(Debug)]
+pub(super) enum Parked {
+    /// `arqon.v1`.
+    Frame {
+        request_id: u64,
+        envelopes: Vec<Bytes>,
+        promise: Promise,
+    },
+    /// `arqon.envelope.v1`.
+    Envelope(Bytes),
+}
+
+impl Session {
+    /// Takes a Produce.
+    pub(super) fn produce(&mut self, request_id: u64, produce: v1::Produce) -> Result<(), Refusal> {
+        if self.draining {
+            return Err(Refusal::shutting_down());
+        }
+        let promise = Promise::of(&produce)?;
+        let found = produce.envelopes.len();
+        let limit = self.context.limits.batch_records_max;
+        if found == 0 {
+            return Err(Refusal::invalid("envelopes", "envelopes is empty"));
+        }
+        if found > limit {
+            return Err(Refusal::too_large("envelopes", found, "envelopes", limit));
+        }
+        let name = self.reality_name(&produce.reality)?;
+        if name.is_system() {
+            return Err(broker::Error::RealityClosed { reality: name }.into());
+        }
+        let envelopes = produce.envelopes;
+        match self.opened(&name) {
+            Some(reality) => self.append(&reality, request_id, &envelopes, promise),
+            None => {
+                let parked = Parked::Frame {
+                    request_id,
+                    envelopes,
+                    promise,
+                };
+                self.open_reality(request_id, name, parked);
+                Ok(())
+            }
+        }
+    }
+
+    /// Appends the envelopes of a Produce.
+    pub(super) fn append(
+        &mut self,
+        reality: &Arc<Reality>,
+        request_id: u64,
+        envelopes: &[Bytes],
+        promise: Promise,
+    ) -> Result<(), Refusal> {
+        let identity = Arc::clone(&self.identity);
+        let mut batch = Batch::new(reality, &identity, envelopes.len());
+        let mut bytes = 0;
+        for (index, encoded) in envelopes.iter().enumerate() {
+            let view = self.read_envelope(Some(index), encoded)?;
+            batch
+                .push(encoded, &view, None)
+                .map_err(broker::Error::from)?;
+            bytes += encoded.len();
+        }
+        self.hand_over(reality, batch, bytes, promise, Reply::Frame(request_id))
+    }
+
+    /// Decodes an envelope and holds it against the limits.
+    pub(super) fn read_envelope<'e>(
+        &self,
+        index: Option<usize>,
+        encoded: &'e Bytes,
+    ) -> Result<EnvelopeView<'e>, Refusal> {
+        let reject = |(field, fault)| {
+            let rejection = Rejection {
+                index,
+                field,
+                fault,
+            };
+            Refusal::from(broker::Error::from(rejection))
+        };
+        let limits = &self.context.limits;
+        let (found, limit) = (encoded.len(), limits.envelope_bytes_max);
+        if found > limit {
+            let unit = "bytes";
+            return Err(reject(("", Fault::TooLarge { found, limit, unit })));
+        }
+        let view = EnvelopeView::parse(encoded).map_err(|e| reject(("", Fault::Encoding(e))))?;
+        within(&view, limits).map_err(reject)?;
+        Ok(view)
+    }
+
+    /// Gives a batch to the log.
+    pub(super) fn hand_over(
+        &mut self,
+        reality: &Arc<Reality>,
+        batch: Batch<'_>,
+        bytes: usize,
+        promise: Promise,
+        reply: Reply,
+    ) -> Result<(), Refusal> {
+        // First remembered: the log may answer before it returns.
+        let token = self.in_flight.insert(Pending {
+            reply,
+            bytes,
+            answers: 1 + u8::from(promise.then.is_some()),
+            started: Instant::now(),
+        });
+        let sink = Arc::clone(&self.signals) as Arc<dyn AppendSink>;
+        let appended = reality.append(batch, promise.durability, promise.then, sink, token);
+        appended.map_err(|error| {
+            self.in_flight.remove(token);
+            error.into()
+        })
+    }
+
+    /// Answers an append.
+    pub(super) fn appended(&mut self, token: u64, outcome: Result<Appended, AppendError>) {
+        let Some(pending) = self.in_flight.get(token) else {
+            return;
+        };
+        let first_answer = pending.answers > 0 && outcome.is_ok();
+        let last = pending.answers <= 1 || outcome.is_err();
+        if !last {
+            pending.answers -= 1;
+        }
+        let (bytes, started) = (pending.bytes, pending.started);
+        let reply = match (last, &pending.reply) {
+            (false, Reply::Frame(request_id)) => Some(Reply::Frame(*request_id)),
+            (false, Reply::Envelope(_)) => None,
+            (true, _) => self.in_flight.remove(token).map(|pending| pending.reply),
+        };
+        match outcome {
+            Ok(appended) => {
+                if first_answer && (last || appended.durability == Durability::Written) {
+                    let records = appended.last.next().since(appended.first);
+                    let took = started.elapsed();
+                    self.context.metrics.produced(records, bytes as u64, took);
+                }
+                match reply {
+                    Some(Reply::Frame(0)) | None => {}
+                    Some(Reply::Frame(request_id)) => {
+                        self.outbox.answer(request_id, produced(appended));
+                    }
+                    Some(Reply::Envelope(id)) => self.envelope_stored(&id, appended),
+                }
+            }
+            Err(error) => {
+                let refusal = Refusal::from(broker::Error::from(error));
+                match reply {
+                    Some(Reply::Frame(request_id)) => self.outbox.refuse(request_id, refusal),
+                    Some(Reply::Envelope(id)) => self.envelope_refused(&id, &refusal),
+                    None => {}
+                }
+            }
+        }
+    }
+
+    /// The reality named in a request.
+    pub(super) fn reality_name(&self, name: &str) -> Result<RealityName, Refusal> {
+        // The reality used last is the likeliest, and its name needs no check.
+        if let Some(last) = &self.last_reality
+            && last.name().as_str() == name
+        {
+            return Ok(last.name().clone());
+        }
+        let field = "reality";
+        RealityName::new(name).map_err(|fault| broker::Error::Name { field, fault }.into())
+    }
+
+    /// A reality, if it is open.
+    pub(super) fn opened(&mut self, name: &RealityName) -> Option<Arc<Reality>> {
+        if let Some(last) = &self.last_reality
+            && last.name() == name
+        {
+            return Some(Arc::clone(last));
+        }
+        let reality = self.tenancy.opened(name)?;
+        self.last_reality = Some(Arc::clone(&reality));
+        Some(reality)
+    }
+}
+
+fn produced(appended: Appended) -> Body {
+    let durability = match appended.durability {
+        Durability::Written => v1::Durability::Written,
+        Durability::Synced => v1::Durability::Synced,
+    };
+    Body::Produced(Produced {
+        first: appended.first.get(),
+        last: appended.last.get(),
+        durability: durability.into(),
+        projected: String::new(),
+    })
+}
+
+/// The configured limits on parts of an envelope.
+fn within(view: &EnvelopeView<'_>, limits: &Limits) -> Result<(), (&'static str, Fault)> {
+    let (found, limit) = (view.topic.len(), limits.topic_bytes_max);
+    if found > limit {
+        return Err(("topic", Fault::Name(NameError::TooLong { found, limit })));
+    }
+    let limit = limits.topic_depth_max;
+    // n tokens take at least 2 n - 1 bytes.
+    if found > 2 * limit {
+        let found = view.topic.split('.').count();
+        if found > limit {
+            return Err(("topic", Fault::Name(NameError::TooDeep { found, limit })));
+        }
+    }
+    if view.headers.is_empty() {
+        return Ok(());
+    }
+    let (found, limit, unit) = (view.headers.len(), limits.headers_max, "headers");
+    if found > limit {
+        return Err(("headers", Fault::TooLarge { found, limit, unit }));
+    }
+    let size = |(name, value): (&str, &str)| name.len() + value.len();
+    let found = view.headers.iter().map(size).sum();
+    let (limit, unit) = (limits.header_bytes_max, "bytes");
+    if found > limit {
+        return Err(("headers", Fault::TooLarge { found, limit, unit }));
+    }
+    Ok(())
+}

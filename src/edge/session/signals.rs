@@ -1,0 +1,91 @@
+//! What other threads tell a session: acknowledgements, readable subscriptions, finished reads.
+//!
+//! Commit threads and blocking threads put it in and wake the session's task; the task takes it
+//! all out at once. Bounded by what the session itself has under way: one entry for each append,
+//! acknowledged cursor and read, and one for each subscription.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use futures_util::task::AtomicWaker;
+
+use crate::broker::consumer::CursorSink;
+use crate::broker::fanout::Subscriber;
+use crate::broker::scan::History;
+use crate::log::{AppendError, AppendSink, Appended, Sequence};
+
+/// What has happened since it was last taken.
+#[derive(Debug, Default)]
+pub(super) struct News {
+    /// Appends acknowledged or failed, by token.
+    pub(super) appended: Vec<(u64, Result<Appended, AppendError>)>,
+    /// Subscriptions with something to read, by key.
+    pub(super) ready: Vec<u64>,
+    /// Cursors stored or not, by the key of their subscription.
+    pub(super) moved: Vec<(u64, Result<Sequence, AppendError>)>,
+    /// Reads of history, by the key of their subscription; `None` where one panicked.
+    pub(super) read: Vec<(u64, Option<History>)>,
+}
+
+impl News {
+    const fn is_empty(&self) -> bool {
+        self.appended.is_empty()
+            && self.ready.is_empty()
+            && self.moved.is_empty()
+            && self.read.is_empty()
+    }
+}
+
+/// The place where news arrive.
+#[derive(Debug, Default)]
+pub(super) struct Signals {
+    news: Mutex<News>,
+    task: AtomicWaker,
+}
+
+impl Signals {
+    /// Who is woken from now on. Must be called before [`Signals::take`].
+    pub(super) fn register(&self, task: &Waker) {
+        self.task.register(task);
+    }
+
+    /// Swaps what has arrived with `into`, which must be empty; `false` if nothing has.
+    pub(super) fn take(&self, into: &mut News) -> bool {
+        let mut news = self.lock();
+        if news.is_empty() {
+            return false;
+        }
+        std::mem::swap(&mut *news, into);
+        true
+    }
+
+    pub(super) fn read(&self, key: u64, history: Option<History>) {
+        self.lock().read.push((key, history));
+        self.task.wake();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, News> {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AppendSink for Signals {
+    fn appended(&self, token: u64, outcome: Result<Appended, AppendError>) {
+        self.lock().appended.push((token, outcome));
+        self.task.wake();
+    }
+}
+
+impl Subscriber for Signals {
+    fn ready(&self, key: u64) {
+        self.lock().ready.push(key);
+        self.task.wake();
+    }
+}
+
+impl CursorSink for Signals {
+    fn moved(&self, key: u64, outcome: Result<Sequence, AppendError>) {
+        self.lock().moved.push((key, outcome));
+        self.task.wake();
+    }
+}

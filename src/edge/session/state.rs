@@ -1,0 +1,310 @@
+//! A session without its socket: what it is, what it has under way, what it has to say.
+//!
+//! One request at a time may wait for a blocking thread (to open a reality, to start a
+//! subscription, to read history, to run a command); no other is read meanwhile, so that requests
+//! take effect in the order in which they were sent.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::task::JoinHandle;
+
+use super::SessionContext;
+use super::delivery::Subscriptions;
+use super::in_flight::InFlight;
+use super::outbox::Outbox;
+use super::produce::Parked;
+use super::refusal::Refusal;
+use super::signals::{News, Signals};
+use crate::broker::subscription::Started;
+use crate::broker::{self, Identity, Reality, RealityName, Subscription, Tenancy};
+use crate::edge::handshake::Subprotocol;
+use crate::proto::v1::{self, Drain, Welcome, server_frame::Body};
+
+/// This many undecodable messages within [`STRIKES_WITHIN`] end the session.
+const STRIKES_MAX: usize = 3;
+const STRIKES_WITHIN: Duration = Duration::from_secs(60);
+
+/// How the connection is to be closed (RFC 6455, section 7.4).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Close {
+    pub(super) code: u16,
+    pub(super) reason: &'static str,
+}
+
+/// What a blocking thread came back with.
+#[derive(Debug)]
+pub(super) enum Done {
+    /// A reality, for the request that waits for it.
+    Opened(Parked, Result<Arc<Reality>, broker::Error>),
+    /// A subscription.
+    Subscribed {
+        request_id: u64,
+        key: u64,
+        id: u64,
+        started: Result<Box<(Subscription, Started)>, broker::Error>,
+    },
+    /// An answer that is ready to be sent.
+    Frame(Bytes),
+    /// An answer, or why there is none.
+    Answer(u64, Result<Body, broker::Error>),
+}
+
+/// A request on a blocking thread.
+#[derive(Debug)]
+pub(super) struct Job {
+    request_id: u64,
+    handle: JoinHandle<Done>,
+}
+
+/// A session without its socket.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) context: SessionContext,
+    pub(super) identity: Arc<Identity>,
+    pub(super) tenancy: Arc<Tenancy>,
+    pub(super) subprotocol: Subprotocol,
+    pub(super) signals: Arc<Signals>,
+    pub(super) outbox: Outbox,
+    pub(super) in_flight: InFlight,
+    pub(super) subscriptions: Subscriptions,
+    pub(super) last_reality: Option<Arc<Reality>>,
+    pub(super) draining: bool,
+    pub(super) close: Option<Close>,
+    job: Option<Job>,
+    news: News,
+    strikes: VecDeque<Instant>,
+}
+
+impl Session {
+    pub(super) fn new(
+        context: SessionContext,
+        identity: Identity,
+        tenancy: Arc<Tenancy>,
+        subprotocol: Subprotocol,
+    ) -> Self {
+        let outbox = Outbox::new(Arc::clone(&context.metrics));
+        let mut session = Self {
+            context,
+            identity: Arc::new(identity),
+            tenancy,
+            subprotocol,
+            signals: Arc::default(),
+            outbox,
+            in_flight: InFlight::default(),
+            subscriptions: Subscriptions::default(),
+            last_reality: None,
+            draining: false,
+            close: None,
+            job: None,
+            news: News::default(),
+            strikes: VecDeque::new(),
+        };
+        if session.subprotocol == Subprotocol::Frames {
+            let welcome = session.welcome();
+            session.outbox.answer(0, Body::Welcome(welcome));
+        }
+        session
+    }
+
+    fn welcome(&self) -> Welcome {
+        let limits = &self.context.limits;
+        let expires_at = self.identity.expires_at;
+        Welcome {
+            node: self.context.broker.node_name().into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            session: uuid::Uuid::now_v7().simple().to_string(),
+            tenant: self.identity.tenant.as_str().into(),
+            subject: self.identity.subject.clone(),
+            role: self.identity.role.as_str().into(),
+            limits: Some(v1::Limits {
+                message_bytes_max: limits.message_bytes_max as u64,
+                envelope_bytes_max: limits.envelope_bytes_max as u64,
+                batch_records_max: limits.batch_records_max as u64,
+                topic_bytes_max: limits.topic_bytes_max as u64,
+                topic_depth_max: limits.topic_depth_max as u64,
+                subscriptions_max: limits.subscriptions_max as u64,
+                credit_bytes_max: limits.credit_bytes_max,
+            }),
+            token_expires_at: expires_at
+                .map_or(0, |at| i64::try_from(at.as_millis()).unwrap_or(i64::MAX)),
+        }
+    }
+
+    /// Whether another request may be read.
+    pub(super) fn may_read(&self) -> bool {
+        let limits = &self.context.limits;
+        self.job.is_none()
+            && self.close.is_none()
+            && !self.outbox.is_full()
+            && self.in_flight.bytes() < limits.inflight_bytes_max
+            && self.in_flight.len() + self.subscriptions.acks() < limits.inflight_requests_max
+    }
+
+    /// Whether all that was accepted has been answered.
+    pub(super) fn is_settled(&self) -> bool {
+        self.job.is_none()
+            && self.outbox.is_empty()
+            && self.in_flight.is_empty()
+            && self.subscriptions.acks() == 0
+    }
+
+    /// Says that the node is going down; produces are refused from now on.
+    pub(super) fn drain(&mut self) {
+        self.draining = true;
+        if self.subprotocol == Subprotocol::Frames {
+            let drain = Drain {
+                reason: "the node is going down".into(),
+                deadline_ms: self.context.drain.deadline_ms,
+                reconnect_after_ms: self.context.drain.reconnect_after_ms,
+            };
+            self.outbox.answer(0, Body::Drain(drain));
+        }
+    }
+
+    /// Notes a message that could not be decoded.
+    pub(super) fn strike(&mut self) {
+        let now = Instant::now();
+        self.strikes.push_back(now);
+        self.strikes
+            .retain(|at| now.duration_since(*at) < STRIKES_WITHIN);
+        if self.strikes.len() >= STRIKES_MAX {
+            self.close = Some(Close {
+                code: 1007,
+                reason: "undecodable_messages",
+            });
+        }
+    }
+
+    /// Works off what other threads have told; `false` if it was nothing.
+    pub(super) fn take_news(&mut self) -> bool {
+        let mut news = std::mem::take(&mut self.news);
+        let any = self.signals.take(&mut news);
+        for (token, outcome) in news.appended.drain(..) {
+            self.appended(token, outcome);
+        }
+        for (key, outcome) in news.moved.drain(..) {
+            self.subscriptions.moved(key, outcome, &mut self.outbox);
+        }
+        for (key, history) in news.read.drain(..) {
+            self.subscriptions.read(key, history, &self.signals);
+        }
+        for key in news.ready.drain(..) {
+            self.subscriptions.ready(key);
+        }
+        // Kept for its memory.
+        self.news = news;
+        any
+    }
+
+    /// Hands a request to a blocking thread.
+    pub(super) fn start(&mut self, request_id: u64, work: impl FnOnce() -> Done + Send + 'static) {
+        assert!(self.job.is_none(), "one request waits at a time");
+        let handle = tokio::task::spawn_blocking(work);
+        self.job = Some(Job { request_id, handle });
+    }
+
+    /// Opens a reality for a request that waits for it.
+    pub(super) fn open_reality(&mut self, request_id: u64, name: RealityName, parked: Parked) {
+        let tenancy = Arc::clone(&self.tenancy);
+        self.start(request_id, move || {
+            let opened = tenancy.reality(&name);
+            Done::Opened(parked, opened)
+        });
+    }
+
+    /// Takes what the blocking thread came back with; `false` if there is nothing.
+    pub(super) fn poll_job(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(job) = &mut self.job else {
+            return false;
+        };
+        let Poll::Ready(outcome) = Pin::new(&mut job.handle).poll(cx) else {
+            return false;
+        };
+        let request_id = job.request_id;
+        self.job = None;
+        match outcome {
+            Ok(done) => self.done(done),
+            Err(error) => {
+                tracing::error!(%error, "a request panicked");
+                let refusal = Refusal::from(broker::Error::Internal);
+                self.outbox.refuse(request_id, refusal);
+            }
+        }
+        true
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Opened(parked, opened) => self.unpark(parked, opened),
+            Done::Subscribed {
+                request_id,
+                key,
+                id,
+                started,
+            } => match started {
+                Ok(started) => {
+                    let (subscription, started) = *started;
+                    let subscribed = subscribed(id, &subscription, started);
+                    self.outbox.answer(request_id, Body::Subscribed(subscribed));
+                    self.subscriptions.insert(key, id, subscription);
+                }
+                Err(error) => self.outbox.refuse(request_id, error.into()),
+            },
+            Done::Frame(frame) => self.outbox.push(frame),
+            Done::Answer(request_id, Ok(body)) => self.outbox.answer(request_id, body),
+            Done::Answer(request_id, Err(error)) => self.outbox.refuse(request_id, error.into()),
+        }
+    }
+
+    fn unpark(&mut self, parked: Parked, opened: Result<Arc<Reality>, broker::Error>) {
+        match (parked, opened) {
+            (
+                Parked::Frame {
+                    request_id,
+                    envelopes,
+                    promise,
+                },
+                Ok(reality),
+            ) => {
+                if let Err(refusal) = self.append(&reality, request_id, &envelopes, promise) {
+                    self.outbox.refuse(request_id, refusal);
+                }
+            }
+            (Parked::Envelope(encoded), Ok(reality)) => self.append_envelope(&reality, &encoded),
+            (Parked::Frame { request_id, .. }, Err(error)) => {
+                self.outbox.refuse(request_id, error.into());
+            }
+            (Parked::Envelope(_), Err(error)) => self.envelope_refused("", &error.into()),
+        }
+    }
+
+    /// Gives memory back that an idle session does not need.
+    pub(super) fn shrink(&mut self) {
+        self.outbox.shrink();
+        self.in_flight.shrink();
+        self.subscriptions.shrink();
+        self.news = News::default();
+        if let Some(reality) = self.last_reality.take() {
+            tracing::trace!(reality = %reality.name(), "session idle");
+        }
+    }
+}
+
+fn subscribed(id: u64, subscription: &Subscription, started: Started) -> v1::Subscribed {
+    let reality = subscription.reality();
+    v1::Subscribed {
+        subscription: id,
+        tenant: reality.tenant().as_str().into(),
+        reality: reality.name().as_str().into(),
+        next: started.next.get(),
+        last: started.bounds.written_end.get() - 1,
+        first: started.bounds.first.get(),
+        resumed: started.resumed,
+        clock_key: reality.clock_key().into(),
+    }
+}

@@ -1,0 +1,331 @@
+//! Starts the node, waits, stops it.
+//!
+//! Start: settings, profile, data directory, keys, logs, listeners, the ready line. Stop: no new
+//! connections, Drain to the sessions, logs closed, operations listener last, so that it can be
+//! asked how far the stop has come.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use arqonbus::broker::{self, Broker};
+use arqonbus::config::layers::Loaded;
+use arqonbus::config::{Config, Profile};
+use arqonbus::data_dir::DataDir;
+use arqonbus::edge::development::{self, Credentials};
+use arqonbus::edge::listener::{Door, Parts};
+use arqonbus::edge::metrics::Metrics;
+use arqonbus::edge::ops::{self, Ops};
+use arqonbus::edge::profile::{self, Missing};
+use arqonbus::edge::seats::Seats;
+use arqonbus::edge::session::SessionContext;
+use arqonbus::edge::token::Verifier;
+use arqonbus::log::{Clock as _, Committer, Environment, RealStorage};
+use arqonbus::wall_clock::WallClock;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
+
+use crate::arguments::ServeArguments;
+use crate::{EXIT_CONFIG, fail, load, print, say};
+
+/// Kept of the deadline for closing logs after the sessions have had their time.
+const CLOSING_SHARE: u32 = 4;
+
+/// Runs the node until a signal ends it.
+pub(crate) fn serve(arguments: &ServeArguments) -> ExitCode {
+    let profile = if arguments.dev {
+        Profile::Development
+    } else {
+        Profile::Production
+    };
+    let loaded = match load(arguments.config.as_deref(), &arguments.flags()) {
+        Ok(loaded) => loaded,
+        Err(error) => return fail(&error.into()),
+    };
+    let config = &loaded.config;
+    // The development profile makes its key later, in the data directory.
+    let missing = match profile {
+        Profile::Development => profile::missing(config, profile),
+        Profile::Production => profile::verifier(config, profile).err().unwrap_or_default(),
+    };
+    let (Some(dir), true) = (config.node.data_dir.clone(), missing.is_empty()) else {
+        return refuse(&missing, profile);
+    };
+    if let Err(error) = trace(&loaded.config) {
+        say(&format!("arqonbus: {error:#}\n"));
+        return ExitCode::from(EXIT_CONFIG);
+    }
+    for name in &loaded.ignored_variables {
+        tracing::warn!(name, "environment variable is no setting; ignored");
+    }
+    match run(loaded, profile, &dir) {
+        Ok(code) => code,
+        Err(error) => fail(&error),
+    }
+}
+
+fn refuse(missing: &[Missing], profile: Profile) -> ExitCode {
+    let (name, remedy) = match profile {
+        Profile::Development => ("development", ""),
+        Profile::Production => (
+            "production",
+            "For a node on this machine alone: arqonbus serve --dev --data DIR\n",
+        ),
+    };
+    let items: String = missing.iter().map(|item| format!("  - {item}\n")).collect();
+    say(&format!(
+        "arqonbus: cannot start in the {name} profile; missing or not allowed:\n{items}{remedy}"
+    ));
+    ExitCode::from(EXIT_CONFIG)
+}
+
+fn trace(config: &Config) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&config.trace.filter)
+        .with_context(|| format!("trace.filter = {:?} is no filter", config.trace.filter))?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    let set = match config.trace.format.as_str() {
+        "json" => builder.json().try_init(),
+        _ => builder
+            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+            .try_init(),
+    };
+    set.map_err(|error| anyhow::anyhow!("cannot set up the log: {error}"))
+}
+
+fn run(loaded: Loaded, profile: Profile, dir: &Path) -> anyhow::Result<ExitCode> {
+    let mut config = loaded.config;
+    let clock = Arc::new(WallClock);
+    let storage = Arc::new(RealStorage);
+    let data_dir = DataDir::take(storage.as_ref(), dir)?;
+    let credentials = match profile {
+        Profile::Development => Some(development::prepare(dir, &mut config.auth, clock.now())?),
+        Profile::Production => None,
+    };
+    let verifier = match profile::verifier(&config, profile) {
+        Ok(verifier) => Arc::new(verifier),
+        Err(missing) => return Ok(refuse(&missing, profile)),
+    };
+    let environment = Environment {
+        storage,
+        clock,
+        committer: Committer::start(config.log.commit_threads),
+    };
+    raise_open_files();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let code = runtime.block_on(live(
+        &config,
+        profile,
+        &data_dir,
+        verifier,
+        environment,
+        credentials,
+    ));
+    // What blocks in the runtime must not keep the process beyond the deadline.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    code
+}
+
+async fn live(
+    config: &Config,
+    profile: Profile,
+    data_dir: &DataDir,
+    verifier: Arc<Verifier>,
+    environment: Environment,
+    credentials: Option<Credentials>,
+) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::new()?;
+    let started = Instant::now();
+    let (drain, draining) = watch::channel(false);
+    let (stop_ops, ops_stopped) = watch::channel(false);
+    let metrics = Arc::new(Metrics::new());
+    let seats = Seats::new(&config.limits, Arc::clone(&metrics));
+    let clock = Arc::clone(&environment.clock);
+
+    let edge = listen(config.edge.listen.0, "edge.listen")?;
+    let operations = listen(config.ops.listen.0, "ops.listen")?;
+    let edge_address = edge.local_addr()?;
+    let ops_address = operations.local_addr()?;
+
+    let broker = start_broker(config, data_dir, environment)?;
+    let door = Door::new(
+        config,
+        profile,
+        Parts {
+            verifier: Arc::clone(&verifier),
+            clock: Arc::clone(&clock),
+            seats: Arc::clone(&seats),
+            metrics: Arc::clone(&metrics),
+            draining: draining.clone(),
+            context: SessionContext {
+                broker: Arc::clone(&broker),
+                metrics: Arc::clone(&metrics),
+                limits: Arc::new(config.limits.clone()),
+                drain: config.drain.clone(),
+                draining: draining.clone(),
+            },
+        },
+    );
+    let ops = Arc::new(Ops {
+        profile,
+        node: data_dir.node().name().to_owned(),
+        started,
+        broker: Arc::clone(&broker),
+        seats: Arc::clone(&seats),
+        metrics,
+        verifier,
+        clock,
+        draining,
+    });
+    let ops_task = tokio::spawn(ops::serve(ops, operations, ops_stopped));
+    tokio::spawn(door.serve(edge));
+
+    if let Some(credentials) = credentials {
+        say(&hints(edge_address, &credentials));
+    }
+    print(&format!(
+        "ready edge=ws://{edge_address}/v1/ws ops=http://{ops_address}\n"
+    ))?;
+    tracing::info!(node = data_dir.node().name(), %edge_address, %ops_address, "ready");
+
+    let first = signals.next().await;
+    tracing::info!(signal = first, "draining");
+    drain.send_replace(true);
+    let deadline = Duration::from_millis(config.drain.deadline_ms);
+    tokio::select! {
+        stopped = stop(&seats, broker, deadline) => stopped?,
+        second = signals.next() => end_at_once(second),
+    }
+    stop_ops.send_replace(true);
+    if let Ok(Err(error)) = tokio::time::timeout(Duration::from_millis(100), ops_task).await {
+        tracing::warn!(%error, "the operations listener failed");
+    }
+    tracing::info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn start_broker(
+    config: &Config,
+    data_dir: &DataDir,
+    environment: Environment,
+) -> anyhow::Result<Arc<Broker>> {
+    let node = data_dir.node();
+    let limits = &config.limits;
+    let options = broker::Options {
+        directory: data_dir.path().to_owned(),
+        node: node.number(),
+        node_name: node.name().to_owned(),
+        log: config.log.options(),
+        tenants_max: limits.tenants_max,
+        realities_max: limits.realities_max,
+        consumers_max: limits.consumers_max,
+        producers_max: limits.producers_max,
+    };
+    Broker::start(environment, options).context("cannot start the broker")
+}
+
+/// Every session is an open file, and the usual soft limit (1,024) is far below what the node
+/// serves; the hard limit is the operator's word.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, ?limit, "cannot raise the limit of open files");
+    }
+}
+
+/// Lets the sessions end, then closes the logs, within `deadline`.
+async fn stop(seats: &Seats, broker: Arc<Broker>, deadline: Duration) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let for_sessions = deadline - deadline / CLOSING_SHARE;
+    if tokio::time::timeout(for_sessions, seats.empty())
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            open = seats.total(),
+            "sessions did not end in time; closing without them"
+        );
+    }
+    let closing = tokio::task::spawn_blocking(move || broker.close());
+    match tokio::time::timeout(deadline.saturating_sub(started.elapsed()), closing).await {
+        Ok(closed) => closed.context("closing the logs panicked"),
+        Err(_) => {
+            tracing::warn!("the logs did not close in time; the next start recovers them");
+            Ok(())
+        }
+    }
+}
+
+#[expect(
+    clippy::exit,
+    reason = "a second signal asks for exactly this: what is unfinished is recovered at the next start"
+)]
+fn end_at_once(signal: &'static str) -> ! {
+    tracing::warn!(signal, "ended at once by a second signal");
+    std::process::exit(1)
+}
+
+/// The signals that end the node.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Connections that wait to be accepted; a storm of clients fits (EDGE-22), as far as the system's
+/// `somaxconn` allows.
+const BACKLOG: u32 = 4096;
+
+fn listen(address: SocketAddr, setting: &'static str) -> anyhow::Result<TcpListener> {
+    let open = || {
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()
+        } else {
+            TcpSocket::new_v6()
+        }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    open().with_context(|| format!("cannot listen on {setting} = {address}; choose another address, or port 0 for a free one"))
+}
+
+fn hints(edge: SocketAddr, credentials: &Credentials) -> String {
+    let (token, secret) = (credentials.token.display(), credentials.secret.display());
+    format!(
+        "Development profile: for this machine alone. In another terminal:\n\
+         \n  export ARQON_URL=ws://{edge}/v1/ws ARQON_TOKEN=\"$(cat {token})\"\n\
+         \n  arqon consume '>' --from earliest\n\
+         \nMore tokens: arqon token mint --secret-file {secret} --tenant {tenant} --sub NAME\n\n",
+        tenant = development::TENANT,
+    )
+}

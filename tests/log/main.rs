@@ -1,0 +1,19 @@
+//! The log under faults: power cuts, failing disks, damage, and a model that it must equal.
+//!
+//! Everything goes through the public interface of `arqonbus::log`; disk, clock and the order of
+//! commits are simulated, so that every failure can be repeated by its seed.
+
+mod append_promises;
+mod bounds;
+mod damage;
+mod dice;
+mod disk_faults;
+mod golden;
+mod history;
+mod locking;
+mod memory;
+mod model;
+mod power_cut;
+mod session;
+mod sim_storage;
+mod torn_tail;

@@ -1,0 +1,13 @@
+//! Black box: the built node over real sockets.
+
+mod drain;
+mod events;
+mod handshake;
+mod live;
+mod operations;
+mod profiles;
+mod raw;
+mod restart;
+mod shell;
+mod support;
+mod verbs;

@@ -1,0 +1,77 @@
+//! TOOL-05, TOOL-18, EDGE-23: the operations listener.
+
+use arqonbus::proto::claims::Role;
+
+use crate::raw::Request;
+use crate::support::{Node, claims, signed, write};
+
+#[test]
+fn a_development_node_shows_its_health() {
+    let node = Node::dev();
+    assert_eq!(Request::upgrade().send(node.edge).status, 401);
+    let get = |path: &str| Request::get(path).send(node.ops);
+    assert_eq!(get("/healthz").text(), "ok\n");
+    let ready = get("/readyz");
+    assert_eq!(
+        (ready.status, ready.json()["ready"].as_bool()),
+        (200, Some(true))
+    );
+    assert_eq!(get("/version").json()["version"], env!("CARGO_PKG_VERSION"));
+    let status = get("/status").json();
+    assert_eq!(
+        (status["profile"].as_str(), status["sessions"].as_u64()),
+        (Some("development"), Some(0))
+    );
+    let id = std::fs::read_to_string(node.data.join("node.id")).expect("node.id");
+    assert_eq!(status["node"].as_str(), Some(id.trim()));
+    assert_eq!(get("/nothing").status, 404);
+
+    let metrics = get("/metrics");
+    let text = metrics.text();
+    assert!(
+        metrics
+            .header("content-type")
+            .is_some_and(|kind| kind.starts_with("application/openmetrics-text"))
+    );
+    for line in [
+        "# HELP arqon_build",
+        "arqon_edge_sessions 0",
+        "arqon_edge_handshakes_refused_total{code=\"auth_missing\"} 1",
+        "arqon_http_requests_total{route=\"ws\",status=\"401\"} 1",
+        "arqon_http_requests_total{route=\"/healthz\",status=\"200\"} 1",
+        "arqon_http_requests_total{route=\"other\",status=\"404\"} 1",
+        "arqon_http_request_duration_seconds_count{route=\"/status\"} 1",
+        "# UNIT arqon_edge_append_duration_seconds seconds",
+    ] {
+        assert!(text.contains(line), "{line} is missing in {text}");
+    }
+    assert!(text.ends_with("# EOF\n"));
+    assert!(!text.contains("tenant"), "{text}");
+}
+
+#[test]
+fn in_production_the_status_is_for_admins() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let secret = b"0123456789abcdef0123456789abcdef0123456789abcdef";
+    write(&dir.path().join("secret"), secret);
+    let settings = "[node]\ndata_dir = 'data'\n[auth]\nkeys = [{ id = 'a', algorithm = 'HS256', file = 'secret' }]\n";
+    let node = Node::production(dir, settings);
+    let status = |role| {
+        let token = signed(&claims("acme", role), secret);
+        Request::get("/status").bearer(&token).send(node.ops).status
+    };
+    let anonymous = Request::get("/status").send(node.ops);
+    assert_eq!(anonymous.status, 401);
+    assert!(anonymous.header("www-authenticate").is_some());
+    assert_eq!(
+        Request::get("/status")
+            .bearer("garbage")
+            .send(node.ops)
+            .status,
+        401
+    );
+    assert_eq!(status(Role::User), 403);
+    assert_eq!(status(Role::Operator), 403);
+    assert_eq!(status(Role::Admin), 200);
+    assert_eq!(Request::get("/readyz").send(node.ops).status, 200);
+}

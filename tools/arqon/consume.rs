@@ -1,0 +1,143 @@
+//! `arqon consume`: records as they are and as they come.
+
+use arqonbus::client::{Client, Delivery, Error, SubscribeOptions, Subscription};
+use clap::Args;
+
+use crate::Output;
+use crate::bounds::{From, To};
+use crate::connection::{Connection, Patience, Target, interrupt};
+use crate::show::Printer;
+
+/// Print records, from any point of the log on
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A named consumer's cursor is kept by the node: a record is acknowledged after it is printed, and
+the next start goes on after it. A first start uses --from.
+
+Examples:
+  arqon consume '>' --stop-at-end
+  arqon consume 'usgs.*' --from 1000 --to 1707 --output json
+  arqon consume 'orders.>' --consumer billing --from earliest
+  arqon consume 'usgs.>' --from 2018-02-01T00:00:00Z --limit 10")]
+pub(crate) struct Arguments {
+    /// Topics: `*` stands for one token, a last `>` for one or more
+    filter: String,
+    /// Where to start: `earliest`, `latest`, a sequence, or an RFC 3339 time
+    #[arg(long, default_value = "earliest")]
+    from: From,
+    /// Where to stop (inclusive): a sequence or an RFC 3339 time
+    #[arg(long)]
+    to: Option<To>,
+    /// Stop after so many records
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    limit: Option<u64>,
+    /// Stop at what is the end of the log now
+    #[arg(long)]
+    stop_at_end: bool,
+    /// Name of a cursor that the node keeps
+    #[arg(long, value_name = "NAME")]
+    consumer: Option<String>,
+    /// Share the work with the other members of this group
+    #[arg(long, value_name = "NAME")]
+    group: Option<String>,
+}
+
+pub(crate) async fn run(
+    target: &Target,
+    output: Output,
+    arguments: Arguments,
+) -> anyhow::Result<()> {
+    let Connection { client, reality } = target.connect(Patience::Reconnect).await?;
+    let named = arguments.consumer.is_some();
+    let (stop_sequence, stop_time) = To::stops(arguments.to);
+    let subscription = client
+        .subscribe(SubscribeOptions {
+            reality,
+            start: arguments.from.0,
+            consumer: arguments.consumer.unwrap_or_default(),
+            group: arguments.group.unwrap_or_default(),
+            stop_sequence,
+            stop_time,
+            stop_at_end: arguments.stop_at_end,
+            ..SubscribeOptions::new(arguments.filter)
+        })
+        .await?;
+    let printer = Printer::new(output, subscription.subscribed());
+    let acks = if named {
+        Acks::AfterPrinting
+    } else {
+        Acks::None
+    };
+    follow(client, subscription, printer, arguments.limit, acks).await
+}
+
+/// Whether the records are acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Acks {
+    None,
+    AfterPrinting,
+}
+
+/// Prints until the subscription ends, `limit` is reached, or somebody interrupts.
+pub(crate) async fn follow(
+    client: Client,
+    mut subscription: Subscription,
+    mut printer: Printer,
+    limit: Option<u64>,
+    acks: Acks,
+) -> anyhow::Result<()> {
+    let mut left = limit.unwrap_or(u64::MAX);
+    let mut acked = 0;
+    let mut stop = std::pin::pin!(interrupt());
+    while left > 0 {
+        let delivery = tokio::select! {
+            biased;
+            () = &mut stop => break,
+            delivery = subscription.next() => delivery?,
+        };
+        let Some(delivery) = delivery else { break };
+        warn_of_loss(&delivery);
+        let mut last = None;
+        for record in delivery
+            .views()
+            .take(usize::try_from(left).unwrap_or(usize::MAX))
+        {
+            let record = record?;
+            printer.record(&record)?;
+            last = Some(record.sequence);
+            left -= 1;
+        }
+        printer.flush()?;
+        // Only now: what is acknowledged must have left this process.
+        if let Some(last) = last.filter(|_| acks == Acks::AfterPrinting) {
+            subscription.ack(last).await?;
+            acked = last;
+        }
+    }
+    if acked != 0 {
+        confirm(&subscription, acked).await?;
+    }
+    drop(subscription);
+    client.close().await;
+    Ok(())
+}
+
+/// Waits until the cursor is on disk. A connection lost meanwhile is no reason to see records
+/// twice: once there is another, the question may be asked again.
+async fn confirm(subscription: &Subscription, sequence: u64) -> Result<(), Error> {
+    match subscription.ack_confirmed(sequence).await {
+        Err(Error::ConnectionLost { .. }) => subscription.ack_confirmed(sequence).await,
+        done => done,
+    }
+}
+
+pub(crate) fn warn_of_loss(delivery: &Delivery) {
+    if let Some(lost) = &delivery.lost {
+        tracing::warn!(
+            first = lost.first,
+            last = lost.last,
+            reason = lost.reason,
+            "records are damaged on the node's disk and were skipped"
+        );
+    }
+}

@@ -1,0 +1,140 @@
+//! What an error means to the shell: its exit code, from the conventions of sysexits.
+
+use std::io;
+
+use arqonbus::client;
+use arqonbus::proto::ErrorCode;
+
+pub(crate) const HELP: &str = "\
+Exit codes:
+  0    done
+  1    failed
+  2    wrong usage
+  65   the input is not what it should be
+  66   an input file cannot be read
+  69   no node can be reached
+  74   an output cannot be written
+  75   failed for now: the same may succeed later
+  77   not permitted: the token is missing, wrong, expired, or does not allow it
+  78   the configuration cannot be used
+  130  interrupted before it was done
+
+Environment: ARQON_URL, ARQON_TOKEN, ARQON_REALITY, ARQON_CONTEXT, ARQON_OUTPUT,
+ARQON_LOG (filter of the log on stderr, like `debug`), NO_COLOR.";
+
+/// A failure that knows its exit code.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self {
+            code: 2,
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn failed(message: impl Into<String>) -> Self {
+        Self {
+            code: 1,
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn data(message: impl Into<String>) -> Self {
+        Self {
+            code: 65,
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn no_input(message: impl Into<String>) -> Self {
+        Self {
+            code: 66,
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn configuration(message: impl Into<String>) -> Self {
+        Self {
+            code: 78,
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn interrupted(message: impl Into<String>) -> Self {
+        Self {
+            code: 130,
+            message: message.into(),
+        }
+    }
+}
+
+/// What to try, where the error itself cannot know.
+pub(crate) fn advice(error: &anyhow::Error) -> Option<&'static str> {
+    match error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<client::Error>())?
+    {
+        client::Error::Unreachable { .. } => {
+            Some("is the node running, and is the URL the one in its `ready` line?")
+        }
+        client::Error::Refused { status: 401, .. } => Some(
+            "look into the token with `arqon token inspect`, or make one with `arqon token mint`",
+        ),
+        client::Error::Refused { status: 404, .. } => Some("the URL of a node ends in /v1/ws"),
+        _ => None,
+    }
+}
+
+pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
+    for cause in error.chain() {
+        if let Some(failure) = cause.downcast_ref::<Failure>() {
+            return failure.code;
+        }
+        if let Some(error) = cause.downcast_ref::<client::Error>() {
+            return of_client(error);
+        }
+        if let Some(error) = cause.downcast_ref::<io::Error>() {
+            // Whoever read our output has seen enough, as with `| head`.
+            return if error.kind() == io::ErrorKind::BrokenPipe {
+                0
+            } else {
+                74
+            };
+        }
+    }
+    1
+}
+
+fn of_client(error: &client::Error) -> u8 {
+    let refused = matches!(
+        error,
+        client::Error::Refused {
+            status: 401 | 403,
+            ..
+        }
+    );
+    let forbidden = matches!(
+        error.code(),
+        Some(
+            ErrorCode::Unauthenticated
+                | ErrorCode::Forbidden
+                | ErrorCode::TenantMismatch
+                | ErrorCode::NotMember
+        )
+    );
+    if refused || forbidden {
+        return 77;
+    }
+    match error {
+        client::Error::Address { .. } => 78,
+        client::Error::Unreachable { .. } | client::Error::ConnectionLost { .. } => 69,
+        _ if error.retryable() => 75,
+        _ => 1,
+    }
+}

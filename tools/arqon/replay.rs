@@ -1,0 +1,532 @@
+//! `arqon replay`: a range of the log again, at any speed, to the terminal or into a reality.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use arqonbus::client::{
+    Batch, Client, Delivery, ProduceOptions, Produced, SubscribeOptions, Subscription,
+};
+use arqonbus::proto::view::{Payload, RecordView};
+use clap::Args;
+use prost::encoding::string;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use tokio::time::Instant;
+
+use crate::bounds::{From, To};
+use crate::connection::{Connection, Patience, Target, interrupt};
+use crate::consume::warn_of_loss;
+use crate::failure::Failure;
+use crate::progress::Progress;
+use crate::show::Printer;
+use crate::{Output, table};
+
+/// Envelopes stored together in the other reality.
+const BATCH: usize = 500;
+const BATCH_BYTES: usize = 512 << 10;
+/// Numbers of `Envelope.timestamp` and of the strings that the node may have filled in.
+const TRACE_ID: u32 = 1;
+const TIMESTAMP: u32 = 4;
+const TWIST_ID: u32 = 5;
+const ID: u32 = 30;
+const TOPIC: u32 = 31;
+const PRODUCER_ID: u32 = 32;
+const REALITY_ID: u32 = 33;
+
+/// Play a range of the log again
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A replay ends at what is the end of the log when it starts, or before it with --to. With --into the
+envelopes are stored in another reality, in order, with the same ids; their `twist_id` names the
+reality they come from. --verify hashes everything but append times and the node's own stamps: of
+the range and, with --into, of what the other reality then holds; else of the range read twice.
+
+Examples:
+  arqon replay 'usgs.>' --from 1000 --output json
+  arqon replay 'usgs.>' --from 2018-02-01T00:00:00Z --speed 3600
+  arqon replay '>' --from earliest --into what-if --verify")]
+pub(crate) struct Arguments {
+    /// Topics: `*` stands for one token, a last `>` for one or more
+    filter: String,
+    /// Where to start: `earliest`, a sequence, or an RFC 3339 time
+    #[arg(long)]
+    from: From,
+    /// Where to stop (inclusive): a sequence or an RFC 3339 time
+    #[arg(long)]
+    to: Option<To>,
+    /// `max`, or how many times as fast as the records were stored
+    #[arg(long, default_value = "max")]
+    speed: Speed,
+    /// Store the envelopes in this reality instead of printing them
+    #[arg(long, value_name = "REALITY")]
+    into: Option<String>,
+    /// Print the hash of what went in and of what came out, and fail if they differ
+    #[arg(long)]
+    verify: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Speed {
+    Max,
+    Times(f64),
+}
+
+impl std::str::FromStr for Speed {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "max" {
+            return Ok(Self::Max);
+        }
+        match text.parse::<f64>() {
+            Ok(times) if times.is_finite() && times >= 1e-6 => Ok(Self::Times(times)),
+            _ => Err("needed is `max` or a number above 0, like 1 or 0.5 or 3600".to_owned()),
+        }
+    }
+}
+
+pub(crate) async fn run(
+    target: &Target,
+    output: Output,
+    arguments: Arguments,
+) -> anyhow::Result<()> {
+    let Connection { client, reality } = target.connect(Patience::Reconnect).await?;
+    if arguments.into.as_deref() == Some(&reality) {
+        return Err(Failure::usage(format!(
+            "`{reality}` cannot be replayed into itself; name another reality (`arqon reality create`)"
+        ))
+        .into());
+    }
+    let (stop_sequence, stop_time) = To::stops(arguments.to);
+    let range = SubscribeOptions {
+        reality,
+        start: arguments.from.0,
+        stop_sequence,
+        stop_time,
+        stop_at_end: true,
+        ..SubscribeOptions::new(arguments.filter)
+    };
+    let mut input = client.subscribe(range.clone()).await?;
+    // A second reading must not see what was stored after the first one began.
+    let end = input.subscribed().last;
+    let mut pace = Pace::new(arguments.speed);
+    match arguments.into {
+        Some(into) => {
+            let mut copy = Copy::new(client.clone(), &range.reality, into);
+            let hash = copy.run(&mut input, &mut pace).await?;
+            let produced = copy.produced;
+            let came_out = match (arguments.verify, produced) {
+                (true, Some(range)) => Some(copy.hash_of(range).await?),
+                _ => None,
+            };
+            report(output, &hash, came_out.as_ref(), produced)?;
+        }
+        None => {
+            let mut printer = Printer::new(output, input.subscribed());
+            let hash = print(&mut input, &mut printer, &mut pace).await?;
+            drop(printer);
+            if arguments.verify {
+                let stop_sequence = if stop_sequence == 0 {
+                    end
+                } else {
+                    stop_sequence.min(end)
+                };
+                let again = SubscribeOptions {
+                    stop_sequence,
+                    ..range
+                };
+                let second = if end == 0 {
+                    Hash::default()
+                } else {
+                    read(&mut client.subscribe(again).await?).await?
+                };
+                verdict(&hash, &second)?;
+            }
+        }
+    }
+    drop(input);
+    client.close().await;
+    Ok(())
+}
+
+fn report(
+    output: Output,
+    input: &Hash,
+    came_out: Option<&Hash>,
+    produced: Option<Produced>,
+) -> anyhow::Result<()> {
+    let mut result = json!({
+        "count": input.count,
+        "first": produced.map(|range| range.first),
+        "last": produced.map(|range| range.last),
+    });
+    if let (Some(came_out), Some(fields)) = (came_out, result.as_object_mut()) {
+        fields.insert("input_sha256".to_owned(), input.text().into());
+        fields.insert("output_sha256".to_owned(), came_out.text().into());
+    }
+    table::print(&result, output)?;
+    came_out.map_or(Ok(()), |came_out| compare(input, came_out))
+}
+
+/// On stderr: stdout has the records.
+fn verdict(first: &Hash, second: &Hash) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    let mut out = std::io::stderr().lock();
+    writeln!(
+        out,
+        "first reading:  {} records, sha256 {}",
+        first.count,
+        first.text()
+    )?;
+    writeln!(
+        out,
+        "second reading: {} records, sha256 {}",
+        second.count,
+        second.text()
+    )?;
+    compare(first, second)
+}
+
+fn compare(input: &Hash, came_out: &Hash) -> anyhow::Result<()> {
+    if input.text() == came_out.text() && input.count == came_out.count {
+        return Ok(());
+    }
+    let (wanted, found) = (input.count, came_out.count);
+    Err(Failure::failed(format!(
+        "the hashes differ: {wanted} records went in, {found} came out"
+    ))
+    .into())
+}
+
+async fn print(
+    input: &mut Subscription,
+    printer: &mut Printer,
+    pace: &mut Pace,
+) -> anyhow::Result<Hash> {
+    let mut hash = Hash::default();
+    let mut stop = std::pin::pin!(interrupt());
+    loop {
+        let delivery = tokio::select! {
+            biased;
+            () = &mut stop => return Err(Failure::interrupted("interrupted").into()),
+            delivery = input.next() => delivery?,
+        };
+        let Some(delivery) = delivery else {
+            return Ok(hash);
+        };
+        warn_of_loss(&delivery);
+        for record in delivery.views() {
+            let record = record?;
+            if pace.early(record.appended_at) {
+                printer.flush()?;
+                tokio::select! {
+                    biased;
+                    () = &mut stop => return Err(Failure::interrupted("interrupted").into()),
+                    () = pace.wait(record.appended_at) => {}
+                }
+            }
+            printer.record(&record)?;
+            hash.add(&record);
+        }
+        printer.flush()?;
+    }
+}
+
+async fn read(input: &mut Subscription) -> anyhow::Result<Hash> {
+    let mut hash = Hash::default();
+    while let Some(delivery) = input.next().await? {
+        for record in delivery.views() {
+            hash.add(&record?);
+        }
+    }
+    Ok(hash)
+}
+
+/// Stores the envelopes of one reality in another.
+struct Copy<'a> {
+    client: Client,
+    from: &'a str,
+    options: ProduceOptions,
+    batch: Batch,
+    produced: Option<Produced>,
+    progress: Progress,
+}
+
+impl<'a> Copy<'a> {
+    fn new(client: Client, from: &'a str, into: String) -> Self {
+        Self {
+            batch: client.batch(),
+            client,
+            from,
+            options: ProduceOptions {
+                reality: into,
+                ..ProduceOptions::default()
+            },
+            produced: None,
+            progress: Progress::new(None, "records replayed"),
+        }
+    }
+
+    async fn run(&mut self, input: &mut Subscription, pace: &mut Pace) -> anyhow::Result<Hash> {
+        let mut hash = Hash::default();
+        let mut stop = std::pin::pin!(interrupt());
+        loop {
+            let delivery = tokio::select! {
+                biased;
+                () = &mut stop => None,
+                delivery = input.next() => Some(delivery?),
+            };
+            let Some(delivery) = delivery else {
+                self.cut().await?;
+                let count = hash.count;
+                let message = format!("interrupted after {count} records");
+                return Err(Failure::interrupted(message).into());
+            };
+            let Some(delivery) = delivery else { break };
+            self.copy(&delivery, &mut hash, pace).await?;
+        }
+        self.cut().await?;
+        Ok(hash)
+    }
+
+    async fn copy(
+        &mut self,
+        delivery: &Delivery,
+        hash: &mut Hash,
+        pace: &mut Pace,
+    ) -> anyhow::Result<()> {
+        warn_of_loss(delivery);
+        for record in delivery.views() {
+            let record = record?;
+            if pace.early(record.appended_at) {
+                self.cut().await?;
+                pace.wait(record.appended_at).await;
+            }
+            self.batch.push_encoded(&self.twisted(&record));
+            hash.add(&record);
+            if self.batch.len() >= BATCH || self.batch.encoded_bytes() >= BATCH_BYTES {
+                self.cut().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The envelope as it was sent, with what the node had filled in and where it comes from
+    /// behind it: of a field that occurs twice the later counts, and nothing is re-encoded.
+    fn twisted(&self, record: &RecordView<'_>) -> Vec<u8> {
+        let envelope = &record.envelope;
+        let mut bytes = envelope.encoded.to_vec();
+        let mut add = |field, text: &str| string::encode(field, &text.to_owned(), &mut bytes);
+        add(TWIST_ID, self.from);
+        if envelope.trace_id.is_empty() {
+            add(TRACE_ID, &record.trace_id());
+        }
+        if envelope.id.is_empty() {
+            add(ID, &record.id());
+        }
+        if envelope.topic != record.topic {
+            add(TOPIC, record.topic);
+        }
+        if envelope.producer_id.is_empty() {
+            add(PRODUCER_ID, record.producer());
+        }
+        if !envelope.reality_id.is_empty() {
+            add(REALITY_ID, &self.options.reality);
+        }
+        if envelope.timestamp == 0 {
+            prost::encoding::int64::encode(TIMESTAMP, &record.timestamp(), &mut bytes);
+        }
+        bytes
+    }
+
+    async fn cut(&mut self) -> anyhow::Result<()> {
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        let batch = std::mem::replace(&mut self.batch, self.client.batch());
+        let reality = &self.options.reality;
+        let produced = self
+            .client
+            .produce(&batch, &self.options)
+            .await
+            .with_context(|| format!("storing in the reality `{reality}`"))?;
+        let first = self.produced.map_or(produced.first, |range| range.first);
+        self.produced = Some(Produced {
+            first,
+            last: produced.last,
+        });
+        self.progress.add(batch.len() as u64);
+        Ok(())
+    }
+
+    /// The hash of what now stands in the other reality.
+    async fn hash_of(&self, range: Produced) -> anyhow::Result<Hash> {
+        let mut output = self
+            .client
+            .subscribe(SubscribeOptions {
+                reality: self.options.reality.clone(),
+                start: arqonbus::client::Start::Sequence(range.first),
+                stop_sequence: range.last,
+                ..SubscribeOptions::new(">")
+            })
+            .await?;
+        read(&mut output).await
+    }
+}
+
+/// Waits between records as long as the log did, divided by the speed.
+struct Pace {
+    speed: Speed,
+    start: Option<(Instant, u64)>,
+}
+
+impl Pace {
+    fn new(speed: Speed) -> Self {
+        Self { speed, start: None }
+    }
+
+    fn due(&mut self, appended_at: u64) -> Option<Instant> {
+        let Speed::Times(times) = self.speed else {
+            return None;
+        };
+        let (start, first) = *self
+            .start
+            .get_or_insert_with(|| (Instant::now(), appended_at));
+        let offset = Duration::from_micros(appended_at.saturating_sub(first)).as_secs_f64() / times;
+        // Beyond what a clock can hold: never.
+        Some(
+            Duration::try_from_secs_f64(offset)
+                .ok()
+                .and_then(|offset| start.checked_add(offset))
+                .unwrap_or_else(|| start + Duration::from_secs(60 * 60 * 24 * 365)),
+        )
+    }
+
+    fn early(&mut self, appended_at: u64) -> bool {
+        self.due(appended_at)
+            .is_some_and(|due| due > Instant::now())
+    }
+
+    async fn wait(&mut self, appended_at: u64) {
+        if let Some(due) = self.due(appended_at) {
+            tokio::time::sleep_until(due).await;
+        }
+    }
+}
+
+/// Everything that a replay must give again (MSG-10): not sequences, append times, clocks, nor
+/// where an envelope was replayed from.
+#[derive(Default)]
+struct Hash {
+    count: u64,
+    state: Sha256,
+}
+
+impl Hash {
+    fn add(&mut self, record: &RecordView<'_>) {
+        self.count += 1;
+        let envelope = &record.envelope;
+        let (form, kind, data) = match envelope.payload {
+            Payload::Empty => (0_i64, "", [].as_slice()),
+            Payload::Command { kind, data } => (1, kind, data),
+            Payload::Event { kind, data } => (2, kind, data),
+            Payload::Signal { kind, reason } => (3 + (i64::from(kind) << 8), "", reason.as_bytes()),
+        };
+        let (id, trace_id) = (record.id(), record.trace_id());
+        let texts = [
+            record.topic,
+            &id,
+            &trace_id,
+            record.producer(),
+            envelope.room_id,
+            envelope.key,
+            envelope.schema,
+            kind,
+        ];
+        for text in texts {
+            self.part(text.as_bytes());
+        }
+        self.part(data);
+        self.part(envelope.signature);
+        self.part(envelope.spectral.unwrap_or_default());
+        let sequence = envelope.producer_sequence.cast_signed();
+        for number in [form, record.timestamp(), envelope.expires_at, sequence] {
+            self.state.update(number.to_le_bytes());
+        }
+        let mut headers: Vec<_> = envelope.headers.iter().collect();
+        headers.sort_unstable();
+        for (name, value) in headers {
+            self.part(name.as_bytes());
+            self.part(value.as_bytes());
+        }
+    }
+
+    /// With its length, so that no two ways of cutting the bytes look the same.
+    fn part(&mut self, bytes: &[u8]) {
+        self.state.update((bytes.len() as u64).to_le_bytes());
+        self.state.update(bytes);
+    }
+
+    fn text(&self) -> String {
+        self.state
+            .clone()
+            .finalize()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pace_follows_the_log_divided_by_the_speed() {
+        let mut pace = Pace::new(Speed::Times(2.0));
+        let start = pace.due(10_000_000).unwrap();
+        assert_eq!(
+            pace.due(14_000_000).unwrap() - start,
+            Duration::from_secs(2)
+        );
+        assert!(pace.due(u64::MAX).is_some());
+        assert_eq!(Pace::new(Speed::Max).due(5), None);
+        assert!("0".parse::<Speed>().is_err() && "-1".parse::<Speed>().is_err());
+    }
+
+    // MSG-10
+    #[test]
+    fn hash_ignores_the_nodes_stamps_and_sees_the_payload() {
+        let hash = |record: &arqonbus::proto::v1::Record| {
+            let bytes = prost::Message::encode_to_vec(record);
+            let mut hash = Hash::default();
+            hash.add(&RecordView::parse(&bytes).unwrap());
+            hash.text()
+        };
+        let envelope = |data: &'static [u8]| {
+            let mut batch = Vec::new();
+            let event = arqonbus::proto::v1::Event {
+                r#type: "t".into(),
+                data: data.into(),
+            };
+            let payload = Some(arqonbus::proto::v1::envelope::Payload::Event(event));
+            let envelope = arqonbus::proto::v1::Envelope {
+                id: "x".into(),
+                timestamp: 1,
+                payload,
+                ..Default::default()
+            };
+            prost::Message::encode(&envelope, &mut batch).unwrap();
+            batch
+        };
+        let record = |sequence, data| arqonbus::proto::v1::Record {
+            sequence,
+            appended_at: sequence * 7,
+            topic: "a".into(),
+            envelope: envelope(data).into(),
+            ..Default::default()
+        };
+        assert_eq!(hash(&record(1, b"1")), hash(&record(2, b"1")));
+        assert_ne!(hash(&record(1, b"1")), hash(&record(1, b"2")));
+    }
+}

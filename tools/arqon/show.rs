@@ -1,0 +1,105 @@
+//! Prints records: one line each for people, one JSON object each for machines.
+
+use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write as _};
+
+use arqonbus::proto::json::{Origin, RecordJson, Schemas, micros};
+use arqonbus::proto::v1::Subscribed;
+use arqonbus::proto::view::{Payload, RecordView};
+
+use crate::Output;
+use crate::table::printable;
+
+/// Payloads are cut to the terminal's width; a pipe gets them whole.
+pub(crate) struct Printer {
+    out: BufWriter<StdoutLock<'static>>,
+    output: Output,
+    tenant: String,
+    reality: String,
+    schemas: Schemas,
+    width: Option<usize>,
+    colour: bool,
+}
+
+impl Printer {
+    pub(crate) fn new(output: Output, from: &Subscribed) -> Self {
+        let stdout = io::stdout();
+        let terminal = stdout.is_terminal();
+        let width = terminal.then(|| {
+            rustix::termios::tcgetwinsize(&stdout).map_or(100, |size| usize::from(size.ws_col))
+        });
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self {
+            out: BufWriter::with_capacity(64 << 10, stdout.lock()),
+            output,
+            tenant: from.tenant.clone(),
+            reality: from.reality.clone(),
+            schemas: Schemas::builtin(),
+            width,
+            colour: terminal && !plain,
+        }
+    }
+
+    pub(crate) fn record(&mut self, record: &RecordView<'_>) -> anyhow::Result<()> {
+        match self.output {
+            Output::Json => {
+                let origin = Origin {
+                    tenant: &self.tenant,
+                    reality: &self.reality,
+                };
+                let json = RecordJson::new(record, origin, &self.schemas);
+                serde_json::to_writer(&mut self.out, &json).map_err(io::Error::from)?;
+                self.out.write_all(b"\n")?;
+            }
+            Output::Text => self.line(record)?,
+        }
+        Ok(())
+    }
+
+    fn line(&mut self, record: &RecordView<'_>) -> io::Result<()> {
+        let time = micros(record.appended_at);
+        // Milliseconds are enough for a person.
+        let time = time.get(..23).unwrap_or(&time);
+        let topic = printable(record.topic);
+        let payload = preview(record);
+        let taken = 8 + 1 + time.len() + 2 + topic.len().max(20) + 1;
+        let room = self
+            .width
+            .map_or(usize::MAX, |width| width.saturating_sub(taken).max(10));
+        let shown: String = payload.chars().take(room).collect();
+        let (faint, bold, normal) = if self.colour {
+            ("\x1b[2m", "\x1b[1m", "\x1b[0m")
+        } else {
+            ("", "", "")
+        };
+        let sequence = record.sequence;
+        writeln!(
+            self.out,
+            "{sequence:>8} {faint}{time}Z{normal} {bold}{topic:<20}{normal} {shown}"
+        )
+    }
+
+    /// After this the records are out of our hands.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+fn preview(record: &RecordView<'_>) -> String {
+    let data = match record.envelope.payload {
+        Payload::Empty => return "(no payload)".to_owned(),
+        Payload::Signal { kind, reason } => {
+            return format!("(signal {kind}: {})", printable(reason));
+        }
+        Payload::Command { data, .. } | Payload::Event { data, .. } => data,
+    };
+    match std::str::from_utf8(data) {
+        Ok(text) => printable(text),
+        Err(_binary) => {
+            let named = match record.envelope.schema {
+                "" => record.envelope.payload.kind(),
+                schema => schema,
+            };
+            format!("({} bytes of {})", data.len(), printable(named))
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Results of commands: JSON for machines, aligned tables for people.
+
+use std::io::Write as _;
+
+use comfy_table::{Table, presets};
+use serde_json::Value;
+
+use crate::Output;
+
+/// Prints a result. For people, a list of objects becomes a table, an object one line a field.
+pub(crate) fn print(result: &Value, output: Output) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match output {
+        Output::Json => writeln!(out, "{result}")?,
+        Output::Text => writeln!(out, "{}", text(result))?,
+    }
+    out.flush()?;
+    Ok(())
+}
+
+fn text(result: &Value) -> String {
+    match result {
+        Value::Array(rows) if rows.is_empty() => "none".to_owned(),
+        Value::Array(rows) if rows.iter().all(Value::is_object) => rows_text(rows),
+        Value::Object(fields) => {
+            let mut table = bare();
+            let mut below = String::new();
+            for (name, value) in fields {
+                if value
+                    .as_array()
+                    .is_some_and(|rows| rows.iter().any(Value::is_object))
+                {
+                    below.push_str(&format!("\n\n{name}:\n{}", text(value)));
+                } else {
+                    table.add_row([name.clone(), cell(value)]);
+                }
+            }
+            flush_left(table) + &below
+        }
+        other => cell(other),
+    }
+}
+
+fn rows_text(rows: &[Value]) -> String {
+    let mut columns: Vec<&str> = Vec::new();
+    for name in rows
+        .iter()
+        .filter_map(Value::as_object)
+        .flat_map(|row| row.keys())
+    {
+        if !columns.contains(&name.as_str()) {
+            columns.push(name);
+        }
+    }
+    let mut table = bare();
+    table.set_header(columns.iter().map(|name| name.to_uppercase()));
+    for row in rows {
+        table.add_row(
+            columns
+                .iter()
+                .map(|name| row.get(name).map_or_else(String::new, cell)),
+        );
+    }
+    flush_left(table)
+}
+
+/// Columns are two apart, and nothing stands before the first.
+fn flush_left(mut table: Table) -> String {
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.trim_fmt()
+}
+
+fn bare() -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table
+}
+
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => printable(text),
+        Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(", "),
+        other @ (Value::Bool(_) | Value::Number(_) | Value::Object(_)) => other.to_string(),
+    }
+}
+
+/// Text from elsewhere must not steer the terminal.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars()
+        .map(|symbol| {
+            if symbol.is_control() {
+                '\u{fffd}'
+            } else {
+                symbol
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn lists_become_tables_and_control_characters_are_defused() {
+        let rows = json!([{"topic": "a\u{1b}[2J", "records": 12}, {"topic": "b", "last": 3}]);
+        let text = text(&rows);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 3, "{text}");
+        assert!(
+            lines[0].contains("TOPIC") && lines[0].contains("LAST"),
+            "{text}"
+        );
+        assert!(!text.contains('\u{1b}'));
+        assert_eq!(super::text(&json!([])), "none");
+    }
+}
