@@ -40,7 +40,9 @@ fn maps(dir: &Path) -> Vec<Map> {
                 len: segment.bytes.len(),
             };
             for scanned in segment.scan() {
-                let Scanned::Batch(batch) = scanned else { continue };
+                let Scanned::Batch(batch) = scanned else {
+                    continue;
+                };
                 let start = usize::try_from(batch.offset.0).unwrap();
                 let len = usize::try_from(batch.header.file_len()).unwrap();
                 map.pieces.push(Piece {
@@ -50,7 +52,8 @@ fn maps(dir: &Path) -> Vec<Map> {
                 });
                 let mut at = start + HEADER_BYTES;
                 for record in batch.records() {
-                    map.records.push((at..at + record.field.len(), record.sequence.get()));
+                    map.records
+                        .push((at..at + record.field.len(), record.sequence.get()));
                     at += record.field.len();
                 }
             }
@@ -65,7 +68,11 @@ fn damage(path: &Path, dice: &mut Dice) -> Option<Range<usize>> {
     change(path, |bytes| {
         let data_end = bytes.iter().rposition(|&byte| byte != 0).unwrap_or(0) + 1;
         // Nine in ten where the data is.
-        let end = if dice.below(10) < 9 { data_end } else { bytes.len() };
+        let end = if dice.below(10) < 9 {
+            data_end
+        } else {
+            bytes.len()
+        };
         let at = dice.below(end);
         let len = (dice.below(3) * dice.below(800) + 1).min(bytes.len() - at);
         match dice.below(4) {
@@ -94,19 +101,34 @@ fn overlap(a: &Range<usize>, b: &Range<usize>) -> bool {
 }
 
 /// Records that no damage has touched are printed by cat, and nothing that was never there.
-fn assert_good_records_are_shown(log: &str, maps: &[Map], bad: &[(usize, Range<usize>)], case: &str) {
+fn assert_good_records_are_shown(
+    log: &str,
+    maps: &[Map],
+    bad: &[(usize, Range<usize>)],
+    case: &str,
+) {
     let run = logdump(&["cat", log, "--output", "json"]);
     let shown = run.sequences();
     for (at, map) in maps.iter().enumerate() {
         for (bytes, sequence) in &map.records {
-            let is_hit = bad.iter().any(|(hit, range)| *hit == at && overlap(range, bytes));
+            let is_hit = bad
+                .iter()
+                .any(|(hit, range)| *hit == at && overlap(range, bytes));
             let is_shown = shown.binary_search(sequence).is_ok();
             // A damaged stretch may be narrower than what was changed to the same values.
-            assert!(is_shown || is_hit, "{case}: record {sequence} at {bytes:?} is not shown");
+            assert!(
+                is_shown || is_hit,
+                "{case}: record {sequence} at {bytes:?} is not shown"
+            );
         }
     }
     assert!(shown.is_sorted(), "{case}: {shown:?}");
-    assert!(shown.iter().all(|sequence| (1..=RECORDS).contains(sequence)), "{case}");
+    assert!(
+        shown
+            .iter()
+            .all(|sequence| (1..=RECORDS).contains(sequence)),
+        "{case}"
+    );
 }
 
 /// What must be said of a damage: `None` if it can be a torn tail.
@@ -144,7 +166,11 @@ fn assert_named(log: &str, map: &Map, place: Option<Range<u64>>, case: &str) {
         finding["file"].as_str().unwrap().ends_with(file)
             && place.contains(&finding["offset"].as_u64().unwrap())
     });
-    assert!(named, "{case}: {place:?} of {file} is not named in {}", run.stdout);
+    assert!(
+        named,
+        "{case}: {place:?} of {file} is not named in {}",
+        run.stdout
+    );
     assert!(run.stdout.contains(file), "{case}");
 }
 
@@ -156,7 +182,9 @@ fn every_verb(log: &str, dice: &mut Dice) {
         &["ls", log, "--output", "json"],
         &["cat", log],
         &["cat", log, "--output", "proto", "--tail", "9"],
-        &["cat", log, "--from", &sequence, "--topic", "quake.>", "--key", "k1"],
+        &[
+            "cat", log, "--from", &sequence, "--topic", "quake.>", "--key", "k1",
+        ],
         &["stats", log],
         &["index", log, "--topics", "--points"],
         &["recover", log],
@@ -185,7 +213,9 @@ fn one_damage_is_named_and_the_rest_is_shown() {
         copy(&good, &bad);
         let at = dice.below(maps.len());
         let file = segments(&bad).swap_remove(at);
-        let Some(range) = damage(&file, &mut dice) else { continue };
+        let Some(range) = damage(&file, &mut dice) else {
+            continue;
+        };
         let log = bad.display().to_string();
         let case = format!("round {round}, segment {at}, bytes {range:?}");
         let hits = [(at, range.clone())];
@@ -256,7 +286,10 @@ fn bytes_that_were_never_a_segment_do_no_harm() {
     std::fs::create_dir_all(&log).unwrap();
     let path = log.join("00000000000000000001.seg");
     let text = log.display().to_string();
-    for (round, len) in [0, 1, 63, 127, 128, 4095, 4096, 4097, 4160, 30_000].into_iter().enumerate() {
+    for (round, len) in [0, 1, 63, 127, 128, 4095, 4096, 4097, 4160, 30_000]
+        .into_iter()
+        .enumerate()
+    {
         for kind in 0..3 {
             std::fs::File::create(&path).unwrap();
             change(&path, |bytes| {
@@ -269,7 +302,11 @@ fn bytes_that_were_never_a_segment_do_no_harm() {
                     };
                 }
             });
-            assert_eq!(logdump(&["verify", &text]).code, 1, "round {round}, kind {kind}");
+            assert_eq!(
+                logdump(&["verify", &text]).code,
+                1,
+                "round {round}, kind {kind}"
+            );
             every_verb(&text, &mut dice);
         }
     }
@@ -298,7 +335,11 @@ fn a_wrong_index_is_named() {
     std::fs::copy(other, &index).unwrap();
     let run = logdump(&["verify", &text]);
     assert_eq!(run.code, 1);
-    assert!(run.stdout.contains("index of the segment"), "{}", run.stdout);
+    assert!(
+        run.stdout.contains("index of the segment"),
+        "{}",
+        run.stdout
+    );
     // Without the file all is well: it is built again when it is needed.
     std::fs::remove_file(&index).unwrap();
     assert_eq!(logdump(&["verify", &text]).code, 0);
@@ -315,5 +356,9 @@ fn a_missing_segment_is_named() {
     let run = logdump(&["verify", &log.display().to_string()]);
     assert_eq!(run.code, 1, "{}", run.stdout);
     let before = all[0].file_name().unwrap().to_str().unwrap();
-    assert!(run.stdout.contains(before) && run.stdout.contains("end of the segment"), "{}", run.stdout);
+    assert!(
+        run.stdout.contains(before) && run.stdout.contains("end of the segment"),
+        "{}",
+        run.stdout
+    );
 }

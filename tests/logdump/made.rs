@@ -72,14 +72,23 @@ impl Made {
             index_interval_bytes: 512,
             ..Options::default()
         };
-        let writer = Writer { node: 7, clock_key: "n7/main".to_owned() };
+        let writer = Writer {
+            node: 7,
+            clock_key: "n7/main".to_owned(),
+        };
         let (log, _) = Log::open(&environment, dir, &writer, &options, Arc::new(Deaf)).unwrap();
         Self { log, committer }
     }
 
     /// Commits `records` as one batch.
     pub(crate) fn batch(&self, records: Vec<NewRecord>, durability: Durability) {
-        let append = Append { records, durability, then: None, sink: Arc::new(Deaf), token: 0 };
+        let append = Append {
+            records,
+            durability,
+            then: None,
+            sink: Arc::new(Deaf),
+            token: 0,
+        };
         self.log.append(append).unwrap();
         self.committer.run_until_idle();
     }
@@ -100,7 +109,11 @@ pub(crate) fn record(sequence: u64) -> NewRecord {
     let topic = ["quake.ak", "quake.ci", "orders.eu.paid"][usize::try_from(sequence % 3).unwrap()];
     let event = Event {
         r#type: "quake".to_owned(),
-        data: format!(r#"{{"n":{sequence},"place":"{} km from here"}}"#, sequence * 7 % 1000).into(),
+        data: format!(
+            r#"{{"n":{sequence},"place":"{} km from here"}}"#,
+            sequence * 7 % 1000
+        )
+        .into(),
     };
     let envelope = Envelope {
         id: format!("01900000-0000-7000-8000-{sequence:012}"),
@@ -130,7 +143,10 @@ pub(crate) fn fill(made: &Made, count: u64) {
     let mut next = 1;
     while next <= count {
         let size = (next * 7 % 11 + 1).min(count + 1 - next);
-        made.batch((next..next + size).map(record).collect(), Durability::Synced);
+        made.batch(
+            (next..next + size).map(record).collect(),
+            Durability::Synced,
+        );
         next += size;
         if next % 16 == 0 {
             made.rest();
@@ -146,8 +162,16 @@ pub(crate) fn logdump(arguments: &[&str]) -> Run {
         .output()
         .unwrap();
     let run = Run::of(&output);
-    assert_ne!(run.code, 101, "logdump {arguments:?} panicked: {}", run.stderr);
-    assert!(!run.stderr.contains("panicked"), "logdump {arguments:?}: {}", run.stderr);
+    assert_ne!(
+        run.code, 101,
+        "logdump {arguments:?} panicked: {}",
+        run.stderr
+    );
+    assert!(
+        !run.stderr.contains("panicked"),
+        "logdump {arguments:?}: {}",
+        run.stderr
+    );
     run
 }
 
@@ -176,11 +200,17 @@ impl Run {
     }
 
     pub(crate) fn lines(&self) -> Vec<serde_json::Value> {
-        self.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        self.stdout
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     }
 
     pub(crate) fn sequences(&self) -> Vec<u64> {
-        self.lines().iter().map(|line| line["sequence"].as_u64().unwrap()).collect()
+        self.lines()
+            .iter()
+            .map(|line| line["sequence"].as_u64().unwrap())
+            .collect()
     }
 }
 
@@ -209,7 +239,10 @@ pub(crate) fn copy(from: &Path, to: &Path) {
 pub(crate) fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = std::fs::read(path).unwrap();
     change(&mut bytes);
-    #[expect(clippy::disallowed_methods, reason = "a test's file need not be durable")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test's file need not be durable"
+    )]
     std::fs::write(path, bytes).unwrap();
 }
 
@@ -218,9 +251,14 @@ pub(crate) struct Dice(u64);
 
 impl Dice {
     /// From `LOGDUMP_SEED` if it is set; prints the seed, so that a failure can be repeated.
-    #[expect(clippy::print_stderr, reason = "shown by the test runner when the test fails")]
+    #[expect(
+        clippy::print_stderr,
+        reason = "shown by the test runner when the test fails"
+    )]
     pub(crate) fn new(otherwise: u64) -> Self {
-        let set = std::env::var("LOGDUMP_SEED").ok().and_then(|seed| seed.parse().ok());
+        let set = std::env::var("LOGDUMP_SEED")
+            .ok()
+            .and_then(|seed| seed.parse().ok());
         let seed = set.unwrap_or(otherwise);
         eprintln!("LOGDUMP_SEED={seed}");
         Self(seed)

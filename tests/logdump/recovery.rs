@@ -35,10 +35,18 @@ fn a_torn_tail_is_told_from_damage() {
     let shown = logdump(&["cat", &text, "--output", "json"]);
     assert_eq!(shown.code, 0, "{}", shown.stderr);
     assert!(shown.stderr.contains("torn tail"), "{}", shown.stderr);
-    assert!(shown.sequences().starts_with(&(1..=120).collect::<Vec<_>>()));
+    assert!(
+        shown
+            .sequences()
+            .starts_with(&(1..=120).collect::<Vec<_>>())
+    );
     let foretold = logdump(&["recover", &text]);
     assert_eq!(foretold.code, 0);
-    assert!(foretold.stdout.contains("would cut off"), "{}", foretold.stdout);
+    assert!(
+        foretold.stdout.contains("would cut off"),
+        "{}",
+        foretold.stdout
+    );
     assert!(logdump(&["ls", &text]).stdout.contains("torn tail"));
 }
 
@@ -75,7 +83,11 @@ fn recover_foretells_what_opening_does() {
 
         let made = Made::open(&log, 64 << 10);
         let status = made.log.status();
-        assert_eq!(foretold["read_only"], Value::from(status.read_only), "{case}");
+        assert_eq!(
+            foretold["read_only"],
+            Value::from(status.read_only),
+            "{case}"
+        );
         assert_eq!(foretold["next"], status.bounds.written_end.get(), "{case}");
         assert_eq!(foretold["epoch"], status.epoch, "{case}");
         let stated: Vec<_> = std::fs::read_dir(&log)
@@ -129,6 +141,9 @@ fn replacing_an_empty_segment_keeps_the_chain() {
 
 fn fill_rest(made: &Made) {
     for first in (61..400).step_by(10) {
-        made.batch((first..first + 10).map(record).collect(), Durability::Synced);
+        made.batch(
+            (first..first + 10).map(record).collect(),
+            Durability::Synced,
+        );
     }
 }

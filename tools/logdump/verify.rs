@@ -68,7 +68,11 @@ pub(crate) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Outc
             table::text(&text)?;
         }
     }
-    Ok(if damaged { Outcome::Damaged } else { Outcome::Well })
+    Ok(if damaged {
+        Outcome::Damaged
+    } else {
+        Outcome::Well
+    })
 }
 
 #[derive(Default)]
@@ -83,7 +87,14 @@ struct Report {
 impl Report {
     fn to_text(&self, source: &Source) -> String {
         let mut text = String::new();
-        for Damage { path, offset, what, expected, found } in &self.findings {
+        for Damage {
+            path,
+            offset,
+            what,
+            expected,
+            found,
+        } in &self.findings
+        {
             let path = path.display();
             text.push_str(&format!(
                 "{path}: byte {offset}: {what}: expected {expected}, found {found}\n"
@@ -113,15 +124,23 @@ impl Report {
         let findings: Vec<Value> = self
             .findings
             .iter()
-            .map(|Damage { path, offset, what, expected, found }| {
-                json!({
-                    "file": path.display().to_string(),
-                    "offset": offset.0,
-                    "what": what,
-                    "expected": expected,
-                    "found": found,
-                })
-            })
+            .map(
+                |Damage {
+                     path,
+                     offset,
+                     what,
+                     expected,
+                     found,
+                 }| {
+                    json!({
+                        "file": path.display().to_string(),
+                        "offset": offset.0,
+                        "what": what,
+                        "expected": expected,
+                        "found": found,
+                    })
+                },
+            )
             .collect();
         json!({
             "path": source.log.path.display().to_string(),
@@ -191,12 +210,17 @@ impl<'a> Check<'a> {
             ));
         }
         for loss in &log.losses {
-            self.report.notices.push(format!("loss statement: {}", loss.display()));
+            self.report
+                .notices
+                .push(format!("loss statement: {}", loss.display()));
         }
         Ok(())
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "numbers and texts, whichever is at hand")]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "numbers and texts, whichever is at hand"
+    )]
     fn finding(
         &mut self,
         segment: &SegmentFile,
@@ -224,7 +248,13 @@ impl<'a> Check<'a> {
         let len = segment.bytes.len() as u64;
         if len != header.capacity {
             let (expected, found) = (format!("{} bytes", header.capacity), format!("{len} bytes"));
-            self.finding(segment, len.min(header.capacity), "file length", expected, found);
+            self.finding(
+                segment,
+                len.min(header.capacity),
+                "file length",
+                expected,
+                found,
+            );
         }
         let previous_root = match self.end {
             None if header.base == Sequence::FIRST => Some(0),
@@ -233,12 +263,22 @@ impl<'a> Check<'a> {
         };
         if let Some(root) = previous_root.filter(|&root| root != header.previous_root) {
             // The header is under its own checksum: what is missing is missing before it.
-            let gap = self.end.filter(|&end| end < header.base).map_or_else(String::new, |end| {
-                format!(" and sequences from {end} to before {}", header.base)
-            });
+            let gap = self
+                .end
+                .filter(|&end| end < header.base)
+                .map_or_else(String::new, |end| {
+                    format!(" and sequences from {end} to before {}", header.base)
+                });
             let damage = Damage {
-                path: self.previous_end.as_ref().map_or(&segment.path, |(path, _)| path).clone(),
-                offset: self.previous_end.as_ref().map_or(ByteOffset(44), |&(_, end)| end),
+                path: self
+                    .previous_end
+                    .as_ref()
+                    .map_or(&segment.path, |(path, _)| path)
+                    .clone(),
+                offset: self
+                    .previous_end
+                    .as_ref()
+                    .map_or(ByteOffset(44), |&(_, end)| end),
                 what: "end of the segment",
                 expected: format!("chain {}{gap}", hex(header.previous_root)),
                 found: format!("chain {} and the end", hex(root)),
@@ -250,7 +290,13 @@ impl<'a> Check<'a> {
             self.finding(segment, 16, "log id", expected, found);
         }
         if let Some(end) = self.end.filter(|&end| header.base < end) {
-            self.finding(segment, 32, "base sequence", format!("{end} or later"), header.base);
+            self.finding(
+                segment,
+                32,
+                "base sequence",
+                format!("{end} or later"),
+                header.base,
+            );
         }
         if header.epoch < self.epoch {
             let expected = format!("{} or later", self.epoch);
@@ -269,10 +315,19 @@ impl<'a> Check<'a> {
         }
         if let Some((offset, byte)) = segment.stray_header_byte() {
             let found = format!("{byte:#04x}");
-            self.finding(segment, offset.0, "rest of the header block", "zeros", found);
+            self.finding(
+                segment,
+                offset.0,
+                "rest of the header block",
+                "zeros",
+                found,
+            );
         }
         self.root = segment.header.as_ref().map(SegmentHeader::chain);
-        self.epoch = segment.header.as_ref().map_or(self.epoch, |header| header.epoch);
+        self.epoch = segment
+            .header
+            .as_ref()
+            .map_or(self.epoch, |header| header.epoch);
         let mut expected = segment.base;
         let mut behind_damage = segment.header.is_none();
         for scanned in segment.scan() {
@@ -315,7 +370,11 @@ impl<'a> Check<'a> {
     }
 
     fn is_last(&self, segment: &SegmentFile) -> bool {
-        self.source.log.segments.last().is_some_and(|last| std::ptr::eq(last, segment))
+        self.source
+            .log
+            .segments
+            .last()
+            .is_some_and(|last| std::ptr::eq(last, segment))
     }
 
     fn batch(
@@ -341,11 +400,23 @@ impl<'a> Check<'a> {
         }
         if header.appended_at < self.time && !behind_damage {
             let expected = format!("{} or later", self.time.0);
-            self.finding(segment, at + 32, "time of the batch", expected, header.appended_at.0);
+            self.finding(
+                segment,
+                at + 32,
+                "time of the batch",
+                expected,
+                header.appended_at.0,
+            );
         }
         if header.durable_through >= header.base.get() {
             let expected = format!("below {}", header.base);
-            self.finding(segment, at + 48, "durable mark", expected, header.durable_through);
+            self.finding(
+                segment,
+                at + 48,
+                "durable mark",
+                expected,
+                header.durable_through,
+            );
         }
         self.time = self.time.max(header.appended_at);
         self.epoch = header.epoch;
@@ -354,7 +425,13 @@ impl<'a> Check<'a> {
             self.report.marks += 1;
             if batch.reserved_end().is_none() {
                 let found = format!("{} bytes", header.body_len);
-                self.finding(segment, at + HEADER_BYTES as u64, "body of a mark", "8 bytes", found);
+                self.finding(
+                    segment,
+                    at + HEADER_BYTES as u64,
+                    "body of a mark",
+                    "8 bytes",
+                    found,
+                );
             }
             return;
         }
@@ -377,7 +454,13 @@ impl<'a> Check<'a> {
             self.finding(segment, at, "record", "a framed record", "something else");
         } else if sequence != header.end() {
             let found = sequence.since(header.base);
-            self.finding(segment, batch.offset.0 + 24, "count of records", header.count, found);
+            self.finding(
+                segment,
+                batch.offset.0 + 24,
+                "count of records",
+                header.count,
+                found,
+            );
         }
     }
 
@@ -397,7 +480,13 @@ impl<'a> Check<'a> {
             return;
         }
         if record.sequence != sequence {
-            self.finding(segment, at, "sequence of the record", sequence, record.sequence);
+            self.finding(
+                segment,
+                at,
+                "sequence of the record",
+                sequence,
+                record.sequence,
+            );
         }
         if record.appended_at != time {
             let (expected, found) = (time.0, record.appended_at.0);
@@ -408,9 +497,17 @@ impl<'a> Check<'a> {
                 // The log puts its own entry first.
                 let own = view.clock.entries().next();
                 if own.is_none_or(|(_, value)| value != record.sequence.get()) {
-                    let found = own
-                        .map_or_else(|| "none".to_owned(), |(name, value)| format!("{name}: {value}"));
-                    self.finding(segment, at, "own entry of the clock", record.sequence, found);
+                    let found = own.map_or_else(
+                        || "none".to_owned(),
+                        |(name, value)| format!("{name}: {value}"),
+                    );
+                    self.finding(
+                        segment,
+                        at,
+                        "own entry of the clock",
+                        record.sequence,
+                        found,
+                    );
                 }
             }
             Err(_not_of_this_version) => self.undecodable += 1,
@@ -429,7 +526,10 @@ impl<'a> Check<'a> {
 
     /// Flushed records of which nothing is left but zeros are no bad region; recovery knows.
     fn what_recovery_misses(&mut self) {
-        let damages = self.forecast.as_ref().and_then(|forecast| forecast.statement.as_ref());
+        let damages = self
+            .forecast
+            .as_ref()
+            .and_then(|forecast| forecast.statement.as_ref());
         for damage in damages.map_or(&[][..], |statement| &statement.damages) {
             if !self.report.findings.contains(damage) {
                 self.report.findings.push(damage.clone());
