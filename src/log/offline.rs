@@ -17,9 +17,9 @@ use super::index::Index;
 use super::loss;
 use super::open::{self, Verdict};
 use super::position::{ByteOffset, Micros, Sequence};
-use super::reader::build_index;
+use super::reader::index_scanned;
 use super::recovery;
-use super::scan::Scan;
+use super::scan::{Scan, Scanned};
 use super::segment::{self, HEADER_BLOCK_BYTES, HEADER_BYTES, SegmentHeader};
 use super::status::{LossStatement, TopicSummary};
 use super::storage::{Access, Storage};
@@ -196,12 +196,17 @@ impl SegmentFile {
     }
 
     fn build_index(&self, interval_bytes: u32) -> Index {
+        let mut index = SegmentIndex(self.empty_index(interval_bytes));
+        for scanned in self.scan() {
+            index.add(&scanned);
+        }
+        index.0
+    }
+
+    fn empty_index(&self, interval_bytes: u32) -> Index {
         let start = ByteOffset(HEADER_BLOCK_BYTES);
         let root = self.header.as_ref().map_or(0, SegmentHeader::chain);
-        build_index(
-            self.scan(),
-            Index::new(self.base, start, root, interval_bytes),
-        )
+        Index::new(self.base, start, root, interval_bytes)
     }
 
     /// Where its index file is, or would be.
@@ -210,17 +215,16 @@ impl SegmentFile {
         self.path.with_extension("idx")
     }
 
-    /// Compares the index file with the segment. Tells something about the index only where the
-    /// segment itself is good.
+    /// Reads the index file, to be held against what a scan of the segment finds.
     ///
     /// # Errors
     /// I/O errors.
-    pub fn check_index(&self, storage: &dyn Storage) -> Result<IndexCheck, Error> {
+    pub fn stored_index(&self, storage: &dyn Storage) -> Result<StoredIndex, Error> {
         let path = self.index_path();
         let io = |operation| io_error(&path, operation);
         let file = match storage.open(&path, Access::Read) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(IndexCheck::Missing);
+                return Ok(StoredIndex { path, bytes: None });
             }
             file => file.map_err(io("open"))?,
         };
@@ -228,37 +232,77 @@ impl SegmentFile {
         let len = usize::try_from(len)
             .map_err(io::Error::other)
             .map_err(io("map"))?;
-        let stored = file.read(0, len).map_err(io("read"))?;
-        let damage = |offset: usize, what, expected: String, found: String| Damage {
-            path: path.clone(),
+        let bytes = Some(file.read(0, len).map_err(io("read"))?);
+        Ok(StoredIndex { path, bytes })
+    }
+
+    /// Compares the index file with the segment, which is scanned for it. Tells something about
+    /// the index only where the segment itself is good.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn check_index(&self, storage: &dyn Storage) -> Result<IndexCheck, Error> {
+        let stored = self.stored_index(storage)?;
+        let interval_bytes = stored.interval_bytes();
+        Ok(stored.check(&SegmentIndex(self.build_index(interval_bytes))))
+    }
+}
+
+/// An index file, believed or not.
+#[derive(Clone, Debug)]
+pub struct StoredIndex {
+    path: PathBuf,
+    /// `None` if there is no file.
+    bytes: Option<Bytes>,
+}
+
+impl StoredIndex {
+    /// An index of `segment` without contents yet, made as the one in the file was made.
+    #[must_use]
+    pub fn begin(&self, segment: &SegmentFile) -> SegmentIndex {
+        SegmentIndex(segment.empty_index(self.interval_bytes()))
+    }
+
+    fn interval_bytes(&self) -> u32 {
+        let index = self.bytes.as_deref().and_then(Index::decode);
+        index.map_or(INDEX_INTERVAL_BYTES, |index| index.interval_bytes())
+    }
+
+    fn damage(&self, offset: usize, what: &'static str, expected: String, found: String) -> Damage {
+        let path = self.path.clone();
+        Damage {
+            path,
             offset: ByteOffset(offset as u64),
             what,
             expected,
             found,
+        }
+    }
+
+    /// Compares the file with `built`, which a scan of the segment has filled.
+    #[must_use]
+    pub fn check(&self, built: &SegmentIndex) -> IndexCheck {
+        let Some(stored) = &self.bytes else {
+            return IndexCheck::Missing;
         };
-        let Some(index) = Index::decode(&stored) else {
-            let (expected, found) = Index::checksums(&stored);
+        let Some(index) = Index::decode(stored) else {
+            let (expected, found) = Index::checksums(stored);
             let at = stored.len().saturating_sub(4);
-            let damage = if expected == found {
-                let (expected, found) = ("an index of a known version", "none");
-                damage(0, "index layout", expected.to_owned(), found.to_owned())
+            return IndexCheck::Damaged(if expected == found {
+                let expected = "an index of a known version".to_owned();
+                self.damage(0, "index layout", expected, "none".to_owned())
             } else {
-                damage(
-                    at,
-                    "index checksum",
-                    format!("{expected:#010x}"),
-                    format!("{found:#010x}"),
-                )
-            };
-            return Ok(IndexCheck::Damaged(damage));
+                let (expected, found) = (format!("{expected:#010x}"), format!("{found:#010x}"));
+                self.damage(at, "index checksum", expected, found)
+            });
         };
-        let wanted = self.build_index(index.interval_bytes()).encode();
-        if wanted == stored {
-            return Ok(IndexCheck::Agrees(SegmentIndex(index)));
+        let wanted = built.0.encode();
+        if wanted == *stored {
+            return IndexCheck::Agrees(SegmentIndex(index));
         }
         let differs = wanted
             .iter()
-            .zip(&stored)
+            .zip(stored)
             .position(|(wanted, found)| wanted != found);
         let at = differs.unwrap_or_else(|| wanted.len().min(stored.len()));
         let byte = |bytes: &[u8]| {
@@ -266,12 +310,8 @@ impl SegmentFile {
                 .get(at)
                 .map_or_else(|| "the end".to_owned(), |byte| format!("{byte:#04x}"))
         };
-        Ok(IndexCheck::Differs(damage(
-            at,
-            "index of the segment",
-            byte(&wanted),
-            byte(&stored),
-        )))
+        let (expected, found) = (byte(&wanted), byte(stored));
+        IndexCheck::Differs(self.damage(at, "index of the segment", expected, found))
     }
 }
 
@@ -350,6 +390,11 @@ pub enum IndexCheck {
 pub struct SegmentIndex(Index);
 
 impl SegmentIndex {
+    /// Adds what a scan has found next.
+    pub fn add(&mut self, scanned: &Scanned) {
+        index_scanned(&mut self.0, scanned);
+    }
+
     /// Exclusive end of the segment's sequences.
     #[must_use]
     pub fn end(&self) -> Sequence {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use arqonbus::log::batch::HEADER_BYTES;
-use arqonbus::log::offline::{self, Forecast, IndexCheck, SegmentFile};
+use arqonbus::log::offline::{self, Forecast, IndexCheck, SegmentFile, SegmentIndex};
 use arqonbus::log::scan::{Batch, DamagedRegion, Scanned};
 use arqonbus::log::segment::SegmentHeader;
 use arqonbus::log::{ByteOffset, Damage, Micros, RealStorage, RecordRef, Sequence};
@@ -198,8 +198,11 @@ impl<'a> Check<'a> {
                 self.header(segment, header, before);
                 before = Some(header);
             }
-            self.segment(segment);
-            self.index(segment, self.report.findings.len() == found_before)?;
+            let stored = segment.stored_index(&RealStorage)?;
+            let mut built = stored.begin(segment);
+            self.segment(segment, &mut built);
+            let is_good = self.report.findings.len() == found_before;
+            self.index(stored.check(&built), is_good);
             progress.add(segment.bytes.len() as u64);
         }
         self.what_recovery_misses();
@@ -309,7 +312,8 @@ impl<'a> Check<'a> {
         self.time = self.time.max(header.created_at);
     }
 
-    fn segment(&mut self, segment: &SegmentFile) {
+    /// Checks the segment and, in the same pass, fills the index that it implies.
+    fn segment(&mut self, segment: &SegmentFile, index: &mut SegmentIndex) {
         if let Some(damage) = &segment.header_damage {
             self.report.findings.push(damage.clone());
         }
@@ -331,6 +335,7 @@ impl<'a> Check<'a> {
         let mut expected = segment.base;
         let mut behind_damage = segment.header.is_none();
         for scanned in segment.scan() {
+            index.add(&scanned);
             match &scanned {
                 Scanned::Batch(batch) => {
                     self.batch(segment, batch, expected, behind_damage);
@@ -514,14 +519,13 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn index(&mut self, segment: &SegmentFile, segment_is_good: bool) -> anyhow::Result<()> {
-        match segment.check_index(&RealStorage)? {
+    fn index(&mut self, check: IndexCheck, segment_is_good: bool) {
+        match check {
             IndexCheck::Damaged(damage) => self.report.findings.push(damage),
             // A damaged segment cannot tell whether its index is right.
             IndexCheck::Differs(damage) if segment_is_good => self.report.findings.push(damage),
             IndexCheck::Differs(_) | IndexCheck::Missing | IndexCheck::Agrees(_) => {}
         }
-        Ok(())
     }
 
     /// Flushed records of which nothing is left but zeros are no bad region; recovery knows.
