@@ -14,10 +14,14 @@ pub(super) fn path(dir: &Path, epoch: u32) -> PathBuf {
     dir.join(format!("loss-{epoch:010}.json"))
 }
 
-/// The last epoch that a statement among the files of these names is of; 0 if there is none.
-pub(super) fn last_epoch<'a>(names: impl Iterator<Item = &'a str>) -> u32 {
-    let epoch = |name: &str| name.strip_prefix("loss-")?.strip_suffix(".json")?.parse().ok();
-    names.filter_map(epoch).max().unwrap_or(0)
+/// The epoch in the name of a statement's file.
+fn epoch_of(name: &str) -> Option<u32> {
+    name.strip_prefix("loss-")?.strip_suffix(".json")?.parse().ok()
+}
+
+/// The last epoch that has a statement among the files called `names`; 0 if none has.
+pub(super) fn last_epoch(names: &[String]) -> u32 {
+    names.iter().filter_map(|name| epoch_of(name)).max().unwrap_or(0)
 }
 
 /// Writes `statement` to its file. Durable on `Ok`.

@@ -17,9 +17,9 @@ use super::index::Index;
 use super::loss;
 use super::open::{self, Verdict};
 use super::position::{ByteOffset, Micros, Sequence};
-use super::reader::build_index;
+use super::reader::index_scanned;
 use super::recovery;
-use super::scan::Scan;
+use super::scan::{Scan, Scanned};
 use super::segment::{self, HEADER_BLOCK_BYTES, HEADER_BYTES, SegmentHeader};
 use super::status::{LossStatement, TopicSummary};
 use super::storage::{Access, Storage};
@@ -88,7 +88,10 @@ impl Directory {
         }
         let known = segments.iter().find(|segment| segment.header.is_some());
         if let Some(tag) = known.map(|segment| segment.log_tag) {
-            for segment in segments.iter_mut().filter(|segment| segment.header.is_none()) {
+            for segment in segments
+                .iter_mut()
+                .filter(|segment| segment.header.is_none())
+            {
                 segment.log_tag = tag;
             }
         }
@@ -101,7 +104,12 @@ impl Directory {
             .filter(|name| name.starts_with("loss-") && name.ends_with(".json"))
             .map(|name| dir.join(name))
             .collect();
-        Ok(Self { path: dir.to_owned(), segments, prepared, losses })
+        Ok(Self {
+            path: dir.to_owned(),
+            segments,
+            prepared,
+            losses,
+        })
     }
 
     /// A single segment file, under whatever name.
@@ -111,7 +119,12 @@ impl Directory {
     pub fn of_file(storage: &dyn Storage, path: &Path) -> Result<Self, Error> {
         let segment = SegmentFile::open(storage, path, true)?;
         let parent = path.parent().unwrap_or(Path::new("")).to_owned();
-        Ok(Self { path: parent, segments: vec![segment], prepared: None, losses: Vec::new() })
+        Ok(Self {
+            path: parent,
+            segments: vec![segment],
+            prepared: None,
+            losses: Vec::new(),
+        })
     }
 
     /// Where the segment after the one at `at` starts.
@@ -126,20 +139,36 @@ impl SegmentFile {
         let io = |operation| io_error(path, operation);
         let file = storage.open(path, Access::Read).map_err(io("open"))?;
         let len = file.len().map_err(io("measure"))?;
-        let len = usize::try_from(len).map_err(io::Error::other).map_err(io("map"))?;
+        let len = usize::try_from(len)
+            .map_err(io::Error::other)
+            .map_err(io("map"))?;
         let mut bytes = file.read(0, len).map_err(io("read"))?;
         if may_be_written {
             // What is checked must be what is then looked at.
             bytes = Bytes::copy_from_slice(&bytes);
         }
-        let named = path.file_name().and_then(|name| name.to_str()).and_then(segment::base_of);
+        let named = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .and_then(segment::base_of);
         let (header, header_damage) = look_at_header(path, named, &bytes);
-        let base = header.as_ref().map(|header| header.base).or(named).unwrap_or(Sequence::FIRST);
+        let base = header
+            .as_ref()
+            .map(|header| header.base)
+            .or(named)
+            .unwrap_or(Sequence::FIRST);
         let log_tag = match &header {
             Some(header) => header.log_tag(),
             None => tag_of_first_batch(&bytes).unwrap_or(0),
         };
-        Ok(Self { path: path.to_owned(), base, header, header_damage, bytes, log_tag })
+        Ok(Self {
+            path: path.to_owned(),
+            base,
+            header,
+            header_damage,
+            bytes,
+            log_tag,
+        })
     }
 
     /// Walks over its batches, also if its header is damaged.
@@ -167,9 +196,17 @@ impl SegmentFile {
     }
 
     fn build_index(&self, interval_bytes: u32) -> Index {
+        let mut index = SegmentIndex(self.empty_index(interval_bytes));
+        for scanned in self.scan() {
+            index.add(&scanned);
+        }
+        index.0
+    }
+
+    fn empty_index(&self, interval_bytes: u32) -> Index {
         let start = ByteOffset(HEADER_BLOCK_BYTES);
         let root = self.header.as_ref().map_or(0, SegmentHeader::chain);
-        build_index(self.scan(), Index::new(self.base, start, root, interval_bytes))
+        Index::new(self.base, start, root, interval_bytes)
     }
 
     /// Where its index file is, or would be.
@@ -178,49 +215,103 @@ impl SegmentFile {
         self.path.with_extension("idx")
     }
 
-    /// Compares the index file with the segment. Tells something about the index only where the
-    /// segment itself is good.
+    /// Reads the index file, to be held against what a scan of the segment finds.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn stored_index(&self, storage: &dyn Storage) -> Result<StoredIndex, Error> {
+        let path = self.index_path();
+        let io = |operation| io_error(&path, operation);
+        let file = match storage.open(&path, Access::Read) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(StoredIndex { path, bytes: None });
+            }
+            file => file.map_err(io("open"))?,
+        };
+        let len = file.len().map_err(io("measure"))?;
+        let len = usize::try_from(len)
+            .map_err(io::Error::other)
+            .map_err(io("map"))?;
+        let bytes = Some(file.read(0, len).map_err(io("read"))?);
+        Ok(StoredIndex { path, bytes })
+    }
+
+    /// Compares the index file with the segment, which is scanned for it. Tells something about
+    /// the index only where the segment itself is good.
     ///
     /// # Errors
     /// I/O errors.
     pub fn check_index(&self, storage: &dyn Storage) -> Result<IndexCheck, Error> {
-        let path = self.index_path();
-        let io = |operation| io_error(&path, operation);
-        let file = match storage.open(&path, Access::Read) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(IndexCheck::Missing),
-            file => file.map_err(io("open"))?,
-        };
-        let len = file.len().map_err(io("measure"))?;
-        let len = usize::try_from(len).map_err(io::Error::other).map_err(io("map"))?;
-        let stored = file.read(0, len).map_err(io("read"))?;
-        let damage = |offset: usize, what, expected: String, found: String| Damage {
-            path: path.clone(),
+        let stored = self.stored_index(storage)?;
+        let interval_bytes = stored.interval_bytes();
+        Ok(stored.check(&SegmentIndex(self.build_index(interval_bytes))))
+    }
+}
+
+/// An index file, believed or not.
+#[derive(Clone, Debug)]
+pub struct StoredIndex {
+    path: PathBuf,
+    /// `None` if there is no file.
+    bytes: Option<Bytes>,
+}
+
+impl StoredIndex {
+    /// An index of `segment` without contents yet, made as the one in the file was made.
+    #[must_use]
+    pub fn begin(&self, segment: &SegmentFile) -> SegmentIndex {
+        SegmentIndex(segment.empty_index(self.interval_bytes()))
+    }
+
+    fn interval_bytes(&self) -> u32 {
+        let index = self.bytes.as_deref().and_then(Index::decode);
+        index.map_or(INDEX_INTERVAL_BYTES, |index| index.interval_bytes())
+    }
+
+    fn damage(&self, offset: usize, what: &'static str, expected: String, found: String) -> Damage {
+        let path = self.path.clone();
+        Damage {
+            path,
             offset: ByteOffset(offset as u64),
             what,
             expected,
             found,
-        };
-        let Some(index) = Index::decode(&stored) else {
-            let (expected, found) = Index::checksums(&stored);
-            let at = stored.len().saturating_sub(4);
-            let damage = if expected == found {
-                let (expected, found) = ("an index of a known version", "none");
-                damage(0, "index layout", expected.to_owned(), found.to_owned())
-            } else {
-                damage(at, "index checksum", format!("{expected:#010x}"), format!("{found:#010x}"))
-            };
-            return Ok(IndexCheck::Damaged(damage));
-        };
-        let wanted = self.build_index(index.interval_bytes()).encode();
-        if wanted == stored {
-            return Ok(IndexCheck::Agrees(SegmentIndex(index)));
         }
-        let differs = wanted.iter().zip(&stored).position(|(wanted, found)| wanted != found);
+    }
+
+    /// Compares the file with `built`, which a scan of the segment has filled.
+    #[must_use]
+    pub fn check(&self, built: &SegmentIndex) -> IndexCheck {
+        let Some(stored) = &self.bytes else {
+            return IndexCheck::Missing;
+        };
+        let Some(index) = Index::decode(stored) else {
+            let (expected, found) = Index::checksums(stored);
+            let at = stored.len().saturating_sub(4);
+            return IndexCheck::Damaged(if expected == found {
+                let expected = "an index of a known version".to_owned();
+                self.damage(0, "index layout", expected, "none".to_owned())
+            } else {
+                let (expected, found) = (format!("{expected:#010x}"), format!("{found:#010x}"));
+                self.damage(at, "index checksum", expected, found)
+            });
+        };
+        let wanted = built.0.encode();
+        if wanted == *stored {
+            return IndexCheck::Agrees(SegmentIndex(index));
+        }
+        let differs = wanted
+            .iter()
+            .zip(stored)
+            .position(|(wanted, found)| wanted != found);
         let at = differs.unwrap_or_else(|| wanted.len().min(stored.len()));
         let byte = |bytes: &[u8]| {
-            bytes.get(at).map_or_else(|| "the end".to_owned(), |byte| format!("{byte:#04x}"))
+            bytes
+                .get(at)
+                .map_or_else(|| "the end".to_owned(), |byte| format!("{byte:#04x}"))
         };
-        Ok(IndexCheck::Differs(damage(at, "index of the segment", byte(&wanted), byte(&stored))))
+        let (expected, found) = (byte(&wanted), byte(stored));
+        IndexCheck::Differs(self.damage(at, "index of the segment", expected, found))
     }
 }
 
@@ -229,13 +320,23 @@ fn look_at_header(
     named: Option<Sequence>,
     bytes: &Bytes,
 ) -> (Option<SegmentHeader>, Option<Damage>) {
-    let front = bytes.get(..bytes.len().min(HEADER_BYTES)).unwrap_or_default();
-    let decoded = front.first_chunk().and_then(|bytes| SegmentHeader::decode(bytes).ok());
-    let base = named.or(decoded.as_ref().map(|header| header.base)).unwrap_or(Sequence::FIRST);
+    let front = bytes
+        .get(..bytes.len().min(HEADER_BYTES))
+        .unwrap_or_default();
+    let decoded = front
+        .first_chunk()
+        .and_then(|bytes| SegmentHeader::decode(bytes).ok());
+    let base = named
+        .or(decoded.as_ref().map(|header| header.base))
+        .unwrap_or(Sequence::FIRST);
     match open::header(path, base, front) {
         Ok(header) => (Some(header), None),
         Err(Error::Damaged(damage)) => (decoded, Some(damage)),
-        Err(Error::Version { path, found, supported }) => {
+        Err(Error::Version {
+            path,
+            found,
+            supported,
+        }) => {
             let damage = Damage {
                 path,
                 offset: ByteOffset(8),
@@ -264,7 +365,11 @@ fn tag_of_first_batch(bytes: &[u8]) -> Option<u32> {
 
 fn io_error(path: &Path, operation: &'static str) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
-    move |source| Error::Io { operation, path, source }
+    move |source| Error::Io {
+        operation,
+        path,
+        source,
+    }
 }
 
 /// What an index file is worth.
@@ -285,6 +390,11 @@ pub enum IndexCheck {
 pub struct SegmentIndex(Index);
 
 impl SegmentIndex {
+    /// Adds what a scan has found next.
+    pub fn add(&mut self, scanned: &Scanned) {
+        index_scanned(&mut self.0, scanned);
+    }
+
     /// Exclusive end of the segment's sequences.
     #[must_use]
     pub fn end(&self) -> Sequence {
@@ -305,14 +415,21 @@ impl SegmentIndex {
 
     /// The batches that can be found without scanning: first sequence, time, offset.
     pub fn points(&self) -> impl ExactSizeIterator<Item = (Sequence, Micros, ByteOffset)> {
-        self.0.points.iter().map(|point| (point.sequence, point.appended_at, point.offset))
+        self.0
+            .points
+            .iter()
+            .map(|point| (point.sequence, point.appended_at, point.offset))
     }
 
     /// The topics by name.
     #[must_use]
     pub fn topics(&self) -> Vec<TopicSummary> {
-        let sorted: BTreeMap<&str, _> =
-            self.0.topics.iter().map(|(name, topic)| (&**name, topic)).collect();
+        let sorted: BTreeMap<&str, _> = self
+            .0
+            .topics
+            .iter()
+            .map(|(name, topic)| (&**name, topic))
+            .collect();
         let summary = |(name, topic): (&str, &super::index::Topic)| TopicSummary {
             topic: name.to_owned(),
             records: topic.records,
@@ -366,9 +483,15 @@ impl Forecast {
 pub fn forecast(storage: &dyn Storage, log: &Directory) -> Option<Forecast> {
     let active = log.segments.last()?;
     let interruption = open::interruption(storage, &log.path, "");
-    let mut damages: Vec<Damage> =
-        log.segments.iter().filter_map(|segment| segment.header_damage.clone()).collect();
-    let good_header = active.header.as_ref().filter(|_| active.header_damage.is_none());
+    let mut damages: Vec<Damage> = log
+        .segments
+        .iter()
+        .filter_map(|segment| segment.header_damage.clone())
+        .collect();
+    let good_header = active
+        .header
+        .as_ref()
+        .filter(|_| active.header_damage.is_none());
     let Some(header) = good_header else {
         return Some(Forecast {
             ending: None,
@@ -379,17 +502,34 @@ pub fn forecast(storage: &dyn Storage, log: &Directory) -> Option<Forecast> {
             data_end: ByteOffset(HEADER_BLOCK_BYTES),
             cut: None,
             rewritten: None,
-            statement: Some(open::headless_statement(&log.path, active.base, damages.clone())),
+            statement: Some(open::headless_statement(
+                &log.path,
+                active.base,
+                damages.clone(),
+            )),
             read_only: damages.first().map(ToString::to_string),
         });
     };
-    let survey =
-        recovery::survey(&active.path, active.bytes.clone(), header, INDEX_INTERVAL_BYTES);
+    let survey = recovery::survey(
+        &active.path,
+        active.bytes.clone(),
+        header,
+        INDEX_INTERVAL_BYTES,
+    );
     damages.extend(survey.damages.iter().cloned());
-    let losses = log.losses.iter().filter_map(|path| path.file_name()?.to_str());
-    let stated = loss::last_epoch(losses);
-    let Verdict { mends, next, epoch, statement, read_only } =
-        open::judge(&log.path, stated, &survey, interruption, damages);
+    let names: Vec<String> = log
+        .losses
+        .iter()
+        .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
+        .collect();
+    let stated = loss::last_epoch(&names);
+    let Verdict {
+        mends,
+        next,
+        epoch,
+        statement,
+        read_only,
+    } = open::judge(&log.path, &survey, interruption, damages, stated);
     let data_end = survey.index.data_end;
     let rewritten = survey.unflushed_at.0..data_end.0;
     Some(Forecast {

@@ -242,15 +242,14 @@ impl Opening<'_> {
         );
         damages.extend(survey.damages.iter().cloned());
         let names = self.storage.list(self.dir).map_err(self.io("list"))?;
-        let stated = loss::last_epoch(names.iter().map(String::as_str));
-        let verdict = judge(self.dir, stated, &survey, interruption, damages);
+        let verdict = judge(self.dir, &survey, interruption, damages, loss::last_epoch(&names));
         let Verdict { mends, next, epoch, statement, read_only } = verdict;
         if let Some(statement) = &statement {
             // Before mending, which destroys the evidence: power may fail in between.
             loss::write(self.storage, self.dir, statement).map_err(self.io("write loss statement in"))?;
         }
         if mends {
-            self.mend(&active, &survey)?;
+            mend(&active, &survey)?;
         }
         let core = core(&active, &header, &survey, next, epoch)?;
         active.grow_from(survey.index);
@@ -282,34 +281,34 @@ impl Opening<'_> {
         }
         Recovered { segment: active, core, next, statement: Some(statement), read_only: Some(reason) }
     }
+}
 
-    /// Cuts off what never became part of the log, and writes again what was not known to be
-    /// flushed: after a failed flush the operating system may call such bytes clean although they
-    /// never reached the disk.
-    fn mend(&self, active: &Segment, survey: &Survey) -> Result<(), Error> {
-        if let Some(cut) = &survey.cut {
-            let mut at = cut.start.0;
-            let zeros = [0; 64 << 10];
-            while at < cut.end.0 {
-                let len = (cut.end.0 - at).min(zeros.len() as u64);
-                let zeros = &zeros[..usize::try_from(len).unwrap_or(zeros.len())];
-                let written = active.file.write_at(at, zeros);
-                written.map_err(|source| active.io_error("cut the torn end of", source))?;
-                at += len;
-            }
+/// Cuts off what never became part of the log, and writes again what was not known to be
+/// flushed: after a failed flush the operating system may call such bytes clean although they
+/// never reached the disk.
+fn mend(active: &Segment, survey: &Survey) -> Result<(), Error> {
+    if let Some(cut) = &survey.cut {
+        let mut at = cut.start.0;
+        let zeros = [0; 64 << 10];
+        while at < cut.end.0 {
+            let len = (cut.end.0 - at).min(zeros.len() as u64);
+            let zeros = &zeros[..usize::try_from(len).unwrap_or(zeros.len())];
+            let written = active.file.write_at(at, zeros);
+            written.map_err(|source| active.io_error("cut the torn end of", source))?;
+            at += len;
         }
-        let unflushed = survey.index.data_end.0.saturating_sub(survey.unflushed_at.0);
-        if let Ok(len) = usize::try_from(unflushed)
-            && len > 0
-        {
-            let read = active.file.read(survey.unflushed_at.0, len);
-            // Copied first: the mapping must not be the source of a write to the same pages.
-            let bytes = read.map_err(|source| active.io_error("read", source))?.to_vec();
-            let written = active.file.write_at(survey.unflushed_at.0, &bytes);
-            written.map_err(|source| active.io_error("write again the end of", source))?;
-        }
-        active.file.sync_data().map_err(|source| active.io_error("flush", source))
     }
+    let unflushed = survey.index.data_end.0.saturating_sub(survey.unflushed_at.0);
+    if let Ok(len) = usize::try_from(unflushed)
+        && len > 0
+    {
+        let read = active.file.read(survey.unflushed_at.0, len);
+        // Copied first: the mapping must not be the source of a write to the same pages.
+        let bytes = read.map_err(|source| active.io_error("read", source))?.to_vec();
+        let written = active.file.write_at(survey.unflushed_at.0, &bytes);
+        written.map_err(|source| active.io_error("write again the end of", source))?;
+    }
+    active.file.sync_data().map_err(|source| active.io_error("flush", source))
 }
 
 /// What the end of the last session was, as far as the operating system tells the process that is
@@ -341,12 +340,13 @@ pub(super) struct Verdict {
 }
 
 /// Decides what follows from the `survey` of the last segment and from all `damages` known.
+/// `stated` is the last epoch that has a loss statement, or 0.
 pub(super) fn judge(
     dir: &Path,
-    stated: u32,
     survey: &Survey,
     interruption: Interruption,
     damages: Vec<Damage>,
+    stated: u32,
 ) -> Verdict {
     // A log that was only just created has ended in no way at all.
     let fresh = survey.epoch == 0
@@ -354,9 +354,9 @@ pub(super) fn judge(
         && survey.cut.is_none();
     let writable = damages.is_empty();
     let (next, skipped) = resume_at(survey, interruption, fresh);
-    // If an opening was interrupted after it had made its loss statement, that one is kept, and
-    // the epoch it was to begin is left out.
-    let epoch = survey.epoch.max(stated) + 1;
+    // If an opening was interrupted after it had made its loss statement, that one is kept, and the
+    // epoch it was to begin is left out.
+    let epoch = survey.epoch.max(stated).saturating_add(1);
     let read_only = damages.first().map(|damage| {
         format!("{damage}; every good record can be read, none can be added")
     });

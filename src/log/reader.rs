@@ -176,8 +176,11 @@ impl Segment {
             return Ok(Index::new(self.base, start, 0, INTERVAL_BYTES));
         };
         let start = ByteOffset(HEADER_BLOCK_BYTES);
-        let index = Index::new(self.base, start, header.chain(), INTERVAL_BYTES);
-        Ok(build_index(Scan::new(&self.path, self.bytes()?, header), index))
+        let mut index = Index::new(self.base, start, header.chain(), INTERVAL_BYTES);
+        for scanned in Scan::new(&self.path, self.bytes()?, header) {
+            index_scanned(&mut index, &scanned);
+        }
+        Ok(index)
     }
 
     /// The whole file.
@@ -360,22 +363,19 @@ impl Segment {
     }
 }
 
-/// Adds everything good that `scan` finds to `index`.
-pub(super) fn build_index(scan: Scan, mut index: Index) -> Index {
-    for scanned in scan {
-        match scanned {
-            Scanned::Batch(batch) => index.add(&batch),
-            Scanned::Damaged(region) => {
-                for (offset, record) in region.salvaged() {
-                    index.add_records(offset, record.field);
-                    index.end = record.sequence.next();
-                }
-                index.data_end = ByteOffset(region.range.end);
+/// Adds everything good in what a scan has found next to `index`.
+pub(super) fn index_scanned(index: &mut Index, scanned: &Scanned) {
+    match scanned {
+        Scanned::Batch(batch) => index.add(batch),
+        Scanned::Damaged(region) => {
+            for (offset, record) in region.salvaged() {
+                index.add_records(offset, record.field);
+                index.end = record.sequence.next();
             }
-            Scanned::End(_) => {}
+            index.data_end = ByteOffset(region.range.end);
         }
+        Scanned::End(_) => {}
     }
-    index
 }
 
 /// Chunks of several small batches as one. A large batch is passed on as it is.

@@ -19,10 +19,24 @@ fn cat_prints_the_objects_that_consume_prints() {
     assert_eq!(run.code, 0, "{}", run.stderr);
     assert_eq!(run.sequences(), (1..=100).collect::<Vec<_>>());
     let first = &run.lines()[0];
-    let keys: Vec<&str> = first.as_object().unwrap().keys().map(String::as_str).collect();
+    let keys: Vec<&str> = first
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .collect();
     let expected = [
-        "sequence", "appended_at", "topic", "id", "tenant", "reality", "producer", "key", "clock",
-        "headers", "payload",
+        "sequence",
+        "appended_at",
+        "topic",
+        "id",
+        "tenant",
+        "reality",
+        "producer",
+        "key",
+        "clock",
+        "headers",
+        "payload",
     ];
     assert_eq!(keys[..expected.len()], expected);
     assert_eq!(first["tenant"], "acme");
@@ -31,9 +45,24 @@ fn cat_prints_the_objects_that_consume_prints() {
     assert_eq!(first["clock"], serde_json::json!({ "n7/main": 1 }));
     assert_eq!(first["headers"]["parity"], "1");
     assert_eq!(first["payload"]["n"], 1);
-    assert!(first["appended_at"].as_str().unwrap().starts_with("2018-01-31T01:"), "{first}");
+    assert!(
+        first["appended_at"]
+            .as_str()
+            .unwrap()
+            .starts_with("2018-01-31T01:"),
+        "{first}"
+    );
 
-    let renamed = logdump(&["cat", &text, "-o", "json", "--tenant", "t", "--reality", "r"]);
+    let renamed = logdump(&[
+        "cat",
+        &text,
+        "-o",
+        "json",
+        "--tenant",
+        "t",
+        "--reality",
+        "r",
+    ]);
     assert_eq!(renamed.lines()[0]["tenant"], "t");
     assert_eq!(renamed.lines()[0]["reality"], "r");
 }
@@ -53,11 +82,17 @@ fn cat_selects_by_topic_place_key_and_header() {
     assert_eq!(cat(&["--topic", "quake.*"]), all(|n| n % 3 != 2));
     assert_eq!(cat(&["--topic", "orders.>"]), all(|n| n % 3 == 2));
     assert_eq!(cat(&["--topic", "quake.ak"]), all(|n| n % 3 == 0));
-    assert_eq!(cat(&["--from", "200", "--to", "210"]), (200..=210).collect::<Vec<_>>());
+    assert_eq!(
+        cat(&["--from", "200", "--to", "210"]),
+        (200..=210).collect::<Vec<_>>()
+    );
     assert_eq!(cat(&["--from", "250", "--limit", "3"]), [250, 251, 252]);
     assert_eq!(cat(&["--tail", "4"]), [297, 298, 299, 300]);
     assert_eq!(cat(&["--key", "k3", "--to", "20"]), [3, 8, 13, 18]);
-    assert_eq!(cat(&["--header", "parity=0", "--key", "k0", "--to", "40"]), [10, 20, 30, 40]);
+    assert_eq!(
+        cat(&["--header", "parity=0", "--key", "k0", "--to", "40"]),
+        [10, 20, 30, 40]
+    );
     assert_eq!(cat(&["--from", "2999-01-01T00:00:00Z"]), [0; 0]);
 
     // A time selects the batches that were appended then, of which this is one.
@@ -83,18 +118,27 @@ fn every_form_holds_the_same_records() {
     let proto = logdump(&["cat", &text, "--output", "proto"]);
     let deliver = v1::Deliver::decode(&*proto.bytes).unwrap();
     assert_eq!(deliver.records.len(), 20);
-    let records: Vec<v1::Record> =
-        deliver.records.iter().map(|bytes| v1::Record::decode(&**bytes).unwrap()).collect();
+    let records: Vec<v1::Record> = deliver
+        .records
+        .iter()
+        .map(|bytes| v1::Record::decode(&**bytes).unwrap())
+        .collect();
     assert!((1..=20).eq(records.iter().map(|record| record.sequence)));
     assert!(records[4].envelope == record(5).envelope);
 
     let hex = logdump(&["cat", &text, "--output", "hex", "--limit", "1"]).stdout;
-    let expected: String = deliver.records[0].iter().map(|byte| format!("{byte:02x}")).collect();
+    let expected: String = deliver.records[0]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     assert_eq!(hex, format!("1 {expected}\n"));
 
     let lines = logdump(&["cat", &text]).stdout;
     assert_eq!(lines.lines().count(), 20);
-    assert!(lines.lines().next().unwrap().contains(r#"{"n":1,"#), "{lines}");
+    assert!(
+        lines.lines().next().unwrap().contains(r#"{"n":1,"#),
+        "{lines}"
+    );
     assert!(!lines.contains('\u{1b}'), "colours in a pipe");
 }
 
@@ -131,12 +175,21 @@ fn ls_and_stats_count_what_is_there() {
     let listed = logdump(&["ls", &text, "--output", "json"]).json();
     let segments = listed["logs"][0]["segments"].as_array().unwrap();
     assert!(segments.len() >= 3, "{listed}");
-    let records: u64 = segments.iter().map(|segment| segment["records"].as_u64().unwrap()).sum();
+    let records: u64 = segments
+        .iter()
+        .map(|segment| segment["records"].as_u64().unwrap())
+        .sum();
     assert_eq!(records, 600);
-    assert!(segments.iter().all(|segment| segment["health"] == "good"), "{listed}");
+    assert!(
+        segments.iter().all(|segment| segment["health"] == "good"),
+        "{listed}"
+    );
     let (last, sealed) = segments.split_last().unwrap();
     assert_eq!(last["state"], "closed");
-    assert!(sealed.iter().all(|segment| segment["index"] == "good"), "{listed}");
+    assert!(
+        sealed.iter().all(|segment| segment["index"] == "good"),
+        "{listed}"
+    );
     assert!(sealed.iter().all(|segment| segment["state"] == "sealed"));
     let text_form = logdump(&["ls", &text]).stdout;
     assert!(text_form.contains("600 records"), "{text_form}");
@@ -159,11 +212,18 @@ fn index_agrees_with_the_segments() {
     let run = logdump(&["index", &text, "--output", "json"]);
     assert_eq!(run.code, 0);
     let shown = run.json();
-    let states: Vec<&str> =
-        shown["indexes"].as_array().unwrap().iter().map(|i| i["state"].as_str().unwrap()).collect();
+    let states: Vec<&str> = shown["indexes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|i| i["state"].as_str().unwrap())
+        .collect();
     let (last, sealed) = states.split_last().unwrap();
     assert_eq!(*last, "missing");
-    assert!(!sealed.is_empty() && sealed.iter().all(|state| *state == "good"), "{states:?}");
+    assert!(
+        !sealed.is_empty() && sealed.iter().all(|state| *state == "good"),
+        "{states:?}"
+    );
     let text_form = logdump(&["index", &text, "--topics", "--points"]).stdout;
     assert!(text_form.contains("orders.eu.paid"), "{text_form}");
 }
@@ -176,8 +236,19 @@ fn show_grep_and_hexdump_find_one_record() {
     closed_log(&log, 50);
     let shown = logdump(&["show", "17", &text]);
     assert_eq!(shown.code, 0);
-    for part in ["n7/main 17", "k2", "orders.eu.paid", "parity = 1", "\"n\": 17", "good"] {
-        assert!(shown.stdout.contains(part), "{part} is missing in {}", shown.stdout);
+    for part in [
+        "n7/main 17",
+        "k2",
+        "orders.eu.paid",
+        "parity = 1",
+        "\"n\": 17",
+        "good",
+    ] {
+        assert!(
+            shown.stdout.contains(part),
+            "{part} is missing in {}",
+            shown.stdout
+        );
     }
     let json = logdump(&["show", &text, "17", "--output", "json"]).json();
     assert_eq!(json["record"]["payload"]["n"], 17);
@@ -190,8 +261,19 @@ fn show_grep_and_hexdump_find_one_record() {
 
     let dump = logdump(&["hexdump", "17", &text]);
     assert_eq!(dump.code, 0, "{}", dump.stderr);
-    for part in ["header_crc", "body_crc", "durable_through", "sequence", "envelope", "crc"] {
-        assert!(dump.stdout.contains(part), "{part} is missing in {}", dump.stdout);
+    for part in [
+        "header_crc",
+        "body_crc",
+        "durable_through",
+        "sequence",
+        "envelope",
+        "crc",
+    ] {
+        assert!(
+            dump.stdout.contains(part),
+            "{part} is missing in {}",
+            dump.stdout
+        );
     }
     assert!(!dump.stdout.contains("WRONG"), "{}", dump.stdout);
     let whole = logdump(&["hexdump", &text, "--whole"]);
@@ -213,9 +295,16 @@ fn data_directories_and_single_files_are_logs_too() {
     assert_eq!(verified.code, 0, "{}", verified.stdout);
 
     let copy = dir.path().join("copy-of-a-segment");
-    std::fs::copy(&crate::made::segments(&dir.path().join("acme/main"))[0], &copy).unwrap();
+    std::fs::copy(
+        &crate::made::segments(&dir.path().join("acme/main"))[0],
+        &copy,
+    )
+    .unwrap();
     let copy = copy.display().to_string();
-    assert_eq!(logdump(&["cat", &copy, "--output", "json"]).lines().len(), 30);
+    assert_eq!(
+        logdump(&["cat", &copy, "--output", "json"]).lines().len(),
+        30
+    );
     assert_eq!(logdump(&["verify", &copy]).code, 0);
 }
 

@@ -49,13 +49,17 @@ impl AppendSink for Deaf {
 
 /// A log in the making; every step happens when it is called for.
 pub(crate) struct Made {
-    pub(crate) dir: PathBuf,
     pub(crate) log: Log,
     pub(crate) committer: Arc<Committer>,
 }
 
 impl Made {
     pub(crate) fn open(dir: &Path, segment_bytes: u64) -> Self {
+        Self::growing(dir, segment_bytes, segment_bytes)
+    }
+
+    /// The first segment may be smaller than the later ones.
+    pub(crate) fn growing(dir: &Path, segment_bytes_first: u64, segment_bytes: u64) -> Self {
         let committer = Committer::manual();
         let environment = Environment {
             storage: Arc::new(RealStorage),
@@ -64,18 +68,27 @@ impl Made {
         };
         let options = Options {
             segment_bytes,
-            segment_bytes_first: segment_bytes,
+            segment_bytes_first,
             index_interval_bytes: 512,
             ..Options::default()
         };
-        let writer = Writer { node: 7, clock_key: "n7/main".to_owned() };
+        let writer = Writer {
+            node: 7,
+            clock_key: "n7/main".to_owned(),
+        };
         let (log, _) = Log::open(&environment, dir, &writer, &options, Arc::new(Deaf)).unwrap();
-        Self { dir: dir.to_owned(), log, committer }
+        Self { log, committer }
     }
 
     /// Commits `records` as one batch.
     pub(crate) fn batch(&self, records: Vec<NewRecord>, durability: Durability) {
-        let append = Append { records, durability, then: None, sink: Arc::new(Deaf), token: 0 };
+        let append = Append {
+            records,
+            durability,
+            then: None,
+            sink: Arc::new(Deaf),
+            token: 0,
+        };
         self.log.append(append).unwrap();
         self.committer.run_until_idle();
     }
@@ -96,7 +109,11 @@ pub(crate) fn record(sequence: u64) -> NewRecord {
     let topic = ["quake.ak", "quake.ci", "orders.eu.paid"][usize::try_from(sequence % 3).unwrap()];
     let event = Event {
         r#type: "quake".to_owned(),
-        data: format!(r#"{{"n":{sequence},"place":"{} km from here"}}"#, sequence * 7 % 1000).into(),
+        data: format!(
+            r#"{{"n":{sequence},"place":"{} km from here"}}"#,
+            sequence * 7 % 1000
+        )
+        .into(),
     };
     let envelope = Envelope {
         id: format!("01900000-0000-7000-8000-{sequence:012}"),
@@ -126,7 +143,10 @@ pub(crate) fn fill(made: &Made, count: u64) {
     let mut next = 1;
     while next <= count {
         let size = (next * 7 % 11 + 1).min(count + 1 - next);
-        made.batch((next..next + size).map(record).collect(), Durability::Synced);
+        made.batch(
+            (next..next + size).map(record).collect(),
+            Durability::Synced,
+        );
         next += size;
         if next % 16 == 0 {
             made.rest();
@@ -142,8 +162,16 @@ pub(crate) fn logdump(arguments: &[&str]) -> Run {
         .output()
         .unwrap();
     let run = Run::of(&output);
-    assert_ne!(run.code, 101, "logdump {arguments:?} panicked: {}", run.stderr);
-    assert!(!run.stderr.contains("panicked"), "logdump {arguments:?}: {}", run.stderr);
+    assert_ne!(
+        run.code, 101,
+        "logdump {arguments:?} panicked: {}",
+        run.stderr
+    );
+    assert!(
+        !run.stderr.contains("panicked"),
+        "logdump {arguments:?}: {}",
+        run.stderr
+    );
     run
 }
 
@@ -172,11 +200,17 @@ impl Run {
     }
 
     pub(crate) fn lines(&self) -> Vec<serde_json::Value> {
-        self.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        self.stdout
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     }
 
     pub(crate) fn sequences(&self) -> Vec<u64> {
-        self.lines().iter().map(|line| line["sequence"].as_u64().unwrap()).collect()
+        self.lines()
+            .iter()
+            .map(|line| line["sequence"].as_u64().unwrap())
+            .collect()
     }
 }
 
@@ -205,6 +239,37 @@ pub(crate) fn copy(from: &Path, to: &Path) {
 pub(crate) fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = std::fs::read(path).unwrap();
     change(&mut bytes);
-    #[expect(clippy::disallowed_methods, reason = "a test's file need not be durable")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test's file need not be durable"
+    )]
     std::fs::write(path, bytes).unwrap();
+}
+
+/// Splitmix64: the same numbers for the same seed, everywhere.
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    /// From `LOGDUMP_SEED` if it is set; prints the seed, so that a failure can be repeated.
+    #[expect(
+        clippy::print_stderr,
+        reason = "shown by the test runner when the test fails"
+    )]
+    pub(crate) fn new(otherwise: u64) -> Self {
+        let set = std::env::var("LOGDUMP_SEED")
+            .ok()
+            .and_then(|seed| seed.parse().ok());
+        let seed = set.unwrap_or(otherwise);
+        eprintln!("LOGDUMP_SEED={seed}");
+        Self(seed)
+    }
+
+    pub(crate) fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        usize::try_from(mixed % end as u64).unwrap()
+    }
 }

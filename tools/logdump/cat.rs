@@ -47,7 +47,11 @@ pub(crate) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Outc
         None => all(&sources, arguments, &mut printer)?,
     };
     printer.flush()?;
-    Ok(if printer.undecodable > 0 { Outcome::Damaged } else { outcome })
+    Ok(if printer.undecodable > 0 {
+        Outcome::Damaged
+    } else {
+        outcome
+    })
 }
 
 fn all(
@@ -64,7 +68,11 @@ fn all(
             printer.record(found.source, &found.record)?;
             left -= 1;
         }
-        Ok(if left > 0 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+        Ok(if left > 0 {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        })
     })
 }
 
@@ -85,7 +93,11 @@ fn tail(
         let one = std::slice::from_ref(source);
         let found = walk::records(one, &arguments.selection, |found| {
             if count > 0 && is_wanted(&arguments.selection, found) {
-                let reused = if last.len() == count { last.pop_front() } else { None };
+                let reused = if last.len() == count {
+                    last.pop_front()
+                } else {
+                    None
+                };
                 last.push_back(Kept::of(&found.record, reused));
             }
             Ok(ControlFlow::Continue(()))
@@ -112,7 +124,9 @@ struct Kept {
 impl Kept {
     /// Into the memory of a record that is no longer kept, if there is one.
     fn of(record: &RecordRef<'_>, reused: Option<Self>) -> Self {
-        let (mut topic, mut field) = reused.map(|kept| (kept.topic, kept.field)).unwrap_or_default();
+        let (mut topic, mut field) = reused
+            .map(|kept| (kept.topic, kept.field))
+            .unwrap_or_default();
         topic.clear();
         topic.push_str(record.topic);
         field.clear();
@@ -150,8 +164,9 @@ pub(crate) fn is_wanted(selection: &Selection, found: &Found<'_>) -> bool {
 pub(crate) fn no_records(common: &Common, verb: &str) -> anyhow::Result<()> {
     match common.output {
         Output::Text | Output::Json => Ok(()),
-        Output::Hex | Output::Proto => {
-            Err(Usage(format!("{verb} prints no records: use --output text or json")).into())
-        }
+        Output::Hex | Output::Proto => Err(Usage(format!(
+            "{verb} prints no records: use --output text or json"
+        ))
+        .into()),
     }
 }

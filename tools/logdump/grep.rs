@@ -54,8 +54,9 @@ pub(crate) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Outc
             return Ok(ControlFlow::Break(()));
         }
         let view = RecordView::parse(found.record.record).ok();
-        let payload =
-            view.as_ref().map_or(found.record.record, |view| view.envelope.payload.data());
+        let payload = view
+            .as_ref()
+            .map_or(found.record.record, |view| view.envelope.payload.data());
         if pattern.is_match(payload) && is_wanted(&arguments.selection, found) {
             printer.record(found.source, &found.record)?;
             matched += 1;
@@ -64,5 +65,9 @@ pub(crate) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Outc
         Ok(ControlFlow::Continue(()))
     })?;
     printer.flush()?;
-    Ok(if matched == 0 { Outcome::Nothing } else { outcome })
+    Ok(if matched == 0 {
+        Outcome::Nothing
+    } else {
+        outcome
+    })
 }

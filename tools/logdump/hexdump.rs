@@ -55,7 +55,9 @@ pub(crate) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Outc
         (Some(sequence), None) => dump.sequence(&sources, sequence)?,
         (None, offset) => {
             let segments = sources.first().map(|source| &source.log.segments);
-            let segment = segments.and_then(|segments| segments.first()).context("no segment")?;
+            let segment = segments
+                .and_then(|segments| segments.first())
+                .context("no segment")?;
             dump.file(segment, offset)
         }
     };
@@ -90,9 +92,15 @@ const DEPTH_MAX: usize = 8;
 impl Dump {
     fn new(whole: bool) -> anyhow::Result<Self> {
         let pool = DescriptorPool::decode(DESCRIPTORS).context("read our own descriptors")?;
-        let record =
-            pool.get_message_by_name("arqon.v1.Record").context("find arqon.v1.Record")?;
-        Ok(Self { rows: Vec::new(), whole, record, file: String::new() })
+        let record = pool
+            .get_message_by_name("arqon.v1.Record")
+            .context("find arqon.v1.Record")?;
+        Ok(Self {
+            rows: Vec::new(),
+            whole,
+            record,
+            file: String::new(),
+        })
     }
 
     fn sequence(&mut self, sources: &[Source], sequence: u64) -> anyhow::Result<Outcome> {
@@ -126,12 +134,22 @@ impl Dump {
                 self.batch(&segment.bytes, HEADER_BLOCK_BYTES) && segment.header_damage.is_none()
             }
         };
-        if good { Outcome::Well } else { Outcome::Damaged }
+        if good {
+            Outcome::Well
+        } else {
+            Outcome::Damaged
+        }
     }
 
     fn row(&mut self, offset: u64, bytes: &[u8], field: &str, value: impl Into<String>) {
         let (file, field) = (self.file.clone(), field.to_owned());
-        self.rows.push(Row { file, offset, bytes: bytes.to_vec(), field, value: value.into() });
+        self.rows.push(Row {
+            file,
+            offset,
+            bytes: bytes.to_vec(),
+            field,
+            value: value.into(),
+        });
     }
 
     /// Fields of fixed places, one row each.
@@ -139,7 +157,12 @@ impl Dump {
         for &(at, len, name, show) in fields {
             let Some(field) = bytes.get(at..at + len) else {
                 let rest = bytes.get(at..).unwrap_or_default();
-                self.row(start + at as u64, rest, name, "cut short: the file ends here");
+                self.row(
+                    start + at as u64,
+                    rest,
+                    name,
+                    "cut short: the file ends here",
+                );
                 return;
             };
             let value = show.value(field);
@@ -148,22 +171,28 @@ impl Dump {
     }
 
     fn segment_header(&mut self, file: &[u8]) {
-        let header = file.get(..file.len().min(segment::HEADER_BYTES)).unwrap_or_default();
-        self.fixed(header, 0, &[
-            (0, 8, "magic", Show::Text),
-            (8, 2, "version", Show::Number),
-            (10, 2, "(reserved)", Show::Bytes),
-            (12, 4, "node", Show::Number),
-            (16, 16, "log_id", Show::Bytes),
-            (32, 8, "base", Show::Number),
-            (40, 4, "epoch", Show::Number),
-            (44, 4, "previous_root", Show::Checksum),
-            (48, 8, "created_at", Show::Time),
-            (56, 8, "reserved_end", Show::Number),
-            (64, 16, "key_id", Show::Bytes),
-            (80, 8, "capacity", Show::Number),
-            (88, 36, "(reserved)", Show::Bytes),
-        ]);
+        let header = file
+            .get(..file.len().min(segment::HEADER_BYTES))
+            .unwrap_or_default();
+        self.fixed(
+            header,
+            0,
+            &[
+                (0, 8, "magic", Show::Text),
+                (8, 2, "version", Show::Number),
+                (10, 2, "(reserved)", Show::Bytes),
+                (12, 4, "node", Show::Number),
+                (16, 16, "log_id", Show::Bytes),
+                (32, 8, "base", Show::Number),
+                (40, 4, "epoch", Show::Number),
+                (44, 4, "previous_root", Show::Checksum),
+                (48, 8, "created_at", Show::Time),
+                (56, 8, "reserved_end", Show::Number),
+                (64, 16, "key_id", Show::Bytes),
+                (80, 8, "capacity", Show::Number),
+                (88, 36, "(reserved)", Show::Bytes),
+            ],
+        );
         if let Some(crc) = header.get(124..128) {
             let computed = crc32fast::hash(&header[..124]);
             self.row(124, crc, "crc", compared(crc, computed));
@@ -176,15 +205,21 @@ impl Dump {
 
     /// Whether the header of a batch at `offset` is good; annotates it in any case.
     fn batch_header(&mut self, file: &[u8], offset: u64) -> bool {
-        let rest = usize::try_from(offset).ok().and_then(|at| file.get(at..)).unwrap_or_default();
+        let rest = usize::try_from(offset)
+            .ok()
+            .and_then(|at| file.get(at..))
+            .unwrap_or_default();
         let header = &rest[..rest.len().min(batch::HEADER_BYTES)];
         self.fixed(header, offset, &[(0, 4, "magic", Show::Text)]);
         if let (Some(crc), Some(covered)) = (header.get(4..8), header.get(8..64)) {
-            self.row(offset + 4, crc, "header_crc", compared(crc, crc32fast::hash(covered)));
+            self.row(
+                offset + 4,
+                crc,
+                "header_crc",
+                compared(crc, crc32fast::hash(covered)),
+            );
         }
-        self.fixed(header, offset, &[
-            (8, 4, "body_len", Show::Number),
-        ]);
+        self.fixed(header, offset, &[(8, 4, "body_len", Show::Number)]);
         if let (Some(len), Some(crc)) = (number(header, 8, 4), header.get(12..16)) {
             let body = usize::try_from(len).ok().and_then(|len| {
                 rest.get(batch::HEADER_BYTES..batch::HEADER_BYTES.checked_add(len)?)
@@ -195,18 +230,22 @@ impl Dump {
             };
             self.row(offset + 12, crc, "body_crc", value);
         }
-        self.fixed(header, offset, &[
-            (16, 8, "base", Show::Number),
-            (24, 4, "count", Show::Number),
-            (28, 2, "flags", Show::Flags),
-            (30, 2, "(reserved)", Show::Bytes),
-            (32, 8, "appended_at", Show::Time),
-            (40, 4, "epoch", Show::Number),
-            (44, 4, "node", Show::Number),
-            (48, 8, "durable_through", Show::Number),
-            (56, 4, "chain", Show::Checksum),
-            (60, 4, "log_tag", Show::Checksum),
-        ]);
+        self.fixed(
+            header,
+            offset,
+            &[
+                (16, 8, "base", Show::Number),
+                (24, 4, "count", Show::Number),
+                (28, 2, "flags", Show::Flags),
+                (30, 2, "(reserved)", Show::Bytes),
+                (32, 8, "appended_at", Show::Time),
+                (40, 4, "epoch", Show::Number),
+                (44, 4, "node", Show::Number),
+                (48, 8, "durable_through", Show::Number),
+                (56, 4, "chain", Show::Checksum),
+                (60, 4, "log_tag", Show::Checksum),
+            ],
+        );
         let whole = header.first_chunk::<{ batch::HEADER_BYTES }>();
         if let Some(whole) = whole {
             let value = format!("chain of the next batch {:#010x}", batch::chain_of(whole));
@@ -217,10 +256,17 @@ impl Dump {
 
     fn batch(&mut self, file: &[u8], offset: u64) -> bool {
         let good = self.batch_header(file, offset);
-        let rest = usize::try_from(offset).ok().and_then(|at| file.get(at..)).unwrap_or_default();
-        let Some((header, rest)) = rest.split_at_checked(batch::HEADER_BYTES) else { return false };
+        let rest = usize::try_from(offset)
+            .ok()
+            .and_then(|at| file.get(at..))
+            .unwrap_or_default();
+        let Some((header, rest)) = rest.split_at_checked(batch::HEADER_BYTES) else {
+            return false;
+        };
         let start = offset + batch::HEADER_BYTES as u64;
-        let len = number(header, 8, 4).and_then(|len| usize::try_from(len).ok()).unwrap_or(0);
+        let len = number(header, 8, 4)
+            .and_then(|len| usize::try_from(len).ok())
+            .unwrap_or(0);
         let body = &rest[..len.min(rest.len())];
         if number(header, 28, 2).is_some_and(|flags| flags & 1 != 0) {
             self.fixed(body, start, &[(0, 8, "reserved_end", Show::Number)]);
@@ -233,7 +279,12 @@ impl Dump {
             at = end;
             if !self.whole && at < body.len() {
                 let left = body.len() - at;
-                self.row(start + at as u64, &[], "...", format!("{left} more bytes (--whole)"));
+                self.row(
+                    start + at as u64,
+                    &[],
+                    "...",
+                    format!("{left} more bytes (--whole)"),
+                );
                 return good;
             }
         }
@@ -246,9 +297,21 @@ impl Dump {
 
     /// A record with its frame.
     fn framed(&mut self, field: &[u8], offset: u64) {
-        let Some((len, prefix)) = varint(field.get(1..).unwrap_or_default()) else { return };
-        self.row(offset, &field[..1], "records", "tag of field 1 of arqon.v1.Deliver");
-        self.row(offset + 1, &field[1..=prefix], "  length", format!("{len} bytes"));
+        let Some((len, prefix)) = varint(field.get(1..).unwrap_or_default()) else {
+            return;
+        };
+        self.row(
+            offset,
+            &field[..1],
+            "records",
+            "tag of field 1 of arqon.v1.Deliver",
+        );
+        self.row(
+            offset + 1,
+            &field[1..=prefix],
+            "  length",
+            format!("{len} bytes"),
+        );
         let record = &field[1 + prefix..];
         let descriptor = self.record.clone();
         let start = offset + 1 + prefix as u64;
@@ -269,15 +332,21 @@ impl Dump {
         let mut at = 0;
         while at < bytes.len() {
             let Some((key, value, next)) = field(&bytes[at..]) else {
-                self.row(start + at as u64, &bytes[at..], &format!("{indent}?"), "no field");
+                self.row(
+                    start + at as u64,
+                    &bytes[at..],
+                    &format!("{indent}?"),
+                    "no field",
+                );
                 return;
             };
             let field = u32::try_from(key >> 3)
                 .ok()
                 .and_then(|number| descriptor.and_then(|descriptor| descriptor.get_field(number)));
-            let name = field
-                .as_ref()
-                .map_or_else(|| format!("field {}", key >> 3), |field| field.name().to_owned());
+            let name = field.as_ref().map_or_else(
+                || format!("field {}", key >> 3),
+                |field| field.name().to_owned(),
+            );
             let name = format!("{indent}{name}");
             let kind = field.as_ref().map(prost_reflect::FieldDescriptor::kind);
             let inner = match &kind {
@@ -288,7 +357,12 @@ impl Dump {
             let whole = &bytes[at..at + next];
             if let Some(inner) = inner {
                 let head = next - value.len();
-                self.row(here, &whole[..head], &name, format!("{} bytes", value.len()));
+                self.row(
+                    here,
+                    &whole[..head],
+                    &name,
+                    format!("{} bytes", value.len()),
+                );
                 self.message(value, here + head as u64, Some(inner), depth + 1, None);
             } else {
                 let shown = match (crc, key) {
@@ -312,11 +386,19 @@ impl Dump {
                     let more = row.bytes.len() - SHOWN_BYTES;
                     format!("{}… +{more}", hex(&row.bytes[..SHOWN_BYTES]))
                 };
-                vec![row.offset.to_string(), shown, row.field.clone(), printable(&row.value)]
+                vec![
+                    row.offset.to_string(),
+                    shown,
+                    row.field.clone(),
+                    printable(&row.value),
+                ]
             })
             .collect();
         let file = self.rows.first().map_or("", |row| &row.file);
-        format!("{file}\n{}", table(&["#OFFSET", "BYTES", "FIELD", "MEANING"], &rows))
+        format!(
+            "{file}\n{}",
+            table(&["#OFFSET", "BYTES", "FIELD", "MEANING"], &rows)
+        )
     }
 
     fn to_json(&self) -> Value {
@@ -370,7 +452,11 @@ impl Show {
 
 fn compared(stored: &[u8], computed: u32) -> String {
     let stored = number(stored, 0, 4).unwrap_or(0);
-    let verdict = if stored == u64::from(computed) { "good" } else { "WRONG" };
+    let verdict = if stored == u64::from(computed) {
+        "good"
+    } else {
+        "WRONG"
+    };
     format!("stored {stored:#010x}, computed {computed:#010x}: {verdict}")
 }
 
@@ -380,7 +466,12 @@ fn number(bytes: &[u8], at: usize, len: usize) -> Option<u64> {
         return None;
     }
     let bytes = bytes.get(at..at.checked_add(len)?)?;
-    Some(bytes.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))
+    Some(
+        bytes
+            .iter()
+            .rev()
+            .fold(0, |value, &byte| value << 8 | u64::from(byte)),
+    )
 }
 
 fn varint(bytes: &[u8]) -> Option<(u64, usize)> {
@@ -431,7 +522,10 @@ fn scalar(wire: u64, value: &[u8], kind: Option<&Kind>, name: &str) -> String {
             (Some(Kind::Bytes), Err(_)) | (None, Err(_)) => format!("{} bytes", value.len()),
             (_, Ok(text)) => {
                 let shown: String = text.chars().take(60).collect();
-                format!("{shown:?}{}", if shown.len() < text.len() { " …" } else { "" })
+                format!(
+                    "{shown:?}{}",
+                    if shown.len() < text.len() { " …" } else { "" }
+                )
             }
             (Some(_), Err(_)) => format!("{} bytes, not text", value.len()),
         },

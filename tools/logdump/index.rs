@@ -69,7 +69,11 @@ fn to_text(segment: &SegmentFile, check: &IndexCheck, arguments: &Arguments) -> 
     let index = index(segment, check);
     let mut text = format!(
         "{}: {}; {} points, {} topics, sequences {}..{}, data up to byte {}\n",
-        segment.index_path().file_name().unwrap_or_default().to_string_lossy(),
+        segment
+            .index_path()
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy(),
         index_word(check),
         index.points().len(),
         index.topics().len(),
@@ -94,7 +98,10 @@ fn to_text(segment: &SegmentFile, check: &IndexCheck, arguments: &Arguments) -> 
                 ]
             })
             .collect();
-        text.push_str(&table(&["TOPIC", "#RECORDS", "#BYTES", "#FIRST", "#LAST"], &rows));
+        text.push_str(&table(
+            &["TOPIC", "#RECORDS", "#BYTES", "#FIRST", "#LAST"],
+            &rows,
+        ));
     }
     if arguments.points {
         let rows: Vec<Vec<String>> = index

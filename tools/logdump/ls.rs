@@ -60,8 +60,12 @@ impl Contents {
                 Scanned::Damaged(region) => {
                     contents.used = region.range.end;
                     contents.closed = false;
-                    contents.damages.push((region.range.start, region.damage.clone()));
-                    region.salvaged().for_each(|(_, record)| contents.add(&record));
+                    contents
+                        .damages
+                        .push((region.range.start, region.damage.clone()));
+                    region
+                        .salvaged()
+                        .for_each(|(_, record)| contents.add(&record));
                 }
                 Scanned::End(_) => {}
             }
@@ -81,8 +85,11 @@ impl Contents {
     }
 
     fn top(&self, count: usize) -> Vec<(&str, u64)> {
-        let mut topics: Vec<_> =
-            self.topics.iter().map(|(name, count)| (name.as_str(), *count)).collect();
+        let mut topics: Vec<_> = self
+            .topics
+            .iter()
+            .map(|(name, count)| (name.as_str(), *count))
+            .collect();
         topics.sort_unstable_by_key(|&(name, count)| (std::cmp::Reverse(count), name));
         topics.truncate(count);
         topics
@@ -123,23 +130,37 @@ impl<'a> Listing<'a> {
     fn of(source: &'a Source) -> anyhow::Result<Self> {
         let segments = &source.log.segments;
         let contents: Vec<Contents> = segments.iter().map(Contents::of).collect();
-        let indexes: Result<Vec<_>, _> =
-            segments.iter().map(|segment| segment.check_index(&RealStorage)).collect();
+        let indexes: Result<Vec<_>, _> = segments
+            .iter()
+            .map(|segment| segment.check_index(&RealStorage))
+            .collect();
         let forecast = offline::forecast(&RealStorage, &source.log);
-        Ok(Self { source, contents, indexes: indexes?, forecast })
+        Ok(Self {
+            source,
+            contents,
+            indexes: indexes?,
+            forecast,
+        })
     }
 
     /// Whether a bad place is only what a crash leaves.
     fn is_torn(&self, at: usize, offset: u64) -> bool {
         at + 1 == self.contents.len()
             && self.forecast.as_ref().is_some_and(|forecast| {
-                forecast.is_torn() && forecast.cut.as_ref().is_some_and(|cut| cut.contains(&offset))
+                forecast.is_torn()
+                    && forecast
+                        .cut
+                        .as_ref()
+                        .is_some_and(|cut| cut.contains(&offset))
             })
     }
 
     fn is_damaged(&self) -> bool {
         self.contents.iter().enumerate().any(|(at, contents)| {
-            contents.damages.iter().any(|(offset, _)| !self.is_torn(at, *offset))
+            contents
+                .damages
+                .iter()
+                .any(|(offset, _)| !self.is_torn(at, *offset))
         })
     }
 
@@ -166,7 +187,11 @@ impl<'a> Listing<'a> {
     }
 
     fn to_text(&self, topics: usize) -> String {
-        let Source { tenant, reality, log } = self.source;
+        let Source {
+            tenant,
+            reality,
+            log,
+        } = self.source;
         let mut rows = Vec::new();
         for (at, (segment, contents)) in log.segments.iter().zip(&self.contents).enumerate() {
             let (first, last) = contents.bounds.map_or_else(
@@ -227,7 +252,11 @@ impl<'a> Listing<'a> {
         let mut lines = Vec::new();
         for (at, contents) in self.contents.iter().enumerate() {
             for (offset, damage) in &contents.damages {
-                let kind = if self.is_torn(at, *offset) { "torn tail: " } else { "" };
+                let kind = if self.is_torn(at, *offset) {
+                    "torn tail: "
+                } else {
+                    ""
+                };
                 lines.push(format!("{kind}{damage}"));
             }
             match &self.indexes[at] {
@@ -245,7 +274,11 @@ impl<'a> Listing<'a> {
     }
 
     fn to_json(&self, topics: usize) -> Value {
-        let Source { tenant, reality, log } = self.source;
+        let Source {
+            tenant,
+            reality,
+            log,
+        } = self.source;
         let segments: Vec<Value> = log
             .segments
             .iter()
@@ -296,10 +329,16 @@ pub(crate) fn index_word(check: &IndexCheck) -> &'static str {
 }
 
 pub(crate) fn file_name(segment: &SegmentFile) -> String {
-    segment.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    segment
+        .path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// A time to the millisecond.
 fn shorter(time: &str) -> String {
-    time.get(..23).map_or_else(|| time.to_owned(), |time| format!("{time}Z"))
+    time.get(..23)
+        .map_or_else(|| time.to_owned(), |time| format!("{time}Z"))
 }

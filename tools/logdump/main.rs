@@ -45,7 +45,14 @@ struct Cli {
 #[derive(Debug, clap::Args)]
 struct Common {
     /// What to print; `hex` and `proto` are for records
-    #[arg(long, short = 'o', global = true, value_enum, default_value = "text", env = "LOGDUMP_OUTPUT")]
+    #[arg(
+        long,
+        short = 'o',
+        global = true,
+        value_enum,
+        default_value = "text",
+        env = "LOGDUMP_OUTPUT"
+    )]
     output: Output,
 
     /// Tenant to name in records, if the directory's name does not tell

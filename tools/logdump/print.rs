@@ -7,10 +7,10 @@ use arqonbus::log::RecordRef;
 use arqonbus::proto::json::{Origin, RecordJson, Schemas, micros};
 use arqonbus::proto::view::{Payload, RecordView};
 
-use crate::{Common, Output};
 use crate::source::Source;
 use crate::table::{hex, printable};
 use crate::walk::warn;
+use crate::{Common, Output};
 
 pub(crate) struct Printer {
     out: BufWriter<StdoutLock<'static>>,
@@ -45,13 +45,21 @@ impl Printer {
             Output::Proto => self.out.write_all(record.field)?,
             Output::Hex => writeln!(self.out, "{} {}", record.sequence, hex(record.record))?,
             Output::Json => {
-                let Some(view) = self.view(record) else { return Ok(()) };
-                let origin = Origin { tenant: &source.tenant, reality: &source.reality };
+                let Some(view) = self.view(record) else {
+                    return Ok(());
+                };
+                let origin = Origin {
+                    tenant: &source.tenant,
+                    reality: &source.reality,
+                };
                 let json = RecordJson::new(&view, origin, &self.schemas);
                 self.line.clear();
                 if let Err(error) = serde_json::to_writer(&mut self.line, &json) {
                     self.undecodable += 1;
-                    warn(&format!("record {} has no JSON form: {error}", record.sequence));
+                    warn(&format!(
+                        "record {} has no JSON form: {error}",
+                        record.sequence
+                    ));
                     return Ok(());
                 }
                 self.line.push(b'\n');
@@ -67,7 +75,10 @@ impl Printer {
             Ok(view) => Some(view),
             Err(error) => {
                 self.undecodable += 1;
-                warn(&format!("record {} cannot be decoded: {error}", record.sequence));
+                warn(&format!(
+                    "record {} cannot be decoded: {error}",
+                    record.sequence
+                ));
                 None
             }
         }
@@ -82,10 +93,16 @@ impl Printer {
             Some(view) => preview(&view),
             None => format!("(undecodable, {} bytes)", record.record.len()),
         };
-        let shown: String =
-            if self.terminal { payload.chars().take(160).collect() } else { payload };
-        let (faint, bold, normal) =
-            if self.colour { ("\x1b[2m", "\x1b[1m", "\x1b[0m") } else { ("", "", "") };
+        let shown: String = if self.terminal {
+            payload.chars().take(160).collect()
+        } else {
+            payload
+        };
+        let (faint, bold, normal) = if self.colour {
+            ("\x1b[2m", "\x1b[1m", "\x1b[0m")
+        } else {
+            ("", "", "")
+        };
         let sequence = record.sequence.get();
         writeln!(
             self.out,

@@ -21,7 +21,11 @@ impl Progress {
             ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         let target = ProgressDrawTarget::hidden();
         let bar = ProgressBar::with_draw_target(Some(total), target).with_style(style);
-        Self { bar, since: Instant::now(), shown: false }
+        Self {
+            bar,
+            since: Instant::now(),
+            shown: false,
+        }
     }
 
     pub(crate) fn add(&mut self, bytes: u64) {

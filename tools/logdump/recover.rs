@@ -31,7 +31,9 @@ pub(crate) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Outc
     let mut logs = Vec::new();
     let mut text = String::new();
     for source in &sources {
-        let Some(forecast) = offline::forecast(&RealStorage, &source.log) else { continue };
+        let Some(forecast) = offline::forecast(&RealStorage, &source.log) else {
+            continue;
+        };
         if forecast.read_only.is_some() {
             outcome = Outcome::Damaged;
         }
@@ -80,8 +82,17 @@ fn interruption(forecast: &Forecast) -> &'static str {
 
 fn to_text(source: &Source, forecast: &Forecast) -> String {
     let mut lines = vec![
-        format!("{}/{} in {}", source.tenant, source.reality, source.log.path.display()),
-        format!("  last session       {} ({})", ending(forecast), explained(forecast)),
+        format!(
+            "{}/{} in {}",
+            source.tenant,
+            source.reality,
+            source.log.path.display()
+        ),
+        format!(
+            "  last session       {} ({})",
+            ending(forecast),
+            explained(forecast)
+        ),
         format!("  durable through    {}", forecast.durable_through),
         format!("  next sequence      {}", forecast.next),
         format!("  next epoch         {}", forecast.epoch),
@@ -121,7 +132,9 @@ fn to_text(source: &Source, forecast: &Forecast) -> String {
 
 fn to_json(source: &Source, forecast: &Forecast) -> Value {
     let range = |range: &Option<std::ops::Range<u64>>| {
-        range.as_ref().map(|range| json!({ "start": range.start, "end": range.end }))
+        range
+            .as_ref()
+            .map(|range| json!({ "start": range.start, "end": range.end }))
     };
     json!({
         "path": source.log.path.display().to_string(),

@@ -100,7 +100,13 @@ impl Selection {
     /// One record.
     pub(crate) fn only(sequence: u64) -> Self {
         let place = Some(Place::Sequence(sequence));
-        Self { topic: None, from: place, to: place, key: None, headers: Vec::new() }
+        Self {
+            topic: None,
+            from: place,
+            to: place,
+            key: None,
+            headers: Vec::new(),
+        }
     }
 
     /// The first sequence that can be meant.
@@ -133,13 +139,18 @@ impl Selection {
         record.sequence.get() >= self.first()
             && record.appended_at.0 >= self.first_time()
             && !self.is_past(record.sequence.get(), record.appended_at.0)
-            && self.topic.as_ref().is_none_or(|topic| topic.matches(record.topic))
+            && self
+                .topic
+                .as_ref()
+                .is_none_or(|topic| topic.matches(record.topic))
     }
 
     /// Looks into the envelope. Without a view (it cannot be decoded) only what asks for nothing
     /// in it is satisfied.
     pub(crate) fn wants_envelope(&self, view: Option<&RecordView<'_>>) -> bool {
-        let Some(view) = view else { return self.key.is_none() && self.headers.is_empty() };
+        let Some(view) = view else {
+            return self.key.is_none() && self.headers.is_empty();
+        };
         self.key.as_ref().is_none_or(|key| key == view.envelope.key)
             && self
                 .headers

@@ -82,8 +82,13 @@ pub(crate) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Outc
 
 /// The object of the record, as `cat` prints it.
 fn record_json(found: &Found<'_>, schemas: &Schemas) -> anyhow::Result<Option<Value>> {
-    let Ok(view) = RecordView::parse(found.record.record) else { return Ok(None) };
-    let origin = Origin { tenant: &found.source.tenant, reality: &found.source.reality };
+    let Ok(view) = RecordView::parse(found.record.record) else {
+        return Ok(None);
+    };
+    let origin = Origin {
+        tenant: &found.source.tenant,
+        reality: &found.source.reality,
+    };
     let json = RecordJson::new(&view, origin, schemas);
     Ok(Some(serde_json::from_slice(&json.to_line()?)?))
 }
@@ -122,26 +127,51 @@ fn to_text(found: &Found<'_>, schemas: &Schemas) -> String {
     let (stored, computed) = record.checksums();
     let mut lines = Vec::new();
     let mut line = |name: &str, value: String| lines.push(format!("{name:<16}{value}"));
-    line("log", format!("{}/{}", found.source.tenant, found.source.reality));
+    line(
+        "log",
+        format!("{}/{}", found.source.tenant, found.source.reality),
+    );
     line("file", file_name(found.segment));
     if let (Some(batch), Some(header)) = (found.batch, found.header()) {
-        line("batch", format!(
-            "byte {}, sequences {}..={}, {} bytes, epoch {}, node {}",
-            batch.offset,
-            header.base,
-            header.end().previous().unwrap_or(header.base),
-            header.file_len(),
-            header.epoch,
-            header.node,
-        ));
-        line("  checksum", format!("{:#010x} of the body, chain {:#010x}", header.body_crc, header.chain));
-        line("  durable", format!("through {} when it was written", header.durable_through));
+        line(
+            "batch",
+            format!(
+                "byte {}, sequences {}..={}, {} bytes, epoch {}, node {}",
+                batch.offset,
+                header.base,
+                header.end().previous().unwrap_or(header.base),
+                header.file_len(),
+                header.epoch,
+                header.node,
+            ),
+        );
+        line(
+            "  checksum",
+            format!(
+                "{:#010x} of the body, chain {:#010x}",
+                header.body_crc, header.chain
+            ),
+        );
+        line(
+            "  durable",
+            format!("through {} when it was written", header.durable_through),
+        );
     } else {
         line("batch", "damaged; the record itself is good".to_owned());
     }
-    line("record", format!("byte {}, {} bytes with frame", found.offset, record.field.len()));
+    line(
+        "record",
+        format!(
+            "byte {}, {} bytes with frame",
+            found.offset,
+            record.field.len()
+        ),
+    );
     let verdict = if stored == computed { "good" } else { "WRONG" };
-    line("  checksum", format!("{stored:#010x}, computed {computed:#010x}: {verdict}"));
+    line(
+        "  checksum",
+        format!("{stored:#010x}, computed {computed:#010x}: {verdict}"),
+    );
     line("sequence", record.sequence.to_string());
     line("appended at", micros(record.appended_at.0));
     line("topic", printable(record.topic));
@@ -149,10 +179,13 @@ fn to_text(found: &Found<'_>, schemas: &Schemas) -> String {
         Ok(view) => envelope_lines(&view, &mut line),
         Err(error) => line("undecodable", error.to_string()),
     }
-    let payload = record_json(found, schemas).ok().flatten().and_then(|mut record| {
-        let payload = record.get_mut("payload")?.take();
-        serde_json::to_string_pretty(&payload).ok()
-    });
+    let payload = record_json(found, schemas)
+        .ok()
+        .flatten()
+        .and_then(|mut record| {
+            let payload = record.get_mut("payload")?.take();
+            serde_json::to_string_pretty(&payload).ok()
+        });
     if let Some(payload) = payload {
         line("payload", String::new());
         lines.extend(payload.lines().map(|text| format!("  {text}")));
@@ -166,7 +199,10 @@ fn envelope_lines(view: &RecordView<'_>, line: &mut impl FnMut(&str, String)) {
     line("producer", printable(view.producer()));
     line("trace id", printable(&view.trace_id()));
     for (at, (name, value)) in view.clock.entries().enumerate() {
-        line(if at == 0 { "clock" } else { "" }, format!("{} {value}", printable(name)));
+        line(
+            if at == 0 { "clock" } else { "" },
+            format!("{} {value}", printable(name)),
+        );
     }
     line("envelope", format!("{} bytes", envelope.encoded.len()));
     let texts = [
@@ -191,7 +227,13 @@ fn envelope_lines(view: &RecordView<'_>, line: &mut impl FnMut(&str, String)) {
         line("  signature", hex(envelope.signature));
     }
     for (name, value) in envelope.headers.iter() {
-        line("  header", format!("{} = {}", printable(name), printable(value)));
+        line(
+            "  header",
+            format!("{} = {}", printable(name), printable(value)),
+        );
     }
-    line("  payload", format!("{} bytes", envelope.payload.data().len()));
+    line(
+        "  payload",
+        format!("{} bytes", envelope.payload.data().len()),
+    );
 }

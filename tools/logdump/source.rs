@@ -22,7 +22,11 @@ pub(crate) struct Source {
 
 impl Source {
     pub(crate) fn bytes(&self) -> u64 {
-        self.log.segments.iter().map(|segment| segment.bytes.len() as u64).sum()
+        self.log
+            .segments
+            .iter()
+            .map(|segment| segment.bytes.len() as u64)
+            .sum()
     }
 }
 
@@ -40,8 +44,13 @@ pub(crate) fn open(paths: &[PathBuf], common: &Common) -> anyhow::Result<Vec<Sou
             return Err(Usage(format!("{}: no such file or directory", path.display())).into());
         }
         if sources.len() == before {
-            let wanted = "a log's directory (DIR/<tenant>/<reality>), a data directory, or a .seg file";
-            return Err(Usage(format!("{}: no segment here; give {wanted}", path.display())).into());
+            let wanted =
+                "a log's directory (DIR/<tenant>/<reality>), a data directory, or a .seg file";
+            return Err(Usage(format!(
+                "{}: no segment here; give {wanted}",
+                path.display()
+            ))
+            .into());
         }
     }
     Ok(sources)
@@ -78,14 +87,14 @@ fn find(
 
 fn named(dir: &Path, log: Directory, common: &Common) -> Source {
     let whole = std::path::absolute(dir).unwrap_or_else(|_unknown| dir.to_owned());
-    let mut names = whole
-        .components()
-        .rev()
-        .filter_map(|part| match part {
-            std::path::Component::Normal(name) => Some(name.to_string_lossy().into_owned()),
-            _ => None,
-        });
-    let (reality, tenant) = (names.next().unwrap_or_default(), names.next().unwrap_or_default());
+    let mut names = whole.components().rev().filter_map(|part| match part {
+        std::path::Component::Normal(name) => Some(name.to_string_lossy().into_owned()),
+        _ => None,
+    });
+    let (reality, tenant) = (
+        names.next().unwrap_or_default(),
+        names.next().unwrap_or_default(),
+    );
     Source {
         tenant: common.tenant.clone().unwrap_or(tenant),
         reality: common.reality.clone().unwrap_or(reality),

@@ -94,25 +94,34 @@ impl Stats {
         self.bytes += len;
         *self.sizes.entry(above(len)).or_default() += 1;
         if !self.topics.contains_key(record.topic) {
-            let topic = Topic { first: record.appended_at.0, ..Topic::default() };
+            let topic = Topic {
+                first: record.appended_at.0,
+                ..Topic::default()
+            };
             self.topics.insert(record.topic.to_owned(), topic);
         }
         if let Some(topic) = self.topics.get_mut(record.topic) {
             topic.records += 1;
             topic.bytes += len;
             topic.last = record.appended_at.0;
-            let payload = view.as_ref().map_or(0, |view| view.envelope.payload.data().len());
+            let payload = view
+                .as_ref()
+                .map_or(0, |view| view.envelope.payload.data().len());
             topic.payload_bytes += payload as u64;
         }
         match &view {
             Some(view) => {
                 self.envelope_bytes += view.envelope.encoded.len() as u64;
                 let id = view.id();
-                let hashes = (self.hashers[0].hash_one(&*id), self.hashers[1].hash_one(&*id));
+                let hashes = (
+                    self.hashers[0].hash_one(&*id),
+                    self.hashers[1].hash_one(&*id),
+                );
                 if !id.is_empty() && !self.ids.insert(hashes) {
                     self.duplicates += 1;
                     if self.duplicate_examples.len() < EXAMPLES_MAX {
-                        self.duplicate_examples.push(format!("{id} at {}", record.sequence));
+                        self.duplicate_examples
+                            .push(format!("{id} at {}", record.sequence));
                     }
                 }
             }
@@ -144,7 +153,10 @@ impl Stats {
 
 /// The smallest power of two above `value`.
 fn above(value: u64) -> u64 {
-    value.saturating_add(1).checked_next_power_of_two().unwrap_or(u64::MAX)
+    value
+        .saturating_add(1)
+        .checked_next_power_of_two()
+        .unwrap_or(u64::MAX)
 }
 
 pub(crate) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Outcome> {
@@ -208,7 +220,15 @@ fn to_text(source: &source::Source, stats: &Stats) -> String {
         .collect();
     let mut text = format!("{}/{}\n", source.tenant, source.reality);
     text.push_str(&table(
-        &["TOPIC", "#RECORDS", "#BYTES", "#PAYLOAD", "#PER SECOND", "FROM", "TO"],
+        &[
+            "TOPIC",
+            "#RECORDS",
+            "#BYTES",
+            "#PAYLOAD",
+            "#PER SECOND",
+            "FROM",
+            "TO",
+        ],
         &rows,
     ));
     text.push_str(&format!(
@@ -225,7 +245,10 @@ fn to_text(source: &source::Source, stats: &Stats) -> String {
         text.push_str(&format!("  {}\n", printable(example)));
     }
     if stats.undecodable > 0 {
-        text.push_str(&format!("records that cannot be decoded: {}\n", stats.undecodable));
+        text.push_str(&format!(
+            "records that cannot be decoded: {}\n",
+            stats.undecodable
+        ));
     }
     text.push_str(&bars("\nbytes of a record", &stats.sizes));
     text.push_str(&bars("\nrecords of a batch", &stats.batch_records));
@@ -237,10 +260,17 @@ fn bars(title: &str, histogram: &Histogram) -> String {
     let most = histogram.values().copied().max().unwrap_or(0);
     let mut text = format!("{title}\n");
     for (end, count) in histogram {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to 40")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "0 to 40"
+        )]
         let width = (ratio(*count, most) * 40.0).ceil() as usize;
         let first = end / 2;
-        text.push_str(&format!("{first:>10}.. {count:>10} {}\n", "#".repeat(width)));
+        text.push_str(&format!(
+            "{first:>10}.. {count:>10} {}\n",
+            "#".repeat(width)
+        ));
     }
     text
 }

@@ -45,7 +45,13 @@ pub(crate) fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
 /// Text from elsewhere must not steer the terminal.
 pub(crate) fn printable(text: &str) -> String {
     text.chars()
-        .map(|symbol| if symbol.is_control() { '\u{fffd}' } else { symbol })
+        .map(|symbol| {
+            if symbol.is_control() {
+                '\u{fffd}'
+            } else {
+                symbol
+            }
+        })
         .collect()
 }
 
@@ -57,11 +63,13 @@ pub(crate) fn size(bytes: u64) -> String {
 /// Bytes as hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ok = write!(text, "{byte:02x}");
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+            // Writing to a string cannot fail.
+            let _ok = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 /// `a` divided by `b`, 0 if that is nothing.

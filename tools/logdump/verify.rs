@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use arqonbus::log::batch::HEADER_BYTES;
-use arqonbus::log::offline::{self, Forecast, IndexCheck, SegmentFile};
+use arqonbus::log::offline::{self, Forecast, IndexCheck, SegmentFile, SegmentIndex};
 use arqonbus::log::scan::{Batch, DamagedRegion, Scanned};
 use arqonbus::log::segment::SegmentHeader;
 use arqonbus::log::{ByteOffset, Damage, Micros, RealStorage, RecordRef, Sequence};
@@ -68,7 +68,11 @@ pub(crate) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Outc
             table::text(&text)?;
         }
     }
-    Ok(if damaged { Outcome::Damaged } else { Outcome::Well })
+    Ok(if damaged {
+        Outcome::Damaged
+    } else {
+        Outcome::Well
+    })
 }
 
 #[derive(Default)]
@@ -83,7 +87,14 @@ struct Report {
 impl Report {
     fn to_text(&self, source: &Source) -> String {
         let mut text = String::new();
-        for Damage { path, offset, what, expected, found } in &self.findings {
+        for Damage {
+            path,
+            offset,
+            what,
+            expected,
+            found,
+        } in &self.findings
+        {
             let path = path.display();
             text.push_str(&format!(
                 "{path}: byte {offset}: {what}: expected {expected}, found {found}\n"
@@ -113,15 +124,23 @@ impl Report {
         let findings: Vec<Value> = self
             .findings
             .iter()
-            .map(|Damage { path, offset, what, expected, found }| {
-                json!({
-                    "file": path.display().to_string(),
-                    "offset": offset.0,
-                    "what": what,
-                    "expected": expected,
-                    "found": found,
-                })
-            })
+            .map(
+                |Damage {
+                     path,
+                     offset,
+                     what,
+                     expected,
+                     found,
+                 }| {
+                    json!({
+                        "file": path.display().to_string(),
+                        "offset": offset.0,
+                        "what": what,
+                        "expected": expected,
+                        "found": found,
+                    })
+                },
+            )
             .collect();
         json!({
             "path": source.log.path.display().to_string(),
@@ -148,6 +167,8 @@ struct Check<'a> {
     end: Option<Sequence>,
     time: Micros,
     epoch: u32,
+    /// The segment before, and where its batches end.
+    previous_end: Option<(PathBuf, ByteOffset)>,
     /// `chain` that goes on in the next segment; `None` behind damage.
     root: Option<u32>,
     undecodable: u64,
@@ -160,6 +181,7 @@ impl<'a> Check<'a> {
             forecast: offline::forecast(&RealStorage, &source.log),
             report: Report::default(),
             end: None,
+            previous_end: None,
             time: Micros(0),
             epoch: 0,
             root: None,
@@ -176,8 +198,11 @@ impl<'a> Check<'a> {
                 self.header(segment, header, before);
                 before = Some(header);
             }
-            self.segment(segment);
-            self.index(segment, self.report.findings.len() == found_before)?;
+            let stored = segment.stored_index(&RealStorage)?;
+            let mut built = stored.begin(segment);
+            self.segment(segment, &mut built);
+            let is_good = self.report.findings.len() == found_before;
+            self.index(stored.check(&built), is_good);
             progress.add(segment.bytes.len() as u64);
         }
         self.what_recovery_misses();
@@ -188,12 +213,17 @@ impl<'a> Check<'a> {
             ));
         }
         for loss in &log.losses {
-            self.report.notices.push(format!("loss statement: {}", loss.display()));
+            self.report
+                .notices
+                .push(format!("loss statement: {}", loss.display()));
         }
         Ok(())
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "numbers and texts, whichever is at hand")]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "numbers and texts, whichever is at hand"
+    )]
     fn finding(
         &mut self,
         segment: &SegmentFile,
@@ -221,7 +251,13 @@ impl<'a> Check<'a> {
         let len = segment.bytes.len() as u64;
         if len != header.capacity {
             let (expected, found) = (format!("{} bytes", header.capacity), format!("{len} bytes"));
-            self.finding(segment, len.min(header.capacity), "file length", expected, found);
+            self.finding(
+                segment,
+                len.min(header.capacity),
+                "file length",
+                expected,
+                found,
+            );
         }
         let previous_root = match self.end {
             None if header.base == Sequence::FIRST => Some(0),
@@ -229,15 +265,41 @@ impl<'a> Check<'a> {
             Some(_) => self.root,
         };
         if let Some(root) = previous_root.filter(|&root| root != header.previous_root) {
-            let (expected, found) = (hex(root), hex(header.previous_root));
-            self.finding(segment, 44, "chain to the previous segment", expected, found);
+            // The header is under its own checksum: what is missing is missing before it.
+            let gap = self
+                .end
+                .filter(|&end| end < header.base)
+                .map_or_else(String::new, |end| {
+                    format!(" and sequences from {end} to before {}", header.base)
+                });
+            let damage = Damage {
+                path: self
+                    .previous_end
+                    .as_ref()
+                    .map_or(&segment.path, |(path, _)| path)
+                    .clone(),
+                offset: self
+                    .previous_end
+                    .as_ref()
+                    .map_or(ByteOffset(44), |&(_, end)| end),
+                what: "end of the segment",
+                expected: format!("chain {}{gap}", hex(header.previous_root)),
+                found: format!("chain {} and the end", hex(root)),
+            };
+            self.report.findings.push(damage);
         }
         if let Some(before) = before.filter(|before| before.log_id != header.log_id) {
             let (expected, found) = (table::hex(&before.log_id), table::hex(&header.log_id));
             self.finding(segment, 16, "log id", expected, found);
         }
         if let Some(end) = self.end.filter(|&end| header.base < end) {
-            self.finding(segment, 32, "base sequence", format!("{end} or later"), header.base);
+            self.finding(
+                segment,
+                32,
+                "base sequence",
+                format!("{end} or later"),
+                header.base,
+            );
         }
         if header.epoch < self.epoch {
             let expected = format!("{} or later", self.epoch);
@@ -250,19 +312,30 @@ impl<'a> Check<'a> {
         self.time = self.time.max(header.created_at);
     }
 
-    fn segment(&mut self, segment: &SegmentFile) {
+    /// Checks the segment and, in the same pass, fills the index that it implies.
+    fn segment(&mut self, segment: &SegmentFile, index: &mut SegmentIndex) {
         if let Some(damage) = &segment.header_damage {
             self.report.findings.push(damage.clone());
         }
         if let Some((offset, byte)) = segment.stray_header_byte() {
             let found = format!("{byte:#04x}");
-            self.finding(segment, offset.0, "rest of the header block", "zeros", found);
+            self.finding(
+                segment,
+                offset.0,
+                "rest of the header block",
+                "zeros",
+                found,
+            );
         }
         self.root = segment.header.as_ref().map(SegmentHeader::chain);
-        self.epoch = segment.header.as_ref().map_or(self.epoch, |header| header.epoch);
+        self.epoch = segment
+            .header
+            .as_ref()
+            .map_or(self.epoch, |header| header.epoch);
         let mut expected = segment.base;
         let mut behind_damage = segment.header.is_none();
         for scanned in segment.scan() {
+            index.add(&scanned);
             match &scanned {
                 Scanned::Batch(batch) => {
                     self.batch(segment, batch, expected, behind_damage);
@@ -275,7 +348,7 @@ impl<'a> Check<'a> {
                     behind_damage = true;
                     self.root = None;
                 }
-                Scanned::End(_) => {}
+                Scanned::End(end) => self.previous_end = Some((segment.path.clone(), *end)),
             }
         }
         self.end = Some(self.end.map_or(expected, |end| end.max(expected)));
@@ -302,7 +375,11 @@ impl<'a> Check<'a> {
     }
 
     fn is_last(&self, segment: &SegmentFile) -> bool {
-        self.source.log.segments.last().is_some_and(|last| std::ptr::eq(last, segment))
+        self.source
+            .log
+            .segments
+            .last()
+            .is_some_and(|last| std::ptr::eq(last, segment))
     }
 
     fn batch(
@@ -328,11 +405,23 @@ impl<'a> Check<'a> {
         }
         if header.appended_at < self.time && !behind_damage {
             let expected = format!("{} or later", self.time.0);
-            self.finding(segment, at + 32, "time of the batch", expected, header.appended_at.0);
+            self.finding(
+                segment,
+                at + 32,
+                "time of the batch",
+                expected,
+                header.appended_at.0,
+            );
         }
         if header.durable_through >= header.base.get() {
             let expected = format!("below {}", header.base);
-            self.finding(segment, at + 48, "durable mark", expected, header.durable_through);
+            self.finding(
+                segment,
+                at + 48,
+                "durable mark",
+                expected,
+                header.durable_through,
+            );
         }
         self.time = self.time.max(header.appended_at);
         self.epoch = header.epoch;
@@ -341,7 +430,13 @@ impl<'a> Check<'a> {
             self.report.marks += 1;
             if batch.reserved_end().is_none() {
                 let found = format!("{} bytes", header.body_len);
-                self.finding(segment, at + HEADER_BYTES as u64, "body of a mark", "8 bytes", found);
+                self.finding(
+                    segment,
+                    at + HEADER_BYTES as u64,
+                    "body of a mark",
+                    "8 bytes",
+                    found,
+                );
             }
             return;
         }
@@ -364,7 +459,13 @@ impl<'a> Check<'a> {
             self.finding(segment, at, "record", "a framed record", "something else");
         } else if sequence != header.end() {
             let found = sequence.since(header.base);
-            self.finding(segment, batch.offset.0 + 24, "count of records", header.count, found);
+            self.finding(
+                segment,
+                batch.offset.0 + 24,
+                "count of records",
+                header.count,
+                found,
+            );
         }
     }
 
@@ -384,7 +485,13 @@ impl<'a> Check<'a> {
             return;
         }
         if record.sequence != sequence {
-            self.finding(segment, at, "sequence of the record", sequence, record.sequence);
+            self.finding(
+                segment,
+                at,
+                "sequence of the record",
+                sequence,
+                record.sequence,
+            );
         }
         if record.appended_at != time {
             let (expected, found) = (time.0, record.appended_at.0);
@@ -395,28 +502,38 @@ impl<'a> Check<'a> {
                 // The log puts its own entry first.
                 let own = view.clock.entries().next();
                 if own.is_none_or(|(_, value)| value != record.sequence.get()) {
-                    let found = own
-                        .map_or_else(|| "none".to_owned(), |(name, value)| format!("{name}: {value}"));
-                    self.finding(segment, at, "own entry of the clock", record.sequence, found);
+                    let found = own.map_or_else(
+                        || "none".to_owned(),
+                        |(name, value)| format!("{name}: {value}"),
+                    );
+                    self.finding(
+                        segment,
+                        at,
+                        "own entry of the clock",
+                        record.sequence,
+                        found,
+                    );
                 }
             }
             Err(_not_of_this_version) => self.undecodable += 1,
         }
     }
 
-    fn index(&mut self, segment: &SegmentFile, segment_is_good: bool) -> anyhow::Result<()> {
-        match segment.check_index(&RealStorage)? {
+    fn index(&mut self, check: IndexCheck, segment_is_good: bool) {
+        match check {
             IndexCheck::Damaged(damage) => self.report.findings.push(damage),
             // A damaged segment cannot tell whether its index is right.
             IndexCheck::Differs(damage) if segment_is_good => self.report.findings.push(damage),
             IndexCheck::Differs(_) | IndexCheck::Missing | IndexCheck::Agrees(_) => {}
         }
-        Ok(())
     }
 
     /// Flushed records of which nothing is left but zeros are no bad region; recovery knows.
     fn what_recovery_misses(&mut self) {
-        let damages = self.forecast.as_ref().and_then(|forecast| forecast.statement.as_ref());
+        let damages = self
+            .forecast
+            .as_ref()
+            .and_then(|forecast| forecast.statement.as_ref());
         for damage in damages.map_or(&[][..], |statement| &statement.damages) {
             if !self.report.findings.contains(damage) {
                 self.report.findings.push(damage.clone());

@@ -41,7 +41,12 @@ pub(crate) fn records(
     let mut outcome = Outcome::Well;
     let mut progress = Progress::of_bytes(sources.iter().map(Source::bytes).sum());
     for source in sources {
-        let mut walk = Walk { source, selection, each: &mut each, damaged: false };
+        let mut walk = Walk {
+            source,
+            selection,
+            each: &mut each,
+            damaged: false,
+        };
         let flow = walk.log(&mut progress)?;
         if walk.damaged {
             outcome = Outcome::Damaged;
@@ -88,7 +93,8 @@ where
             match &scanned {
                 Scanned::Batch(batch) => {
                     let (last, time) = (batch.header.end(), batch.header.appended_at);
-                    if last.get() <= self.selection.first() || time.0 < self.selection.first_time() {
+                    if last.get() <= self.selection.first() || time.0 < self.selection.first_time()
+                    {
                         continue;
                     }
                     if self.selection.is_past(batch.header.base.get(), time.0) {
@@ -96,7 +102,10 @@ where
                     }
                     let mut offset = batch.offset.advance(batch::HEADER_BYTES as u64);
                     for record in batch.records() {
-                        if self.record(segment, offset, Some(batch), record)?.is_break() {
+                        if self
+                            .record(segment, offset, Some(batch), record)?
+                            .is_break()
+                        {
                             return Ok(ControlFlow::Break(()));
                         }
                         offset = offset.advance(record.field.len() as u64);
@@ -126,13 +135,22 @@ where
         if !self.selection.wants(&record) {
             return Ok(ControlFlow::Continue(()));
         }
-        (self.each)(&Found { source: self.source, segment, offset, batch, record })
+        (self.each)(&Found {
+            source: self.source,
+            segment,
+            offset,
+            batch,
+            record,
+        })
     }
 
     /// What a crash leaves at the end is no damage: nothing acknowledged is in it.
     fn bad_region(&mut self, segment: &SegmentFile, start: u64, damage: &str) {
         let log = &self.source.log;
-        let is_last = log.segments.last().is_some_and(|last| std::ptr::eq(last, segment));
+        let is_last = log
+            .segments
+            .last()
+            .is_some_and(|last| std::ptr::eq(last, segment));
         let torn = is_last
             && offline::forecast(&RealStorage, log).is_some_and(|forecast| {
                 forecast.is_torn() && forecast.cut.is_some_and(|cut| cut.contains(&start))
