@@ -246,7 +246,7 @@ impl Opening<'_> {
         mut damages: Vec<Damage>,
     ) -> Result<Recovered, Error> {
         let Some(header) = active.header.clone() else {
-            return Ok(self.headless(active, damages));
+            return self.headless(active, damages);
         };
         let survey = recovery::survey(&active, self.options)?;
         // A log that was only just created has ended in no way at all.
@@ -256,7 +256,8 @@ impl Opening<'_> {
         damages.extend(survey.damages.iter().cloned());
         let writable = damages.is_empty();
         let (next, skipped) = resume_at(&survey, interruption, fresh);
-        let epoch = self.new_epoch(&survey)?;
+        // A damaged log takes no writes, so it stays in the epoch that it never begins.
+        let epoch = if writable { self.new_epoch(&survey)? } else { survey.epoch + 1 };
         let statement = (!fresh && (survey.ending != Ending::Clean || !writable)).then(|| {
             let cut = survey.cut.as_ref();
             LossStatement {
@@ -295,10 +296,11 @@ impl Opening<'_> {
         Ok(survey.epoch.max(stated) + 1)
     }
 
-    /// The last segment has no readable header: nothing in it can be trusted to be the end.
-    fn headless(&self, active: Arc<Segment>, damages: Vec<Damage>) -> Recovered {
+    /// The last segment has no readable header: its records can be read, but nothing says what was
+    /// flushed.
+    fn headless(&self, active: Arc<Segment>, damages: Vec<Damage>) -> Result<Recovered, Error> {
         let reason = damages.first().map_or_else(|| "damaged header".to_owned(), ToString::to_string);
-        let next = active.base;
+        let next = active.with_index(self.storage, |index| index.end)?;
         let core = Core {
             segment: Arc::clone(&active),
             at: ByteOffset(0),
@@ -326,7 +328,8 @@ impl Opening<'_> {
         if let Err(error) = loss::write(self.storage, self.dir, &statement) {
             tracing::error!(dir = %self.dir.display(), %error, "cannot write the loss statement");
         }
-        Recovered { segment: active, core, next, statement: Some(statement), read_only: Some(reason) }
+        let statement = Some(statement);
+        Ok(Recovered { segment: active, core, next, statement, read_only: Some(reason) })
     }
 
     /// Cuts off what never became part of the log, and writes again what was not known to be
