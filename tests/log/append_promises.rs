@@ -52,7 +52,8 @@ struct Inspected {
 impl Inspected {
     fn open(storage: &SimStorage) -> Self {
         Self {
-            session: Session::open(storage, &SimClock::new(), &small_options()).expect("a sound disk"),
+            session: Session::open(storage, &SimClock::new(), &small_options())
+                .expect("a sound disk"),
             inspector: Arc::new(Inspector {
                 storage: storage.clone(),
                 answers: Mutex::default(),

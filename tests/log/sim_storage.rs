@@ -513,7 +513,7 @@ impl SimStorage {
         self.disk().used()
     }
 
-    /// Names, arguments and order of all calls so far, as one number.
+    /// Names, places, lengths and order of all calls so far, as one number.
     pub(crate) fn trace(&self) -> u32 {
         self.disk().trace.clone().finalize()
     }
@@ -753,7 +753,7 @@ impl StorageFile for SimFile {
         let entry = disk.enter(
             "write_at",
             &self.path,
-            offset ^ u64::from(crc32fast::hash(bytes)),
+            offset ^ (bytes.len() as u64).rotate_left(32),
         )?;
         let offset = usize::try_from(offset).expect("simulated files are small");
         let room = disk.room(self.inode).saturating_sub(offset);

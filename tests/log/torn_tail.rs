@@ -45,7 +45,9 @@ impl Torn {
         };
         // The first one also reserves the sequences that the others are shown under.
         append(0, Durability::Written);
-        let flushed = (1..SYNCED).map(|token| append(token, Durability::Synced)).last();
+        let flushed = (1..SYNCED)
+            .map(|token| append(token, Durability::Synced))
+            .last();
         let mut ends = vec![flushed.expect("some")];
         ends.extend((SYNCED..SYNCED + UNSYNCED).map(|token| append(token, Durability::Written)));
         assert_eq!(session.log.bounds().durable_end.get(), 2 * SYNCED + 1);
