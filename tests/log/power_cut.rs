@@ -236,9 +236,8 @@ impl Run {
     }
 
     /// Starts the process again, after a power cut or not, until a recovery gets through.
-    fn recover(&mut self, died: Died) {
+    fn recover(&mut self, mut ending: Ending) {
         self.end_session();
-        let Died(mut ending) = died;
         loop {
             self.recoveries += 1;
             if self.dice.chance(70) {
@@ -279,15 +278,15 @@ fn random_cuts(seed: u64) -> Run {
     let mut run = Run::new(seed);
     let script = script(&mut run.dice, 60);
     run.storage.cut_after(run.dice.below(600));
-    if let Err(died) = run.open(Ending::Clean) {
-        run.recover(died);
+    if let Err(Died(ending)) = run.open(Ending::Clean) {
+        run.recover(ending);
     }
     for part in script.chunks(20) {
         if run.dice.chance(40) {
             run.storage.cut_after(run.dice.below(150));
         }
-        if let Err(died) = run.steps(part) {
-            run.recover(died);
+        if let Err(Died(ending)) = run.steps(part) {
+            run.recover(ending);
         }
     }
     run.finish();
@@ -310,8 +309,8 @@ fn cuts_at_every_sync(seed: u64) -> usize {
         run.dice = dice.clone();
         run.storage.cut_after(calls);
         let cut = run.open(Ending::Clean).and_then(|()| run.steps(&script));
-        if let Err(died) = cut {
-            run.recover(died);
+        if let Err(Died(ending)) = cut {
+            run.recover(ending);
         }
         run.finish();
     })
