@@ -95,11 +95,11 @@ impl Committer {
         self.queues.run_until_idle();
     }
 
-    /// Does every chore that is queued, due or not, on the caller's thread.
+    /// Does every chore that is queued by now, due or not, on the caller's thread. What they queue
+    /// in turn is left for the next call.
     pub fn run_chores(&self) {
-        loop {
-            let chore = self.queues.lock().chores.pop_front();
-            let Some((_, chore, log)) = chore else { break };
+        let chores = std::mem::take(&mut self.queues.lock().chores);
+        for (_, chore, log) in chores {
             log.do_chore(chore);
         }
     }

@@ -176,7 +176,7 @@ impl SegmentFile {
     pub fn scan(&self) -> Scan {
         match &self.header {
             Some(header) => Scan::new(&self.path, self.bytes.clone(), header),
-            None => Scan::headless(&self.path, self.bytes.clone(), self.base, self.log_tag),
+            None => Scan::headless(&self.path, self.bytes.clone(), self.base, Some(self.log_tag)),
         }
     }
 

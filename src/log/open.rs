@@ -231,7 +231,7 @@ impl Opening<'_> {
         mut damages: Vec<Damage>,
     ) -> Result<Recovered, Error> {
         let Some(header) = active.header.clone() else {
-            return Ok(self.headless(active, damages));
+            return self.headless(active, damages);
         };
         let bytes = active.bytes()?;
         let survey = recovery::survey(
@@ -257,10 +257,11 @@ impl Opening<'_> {
         Ok(Recovered { segment, core, next, statement, read_only })
     }
 
-    /// The last segment has no readable header: nothing in it can be trusted to be the end.
-    fn headless(&self, active: Arc<Segment>, damages: Vec<Damage>) -> Recovered {
+    /// The last segment has no readable header: its records can be read, but nothing says what was
+    /// flushed.
+    fn headless(&self, active: Arc<Segment>, damages: Vec<Damage>) -> Result<Recovered, Error> {
         let reason = damages.first().map_or_else(|| "damaged header".to_owned(), ToString::to_string);
-        let next = active.base;
+        let next = active.with_index(self.storage, |index| index.end)?;
         let core = Core {
             segment: Arc::clone(&active),
             at: ByteOffset(0),
@@ -279,7 +280,8 @@ impl Opening<'_> {
         if let Err(error) = loss::write(self.storage, self.dir, &statement) {
             tracing::error!(dir = %self.dir.display(), %error, "cannot write the loss statement");
         }
-        Recovered { segment: active, core, next, statement: Some(statement), read_only: Some(reason) }
+        let statement = Some(statement);
+        Ok(Recovered { segment: active, core, next, statement, read_only: Some(reason) })
     }
 }
 
@@ -356,7 +358,9 @@ pub(super) fn judge(
     let (next, skipped) = resume_at(survey, interruption, fresh);
     // If an opening was interrupted after it had made its loss statement, that one is kept, and the
     // epoch it was to begin is left out.
-    let epoch = survey.epoch.max(stated).saturating_add(1);
+    // A damaged log takes no writes, so it stays in the epoch that it never begins.
+    let last = if writable { survey.epoch.max(stated) } else { survey.epoch };
+    let epoch = last.saturating_add(1);
     let read_only = damages.first().map(|damage| {
         format!("{damage}; every good record can be read, none can be added")
     });

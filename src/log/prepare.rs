@@ -153,7 +153,10 @@ impl State {
     ///
     /// If there is no room on the disk nothing has happened; any other failure poisons the log.
     pub(super) fn rotate(self: &Arc<Self>, core: &mut Core, needed: u64) -> Result<(), AppendError> {
-        let prepared = self.take_prepared(core, needed + HEADER_BLOCK_BYTES)?;
+        // Held until the file has its own name, so that nobody prepares another one meanwhile under
+        // the name that this one still has.
+        let mut slot = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        let prepared = self.take_prepared(&mut slot, core, needed + HEADER_BLOCK_BYTES)?;
         // Everything before a segment is on disk before the segment is: recovery relies on it.
         self.flush_segment(&core.segment, core.next)?;
         // A segment without records has the same base: its successor takes its name and place, and
@@ -201,9 +204,13 @@ impl State {
         Ok(())
     }
 
-    fn take_prepared(&self, core: &mut Core, needed: u64) -> Result<Prepared, AppendError> {
-        let ready = self.prepared.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(prepared) = ready.filter(|prepared| prepared.capacity >= needed) {
+    fn take_prepared(
+        &self,
+        slot: &mut Option<Prepared>,
+        core: &mut Core,
+        needed: u64,
+    ) -> Result<Prepared, AppendError> {
+        if let Some(prepared) = slot.take().filter(|prepared| prepared.capacity >= needed) {
             return Ok(prepared);
         }
         let now = self.clock.now();

@@ -40,7 +40,7 @@ pub(super) fn map_file(file: &File) -> io::Result<Bytes> {
 #[derive(Debug)]
 pub(super) struct Segment {
     pub(super) base: Sequence,
-    /// `None` if the header is damaged; nothing but salvage is possible then.
+    /// `None` if the header is damaged.
     pub(super) header: Option<SegmentHeader>,
     pub(super) path: PathBuf,
     pub(super) file: Box<dyn StorageFile>,
@@ -171,16 +171,22 @@ impl Segment {
     /// The index as the segment itself says it should be.
     pub(super) fn build_index(&self) -> Result<Index, Error> {
         const INTERVAL_BYTES: u32 = 16 << 10;
-        let Some(header) = &self.header else {
-            let start = ByteOffset(HEADER_BLOCK_BYTES);
-            return Ok(Index::new(self.base, start, 0, INTERVAL_BYTES));
-        };
         let start = ByteOffset(HEADER_BLOCK_BYTES);
-        let mut index = Index::new(self.base, start, header.chain(), INTERVAL_BYTES);
-        for scanned in Scan::new(&self.path, self.bytes()?, header) {
+        let root = self.header.as_ref().map_or(0, SegmentHeader::chain);
+        let mut index = Index::new(self.base, start, root, INTERVAL_BYTES);
+        for scanned in self.scan()? {
             index_scanned(&mut index, &scanned);
         }
         Ok(index)
+    }
+
+    /// A scan of the batches, with or without a good header.
+    fn scan(&self) -> Result<Scan, Error> {
+        let bytes = self.bytes()?;
+        Ok(match &self.header {
+            Some(header) => Scan::new(&self.path, bytes, header),
+            None => Scan::headless(&self.path, bytes, self.base, None),
+        })
     }
 
     /// The whole file.
@@ -272,11 +278,11 @@ impl Segment {
         end: Sequence,
         bytes_max: usize,
     ) -> Result<SegmentRead, Error> {
-        let Some(header) = &self.header else {
-            return Ok(SegmentRead::Exhausted);
-        };
         let mut damage: Option<Damage> = None;
-        for scanned in Scan::new(&self.path, self.bytes()?, header).from(start, start_sequence) {
+        for scanned in self.scan()?.from(start, start_sequence) {
+            // Damage before a good batch that lies before `from` is not on the way. Damage between
+            // the good records of one region may be.
+            let is_good = matches!(&scanned, Scanned::Batch(_));
             let chunks = match scanned {
                 Scanned::Batch(batch) if batch.header.is_mark() => continue,
                 Scanned::Batch(batch) => {
@@ -292,7 +298,9 @@ impl Segment {
             };
             for chunk in chunks {
                 if chunk.last < from {
-                    damage = None;
+                    if is_good {
+                        damage = None;
+                    }
                     continue;
                 }
                 if chunk.base >= end {
@@ -323,8 +331,7 @@ impl Segment {
         time: Micros,
     ) -> Result<Option<Sequence>, Error> {
         let point = self.with_index(storage, |index| index.point_before(time))?;
-        let Some(header) = &self.header else { return Ok(None) };
-        let mut scan = Scan::new(&self.path, self.bytes()?, header);
+        let mut scan = self.scan()?;
         if let Some(point) = point {
             scan = scan.from(point.offset, point.sequence);
         }

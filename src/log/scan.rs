@@ -39,6 +39,9 @@ pub struct DamagedRegion {
     pub bytes: Bytes,
     /// The sequence that was expected here.
     pub expected: Sequence,
+    /// The sequence that the good batch behind the region begins with; [`Sequence::MAX`] if there
+    /// is none.
+    pub end: Sequence,
 }
 
 /// One step of a scan.
@@ -83,14 +86,17 @@ impl Scan {
     }
 
     /// A scan of a file whose header cannot be read: by the log's tag and by `base`, the lowest
-    /// sequence that may stand in it.
+    /// sequence that may stand in it. Without a tag, the first batch header that is whole says
+    /// which log the file belongs to.
     #[must_use]
-    pub fn headless(path: &Path, bytes: Bytes, base: Sequence, log_tag: u32) -> Self {
+    pub fn headless(path: &Path, bytes: Bytes, base: Sequence, log_tag: Option<u32>) -> Self {
+        let at = usize::try_from(HEADER_BLOCK_BYTES).unwrap_or(usize::MAX);
+        let first = || first_log_tag(bytes.get(at..).unwrap_or_default());
         Self {
             path: path.to_owned(),
+            log_tag: log_tag.or_else(first).unwrap_or(0),
             bytes,
-            at: usize::try_from(HEADER_BLOCK_BYTES).unwrap_or(usize::MAX),
-            log_tag,
+            at,
             chain: None,
             next: base,
             epoch: 0,
@@ -213,14 +219,20 @@ impl Scan {
             Some(end) if self.clone_at(end).is_plausible() => end,
             _ => self.resync(start + 1).unwrap_or_else(|| self.data_end().max(start)),
         };
-        let bytes = self.bytes.slice(start..end);
-        let expected = self.next;
-        if let Some((_, last)) = record::salvage(&bytes).last() {
+        let following = self.clone_at(end).batch_at(end);
+        let region = DamagedRegion {
+            range: start as u64..end as u64,
+            damage,
+            bytes: self.bytes.slice(start..end),
+            expected: self.next,
+            end: following.map_or(Sequence::MAX, |batch| batch.header.base),
+        };
+        if let Some((_, last)) = region.salvage().last() {
             self.next = self.next.max(last.next());
         }
         self.at = end;
         self.chain = None;
-        DamagedRegion { range: start as u64..end as u64, damage, bytes, expected }
+        region
     }
 
     fn clone_at(&self, at: usize) -> Self {
@@ -282,10 +294,18 @@ impl Batch {
 }
 
 impl DamagedRegion {
+    /// Where good records are, and which. A record that cannot belong here, because a sector was
+    /// written to the wrong place, is none of them.
+    fn salvage(&self) -> Vec<(Range<usize>, Sequence)> {
+        let mut found = record::salvage(&self.bytes);
+        found.retain(|(_, sequence)| (self.expected..self.end).contains(sequence));
+        found
+    }
+
     /// The records in the region that are still good, each with its offset in the file.
     pub fn salvaged(&self) -> impl Iterator<Item = (ByteOffset, RecordRef<'_>)> {
         let start = self.range.start;
-        record::salvage(&self.bytes).into_iter().filter_map(move |(range, _)| {
+        self.salvage().into_iter().filter_map(move |(range, _)| {
             let (record, _) = record::parse(&self.bytes[range.clone()])?;
             Some((ByteOffset(start + range.start as u64), record))
         })
@@ -295,7 +315,7 @@ impl DamagedRegion {
     #[must_use]
     pub fn chunks(&self) -> Vec<Chunk> {
         let mut chunks: Vec<(Range<usize>, Sequence, Sequence)> = Vec::new();
-        for (range, sequence) in record::salvage(&self.bytes) {
+        for (range, sequence) in self.salvage() {
             match chunks.last_mut() {
                 Some((run, _, last)) if run.end == range.start && last.next() == sequence => {
                     run.end = range.end;
@@ -308,6 +328,16 @@ impl DamagedRegion {
             .into_iter()
             .map(|(range, base, last)| Chunk { base, last, records: self.bytes.slice(range) })
             .collect()
+    }
+}
+
+fn first_log_tag(mut bytes: &[u8]) -> Option<u32> {
+    loop {
+        bytes = bytes.get(batch::find_magic(bytes)?..)?;
+        match BatchHeader::decode(bytes.first_chunk()?) {
+            Ok(header) => return Some(header.log_tag),
+            Err(_) => bytes = bytes.get(1..)?,
+        }
     }
 }
 

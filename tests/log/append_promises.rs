@@ -52,7 +52,8 @@ struct Inspected {
 impl Inspected {
     fn open(storage: &SimStorage) -> Self {
         Self {
-            session: Session::open(storage, &SimClock::new(), &small_options()).expect("a sound disk"),
+            session: Session::open(storage, &SimClock::new(), &small_options())
+                .expect("a sound disk"),
             inspector: Arc::new(Inspector {
                 storage: storage.clone(),
                 answers: Mutex::default(),
@@ -261,4 +262,56 @@ fn synced_is_on_the_disk_whichever_thread_commits() {
         PRODUCERS * EACH,
         "a sequence was given twice"
     );
+}
+
+// Getting the next segment ready and running out of the present one may happen at the same time,
+// on two threads.
+#[test]
+fn segments_turn_over_under_load_without_loss() {
+    for round in 0..20 {
+        let storage = SimStorage::slow(round);
+        let environment = Environment {
+            storage: Arc::new(storage.clone()),
+            clock: SimClock::new(),
+            committer: Committer::start(2),
+        };
+        let scribe = Arc::new(Scribe::default());
+        let (log, _) = Log::open(
+            &environment,
+            Path::new(DIR),
+            &writer(),
+            &small_options(),
+            scribe,
+        )
+        .expect("a sound disk");
+        let inspector = Arc::new(Inspector {
+            storage: storage.clone(),
+            answers: Mutex::default(),
+        });
+        for token in 0..60 {
+            let records = (0..4).map(|_| record("t", &[7; 900])).collect::<Vec<_>>();
+            let mut append = Append {
+                records,
+                durability: Durability::Synced,
+                then: None,
+                sink: Arc::<Inspector>::clone(&inspector),
+                token,
+            };
+            append.records.push(record("t", &envelope(token)));
+            log.append(append).expect("queued");
+        }
+        log.close().expect("a sound disk");
+        drop((log, environment));
+        let answers = inspector.answers.lock().expect("no panic");
+        assert!(
+            answers
+                .iter()
+                .all(|answer| answer.outcome.is_ok() && answer.on_disk)
+        );
+        let session =
+            Session::open(&storage, &SimClock::new(), &small_options()).expect("a sound disk");
+        assert_eq!(session.statement, None, "round {round}");
+        let topics = session.log.topics().expect("readable");
+        assert_eq!(topics[0].records, 60 * 5, "round {round}");
+    }
 }

@@ -108,14 +108,21 @@ fn reads_stop_at_the_end_asked_for_and_at_the_end_there_is() {
 fn a_time_is_found_exactly() {
     let (session, clock) = filled(100);
     let log = &session.log;
-    let at = |after| log.seek_time(Micros(START + after)).expect("readable").get();
+    let at = |after| {
+        log.seek_time(Micros(START + after))
+            .expect("readable")
+            .get()
+    };
     assert_eq!(log.seek_time(Micros(0)).expect("readable").get(), 1);
     for index in [1, 2, 49, 50, 99, 100] {
         assert_eq!(at(1_000 * index), index, "the very moment");
         assert_eq!(at(1_000 * index - 1), index, "just before");
         assert_eq!(at(1_000 * index + 1), index + 1, "just after");
     }
-    assert_eq!(log.seek_time(Micros(u64::MAX)).expect("readable").get(), 101);
+    assert_eq!(
+        log.seek_time(Micros(u64::MAX)).expect("readable").get(),
+        101
+    );
     // REL-12: the wall clock goes back; the order of records does not.
     clock.set(Micros(5));
     session

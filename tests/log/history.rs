@@ -240,6 +240,13 @@ impl History {
         records
     }
 
+    /// The observer was told that everything below `end` is on the disk.
+    pub(crate) fn flushed(&mut self, end: Sequence) {
+        let seen = self.seen.range(..end).map(|(sequence, _)| *sequence);
+        self.durable
+            .extend(seen.filter(|sequence| !self.lost.contains(sequence)));
+    }
+
     /// The number of a record, after checking every byte of it.
     fn recognise(&self, record: RecordRef<'_>) -> u64 {
         let sequence = record.sequence;
@@ -327,7 +334,8 @@ impl History {
             // A session that left nothing behind may as well not have been.
             Ending::Killed | Ending::PowerCut => assert!(
                 statement.is_some() || !self.session_left_something(),
-                "no loss statement after {ending:?}: {:?}", log.status()
+                "no loss statement after {ending:?}: {:?}",
+                log.status()
             ),
             Ending::Interrupted => {}
         }

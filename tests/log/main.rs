@@ -16,4 +16,5 @@ mod model;
 mod power_cut;
 mod session;
 mod sim_storage;
+mod simulated_disk;
 mod torn_tail;

@@ -108,7 +108,10 @@ impl Pair {
             let appended_at = record.appended_at.0;
             // Marks and segments take the log's time forward as well.
             let range = now.max(least)..=now.max(self.latest);
-            assert!(range.contains(&appended_at), "{appended_at} is not in {range:?}");
+            assert!(
+                range.contains(&appended_at),
+                "{appended_at} is not in {range:?}"
+            );
             let next = before.map_or(Sequence::FIRST, |kept| kept.sequence.next());
             assert!(record.sequence >= next);
             self.kept.push(Kept {

@@ -207,7 +207,8 @@ impl Session {
                 Event::Written(chunk) => {
                     history.shown(chunk, Sequence::FIRST);
                 }
-                Event::Durable(_) | Event::Poisoned(_) => {}
+                Event::Durable(end) => history.flushed(*end),
+                Event::Poisoned(reason) => assert!(!reason.is_empty(), "poisoned without reason"),
             }
         }
         events

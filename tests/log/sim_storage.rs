@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use arqonbus::log::{Access, Storage, StorageFile, StorageLock};
 use bytes::Bytes;
@@ -58,6 +59,8 @@ impl Fault {
 #[derive(Clone, Debug)]
 pub(crate) struct SimStorage {
     disk: Arc<Mutex<Disk>>,
+    /// Every call takes a while, so that threads get in each other's way.
+    is_slow: bool,
 }
 
 #[derive(Debug)]
@@ -397,10 +400,22 @@ impl SimStorage {
                 trace: crc32fast::Hasher::new(),
                 power_is_off: false,
             })),
+            is_slow: false,
+        }
+    }
+
+    /// A disk with a latency, for tests with threads.
+    pub(crate) fn slow(seed: u64) -> Self {
+        Self {
+            is_slow: true,
+            ..Self::new(seed)
         }
     }
 
     fn disk(&self) -> MutexGuard<'_, Disk> {
+        if self.is_slow {
+            std::thread::sleep(Duration::from_micros(50));
+        }
         self.disk
             .lock()
             .expect("no call panics while it holds the disk")
@@ -412,6 +427,7 @@ impl SimStorage {
         let image = old.image(old.boot + boots);
         let shell = Self {
             disk: Arc::new(Mutex::new(old.image(old.boot + boots))),
+            is_slow: false,
         };
         (shell, image)
     }
@@ -459,6 +475,7 @@ impl SimStorage {
         let old = self.disk();
         Self {
             disk: Arc::new(Mutex::new(old.image(old.boot))),
+            is_slow: false,
         }
     }
 
@@ -513,7 +530,7 @@ impl SimStorage {
         self.disk().used()
     }
 
-    /// Names, arguments and order of all calls so far, as one number.
+    /// Names, places, lengths and order of all calls so far, as one number.
     pub(crate) fn trace(&self) -> u32 {
         self.disk().trace.clone().finalize()
     }
@@ -753,7 +770,7 @@ impl StorageFile for SimFile {
         let entry = disk.enter(
             "write_at",
             &self.path,
-            offset ^ u64::from(crc32fast::hash(bytes)),
+            offset ^ (bytes.len() as u64).rotate_left(32),
         )?;
         let offset = usize::try_from(offset).expect("simulated files are small");
         let room = disk.room(self.inode).saturating_sub(offset);
@@ -815,105 +832,5 @@ impl StorageFile for SimFile {
 
     fn path(&self) -> &Path {
         &self.path
-    }
-}
-
-mod model_of_the_disk {
-    use super::*;
-
-    const DIR: &str = "/d";
-
-    fn disk_with_file() -> (SimStorage, Box<dyn StorageFile>) {
-        let storage = SimStorage::new(1);
-        storage.create_dir_all(Path::new(DIR)).unwrap();
-        let file = storage.create(&Path::new(DIR).join("f")).unwrap();
-        file.set_len(4096).unwrap();
-        file.sync_data().unwrap();
-        storage.sync_dir(Path::new(DIR)).unwrap();
-        (storage, file)
-    }
-
-    fn content(storage: &SimStorage) -> Vec<u8> {
-        storage.files()[&Path::new(DIR).join("f")].clone()
-    }
-
-    #[test]
-    fn synced_bytes_survive_and_unsynced_may_not() {
-        let (storage, file) = disk_with_file();
-        file.write_at(0, &[1; 512]).unwrap();
-        file.sync_data().unwrap();
-        file.write_at(512, &[2; 1536]).unwrap();
-        assert_eq!(content(&storage.copy().process_kill())[512], 2);
-        let mut images = BTreeSet::new();
-        for seed in 0..200 {
-            let after = content(&storage.copy().power_cut(seed));
-            assert_eq!(after[..512], [1; 512]);
-            for sector in after[512..2048].chunks(SECTOR) {
-                assert!(sector == [0; SECTOR] || sector == [2; SECTOR]);
-            }
-            images.insert(after);
-        }
-        assert_eq!(images.len(), 8, "every subset of three sectors");
-    }
-
-    #[test]
-    fn failed_sync_is_not_repaired_by_a_later_one() {
-        let mut lost = 0;
-        for seed in 0..50 {
-            let (storage, file) = disk_with_file();
-            storage.disk().dice = Dice::new(seed);
-            file.write_at(0, &[1; 512]).unwrap();
-            storage.fail_sync(1);
-            file.sync_data().unwrap_err();
-            file.sync_data().unwrap();
-            assert_eq!(content(&storage)[0], 1, "still in the cache");
-            lost += usize::from(content(&storage.power_cut(seed))[0] == 0);
-        }
-        assert!((10..45).contains(&lost), "{lost} of 50");
-    }
-
-    #[test]
-    fn unsynced_names_arrive_as_a_prefix() {
-        let mut seen = BTreeSet::new();
-        for seed in 0..100 {
-            let (storage, _file) = disk_with_file();
-            let path = |name: &str| Path::new(DIR).join(name);
-            storage.create(&path("a")).unwrap();
-            storage.rename(&path("a"), &path("b")).unwrap();
-            storage.remove(&path("f")).unwrap();
-            seen.insert(storage.power_cut(seed).list(Path::new(DIR)).unwrap());
-        }
-        let names = |list: &[&str]| list.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
-        assert_eq!(
-            seen.into_iter().collect::<Vec<_>>(),
-            [
-                names(&["a", "f"]),
-                names(&["b"]),
-                names(&["b", "f"]),
-                names(&["f"])
-            ]
-        );
-    }
-
-    #[test]
-    fn a_full_disk_takes_what_fits_and_goes_on_when_there_is_room() {
-        let (storage, file) = disk_with_file();
-        storage.limit_bytes(4096 + 100);
-        let refused = file.write_at(4096, &[1; 200]).unwrap_err();
-        assert_eq!(refused.kind(), io::ErrorKind::StorageFull);
-        file.write_at(0, &[1; 4096]).unwrap();
-        storage.limit_bytes(8192);
-        file.write_at(4096, &[1; 200]).unwrap();
-    }
-
-    #[test]
-    fn nothing_works_without_power() {
-        let (storage, file) = disk_with_file();
-        storage.cut_after(1);
-        file.write_at(0, &[1]).unwrap();
-        file.sync_data().unwrap_err();
-        file.len().unwrap_err();
-        assert!(storage.power_is_off());
-        assert_eq!(content(&storage.power_cut_losing_all())[0], 0);
     }
 }

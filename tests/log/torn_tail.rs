@@ -45,8 +45,10 @@ impl Torn {
         };
         // The first one also reserves the sequences that the others are shown under.
         append(0, Durability::Written);
-        let flushed = (1..SYNCED).map(|token| append(token, Durability::Synced)).last();
-        let mut ends = vec![flushed.expect("some")];
+        for token in 1..SYNCED - 1 {
+            append(token, Durability::Synced);
+        }
+        let mut ends = vec![append(SYNCED - 1, Durability::Synced)];
         ends.extend((SYNCED..SYNCED + UNSYNCED).map(|token| append(token, Durability::Written)));
         assert_eq!(session.log.bounds().durable_end.get(), 2 * SYNCED + 1);
         let bytes = storage.files()[&path].clone();
