@@ -32,7 +32,12 @@ async fn main() -> anyhow::Result<()> {
             let record = record?;
             let data = String::from_utf8_lossy(record.envelope.payload.data());
             let key = record.envelope.key;
-            writeln!(std::io::stdout().lock(), "{} {} {key} {data}", record.sequence, record.topic)?;
+            writeln!(
+                std::io::stdout().lock(),
+                "{} {} {key} {data}",
+                record.sequence,
+                record.topic
+            )?;
             last = Some(record.sequence);
         }
         // After the work, not before: a crash in between delivers again instead of losing.

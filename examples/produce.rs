@@ -28,7 +28,12 @@ async fn main() -> anyhow::Result<()> {
         });
     }
     let stored = client.produce(&batch, &ProduceOptions::default()).await?;
-    writeln!(std::io::stdout().lock(), "on disk: sequences {} to {}", stored.first, stored.last)?;
+    writeln!(
+        std::io::stdout().lock(),
+        "on disk: sequences {} to {}",
+        stored.first,
+        stored.last
+    )?;
     client.close().await;
     Ok(())
 }

@@ -41,7 +41,7 @@ impl Rejection {
     #[must_use]
     pub fn path(&self) -> String {
         let field = match &self.fault {
-            Fault::Encoding(error) => error.field.as_ref(),
+            Fault::Encoding(error) => error.field,
             _ => self.field,
         };
         match self.index {

@@ -144,7 +144,12 @@ fn checked(
         argument: argument.chars().take(64).collect(),
         fault,
     };
-    let known = |name: &String| command.arguments.iter().any(|one| one.name == name.as_str());
+    let known = |name: &String| {
+        command
+            .arguments
+            .iter()
+            .any(|one| one.name == name.as_str())
+    };
     if let Some(name) = given.keys().find(|name| !known(name)) {
         let names: Vec<_> = command.arguments.iter().map(|one| one.name).collect();
         let known = names.join(", ");
@@ -157,7 +162,10 @@ fn checked(
                 checked.insert(argument.name, text.clone());
             }
             Some(_) => {
-                return Err(fail(argument.name, ArgumentFault::Kind { wanted: "a text" }));
+                return Err(fail(
+                    argument.name,
+                    ArgumentFault::Kind { wanted: "a text" },
+                ));
             }
             None if argument.required => {
                 return Err(fail(argument.name, ArgumentFault::Missing));

@@ -58,9 +58,7 @@ impl Filter {
             "*" | ">" => None,
             _ => token.bytes().position(|byte| !name::is_token_byte(byte)),
         })?;
-        let early = text
-            .find('>')
-            .filter(|at| *at + 1 != text.len());
+        let early = text.find('>').filter(|at| *at + 1 != text.len());
         if let Some(at) = early {
             return Err(NameError::RestNotLast { at });
         }
@@ -249,14 +247,15 @@ pub(super) mod tests {
 
     #[test]
     fn bad_filters_say_where() {
-        assert_eq!(
-            Filter::new("a.>.b"),
-            Err(NameError::RestNotLast { at: 2 })
-        );
+        assert_eq!(Filter::new("a.>.b"), Err(NameError::RestNotLast { at: 2 }));
         assert_eq!(Filter::new("a..b"), Err(NameError::EmptyToken { at: 2 }));
         assert!(matches!(
             Filter::new("a.b*"),
-            Err(NameError::Character { found: '*', at: 3, .. })
+            Err(NameError::Character {
+                found: '*',
+                at: 3,
+                ..
+            })
         ));
         assert_eq!(Filter::new(""), Err(NameError::Empty));
     }

@@ -21,6 +21,8 @@ pub mod producers;
 pub mod reality;
 pub mod repair;
 pub mod scan;
+#[cfg(test)]
+mod scenarios;
 pub mod stamp;
 pub mod subscription;
 mod system;

@@ -71,8 +71,7 @@ const CONSUMER_ALPHABET: &str = "A-Z a-z 0-9 _ ~ : @ + = -";
 
 /// Whether `byte` may stand in a topic token.
 pub(super) const fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(byte, b'_' | b'~' | b':' | b'@' | b'+' | b'=' | b'-')
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'~' | b':' | b'@' | b'+' | b'=' | b'-')
 }
 
 fn character_at(text: &str, at: usize, allowed: &'static str) -> NameError {
@@ -283,7 +282,17 @@ mod tests {
         for good in ["a", "0", "dev", "a-b_c", &"x".repeat(63)] {
             assert_eq!(Tenant::new(good).unwrap().as_str(), good);
         }
-        for bad in ["", "_node", "-a", "A", "a.b", "a/b", "..", "ä", &"x".repeat(64)] {
+        for bad in [
+            "",
+            "_node",
+            "-a",
+            "A",
+            "a.b",
+            "a/b",
+            "..",
+            "ä",
+            &"x".repeat(64),
+        ] {
             assert!(Tenant::new(bad).is_err(), "{bad}");
         }
     }
@@ -302,12 +311,18 @@ mod tests {
         assert_eq!(check_topic(&"a".repeat(255)), Ok(()));
         assert!(matches!(
             check_topic(&"a".repeat(256)),
-            Err(NameError::TooLong { found: 256, limit: 255 })
+            Err(NameError::TooLong {
+                found: 256,
+                limit: 255
+            })
         ));
         assert_eq!(check_topic(&["a"; 32].join(".")), Ok(()));
         assert!(matches!(
             check_topic(&["a"; 33].join(".")),
-            Err(NameError::TooDeep { found: 33, limit: 32 })
+            Err(NameError::TooDeep {
+                found: 33,
+                limit: 32
+            })
         ));
     }
 

@@ -88,7 +88,10 @@ impl Observer for Watch {
             reason: reason.to_owned(),
             repairing: true,
         };
-        *self.read_only.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
+        *self
+            .read_only
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(state);
         self.ground.repairs.wanted(&self.tenant, &self.name);
     }
 }
@@ -179,10 +182,7 @@ impl Reality {
     #[must_use]
     pub fn read_only(&self) -> Option<ReadOnly> {
         let state = &self.watch.read_only;
-        state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The wall clock.
@@ -311,8 +311,9 @@ impl Reality {
         let Bounds {
             first, written_end, ..
         } = log.bounds();
-        let mut from = Sequence::at_least_first(written_end.get().saturating_sub(CLOCKS_READ_RECORDS))
-            .max(first);
+        let mut from =
+            Sequence::at_least_first(written_end.get().saturating_sub(CLOCKS_READ_RECORDS))
+                .max(first);
         let mut producers = self
             .producers
             .lock()

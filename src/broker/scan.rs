@@ -21,10 +21,7 @@ pub(super) struct Selection {
 #[derive(Debug)]
 pub(super) enum Piece {
     /// Records without a gap in their bytes.
-    Run {
-        records: Chunk,
-        count: u64,
-    },
+    Run { records: Chunk, count: u64 },
     /// Records that are damaged on disk.
     Lost(Lost),
 }

@@ -18,7 +18,13 @@ pub(super) const LOG_TOPIC: &str = "sys.log";
 const PRODUCER: &str = "arqonbus";
 
 /// An event of the broker.
-pub(super) fn event(system: &Reality, topic: String, kind: &str, schema: &str, data: Bytes) -> NewRecord {
+pub(super) fn event(
+    system: &Reality,
+    topic: String,
+    kind: &str,
+    schema: &str,
+    data: Bytes,
+) -> NewRecord {
     let content_type = if schema.is_empty() {
         "application/json"
     } else {

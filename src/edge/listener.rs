@@ -183,8 +183,9 @@ impl Door {
             let response = self.answer(&head, peer, &admitted);
             ready(Ok::<_, Infallible>(response))
         });
+        // Not `keep_alive(false)`: that adds "close" to the Connection header of the 101, which
+        // clients refuse. Refusals say "close" themselves, and nothing follows a 101.
         let mut connection = http1::Builder::new()
-            .keep_alive(false)
             .max_headers(HEADERS_MAX)
             .max_header_size(HEAD_BYTES_MAX)
             .max_buf_size(HEAD_BYTES_MAX)

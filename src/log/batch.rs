@@ -166,6 +166,11 @@ impl Mark {
     }
 }
 
+/// Where the first bytes of a batch stand in `bytes`.
+pub(super) fn find_magic(bytes: &[u8]) -> Option<usize> {
+    bytes.windows(MAGIC.len()).position(|window| *window == MAGIC)
+}
+
 fn u32_at(bytes: &[u8; HEADER_BYTES], at: usize) -> u32 {
     bytes[at..].first_chunk().copied().map_or(0, u32::from_le_bytes)
 }

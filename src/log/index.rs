@@ -58,6 +58,17 @@ impl Index {
         }
     }
 
+    pub(super) fn interval_bytes(&self) -> u32 {
+        self.interval_bytes
+    }
+
+    /// The checksum that the bytes of an index file have, and the one that they carry.
+    pub(super) fn checksums(bytes: &[u8]) -> (u32, u32) {
+        bytes.split_last_chunk::<4>().map_or((0, 0), |(content, crc)| {
+            (crc32fast::hash(content), u32::from_le_bytes(*crc))
+        })
+    }
+
     /// Adds the batch that follows what is there.
     pub(super) fn add(&mut self, batch: &Batch) {
         if !batch.header.is_mark() {

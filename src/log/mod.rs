@@ -29,6 +29,7 @@ pub mod error;
 pub mod fsync;
 mod index;
 mod loss;
+pub mod offline;
 mod open;
 mod options;
 pub mod position;

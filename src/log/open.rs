@@ -30,7 +30,7 @@ const SESSION: &str = "session";
 
 /// How the last session can have ended, as far as the operating system tells.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Interruption {
+pub enum Interruption {
     /// The process died; what it had written is all there.
     Process,
     /// The machine went down, or the log was given up after a failed flush: what was not flushed
@@ -58,7 +58,7 @@ pub(super) fn open(
     let io = |operation| opening.io(operation);
     opening.storage.create_dir_all(dir).map_err(io("create directory"))?;
     let lock = opening.lock()?;
-    let interruption = opening.interruption();
+    let interruption = interruption(opening.storage, dir, &opening.instance());
     for name in [PREPARING, "loss.tmp"] {
         remove_if_there(opening.storage, &dir.join(name)).map_err(io("clean up"))?;
     }
@@ -117,7 +117,8 @@ impl State {
     /// the sequence to go on with. `false` if there was no room for it.
     fn begin_epoch(&self) -> Result<bool, Error> {
         let mut core = self.lock_core();
-        if core.room() <= super::batch::MARK_BYTES as u64 {
+        // A clean close must still find room for its mark.
+        if core.room() < 2 * super::batch::MARK_BYTES as u64 {
             return Ok(false);
         }
         self.write_mark(&mut core, FLAG_MARK).map_err(|error| Error::Io {
@@ -164,21 +165,6 @@ impl Opening<'_> {
                 Error::Io { operation: "lock", path: path.clone(), source }
             }
         })
-    }
-
-    fn interruption(&self) -> Interruption {
-        let session = self.storage.open(&self.dir.join(SESSION), Access::Read).and_then(|file| {
-            file.read(0, usize::try_from(file.len()?).map_err(io::Error::other)?)
-        });
-        let (Ok(session), Ok(boot)) = (session, self.storage.boot_id()) else {
-            return Interruption::Machine;
-        };
-        let session = String::from_utf8_lossy(&session);
-        let mut lines = session.lines();
-        let same_boot = lines.next() == Some(&boot);
-        let same_process = lines.next() == Some(&self.instance());
-        // The same process opens a log again only after it has given it up.
-        if same_boot && !same_process { Interruption::Process } else { Interruption::Machine }
     }
 
     fn instance(&self) -> String {
@@ -248,52 +234,28 @@ impl Opening<'_> {
         let Some(header) = active.header.clone() else {
             return self.headless(active, damages);
         };
-        let survey = recovery::survey(&active, self.options)?;
-        // A log that was only just created has ended in no way at all.
-        let fresh = survey.epoch == 0
-            && survey.index.data_end.0 == segment::HEADER_BLOCK_BYTES
-            && survey.cut.is_none();
+        let bytes = active.bytes()?;
+        let survey = recovery::survey(
+            &active.path,
+            bytes,
+            &header,
+            self.options.index_interval_bytes,
+        );
         damages.extend(survey.damages.iter().cloned());
-        let writable = damages.is_empty();
-        let (next, skipped) = resume_at(&survey, interruption, fresh);
-        // A damaged log takes no writes, so it stays in the epoch that it never begins.
-        let epoch = if writable { self.new_epoch(&survey)? } else { survey.epoch + 1 };
-        let statement = (!fresh && (survey.ending != Ending::Clean || !writable)).then(|| {
-            let cut = survey.cut.as_ref();
-            LossStatement {
-                epoch,
-                durable_through: survey.next.get() - 1,
-                discarded_bytes: cut.map_or(0, |cut| cut.end.0 - cut.start.0),
-                discarded: cut.and_then(|cut| cut.sequences),
-                possibly_acknowledged: survey.reserved_end > survey.next.get()
-                    && (cut.is_some() || skipped.is_some()),
-                skipped,
-                damages: damages.clone(),
-                path: loss::path(self.dir, epoch),
-            }
-        });
+        let names = self.storage.list(self.dir).map_err(self.io("list"))?;
+        let verdict = judge(self.dir, &survey, interruption, damages, loss::last_epoch(&names));
+        let Verdict { mends, next, epoch, statement, read_only } = verdict;
         if let Some(statement) = &statement {
             // Before mending, which destroys the evidence: power may fail in between.
             loss::write(self.storage, self.dir, statement).map_err(self.io("write loss statement in"))?;
         }
-        if writable && survey.ending != Ending::Clean && !fresh {
-            self.mend(&active, &survey)?;
+        if mends {
+            mend(&active, &survey)?;
         }
-        let read_only = damages.first().map(|damage| {
-            format!("{damage}; every good record can be read, none can be added")
-        });
         let core = core(&active, &header, &survey, next, epoch)?;
         active.grow_from(survey.index);
         let segment = active;
         Ok(Recovered { segment, core, next, statement, read_only })
-    }
-
-    /// The epoch after the last one. If an opening was interrupted after it had made its loss
-    /// statement, that one is kept, and the epoch it was to begin is left out.
-    fn new_epoch(&self, survey: &Survey) -> Result<u32, Error> {
-        let names = self.storage.list(self.dir).map_err(self.io("list"))?;
-        let stated = names.iter().rev().find_map(|name| loss::epoch_of(name)).unwrap_or(0);
-        Ok(survey.epoch.max(stated) + 1)
     }
 
     /// The last segment has no readable header: its records can be read, but nothing says what was
@@ -315,49 +277,126 @@ impl Opening<'_> {
             log_tag: 0,
             prepare_failed_at: None,
         };
-        let statement = LossStatement {
-            epoch: 0,
-            durable_through: next.get() - 1,
-            discarded_bytes: 0,
-            discarded: None,
-            possibly_acknowledged: false,
-            skipped: None,
-            damages,
-            path: loss::path(self.dir, 0),
-        };
+        let statement = headless_statement(self.dir, next, damages);
         if let Err(error) = loss::write(self.storage, self.dir, &statement) {
             tracing::error!(dir = %self.dir.display(), %error, "cannot write the loss statement");
         }
         let statement = Some(statement);
         Ok(Recovered { segment: active, core, next, statement, read_only: Some(reason) })
     }
+}
 
-    /// Cuts off what never became part of the log, and writes again what was not known to be
-    /// flushed: after a failed flush the operating system may call such bytes clean although they
-    /// never reached the disk.
-    fn mend(&self, active: &Segment, survey: &Survey) -> Result<(), Error> {
-        if let Some(cut) = &survey.cut {
-            let mut at = cut.start.0;
-            let zeros = [0; 64 << 10];
-            while at < cut.end.0 {
-                let len = (cut.end.0 - at).min(zeros.len() as u64);
-                let zeros = &zeros[..usize::try_from(len).unwrap_or(zeros.len())];
-                let written = active.file.write_at(at, zeros);
-                written.map_err(|source| active.io_error("cut the torn end of", source))?;
-                at += len;
-            }
+/// Cuts off what never became part of the log, and writes again what was not known to be
+/// flushed: after a failed flush the operating system may call such bytes clean although they
+/// never reached the disk.
+fn mend(active: &Segment, survey: &Survey) -> Result<(), Error> {
+    if let Some(cut) = &survey.cut {
+        let mut at = cut.start.0;
+        let zeros = [0; 64 << 10];
+        while at < cut.end.0 {
+            let len = (cut.end.0 - at).min(zeros.len() as u64);
+            let zeros = &zeros[..usize::try_from(len).unwrap_or(zeros.len())];
+            let written = active.file.write_at(at, zeros);
+            written.map_err(|source| active.io_error("cut the torn end of", source))?;
+            at += len;
         }
-        let unflushed = survey.index.data_end.0.saturating_sub(survey.unflushed_at.0);
-        if let Ok(len) = usize::try_from(unflushed)
-            && len > 0
-        {
-            let read = active.file.read(survey.unflushed_at.0, len);
-            // Copied first: the mapping must not be the source of a write to the same pages.
-            let bytes = read.map_err(|source| active.io_error("read", source))?.to_vec();
-            let written = active.file.write_at(survey.unflushed_at.0, &bytes);
-            written.map_err(|source| active.io_error("write again the end of", source))?;
+    }
+    let unflushed = survey.index.data_end.0.saturating_sub(survey.unflushed_at.0);
+    if let Ok(len) = usize::try_from(unflushed)
+        && len > 0
+    {
+        let read = active.file.read(survey.unflushed_at.0, len);
+        // Copied first: the mapping must not be the source of a write to the same pages.
+        let bytes = read.map_err(|source| active.io_error("read", source))?.to_vec();
+        let written = active.file.write_at(survey.unflushed_at.0, &bytes);
+        written.map_err(|source| active.io_error("write again the end of", source))?;
+    }
+    active.file.sync_data().map_err(|source| active.io_error("flush", source))
+}
+
+/// What the end of the last session was, as far as the operating system tells the process that is
+/// called `instance`.
+pub(super) fn interruption(storage: &dyn Storage, dir: &Path, instance: &str) -> Interruption {
+    let session = storage.open(&dir.join(SESSION), Access::Read).and_then(|file| {
+        file.read(0, usize::try_from(file.len()?).map_err(io::Error::other)?)
+    });
+    let (Ok(session), Ok(boot)) = (session, storage.boot_id()) else {
+        return Interruption::Machine;
+    };
+    let session = String::from_utf8_lossy(&session);
+    let mut lines = session.lines();
+    let same_boot = lines.next() == Some(&boot);
+    let same_process = lines.next() == Some(instance);
+    // The same process opens a log again only after it has given it up.
+    if same_boot && !same_process { Interruption::Process } else { Interruption::Machine }
+}
+
+/// What is to be done about the last session, decided but not done.
+pub(super) struct Verdict {
+    /// The torn end is cut off, and what was not known to be flushed is written again.
+    pub(super) mends: bool,
+    pub(super) next: Sequence,
+    /// The epoch that begins.
+    pub(super) epoch: u32,
+    pub(super) statement: Option<LossStatement>,
+    pub(super) read_only: Option<String>,
+}
+
+/// Decides what follows from the `survey` of the last segment and from all `damages` known.
+/// `stated` is the last epoch that has a loss statement, or 0.
+pub(super) fn judge(
+    dir: &Path,
+    survey: &Survey,
+    interruption: Interruption,
+    damages: Vec<Damage>,
+    stated: u32,
+) -> Verdict {
+    // A log that was only just created has ended in no way at all.
+    let fresh = survey.epoch == 0
+        && survey.index.data_end.0 == segment::HEADER_BLOCK_BYTES
+        && survey.cut.is_none();
+    let writable = damages.is_empty();
+    let (next, skipped) = resume_at(survey, interruption, fresh);
+    // If an opening was interrupted after it had made its loss statement, that one is kept, and the
+    // epoch it was to begin is left out. A damaged log begins none, so it states itself only once.
+    let last = if writable { survey.epoch.max(stated) } else { survey.epoch };
+    let epoch = last.saturating_add(1);
+    let read_only = damages.first().map(|damage| {
+        format!("{damage}; every good record can be read, none can be added")
+    });
+    let statement = (!fresh && (survey.ending != Ending::Clean || !writable)).then(|| {
+        let cut = survey.cut.as_ref();
+        LossStatement {
+            epoch,
+            durable_through: survey.next.get() - 1,
+            discarded_bytes: cut.map_or(0, |cut| cut.end.0 - cut.start.0),
+            discarded: cut.and_then(|cut| cut.sequences),
+            possibly_acknowledged: survey.reserved_end > survey.next.get()
+                && (cut.is_some() || skipped.is_some()),
+            skipped,
+            damages,
+            path: loss::path(dir, epoch),
         }
-        active.file.sync_data().map_err(|source| active.io_error("flush", source))
+    });
+    let mends = writable && survey.ending != Ending::Clean && !fresh;
+    Verdict { mends, next, epoch, statement, read_only }
+}
+
+/// The statement about a log whose last segment has no readable header.
+pub(super) fn headless_statement(
+    dir: &Path,
+    next: Sequence,
+    damages: Vec<Damage>,
+) -> LossStatement {
+    LossStatement {
+        epoch: 0,
+        durable_through: next.get() - 1,
+        discarded_bytes: 0,
+        discarded: None,
+        possibly_acknowledged: false,
+        skipped: None,
+        damages,
+        path: loss::path(dir, 0),
     }
 }
 

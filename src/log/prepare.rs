@@ -159,13 +159,16 @@ impl State {
         let prepared = self.take_prepared(&mut slot, core, needed + HEADER_BLOCK_BYTES)?;
         // Everything before a segment is on disk before the segment is: recovery relies on it.
         self.flush_segment(&core.segment, core.next)?;
+        // A segment without records has the same base: its successor takes its name and place, and
+        // follows whatever it followed.
+        let empty = core.segment.header.as_ref().filter(|header| header.base == core.next);
         let header = SegmentHeader {
             version: VERSION,
             node: self.writer.node,
             log_id: core.log_id,
             base: core.next,
             epoch: core.epoch,
-            previous_root: core.chain,
+            previous_root: empty.map_or(core.chain, |empty| empty.previous_root),
             created_at: core.last_appended_at.max(self.clock.now()),
             reserved_end: core.reserved_end,
             key_id: [0; 16],
@@ -183,7 +186,6 @@ impl State {
                 return Err(AppendError::ReadOnly { reason });
             }
         };
-        // A segment without records has the same base: its successor takes its name and place.
         let replaces = core.segment.base == segment.base;
         core.segment.seal();
         core.segment = Arc::clone(&segment);

@@ -17,7 +17,7 @@ use super::error::{Damage, Error};
 use super::index::Index;
 use super::position::{ByteOffset, Micros, Sequence};
 use super::record;
-use super::scan::{Scan, Scanned};
+use super::scan::{Scan, Scanned, first_log_tag};
 use super::segment::{HEADER_BLOCK_BYTES, SegmentHeader};
 use super::storage::{Access, Storage, StorageFile};
 use super::chunk::{Chunk, Found};
@@ -175,17 +175,7 @@ impl Segment {
         let root = self.header.as_ref().map_or(0, SegmentHeader::chain);
         let mut index = Index::new(self.base, start, root, INTERVAL_BYTES);
         for scanned in self.scan()? {
-            match scanned {
-                Scanned::Batch(batch) => index.add(&batch),
-                Scanned::Damaged(region) => {
-                    for (offset, record) in region.salvaged() {
-                        index.add_records(offset, record.field);
-                        index.end = record.sequence.next();
-                    }
-                    index.data_end = ByteOffset(region.range.end);
-                }
-                Scanned::End(_) => {}
-            }
+            index_scanned(&mut index, &scanned);
         }
         Ok(index)
     }
@@ -195,7 +185,10 @@ impl Segment {
         let bytes = self.bytes()?;
         Ok(match &self.header {
             Some(header) => Scan::new(&self.path, bytes, header),
-            None => Scan::without_header(&self.path, bytes, self.base),
+            None => {
+                let log_tag = first_log_tag(&bytes).unwrap_or(0);
+                Scan::headless(&self.path, bytes, self.base, log_tag)
+            }
         })
     }
 
@@ -377,6 +370,21 @@ impl Segment {
         let bytes = self.file.read(offset, total).ok()?;
         let (record, _) = record::parse(&bytes)?;
         record.is_intact().then_some((record.sequence, bytes.clone()))
+    }
+}
+
+/// Adds everything good in what a scan has found next to `index`.
+pub(super) fn index_scanned(index: &mut Index, scanned: &Scanned) {
+    match scanned {
+        Scanned::Batch(batch) => index.add(batch),
+        Scanned::Damaged(region) => {
+            for (offset, record) in region.salvaged() {
+                index.add_records(offset, record.field);
+                index.end = record.sequence.next();
+            }
+            index.data_end = ByteOffset(region.range.end);
+        }
+        Scanned::End(_) => {}
     }
 }
 

@@ -3,13 +3,15 @@
 //! Only the last segment is looked at: an earlier one was flushed whole before its successor was
 //! begun. The decision is a table ([`decide`]) over four facts. `docs/durability.md` explains it.
 
+use std::path::Path;
+
+use bytes::Bytes;
+
 use super::error::Damage;
 use super::index::Index;
 use super::position::{ByteOffset, Micros, Sequence};
-use super::reader::Segment;
 use super::scan::{Scan, Scanned};
-use super::segment::HEADER_BLOCK_BYTES;
-use super::{Error, Options};
+use super::segment::{HEADER_BLOCK_BYTES, SegmentHeader};
 
 /// The facts that decide.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,7 +29,7 @@ pub(super) struct Facts {
 
 /// What the end of a log is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Ending {
+pub enum Ending {
     /// Closed, nothing to do.
     Clean,
     /// Not closed, but all that was written is good.
@@ -83,15 +85,17 @@ pub(super) struct Cut {
     pub(super) sequences: Option<(Sequence, Sequence)>,
 }
 
-/// Looks at the last segment of a log.
-pub(super) fn survey(segment: &Segment, options: &Options) -> Result<Survey, Error> {
-    let Some(header) = &segment.header else {
-        unreachable!("{} has no header; the caller has refused it", segment.path.display());
-    };
+/// Looks at the last segment of a log: `bytes` are the whole file at `path`.
+pub(super) fn survey(
+    path: &Path,
+    bytes: Bytes,
+    header: &SegmentHeader,
+    index_interval_bytes: u32,
+) -> Survey {
     let start = ByteOffset(HEADER_BLOCK_BYTES);
     let mut survey = Survey {
         ending: Ending::Unclean,
-        index: Index::new(header.base, start, header.chain(), options.index_interval_bytes),
+        index: Index::new(header.base, start, header.chain(), index_interval_bytes),
         chain: header.chain(),
         next: header.base,
         last_appended_at: header.created_at,
@@ -110,7 +114,7 @@ pub(super) fn survey(segment: &Segment, options: &Options) -> Result<Survey, Err
     let mut ends: Vec<(ByteOffset, Sequence)> = Vec::new();
     let mut behind: Vec<Scanned> = Vec::new();
 
-    for scanned in Scan::new(&segment.path, segment.bytes()?, header) {
+    for scanned in Scan::new(path, bytes, header) {
         match &scanned {
             Scanned::Batch(batch) => {
                 survey.durable_through = survey.durable_through.max(batch.header.durable_through);
@@ -159,9 +163,9 @@ pub(super) fn survey(segment: &Segment, options: &Options) -> Result<Survey, Err
             survey.cut = Some(cut(survey.index.data_end, expected, &behind));
             survey.damages.clear();
         }
-        Ending::Corrupt => keep_readable(&mut survey, &behind, segment, expected),
+        Ending::Corrupt => keep_readable(&mut survey, &behind, path, expected),
     }
-    Ok(survey)
+    survey
 }
 
 /// What lies behind `start`, where `expected` should stand. Sequences have no holes, so whatever is
@@ -203,7 +207,7 @@ fn cut(start: ByteOffset, expected: Sequence, behind: &[Scanned]) -> Cut {
 }
 
 /// Indexes what lies behind the damage, so that every good record can still be read.
-fn keep_readable(survey: &mut Survey, behind: &[Scanned], segment: &Segment, expected: Sequence) {
+fn keep_readable(survey: &mut Survey, behind: &[Scanned], path: &Path, expected: Sequence) {
     for scanned in behind {
         match scanned {
             Scanned::Batch(batch) => {
@@ -224,7 +228,7 @@ fn keep_readable(survey: &mut Survey, behind: &[Scanned], segment: &Segment, exp
     if survey.damages.is_empty() {
         // Nothing but zeros where a batch says that records had been flushed.
         survey.damages.push(Damage {
-            path: segment.path.clone(),
+            path: path.to_owned(),
             offset: survey.index.data_end,
             what: "end of the log",
             expected: format!("records through {}", survey.durable_through),

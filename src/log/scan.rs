@@ -85,16 +85,15 @@ impl Scan {
         }
     }
 
-    /// A scan of a file whose header is damaged and whose name says that it starts at `base`. The
-    /// first batch header that is whole says which log it belongs to.
+    /// A scan of a file whose header cannot be read: by the log's tag and by `base`, the lowest
+    /// sequence that may stand in it.
     #[must_use]
-    pub fn without_header(path: &Path, bytes: Bytes, base: Sequence) -> Self {
-        let at = usize::try_from(HEADER_BLOCK_BYTES).unwrap_or(usize::MAX);
+    pub fn headless(path: &Path, bytes: Bytes, base: Sequence, log_tag: u32) -> Self {
         Self {
             path: path.to_owned(),
-            log_tag: first_log_tag(bytes.get(at..).unwrap_or_default()).unwrap_or(0),
             bytes,
-            at,
+            at: usize::try_from(HEADER_BLOCK_BYTES).unwrap_or(usize::MAX),
+            log_tag,
             chain: None,
             next: base,
             epoch: 0,
@@ -200,7 +199,7 @@ impl Scan {
     fn resync(&self, from: usize) -> Option<usize> {
         let blind = Self { chain: None, ..self.clone() };
         let mut at = from;
-        while let Some(step) = find(self.bytes.get(at..)?, &batch::MAGIC) {
+        while let Some(step) = batch::find_magic(self.bytes.get(at..)?) {
             at += step;
             if blind.batch_at(at).is_ok() {
                 return Some(at);
@@ -329,18 +328,15 @@ impl DamagedRegion {
     }
 }
 
-fn first_log_tag(mut bytes: &[u8]) -> Option<u32> {
+/// The tag of the log that the first good batch header in `bytes` belongs to.
+pub(super) fn first_log_tag(mut bytes: &[u8]) -> Option<u32> {
     loop {
-        bytes = bytes.get(find(bytes, &batch::MAGIC)?..)?;
+        bytes = bytes.get(batch::find_magic(bytes)?..)?;
         match BatchHeader::decode(bytes.first_chunk()?) {
             Ok(header) => return Some(header.log_tag),
             Err(_) => bytes = bytes.get(1..)?,
         }
     }
-}
-
-fn find(haystack: &[u8], needle: &[u8; 4]) -> Option<usize> {
-    haystack.windows(needle.len()).position(|window| window == needle)
 }
 
 /// Compares in blocks, so that a segment's free tail costs little more than touching it.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 
-use super::append::{Append, AppendSink, Appended, Observer};
+use super::append::{Append, AppendSink, Appended, Durability, Observer};
 use super::commit::Core;
 use super::committer::{Chore, Queues};
 use super::error::{AppendError, Error};
@@ -149,8 +149,17 @@ impl State {
         if bytes > limit {
             return Err(AppendError::TooLarge { bytes, limit });
         }
-        let at_once = append.durability == super::Durability::Written;
         let mut queue = self.lock_queue();
+        if !queue.scheduled && append.durability == Durability::Written {
+            // Nobody is writing and this append does not wait for a flush: writing it here saves
+            // waking another thread, which costs more than the write. It goes alone, so that the
+            // caller never does a flush that others wait for.
+            queue.scheduled = true;
+            drop(queue);
+            self.commit(vec![append]);
+            self.end_turn();
+            return Ok(());
+        }
         if queue.bytes > 0 && queue.bytes + bytes > self.options.waiting_bytes_max {
             return Err(AppendError::Busy { waiting_bytes: queue.bytes });
         }
@@ -161,13 +170,7 @@ impl State {
         }
         queue.scheduled = true;
         drop(queue);
-        if at_once {
-            // Nobody is writing and this append does not wait for a flush: writing it here saves
-            // waking another thread, which costs more than the write.
-            self.take_turn();
-        } else {
-            self.queues.commit(Arc::clone(self));
-        }
+        self.queues.commit(Arc::clone(self));
         Ok(())
     }
 
@@ -177,6 +180,10 @@ impl State {
         if !group.is_empty() {
             self.commit(group);
         }
+        self.end_turn();
+    }
+
+    fn end_turn(self: &Arc<Self>) {
         let mut queue = self.lock_queue();
         if queue.appends.is_empty() {
             queue.scheduled = false;

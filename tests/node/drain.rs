@@ -1,14 +1,18 @@
 //! EDGE-21: how a node goes down.
 
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use arqonbus::proto::v1::{ServerFrame, server_frame::Body};
+use arqonbus::proto::v1::server_frame::Body;
+use arqonbus::proto::v1::{ClientFrame, Envelope, Fetch, Produce, ServerFrame, client_frame};
 use prost::Message as _;
 
-use crate::raw::{Request, read_frame, read_rest};
+use crate::raw::{Request, frame, read_frame, read_rest};
 use crate::support::Node;
 
-fn session(node: &Node) -> std::net::TcpStream {
+fn session(node: &Node) -> TcpStream {
     let (answer, mut stream) = Request::upgrade().bearer(&node.dev_token()).open(node.edge);
     assert_eq!(answer.status, 101);
     let (first, payload) = read_frame(&mut stream);
@@ -56,6 +60,84 @@ fn a_client_that_ignores_the_drain_does_not_keep_the_node() {
         started.elapsed()
     );
     drop(read_rest(&mut stream));
+}
+
+fn request(request_id: u64, body: client_frame::Body) -> Vec<u8> {
+    let message = ClientFrame {
+        request_id,
+        body: Some(body),
+    };
+    frame(0x82, &message.encode_to_vec())
+}
+
+/// Reads frames until the node closes; what each request was answered with.
+fn answers(stream: &mut TcpStream) -> BTreeMap<u64, Body> {
+    let mut answers = BTreeMap::new();
+    loop {
+        let (first, payload) = read_frame(stream);
+        if first == 0x88 {
+            return answers;
+        }
+        let message = ServerFrame::decode(payload.as_slice()).expect("a frame");
+        if let (id @ 1.., Some(body)) = (message.request_id, message.body) {
+            assert!(answers.insert(id, body).is_none(), "{id} is answered twice");
+        }
+    }
+}
+
+#[test]
+fn appends_under_way_are_answered_and_are_there_afterwards() {
+    const REQUESTS: u64 = 200;
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let node = Node::dev_on(dir.path());
+    let mut stream = session(&node);
+    let envelope = Envelope {
+        topic: "a.b".into(),
+        ..Envelope::default()
+    };
+    let produce = Produce {
+        envelopes: vec![envelope.encode_to_vec().into()],
+        ..Produce::default()
+    };
+    for id in 1..=REQUESTS {
+        let bytes = request(id, client_frame::Body::Produce(produce.clone()));
+        stream.write_all(&bytes).expect("sent");
+    }
+    // So that the node has begun with them.
+    let (_, payload) = read_frame(&mut stream);
+    let first = ServerFrame::decode(payload.as_slice()).expect("a frame");
+    node.signal("TERM");
+    let mut answers = answers(&mut stream);
+    answers.insert(first.request_id, first.body.expect("a body"));
+    assert_eq!(node.ended().0.code(), Some(0));
+    let mut stored = 0;
+    for id in 1..=REQUESTS {
+        match answers.get(&id) {
+            Some(Body::Produced(_)) => stored += 1,
+            Some(Body::Error(error)) => assert_eq!(error.code, "SHUTTING_DOWN", "{error:?}"),
+            other => panic!("{id} is answered with {other:?}"),
+        }
+    }
+    assert!(stored > 0);
+
+    let node = Node::dev_on(dir.path());
+    let mut stream = session(&node);
+    let fetch = Fetch {
+        filter: "a.b".into(),
+        from: 1,
+        ..Fetch::default()
+    };
+    stream
+        .write_all(&request(1, client_frame::Body::Fetch(fetch)))
+        .expect("sent");
+    let (_, payload) = read_frame(&mut stream);
+    let found = ServerFrame::decode(payload.as_slice())
+        .expect("a frame")
+        .body;
+    let Some(Body::Deliver(found)) = found else {
+        panic!("no Deliver but {found:?}");
+    };
+    assert_eq!(found.records.len(), stored);
 }
 
 #[test]

@@ -67,14 +67,13 @@ impl Node {
 
     /// In the development profile, on a data directory that another node may have left.
     pub(crate) fn dev_on(data: &Path) -> Self {
-        let mut command = command(&[
-            "serve",
-            "--dev",
-            "--listen",
-            "127.0.0.1:0",
-            "--ops",
-            "127.0.0.1:0",
-        ]);
+        Self::dev_at(data, SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    /// The same where clients of that other node look for it.
+    pub(crate) fn dev_at(data: &Path, edge: SocketAddr) -> Self {
+        let mut command = command(&["serve", "--dev", "--ops", "127.0.0.1:0"]);
+        command.arg("--listen").arg(edge.to_string());
         command.arg("--data").arg(data);
         Self::started(command, data.to_owned(), None)
     }

@@ -5,10 +5,11 @@ use super::rust::{Blank, only_code};
 use super::{Finding, Tree, assert_found, assert_none};
 
 const DOCUMENT: &str = "docs/log-format.md";
-const CODE: [&str; 3] = [
+const CODE: [&str; 4] = [
     "src/log/record.rs",
     "src/log/batch.rs",
     "src/log/segment.rs",
+    "src/log/index.rs",
 ];
 
 fn stale_layouts(tree: &Tree) -> Vec<Finding> {
@@ -31,11 +32,15 @@ fn stale_layouts(tree: &Tree) -> Vec<Finding> {
     findings
 }
 
-/// CRC-32/ISO-HDLC of the code without comments, unit tests and white space.
+/// CRC-32/ISO-HDLC of the code without comments, unit tests, white space and the commas that a
+/// broken line ends with: formatting changes nothing.
 fn fingerprint(code: &str) -> u32 {
     let code = only_code(code, Blank::Comments);
     let code = code.split("#[cfg(test)]").next().unwrap_or_default();
-    let dense: String = code.split_whitespace().collect();
+    let mut dense: String = code.split_whitespace().collect();
+    for close in [")", "}", "]"] {
+        dense = dense.replace(&format!(",{close}"), close);
+    }
     crc32fast::hash(dense.as_bytes())
 }
 

@@ -74,6 +74,23 @@ impl Failure {
     }
 }
 
+/// What to try, where the error itself cannot know.
+pub(crate) fn advice(error: &anyhow::Error) -> Option<&'static str> {
+    match error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<client::Error>())?
+    {
+        client::Error::Unreachable { .. } => {
+            Some("is the node running, and is the URL the one in its `ready` line?")
+        }
+        client::Error::Refused { status: 401, .. } => Some(
+            "look into the token with `arqon token inspect`, or make one with `arqon token mint`",
+        ),
+        client::Error::Refused { status: 404, .. } => Some("the URL of a node ends in /v1/ws"),
+        _ => None,
+    }
+}
+
 pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
     for cause in error.chain() {
         if let Some(failure) = cause.downcast_ref::<Failure>() {

@@ -85,8 +85,10 @@ fn main() -> ExitCode {
         Err(error) => {
             let code = failure::exit_code(&error);
             if code != 0 {
+                let advice =
+                    failure::advice(&error).map_or_else(String::new, |text| format!("\n  {text}"));
                 // Nothing is left to do if stderr is gone too.
-                let _gone = writeln!(std::io::stderr(), "arqon: {error:#}");
+                let _gone = writeln!(std::io::stderr(), "arqon: {error:#}{advice}");
             }
             ExitCode::from(code)
         }

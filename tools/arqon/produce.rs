@@ -26,6 +26,8 @@ const LINGER: Duration = Duration::from_millis(5);
 const LINES_AHEAD: usize = 4096;
 /// One line may have no more bytes; a node takes less.
 const LINE_BYTES_MAX: usize = 64 << 20;
+/// An envelope without payload, key and topic has no more bytes.
+const ENVELOPE_BYTES_MAX: usize = 1024;
 
 /// Store events: one line of JSON each, from standard input or a file
 #[derive(Debug, Args)]
@@ -95,6 +97,13 @@ struct Line {
     topic: String,
 }
 
+impl Line {
+    /// More than its envelope can take: the rest of an envelope is ids, names and the like.
+    fn room_bytes(&self) -> usize {
+        self.data.len() + self.key.len() + 2 * self.topic.len() + ENVELOPE_BYTES_MAX
+    }
+}
+
 /// What is acknowledged so far.
 #[derive(Default)]
 struct Stored {
@@ -112,6 +121,7 @@ struct UnderWay {
 
 struct Sender {
     client: Client,
+    batch_bytes_max: usize,
     options: ProduceOptions,
     inflight: usize,
     batch: Batch,
@@ -145,7 +155,13 @@ pub(crate) async fn run(
     // Not joined: it may wait for a terminal that nobody types into.
     std::thread::spawn(move || read(input, &fields, &give));
 
+    let limits = connection.client.welcome().limits.unwrap_or_default();
+    let batch_bytes_max = match limits.message_bytes_max {
+        0 => usize::MAX,
+        limit => usize::try_from(limit)?,
+    };
     let mut sender = Sender {
+        batch_bytes_max,
         options: ProduceOptions {
             reality: connection.reality,
             durability: arguments.durability.wanted(),
@@ -222,6 +238,9 @@ impl Sender {
             match next {
                 Some(Some(Ok(line))) => {
                     pace.wait().await;
+                    if self.batch.encoded_bytes() + line.room_bytes() > self.batch_bytes_max {
+                        self.cut().await?;
+                    }
                     self.add(&line);
                     if self.batch.len() >= full {
                         self.cut().await?;

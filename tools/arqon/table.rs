@@ -26,13 +26,16 @@ fn text(result: &Value) -> String {
             let mut table = bare();
             let mut below = String::new();
             for (name, value) in fields {
-                if value.as_array().is_some_and(|rows| !rows.is_empty()) {
+                if value
+                    .as_array()
+                    .is_some_and(|rows| rows.iter().any(Value::is_object))
+                {
                     below.push_str(&format!("\n\n{name}:\n{}", text(value)));
                 } else {
                     table.add_row([name.clone(), cell(value)]);
                 }
             }
-            table.trim_fmt() + &below
+            flush_left(table) + &below
         }
         other => cell(other),
     }
@@ -57,6 +60,14 @@ fn rows_text(rows: &[Value]) -> String {
                 .iter()
                 .map(|name| row.get(name).map_or_else(String::new, cell)),
         );
+    }
+    flush_left(table)
+}
+
+/// Columns are two apart, and nothing stands before the first.
+fn flush_left(mut table: Table) -> String {
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
     }
     table.trim_fmt()
 }

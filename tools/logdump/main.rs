@@ -1,1 +1,121 @@
-fn main() {}
+//! `logdump`: looks into the files of a log, with or without a node. Reads the arguments and
+//! hands them to one file per verb.
+//!
+//! Never writes a file, and never panics on what it finds in one.
+
+mod cat;
+mod failure;
+mod grep;
+mod hexdump;
+mod index;
+mod ls;
+mod print;
+mod progress;
+mod recover;
+mod select;
+mod show;
+mod source;
+mod stats;
+mod table;
+mod verify;
+mod walk;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use failure::Outcome;
+
+/// Look into an ArqonBus log: offline, read-only, also when it is damaged.
+///
+/// PATH is a log's directory (DIR/<tenant>/<reality>), a node's data directory (then every log in
+/// it), or a single segment file. Copies are as good as the originals.
+#[derive(Debug, Parser)]
+#[command(name = "logdump", version, propagate_version = true, after_help = failure::HELP)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// What every verb takes.
+#[derive(Debug, clap::Args)]
+struct Common {
+    /// What to print; `hex` and `proto` are for records
+    #[arg(
+        long,
+        short = 'o',
+        global = true,
+        value_enum,
+        default_value = "text",
+        env = "LOGDUMP_OUTPUT"
+    )]
+    output: Output,
+
+    /// Tenant to name in records, if the directory's name does not tell
+    #[arg(long, global = true)]
+    tenant: Option<String>,
+
+    /// Reality to name in records, if the directory's name does not tell
+    #[arg(long, global = true)]
+    reality: Option<String>,
+
+    /// Encoded FileDescriptorSet by whose types payloads are decoded too; may be repeated
+    #[arg(long, global = true, value_name = "FILE")]
+    descriptors: Vec<std::path::PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Output {
+    /// For people
+    Text,
+    /// One object; of records one per line, the same as `arqon consume --output json`
+    Json,
+    /// One record per line: sequence, then the bytes of arqon.v1.Record
+    Hex,
+    /// The records as they are on disk: the encoding of one arqon.v1.Deliver
+    Proto,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Ls(ls::Arguments),
+    Show(show::Arguments),
+    Cat(cat::Arguments),
+    Grep(grep::Arguments),
+    Stats(stats::Arguments),
+    Verify(verify::Arguments),
+    Hexdump(hexdump::Arguments),
+    Index(index::Arguments),
+    Recover(recover::Arguments),
+}
+
+fn main() -> ExitCode {
+    let Cli { common, verb } = Cli::parse();
+    let done = match verb {
+        Verb::Ls(arguments) => ls::run(&common, &arguments),
+        Verb::Show(arguments) => show::run(&common, &arguments),
+        Verb::Cat(arguments) => cat::run(&common, &arguments),
+        Verb::Grep(arguments) => grep::run(&common, &arguments),
+        Verb::Stats(arguments) => stats::run(&common, &arguments),
+        Verb::Verify(arguments) => verify::run(&common, &arguments),
+        Verb::Hexdump(arguments) => hexdump::run(&common, &arguments),
+        Verb::Index(arguments) => index::run(&common, &arguments),
+        Verb::Recover(arguments) => recover::run(&common, &arguments),
+    };
+    match done {
+        Ok(Outcome::Well) => ExitCode::SUCCESS,
+        Ok(Outcome::Damaged | Outcome::Nothing) => ExitCode::from(1),
+        Err(error) => {
+            let code = failure::exit_code(&error);
+            if code != 0 {
+                // Nothing is left to do if stderr is gone too.
+                let _gone = writeln!(std::io::stderr(), "logdump: {error:#}");
+            }
+            ExitCode::from(code)
+        }
+    }
+}

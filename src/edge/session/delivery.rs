@@ -156,7 +156,10 @@ impl Subscriptions {
         };
         let subscription = entry.id;
         let before = entry.acks.len();
-        let next = entry.subscription.lease().map_or(Ok(()), |lease| lease.stored());
+        let next = entry
+            .subscription
+            .lease()
+            .map_or(Ok(()), |lease| lease.stored());
         if let Ok(stored) = &outcome {
             entry.acks.retain(|(request_id, sequence)| {
                 let covered = sequence <= stored;

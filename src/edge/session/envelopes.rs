@@ -88,7 +88,7 @@ impl Session {
             ("status", "success".to_owned()),
             ("request_id", id.to_owned()),
         ];
-        self.answer_envelope(id, payload, &headers);
+        self.answer_envelope(id, &payload, &headers);
     }
 
     /// The message is not stored.
@@ -110,10 +110,10 @@ impl Session {
             ("status", ERROR.to_owned()),
             ("request_id", id.to_owned()),
         ];
-        self.answer_envelope(id, payload, &headers);
+        self.answer_envelope(id, &payload, &headers);
     }
 
-    fn answer_envelope(&mut self, id: &str, payload: BusPayload, headers: &[(&str, String)]) {
+    fn answer_envelope(&mut self, id: &str, payload: &BusPayload, headers: &[(&str, String)]) {
         let kind = payload.envelope_type.clone();
         let filled = headers.iter().filter(|(_, value)| !value.is_empty());
         let envelope = Envelope {

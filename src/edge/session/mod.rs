@@ -17,6 +17,8 @@ mod outbox;
 mod produce;
 mod refusal;
 mod requests;
+#[cfg(test)]
+mod scenarios;
 mod signals;
 mod socket;
 mod state;

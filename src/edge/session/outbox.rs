@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::refusal::Refusal;
 use super::frame;
+use super::refusal::Refusal;
 use crate::edge::metrics::Metrics;
 use crate::proto::v1::server_frame::Body;
 

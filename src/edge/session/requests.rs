@@ -56,7 +56,7 @@ impl Session {
                 Ok(())
             }
             Some(Asked::Credit(credit)) => self.credit(&credit),
-            Some(Asked::Fetch(fetch)) => self.fetch(request_id, fetch),
+            Some(Asked::Fetch(fetch)) => self.fetch(request_id, &fetch),
             Some(Asked::Ack(ack)) => self.ack(request_id, &ack),
             Some(Asked::Command(command)) => {
                 self.command(request_id, command);
@@ -98,7 +98,10 @@ impl Session {
         }
         let id = asked.subscription;
         if id == 0 {
-            return Err(Refusal::invalid("subscription", "subscription must not be 0"));
+            return Err(Refusal::invalid(
+                "subscription",
+                "subscription must not be 0",
+            ));
         }
         if !self.subscriptions.is_free(id) {
             let text = format!("subscription {id} is in use in this session");
@@ -145,7 +148,7 @@ impl Session {
                     subscriber: signals as Arc<dyn Subscriber>,
                     key,
                 };
-                Subscription::start(&reality, request)
+                Subscription::start(&reality, request).map(Box::new)
             };
             Done::Subscribed {
                 request_id,
@@ -221,7 +224,7 @@ impl Session {
         Ok(())
     }
 
-    fn fetch(&mut self, request_id: u64, asked: v1::Fetch) -> Result<(), Refusal> {
+    fn fetch(&mut self, request_id: u64, asked: &v1::Fetch) -> Result<(), Refusal> {
         let name = self.reality_name(&asked.reality)?;
         let filter = self.filter(&name, &asked.filter)?;
         let limits = &self.context.limits;
@@ -286,7 +289,10 @@ fn visibility(wanted: i32) -> Result<Visibility, Refusal> {
     match subscribe::Visibility::try_from(wanted) {
         Ok(subscribe::Visibility::Durable) => Ok(Visibility::Durable),
         Ok(subscribe::Visibility::WrittenToo) => Ok(Visibility::WrittenToo),
-        Err(error) => Err(Refusal::invalid("visibility", format!("visibility: {error}"))),
+        Err(error) => Err(Refusal::invalid(
+            "visibility",
+            format!("visibility: {error}"),
+        )),
     }
 }
 

@@ -54,7 +54,9 @@ pub(super) enum End {
 enum Closing {
     No,
     /// Our close frame is on its way or sent.
-    Sent { until: Instant },
+    Sent {
+        until: Instant,
+    },
 }
 
 /// A session and its socket.

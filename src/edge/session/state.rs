@@ -46,7 +46,7 @@ pub(super) enum Done {
         request_id: u64,
         key: u64,
         id: u64,
-        started: Result<(Subscription, Started), broker::Error>,
+        started: Result<Box<(Subscription, Started)>, broker::Error>,
     },
     /// An answer that is ready to be sent.
     Frame(Bytes),
@@ -130,9 +130,8 @@ impl Session {
                 subscriptions_max: limits.subscriptions_max as u64,
                 credit_bytes_max: limits.credit_bytes_max,
             }),
-            token_expires_at: expires_at.map_or(0, |at| {
-                i64::try_from(at.as_millis()).unwrap_or(i64::MAX)
-            }),
+            token_expires_at: expires_at
+                .map_or(0, |at| i64::try_from(at.as_millis()).unwrap_or(i64::MAX)),
         }
     }
 
@@ -248,10 +247,10 @@ impl Session {
                 id,
                 started,
             } => match started {
-                Ok((subscription, started)) => {
+                Ok(started) => {
+                    let (subscription, started) = *started;
                     let subscribed = subscribed(id, &subscription, started);
-                    self.outbox
-                        .answer(request_id, Body::Subscribed(subscribed));
+                    self.outbox.answer(request_id, Body::Subscribed(subscribed));
                     self.subscriptions.insert(key, id, subscription);
                 }
                 Err(error) => self.outbox.refuse(request_id, error.into()),

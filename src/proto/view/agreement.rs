@@ -1,7 +1,5 @@
 //! Holds the views against prost: over well-formed messages, damaged ones and noise.
 
-use std::time::Instant;
-
 use bytes::Bytes;
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -337,29 +335,4 @@ fn checksum_covers_every_byte_before_it() {
     let view = RecordView::parse(&bytes).unwrap();
     assert_eq!(view.verify().unwrap_err().found, crc);
     assert!(RecordView::default().verify().is_err());
-}
-
-#[test]
-#[ignore = "measures; run with --release --ignored --nocapture"]
-fn parse_of_one_kibibyte() {
-    let message = Envelope {
-        topic: "usgs.quake.detected".into(),
-        id: "01900000-0000-7000-8000-000000000001".into(),
-        timestamp: 1_700_000_000_000,
-        producer_id: "bench".into(),
-        headers: [("content-type".to_owned(), "application/json".to_owned())].into(),
-        payload: Some(envelope::Payload::Event(Event {
-            r#type: "usgs.quake.detected".into(),
-            data: vec![b'x'; 1024].into(),
-        })),
-        ..Envelope::default()
-    };
-    let bytes = message.encode_to_vec();
-    let rounds = 1_000_000_u32;
-    let start = Instant::now();
-    for _ in 0..rounds {
-        std::hint::black_box(EnvelopeView::parse(std::hint::black_box(&bytes)).unwrap());
-    }
-    tracing::info!(per_parse = ?start.elapsed() / rounds);
-    assert!(start.elapsed() / rounds < std::time::Duration::from_nanos(400));
 }

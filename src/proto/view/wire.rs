@@ -3,16 +3,27 @@
 //! Stricter than prost in two things, and in nothing looser: groups are rejected, and a message
 //! field that occurs twice is rejected instead of merged (no encoder writes either).
 
-use std::borrow::Cow;
-
 /// Why bytes are not the message they should be.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: {fault}")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {fault}", Place(field, *number))]
 pub struct Error {
     /// Path of the field at fault (`headers.key`), or the message while a key is being read.
-    pub field: Cow<'static, str>,
+    pub field: &'static str,
+    /// Number of the field where it is one that this version does not know, else 0.
+    pub number: u32,
     /// What is wrong with it.
     pub fault: Fault,
+}
+
+struct Place<'a>(&'a str, u32);
+
+impl std::fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self(field, 0) => f.write_str(field),
+            Self(field, number) => write!(f, "{field} {number}"),
+        }
+    }
 }
 
 /// What can be wrong with a field.
@@ -74,7 +85,8 @@ impl Wire {
 #[cold]
 pub(super) fn fail(field: &'static str, fault: Fault) -> Error {
     Error {
-        field: Cow::Borrowed(field),
+        field,
+        number: 0,
         fault,
     }
 }
@@ -109,17 +121,27 @@ impl<'a> Reader<'a> {
         Ok(Some((key >> 3, wire)))
     }
 
-    #[inline]
+    /// One and two bytes, which is nearly all keys and lengths, without a call.
+    #[inline(always)]
+    #[expect(
+        clippy::inline_always,
+        reason = "the heart of the one pass over each envelope"
+    )]
     fn number(&mut self, field: &'static str) -> Result<u64, Error> {
-        if let [byte, rest @ ..] = self.0
-            && *byte < 0x80
-        {
-            self.0 = rest;
-            return Ok(u64::from(*byte));
+        match *self.0 {
+            [low, ref rest @ ..] if low < 0x80 => {
+                self.0 = rest;
+                Ok(u64::from(low))
+            }
+            [low, high, ref rest @ ..] if high < 0x80 => {
+                self.0 = rest;
+                Ok(u64::from(low & 0x7f) | u64::from(high) << 7)
+            }
+            _ => self.long_number(field),
         }
-        self.long_number(field)
     }
 
+    #[cold]
     fn long_number(&mut self, field: &'static str) -> Result<u64, Error> {
         let mut value = 0_u64;
         for (index, byte) in self.0.iter().take(10).enumerate() {
@@ -210,10 +232,7 @@ impl<'a> Reader<'a> {
             Wire::Fixed32 => self.take(4, FIELD).map(drop),
             Wire::Group => Err(fail(FIELD, Fault::Group)),
         }
-        .map_err(|error| Error {
-            field: format!("{FIELD} {number}").into(),
-            ..error
-        })
+        .map_err(|error| Error { number, ..error })
     }
 }
 

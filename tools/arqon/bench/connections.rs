@@ -81,7 +81,7 @@ pub(crate) async fn run(target: &Target, arguments: Arguments) -> anyhow::Result
         reason = "a rate has no more than three digits"
     )]
     let rate = opened as f64 / took.as_secs_f64().max(1e-9);
-    result.insert("connections_per_s".to_owned(), json!(rate.round()));
+    result.insert("connections_per_s".to_owned(), json!(super::whole(rate)));
     latencies.put(&mut result);
     result.insert("first_failure".to_owned(), first_failure.into());
     Ok(result.into())

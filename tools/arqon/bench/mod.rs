@@ -97,12 +97,15 @@ fn age(payload: &[u8], epoch: Instant) -> Option<Duration> {
     epoch.elapsed().checked_sub(Duration::from_nanos(nanos))
 }
 
+/// What takes longer counts as this long.
+const LONGEST_NANOS: u64 = 600_000_000_000;
+
 /// Latencies, in nanoseconds, with three digits.
 struct Latencies(Histogram<u64>);
 
 impl Latencies {
     fn new() -> anyhow::Result<Self> {
-        Ok(Self(Histogram::new(3)?))
+        Ok(Self(Histogram::new_with_bounds(1, LONGEST_NANOS, 3)?))
     }
 
     fn add(&mut self, latency: Duration) {
@@ -138,6 +141,16 @@ fn micros(nanos: u64) -> Value {
     json!(micros)
 }
 
+/// A rate without its fraction.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a rate is not negative, and far below 2^53"
+)]
+fn whole(rate: f64) -> u64 {
+    rate.round() as u64
+}
+
 /// `messages_per_s` and `mb_per_s` of `count` messages and `bytes` payload bytes.
 fn rates(count: u64, bytes: u64, took: Duration) -> Map<String, Value> {
     let seconds = took.as_secs_f64().max(1e-9);
@@ -149,10 +162,35 @@ fn rates(count: u64, bytes: u64, took: Duration) -> Map<String, Value> {
     let mut result = Map::new();
     result.insert("count".to_owned(), count.into());
     result.insert("seconds".to_owned(), json!((seconds * 1e3).round() / 1e3));
-    result.insert("messages_per_s".to_owned(), json!(messages.round()));
+    result.insert("messages_per_s".to_owned(), json!(whole(messages)));
     result.insert(
         "mb_per_s".to_owned(),
         json!((megabytes * 10.0).round() / 10.0),
     );
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_in_microseconds_and_survive_merging() {
+        let mut all = Latencies::new().unwrap();
+        let mut part = Latencies::new().unwrap();
+        for millis in 1..=100 {
+            part.add(Duration::from_millis(millis));
+        }
+        part.add(Duration::from_secs(100_000));
+        all.merge(&part).unwrap();
+        let mut result = Map::new();
+        all.put(&mut result);
+        let near = |name: &str, wanted: f64| {
+            let found = result[name].as_f64().unwrap();
+            assert!((found / wanted - 1.0).abs() < 0.01, "{name}: {found}");
+        };
+        near("p50_us", 51_000.0);
+        near("p99_us", 100_000.0);
+        near("max_us", 600e6);
+    }
 }

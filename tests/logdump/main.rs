@@ -1,0 +1,10 @@
+//! `logdump` as people and scripts run it: on logs that the library has made, good and damaged.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod damaged;
+mod format;
+mod healthy;
+mod made;
+mod recovery;
+mod speed;

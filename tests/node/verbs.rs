@@ -1,0 +1,243 @@
+//! The other verbs of `arqon`, and what it says when something is wrong.
+
+use serde_json::Value;
+
+use crate::shell::{EVENTS, arqon, finished};
+use crate::support::{Node, claims, signed};
+use arqonbus::proto::claims::Role;
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).expect("one object")
+}
+
+// TOOL-02
+#[test]
+fn node_tells_about_itself() {
+    let node = Node::dev().with_earthquakes();
+    let topics = json(&node.ok(&["topics", "--output", "json"]));
+    assert_eq!(topics[0]["topic"], "usgs.quake", "{topics}");
+    assert_eq!(topics[0]["records"], EVENTS, "{topics}");
+    let log = json(&node.ok(&["log", "status", "--output", "json"]));
+    assert_eq!(log["durable_end"], EVENTS + 1, "{log}");
+    assert!(json(&node.ok(&["status", "--output", "json"])).is_object());
+    let version = json(&node.ok(&["version", "--output", "json"]));
+    assert_eq!(version["client"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(version["node"], env!("CARGO_PKG_VERSION"));
+    let table = node.ok(&["topics"]);
+    assert!(
+        table.contains("TOPIC") && table.contains("usgs.quake"),
+        "{table}"
+    );
+    let line = node.ok(&["consume", ">", "--limit", "1"]);
+    assert!(
+        line.contains("usgs.quake") && line.contains("uw61345682"),
+        "{line}"
+    );
+}
+
+// MSG-08, MSG-10, MSG-12
+#[test]
+fn replay_into_another_reality_gives_the_same_events() {
+    let node = Node::dev().with_earthquakes();
+    let missing = node.run(&["replay", ">", "--from", "1", "--into", "what-if"]);
+    assert_eq!(missing.code, 1, "{}", missing.stderr);
+    assert!(missing.stderr.contains("NOT_FOUND"), "{}", missing.stderr);
+
+    node.ok(&["reality", "create", "what-if"]);
+    let listed = json(&node.ok(&["reality", "list", "--output", "json"]));
+    assert!(
+        listed.as_array().is_some_and(|rows| rows.len() >= 2),
+        "{listed}"
+    );
+    let arguments = [
+        "replay", ">", "--from", "1000", "--into", "what-if", "--verify", "--output", "json",
+    ];
+    let result = json(&node.ok(&arguments));
+    assert_eq!(
+        (&result["count"], &result["first"]),
+        (&708.into(), &1.into())
+    );
+    assert_eq!(result["input_sha256"], result["output_sha256"]);
+
+    let source = node.records(&["consume", ">", "--from", "1000", "--stop-at-end"]);
+    let copy = node.records(&["consume", ">", "--stop-at-end", "--reality", "what-if"]);
+    assert_eq!(copy.len(), 708);
+    for (copied, original) in copy.iter().zip(&source) {
+        assert_eq!(copied.payload.get(), original.payload.get());
+        for same in ["id", "producer", "headers", "timestamp", "trace_id"] {
+            assert_eq!(copied.rest[same], original.rest[same], "{same}");
+        }
+        assert_eq!(copied.rest["twist_id"], "main");
+        assert_eq!(copied.rest["reality"], "what-if");
+    }
+}
+
+// TOOL-02
+#[test]
+fn bad_line_stops_the_producer_and_is_named() {
+    let node = Node::dev();
+    let ran = node.run_with_input(
+        &["produce", "a"],
+        "{\"n\":1}\n{\"n\":2}\nnot json\n{\"n\":4}\n",
+    );
+    assert_eq!(ran.code, 65);
+    assert!(ran.stderr.contains("line 3 is not JSON"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("2 events are stored, sequences 1 to 2"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(node.records(&["consume", ">", "--stop-at-end"]).len(), 2);
+}
+
+// EDGE-09
+#[test]
+fn long_lines_are_cut_into_batches_that_the_node_takes() {
+    let node = Node::dev();
+    let line = format!("\"{}\"\n", "x".repeat(400_000));
+    let ran = node.run_with_input(&["produce", "a", "--output", "json"], &line.repeat(50));
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert_eq!(
+        json(&ran.stdout),
+        serde_json::json!({"count": 50, "first": 1, "last": 50})
+    );
+    assert_eq!(node.records(&["consume", ">", "--stop-at-end"]).len(), 50);
+}
+
+#[test]
+fn refused_topic_names_the_field() {
+    let node = Node::dev();
+    let ran = node.run_with_input(&["produce", "a..b"], "1\n");
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("VALIDATION_ERROR"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("topic"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("nothing is stored"), "{}", ran.stderr);
+}
+
+// EDGE-02, EDGE-06
+#[test]
+fn wrong_tokens_get_nothing() {
+    let node = Node::dev().with_earthquakes();
+    let secret = node.dev_secret();
+    let mine = claims("dev", Role::User);
+    let mut late = mine.clone();
+    late.exp = 1;
+    let expired = signed(&late, secret.trim_ascii_end());
+    let forged = signed(&mine, b"another secret of at least 32 bytes");
+    let consume = ["consume", ">", "--stop-at-end", "--output", "json"];
+    for token in ["", "nonsense", &expired, &forged] {
+        let ran = finished(arqon(&node.url(), token, &consume).spawn().expect("starts"));
+        assert_eq!(
+            (ran.code, ran.stdout.as_str()),
+            (77, ""),
+            "{token}: {}",
+            ran.stderr
+        );
+    }
+    let other = signed(&claims("other", Role::Admin), secret.trim_ascii_end());
+    let ran = finished(
+        arqon(&node.url(), &other, &consume)
+            .spawn()
+            .expect("starts"),
+    );
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, ""), "{}", ran.stderr);
+}
+
+// EDGE-06
+#[test]
+fn minted_token_reaches_only_its_topics() {
+    let node = Node::dev().with_earthquakes();
+    let secret = node.data.join("dev-secret");
+    let secret = secret.to_str().expect("text");
+    let token = node.ok(&[
+        "token",
+        "mint",
+        "--secret-file",
+        secret,
+        "--tenant",
+        "dev",
+        "--sub",
+        "reader",
+        "--sub-to",
+        "usgs.>",
+        "--pub",
+        "notes.*",
+    ]);
+    let run = |arguments: &[&str]| {
+        finished(
+            arqon(&node.url(), token.trim(), arguments)
+                .spawn()
+                .expect("starts"),
+        )
+    };
+    assert_eq!(run(&["consume", "usgs.quake", "--limit", "1"]).code, 0);
+    let ran = run(&["consume", "orders", "--stop-at-end"]);
+    assert_eq!(ran.code, 77, "{}", ran.stderr);
+    let ran = run(&["reality", "create", "mine"]);
+    assert_eq!(ran.code, 77, "{}", ran.stderr);
+}
+
+#[test]
+fn exit_code_tells_what_went_wrong() {
+    let node = Node::dev();
+    let (url, token) = (node.url(), node.dev_token());
+    drop(node);
+    let run = |url: &str, arguments: &[&str]| {
+        finished(arqon(url, &token, arguments).spawn().expect("starts")).code
+    };
+    assert_eq!(run(&url, &["status"]), 69);
+    assert_eq!(run("nonsense", &["status"]), 78);
+    assert_eq!(run(&url, &["no-such-verb"]), 2);
+    assert_eq!(run(&url, &["consume"]), 2);
+    assert_eq!(run(&url, &["consume", ">", "--from", "yesterday"]), 2);
+    assert_eq!(run(&url, &["produce", "a", "--file", "/nonexistent"]), 66);
+    assert_eq!(run("", &["version", "--client-only"]), 0);
+}
+
+// PERF-01
+#[test]
+fn benches_measure_what_they_say() {
+    let node = Node::dev();
+    let bench = |arguments: &[&str]| {
+        json(&node.ok(&[&["bench"], arguments, &["--output", "json"]].concat()))
+    };
+    let produced = bench(&["produce", "--count", "2000", "--size", "100"]);
+    assert_eq!(
+        (&produced["count"], &produced["size"]),
+        (&2000.into(), &100.into())
+    );
+    for rate in ["messages_per_s", "mb_per_s", "p50_us", "p99_us", "p999_us"] {
+        assert!(
+            produced[rate].as_f64().is_some_and(|rate| rate > 0.0),
+            "{rate}: {produced}"
+        );
+    }
+    let consumed = bench(&["consume", "--count", "2000"]);
+    assert_eq!(consumed["count"], 2000, "{consumed}");
+    let paced = bench(&["latency", "--rate", "1000", "--count", "200"]);
+    assert!(
+        paced["p50_us"].as_f64().is_some_and(|us| us > 0.0),
+        "{paced}"
+    );
+    for more in [
+        &["--rate", "0"][..],
+        &["--rate", "0", "--ack"],
+        &["--rate", "500", "--ack"],
+    ] {
+        let found = bench(
+            &[
+                &["latency", "--count", "50", "--durability", "written"],
+                more,
+            ]
+            .concat(),
+        );
+        assert!(
+            found["p99_us"].as_f64().is_some_and(|us| us > 0.0),
+            "{found}"
+        );
+    }
+    let fanned = bench(&["fanout", "--subscribers", "5", "--count", "100"]);
+    assert_eq!(fanned["count"], 500, "{fanned}");
+    let opened = bench(&["connections", "--count", "20", "--hold", "0"]);
+    assert_eq!(opened["alive_after_hold"], 20, "{opened}");
+}

@@ -1,0 +1,239 @@
+//! `logdump show`: one record with everything around it.
+
+use std::io::Write as _;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use arqonbus::log::batch::BatchHeader;
+use arqonbus::proto::json::{Origin, RecordJson, Schemas, micros};
+use arqonbus::proto::view::RecordView;
+use serde_json::{Value, json};
+
+use crate::failure::{Outcome, Usage};
+use crate::ls::file_name;
+use crate::print::{Printer, schemas};
+use crate::select::Selection;
+use crate::table::{hex, printable};
+use crate::walk::Found;
+use crate::{Common, Output, source, walk};
+
+/// Show one record: where it is, its batch, its clock, its envelope, its payload
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  logdump show 1705 data/dev/main
+  logdump show 1705 data/dev/main --output json
+  logdump show 1705 data/dev/main --descriptors acme.binpb")]
+pub(crate) struct Arguments {
+    /// The sequence, and the log directories, data directories or segment files to look in
+    #[arg(required = true, num_args = 2.., value_names = ["SEQ", "PATH"])]
+    arguments: Vec<String>,
+}
+
+/// The sequence among `arguments`, and the paths: a number is the sequence unless a file is
+/// called so.
+pub(crate) fn sequence_and_paths(
+    arguments: &[String],
+) -> Result<(Option<u64>, Vec<PathBuf>), Usage> {
+    let mut sequence = None;
+    let mut paths = Vec::new();
+    for argument in arguments {
+        match argument.parse::<u64>() {
+            Ok(0) => return Err(Usage("sequences begin at 1".to_owned())),
+            Ok(number) if sequence.is_none() => sequence = Some(number),
+            _ => paths.push(PathBuf::from(argument)),
+        }
+    }
+    if paths.is_empty() {
+        return Err(Usage("give a log's directory or a segment file".to_owned()));
+    }
+    Ok((sequence, paths))
+}
+
+pub(crate) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Outcome> {
+    let (sequence, paths) = sequence_and_paths(&arguments.arguments)?;
+    let sequence = sequence.ok_or_else(|| Usage("give the sequence to show".to_owned()))?;
+    let sources = source::open(&paths, common)?;
+    let schemas = schemas(common)?;
+    let mut shown = 0_u64;
+    let mut rows = Vec::new();
+    let mut printer = Printer::new(common)?;
+    let outcome = walk::records(&sources, &Selection::only(sequence), |found| {
+        shown += 1;
+        match common.output {
+            Output::Json => rows.push(format!("{}\n", to_json(found, &schemas)?)),
+            Output::Text => rows.push(to_text(found, &schemas)),
+            Output::Hex | Output::Proto => printer.record(found.source, &found.record)?,
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    printer.flush()?;
+    drop(printer);
+    let mut out = std::io::stdout().lock();
+    for row in rows {
+        out.write_all(row.as_bytes())?;
+    }
+    out.flush()?;
+    if shown == 0 {
+        walk::warn(&format!("sequence {sequence} is not here"));
+        return Ok(Outcome::Nothing);
+    }
+    Ok(outcome)
+}
+
+/// The object of the record, as `cat` prints it.
+fn record_json(found: &Found<'_>, schemas: &Schemas) -> anyhow::Result<Option<Value>> {
+    let Ok(view) = RecordView::parse(found.record.record) else {
+        return Ok(None);
+    };
+    let origin = Origin {
+        tenant: &found.source.tenant,
+        reality: &found.source.reality,
+    };
+    let json = RecordJson::new(&view, origin, schemas);
+    Ok(Some(serde_json::from_slice(&json.to_line()?)?))
+}
+
+fn batch_json(header: &BatchHeader) -> Value {
+    json!({
+        "base": header.base.get(),
+        "count": header.count,
+        "body_bytes": header.body_len,
+        "body_crc": format!("{:#010x}", header.body_crc),
+        "appended_at": micros(header.appended_at.0),
+        "epoch": header.epoch,
+        "node": header.node,
+        "durable_through": header.durable_through,
+        "chain": format!("{:#010x}", header.chain),
+        "log_tag": format!("{:#010x}", header.log_tag),
+    })
+}
+
+fn to_json(found: &Found<'_>, schemas: &Schemas) -> anyhow::Result<Value> {
+    let (stored, computed) = found.record.checksums();
+    Ok(json!({
+        "file": found.segment.path.display().to_string(),
+        "offset": found.offset.0,
+        "bytes": found.record.field.len(),
+        "crc_stored": format!("{stored:#010x}"),
+        "crc_computed": format!("{computed:#010x}"),
+        "batch_offset": found.batch.map(|batch| batch.offset.0),
+        "batch": found.header().map(batch_json),
+        "record": record_json(found, schemas)?,
+    }))
+}
+
+fn to_text(found: &Found<'_>, schemas: &Schemas) -> String {
+    let record = &found.record;
+    let (stored, computed) = record.checksums();
+    let mut lines = Vec::new();
+    let mut line = |name: &str, value: String| lines.push(format!("{name:<16}{value}"));
+    line(
+        "log",
+        format!("{}/{}", found.source.tenant, found.source.reality),
+    );
+    line("file", file_name(found.segment));
+    if let (Some(batch), Some(header)) = (found.batch, found.header()) {
+        line(
+            "batch",
+            format!(
+                "byte {}, sequences {}..={}, {} bytes, epoch {}, node {}",
+                batch.offset,
+                header.base,
+                header.end().previous().unwrap_or(header.base),
+                header.file_len(),
+                header.epoch,
+                header.node,
+            ),
+        );
+        line(
+            "  checksum",
+            format!(
+                "{:#010x} of the body, chain {:#010x}",
+                header.body_crc, header.chain
+            ),
+        );
+        line(
+            "  durable",
+            format!("through {} when it was written", header.durable_through),
+        );
+    } else {
+        line("batch", "damaged; the record itself is good".to_owned());
+    }
+    line(
+        "record",
+        format!(
+            "byte {}, {} bytes with frame",
+            found.offset,
+            record.field.len()
+        ),
+    );
+    let verdict = if stored == computed { "good" } else { "WRONG" };
+    line(
+        "  checksum",
+        format!("{stored:#010x}, computed {computed:#010x}: {verdict}"),
+    );
+    line("sequence", record.sequence.to_string());
+    line("appended at", micros(record.appended_at.0));
+    line("topic", printable(record.topic));
+    match RecordView::parse(record.record) {
+        Ok(view) => envelope_lines(&view, &mut line),
+        Err(error) => line("undecodable", error.to_string()),
+    }
+    let payload = record_json(found, schemas)
+        .ok()
+        .flatten()
+        .and_then(|mut record| {
+            let payload = record.get_mut("payload")?.take();
+            serde_json::to_string_pretty(&payload).ok()
+        });
+    if let Some(payload) = payload {
+        line("payload", String::new());
+        lines.extend(payload.lines().map(|text| format!("  {text}")));
+    }
+    lines.join("\n") + "\n\n"
+}
+
+fn envelope_lines(view: &RecordView<'_>, line: &mut impl FnMut(&str, String)) {
+    let envelope = &view.envelope;
+    line("id", printable(&view.id()));
+    line("producer", printable(view.producer()));
+    line("trace id", printable(&view.trace_id()));
+    for (at, (name, value)) in view.clock.entries().enumerate() {
+        line(
+            if at == 0 { "clock" } else { "" },
+            format!("{} {value}", printable(name)),
+        );
+    }
+    line("envelope", format!("{} bytes", envelope.encoded.len()));
+    let texts = [
+        ("  key", envelope.key),
+        ("  type", envelope.payload.kind()),
+        ("  schema", envelope.schema),
+        ("  room", envelope.room_id),
+        ("  twist", envelope.twist_id),
+        ("  tenant", envelope.tenant_id),
+        ("  reality", envelope.reality_id),
+    ];
+    for (name, text) in texts.into_iter().filter(|(_, text)| !text.is_empty()) {
+        line(name, printable(text));
+    }
+    if envelope.timestamp != 0 {
+        line("  timestamp", format!("{} ms", envelope.timestamp));
+    }
+    if envelope.producer_sequence != 0 {
+        line("  its sequence", envelope.producer_sequence.to_string());
+    }
+    if !envelope.signature.is_empty() {
+        line("  signature", hex(envelope.signature));
+    }
+    for (name, value) in envelope.headers.iter() {
+        line(
+            "  header",
+            format!("{} = {}", printable(name), printable(value)),
+        );
+    }
+    line(
+        "  payload",
+        format!("{} bytes", envelope.payload.data().len()),
+    );
+}

@@ -1,0 +1,103 @@
+//! Finds the logs that the arguments mean.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use arqonbus::log::RealStorage;
+use arqonbus::log::offline::Directory;
+
+use crate::Common;
+use crate::failure::Usage;
+
+/// A data directory holds tenants, these hold realities, these hold segments.
+const DEPTH_MAX: usize = 2;
+
+/// One log and the names that its directory gives it.
+#[derive(Debug)]
+pub(crate) struct Source {
+    pub(crate) tenant: String,
+    pub(crate) reality: String,
+    pub(crate) log: Directory,
+}
+
+impl Source {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.log
+            .segments
+            .iter()
+            .map(|segment| segment.bytes.len() as u64)
+            .sum()
+    }
+}
+
+/// Opens every log that `paths` name, in order.
+pub(crate) fn open(paths: &[PathBuf], common: &Common) -> anyhow::Result<Vec<Source>> {
+    let mut sources = Vec::new();
+    for path in paths {
+        let before = sources.len();
+        if path.is_file() {
+            let log = Directory::of_file(&RealStorage, path)?;
+            sources.push(named(path.parent().unwrap_or(Path::new("")), log, common));
+        } else if path.is_dir() {
+            find(path, DEPTH_MAX, common, &mut sources)?;
+        } else {
+            return Err(Usage(format!("{}: no such file or directory", path.display())).into());
+        }
+        if sources.len() == before {
+            let wanted =
+                "a log's directory (DIR/<tenant>/<reality>), a data directory, or a .seg file";
+            return Err(Usage(format!(
+                "{}: no segment here; give {wanted}",
+                path.display()
+            ))
+            .into());
+        }
+    }
+    Ok(sources)
+}
+
+fn find(
+    dir: &Path,
+    depth: usize,
+    common: &Common,
+    sources: &mut Vec<Source>,
+) -> anyhow::Result<()> {
+    let log = Directory::open(&RealStorage, dir)?;
+    if !log.segments.is_empty() {
+        sources.push(named(dir, log, common));
+        return Ok(());
+    }
+    if depth == 0 {
+        return Ok(());
+    }
+    let entries = std::fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))?;
+    let mut below = Vec::new();
+    for entry in entries {
+        let entry = entry.with_context(|| format!("list {}", dir.display()))?;
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            below.push(entry.path());
+        }
+    }
+    below.sort_unstable();
+    for dir in below {
+        find(&dir, depth - 1, common, sources)?;
+    }
+    Ok(())
+}
+
+fn named(dir: &Path, log: Directory, common: &Common) -> Source {
+    let whole = std::path::absolute(dir).unwrap_or_else(|_unknown| dir.to_owned());
+    let mut names = whole.components().rev().filter_map(|part| match part {
+        std::path::Component::Normal(name) => Some(name.to_string_lossy().into_owned()),
+        _ => None,
+    });
+    let (reality, tenant) = (
+        names.next().unwrap_or_default(),
+        names.next().unwrap_or_default(),
+    );
+    Source {
+        tenant: common.tenant.clone().unwrap_or(tenant),
+        reality: common.reality.clone().unwrap_or(reality),
+        log,
+    }
+}
