@@ -111,7 +111,12 @@ impl BatchHeader {
         if header.is_mark() != (header.count == 0) {
             return Err(BadHeader::Values("count and flags disagree"));
         }
-        if header.base.get().checked_add(u64::from(header.count)).is_none() {
+        if header
+            .base
+            .get()
+            .checked_add(u64::from(header.count))
+            .is_none()
+        {
             return Err(BadHeader::Values("sequences overflow"));
         }
         Ok(header)
@@ -162,21 +167,31 @@ impl Mark {
 
     pub(super) fn decode(body: &[u8]) -> Option<Self> {
         let bytes: [u8; 8] = body.try_into().ok()?;
-        Some(Self { reserved_end: u64::from_le_bytes(bytes) })
+        Some(Self {
+            reserved_end: u64::from_le_bytes(bytes),
+        })
     }
 }
 
 /// Where the first bytes of a batch stand in `bytes`.
 pub(super) fn find_magic(bytes: &[u8]) -> Option<usize> {
-    bytes.windows(MAGIC.len()).position(|window| *window == MAGIC)
+    bytes
+        .windows(MAGIC.len())
+        .position(|window| *window == MAGIC)
 }
 
 fn u32_at(bytes: &[u8; HEADER_BYTES], at: usize) -> u32 {
-    bytes[at..].first_chunk().copied().map_or(0, u32::from_le_bytes)
+    bytes[at..]
+        .first_chunk()
+        .copied()
+        .map_or(0, u32::from_le_bytes)
 }
 
 fn u64_at(bytes: &[u8; HEADER_BYTES], at: usize) -> u64 {
-    bytes[at..].first_chunk().copied().map_or(0, u64::from_le_bytes)
+    bytes[at..]
+        .first_chunk()
+        .copied()
+        .map_or(0, u64::from_le_bytes)
 }
 
 #[cfg(test)]

@@ -79,6 +79,10 @@ impl Chunk {
             at += len;
         }
         let (base, last) = bounds?;
-        Some(Self { base, last, records: self.records.slice(start..at) })
+        Some(Self {
+            base,
+            last,
+            records: self.records.slice(start..at),
+        })
     }
 }

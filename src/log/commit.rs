@@ -80,16 +80,24 @@ impl State {
 
     /// The largest batch that fits into a segment of its own.
     pub(super) fn batch_bytes_max(&self) -> usize {
-        let room = self.options.segment_bytes
+        let room = self
+            .options
+            .segment_bytes
             .saturating_sub(HEADER_BLOCK_BYTES + HEADER_BYTES as u64 + ROOM_FOR_MARKS);
-        usize::try_from(room).unwrap_or(usize::MAX).min(u32::MAX as usize)
+        usize::try_from(room)
+            .unwrap_or(usize::MAX)
+            .min(u32::MAX as usize)
     }
 
     /// Writes `group` as one batch and acknowledges it.
     pub(super) fn commit(self: &Arc<Self>, group: Vec<Append>) {
         let shows_written = self.shows_written.load(Ordering::Acquire)
-            || group.iter().any(|append| append.durability == Durability::Written);
-        let flush_now = group.iter().any(|append| append.durability == Durability::Synced);
+            || group
+                .iter()
+                .any(|append| append.durability == Durability::Written);
+        let flush_now = group
+            .iter()
+            .any(|append| append.durability == Durability::Synced);
 
         let chunk = match self.write_group(&group, shows_written) {
             Ok(chunk) => chunk,
@@ -107,7 +115,10 @@ impl State {
         }
         let owed = self.acknowledge_written(group, &chunk);
         if !flush_now {
-            self.unflushed.lock().unwrap_or_else(PoisonError::into_inner).extend(owed);
+            self.unflushed
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .extend(owed);
             if self.durable_end() >= end {
                 // A reservation was due, and its flush was one of the records as well.
                 self.announce_durable();
@@ -141,14 +152,24 @@ impl State {
         for append in group {
             let end = first.advance(append.records.len() as u64);
             let last = end.previous().unwrap_or(first);
-            let appended = |durability| Appended { first, last, durability };
+            let appended = |durability| Appended {
+                first,
+                last,
+                durability,
+            };
             let mut owe = |sink, token| {
-                owed.push(Unflushed { sink, token, appended: appended(Durability::Synced) });
+                owed.push(Unflushed {
+                    sink,
+                    token,
+                    appended: appended(Durability::Synced),
+                });
             };
             match append.durability {
                 Durability::Synced => owe(append.sink, append.token),
                 Durability::Written => {
-                    append.sink.appended(append.token, Ok(appended(Durability::Written)));
+                    append
+                        .sink
+                        .appended(append.token, Ok(appended(Durability::Written)));
                     if append.then == Some(Durability::Synced) {
                         owe(append.sink, append.token);
                     }
@@ -189,7 +210,13 @@ impl State {
     }
 
     /// Lays out a batch for `group`, preceded by a reservation if one is due.
-    fn encode(&self, core: &mut Core, group: &[Append], bytes_max: usize, reserve: bool) -> Encoded {
+    fn encode(
+        &self,
+        core: &mut Core,
+        group: &[Append],
+        bytes_max: usize,
+        reserve: bool,
+    ) -> Encoded {
         let appended_at = core.tick(self.clock.now());
         let mut buffer = Vec::with_capacity(MARK_BYTES + HEADER_BYTES + bytes_max);
         let mut chain = core.chain;
@@ -204,7 +231,13 @@ impl State {
         buffer.extend_from_slice(&[0; HEADER_BYTES]);
         let mut sequence = core.next;
         for new in group.iter().flat_map(|append| &append.records) {
-            record::encode(&mut buffer, new, &self.writer.clock_key, sequence, appended_at);
+            record::encode(
+                &mut buffer,
+                new,
+                &self.writer.clock_key,
+                sequence,
+                appended_at,
+            );
             sequence = sequence.next();
         }
         let body = &buffer[group_at + HEADER_BYTES..];
@@ -223,14 +256,28 @@ impl State {
         };
         let header_bytes = header.encode();
         buffer[group_at..group_at + HEADER_BYTES].copy_from_slice(&header_bytes);
-        Encoded { buffer, group_at, header, chain: batch::chain_of(&header_bytes) }
+        Encoded {
+            buffer,
+            group_at,
+            header,
+            chain: batch::chain_of(&header_bytes),
+        }
     }
 
     /// Hands the bytes to the operating system, then makes them known to readers.
     fn write(&self, core: &mut Core, encoded: Encoded) -> Result<Chunk, AppendError> {
-        let Encoded { buffer, group_at, header, chain } = encoded;
+        let Encoded {
+            buffer,
+            group_at,
+            header,
+            chain,
+        } = encoded;
         if let Err(error) = core.segment.file.write_at(core.at.0, &buffer) {
-            let reason = format!("write {} at byte {}: {error}", core.segment.path.display(), core.at);
+            let reason = format!(
+                "write {} at byte {}: {error}",
+                core.segment.path.display(),
+                core.at
+            );
             self.poison(&reason);
             return Err(AppendError::Indeterminate { reason });
         }
@@ -245,9 +292,17 @@ impl State {
             last: header.end().previous().unwrap_or(header.base),
             records: records.clone(),
         };
-        let batch = Batch { offset, header, next_chain: chain, body: records };
+        let batch = Batch {
+            offset,
+            header,
+            next_chain: chain,
+            body: records,
+        };
         core.segment.grow(|index| index.add(&batch));
-        self.tail.write().unwrap_or_else(PoisonError::into_inner).push(chunk.clone());
+        self.tail
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(chunk.clone());
         Ok(chunk)
     }
 
@@ -292,7 +347,10 @@ impl State {
         self.observer.durable(end);
         loop {
             let owed = {
-                let mut unflushed = self.unflushed.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut unflushed = self
+                    .unflushed
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
                 match unflushed.front() {
                     Some(owed) if owed.appended.last < end => unflushed.pop_front(),
                     _ => None,
@@ -353,7 +411,11 @@ impl State {
         core.tick(self.clock.now());
         let mark = self.mark(core, flags, core.reserved_end);
         if let Err(error) = core.segment.file.write_at(core.at.0, &mark) {
-            let reason = format!("write {} at byte {}: {error}", core.segment.path.display(), core.at);
+            let reason = format!(
+                "write {} at byte {}: {error}",
+                core.segment.path.display(),
+                core.at
+            );
             self.poison(&reason);
             return Err(AppendError::Indeterminate { reason });
         }

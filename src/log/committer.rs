@@ -61,10 +61,15 @@ impl Committer {
     #[must_use]
     pub fn start(threads: usize) -> Arc<Self> {
         let committer = Self::new(true);
-        let mut handles = committer.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut handles = committer
+            .threads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         for number in 0..threads.max(1) {
             let queues = Arc::clone(&committer.queues);
-            handles.push(spawn(&format!("log-commit-{number}"), move || queues.commit_forever()));
+            handles.push(spawn(&format!("log-commit-{number}"), move || {
+                queues.commit_forever()
+            }));
         }
         let queues = Arc::clone(&committer.queues);
         handles.push(spawn("log-chores", move || queues.do_chores_forever()));
@@ -84,10 +89,15 @@ impl Committer {
             work: Mutex::default(),
             ready: Condvar::new(),
             due: Condvar::new(),
-            instance: std::collections::hash_map::RandomState::new().build_hasher().finish(),
+            instance: std::collections::hash_map::RandomState::new()
+                .build_hasher()
+                .finish(),
             threaded,
         };
-        Arc::new(Self { queues: Arc::new(queues), threads: Mutex::default() })
+        Arc::new(Self {
+            queues: Arc::new(queues),
+            threads: Mutex::default(),
+        })
     }
 
     /// Commits everything that is queued, on the caller's thread.
@@ -114,7 +124,10 @@ impl Drop for Committer {
         self.queues.lock().stopping = true;
         self.queues.ready.notify_all();
         self.queues.due.notify_all();
-        let threads = self.threads.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let threads = self
+            .threads
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
         for thread in threads.drain(..) {
             // The last handle may be dropped by one of the threads themselves.
             if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
@@ -142,7 +155,9 @@ impl Queues {
 
     /// Queues `chore` for `log`, to be done after `delay`.
     pub(super) fn later(&self, log: Arc<State>, chore: Chore, delay: Duration) {
-        self.lock().chores.push_back((Instant::now() + delay, chore, log));
+        self.lock()
+            .chores
+            .push_back((Instant::now() + delay, chore, log));
         self.due.notify_one();
     }
 
@@ -164,7 +179,10 @@ impl Queues {
             } else if work.stopping {
                 return;
             } else {
-                work = self.ready.wait(work).unwrap_or_else(PoisonError::into_inner);
+                work = self
+                    .ready
+                    .wait(work)
+                    .unwrap_or_else(PoisonError::into_inner);
             }
         }
     }
@@ -176,7 +194,9 @@ impl Queues {
             let next = (0..work.chores.len()).min_by_key(|&at| work.chores[at].0);
             match next {
                 Some(at) if work.chores[at].0 <= now || work.stopping => {
-                    let Some((_, chore, log)) = work.chores.remove(at) else { continue };
+                    let Some((_, chore, log)) = work.chores.remove(at) else {
+                        continue;
+                    };
                     drop(work);
                     log.do_chore(chore);
                     work = self.lock();

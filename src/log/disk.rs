@@ -55,7 +55,10 @@ impl Storage for RealStorage {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        #[expect(clippy::disallowed_methods, reason = "made durable by sync_dir, which the log calls")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "made durable by sync_dir, which the log calls"
+        )]
         std::fs::rename(from, to)
     }
 
@@ -81,7 +84,10 @@ impl Storage for RealStorage {
                 let mut holder = String::new();
                 // Read at most what an owner writes; the file may be anything.
                 file.take(1024).read_to_string(&mut holder)?;
-                return Err(io::Error::new(io::ErrorKind::WouldBlock, holder.trim().to_owned()));
+                return Err(io::Error::new(
+                    io::ErrorKind::WouldBlock,
+                    holder.trim().to_owned(),
+                ));
             }
             Err(TryLockError::Error(error)) => return Err(error),
         }
@@ -115,13 +121,19 @@ struct RealFile {
 
 impl RealFile {
     fn new(file: File, path: &Path) -> Self {
-        Self { file, path: path.to_owned(), map: Mutex::new(Bytes::new()) }
+        Self {
+            file,
+            path: path.to_owned(),
+            map: Mutex::new(Bytes::new()),
+        }
     }
 }
 
 impl fmt::Debug for RealFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RealFile").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("RealFile")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
     }
 }
 
@@ -135,7 +147,10 @@ impl StorageFile for RealFile {
         let end = start
             .checked_add(len)
             .ok_or_else(|| io::Error::other("offset and length overflow"))?;
-        let mut map = self.map.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut map = self
+            .map
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if map.len() < end {
             *map = map_file(&self.file)?;
         }
@@ -158,7 +173,10 @@ impl StorageFile for RealFile {
     }
 
     fn is_shared(&self) -> bool {
-        let map = self.map.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let map = self
+            .map
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         !map.is_empty() && !map.is_unique()
     }
 

@@ -64,9 +64,11 @@ impl Index {
 
     /// The checksum that the bytes of an index file have, and the one that they carry.
     pub(super) fn checksums(bytes: &[u8]) -> (u32, u32) {
-        bytes.split_last_chunk::<4>().map_or((0, 0), |(content, crc)| {
-            (crc32fast::hash(content), u32::from_le_bytes(*crc))
-        })
+        bytes
+            .split_last_chunk::<4>()
+            .map_or((0, 0), |(content, crc)| {
+                (crc32fast::hash(content), u32::from_le_bytes(*crc))
+            })
     }
 
     /// Adds the batch that follows what is there.
@@ -81,9 +83,10 @@ impl Index {
     }
 
     fn add_point(&mut self, batch: &Batch) {
-        let due = self.points.last().is_none_or(|point| {
-            batch.offset.0 - point.offset.0 >= u64::from(self.interval_bytes)
-        });
+        let due = self
+            .points
+            .last()
+            .is_none_or(|point| batch.offset.0 - point.offset.0 >= u64::from(self.interval_bytes));
         if due {
             self.points.push(Point {
                 sequence: batch.header.base,
@@ -111,15 +114,25 @@ impl Index {
 
     /// The last known batch that starts at or before `sequence`.
     pub(super) fn point_at(&self, sequence: Sequence) -> Option<Point> {
-        let after = self.points.partition_point(|point| point.sequence <= sequence);
-        after.checked_sub(1).and_then(|at| self.points.get(at)).copied()
+        let after = self
+            .points
+            .partition_point(|point| point.sequence <= sequence);
+        after
+            .checked_sub(1)
+            .and_then(|at| self.points.get(at))
+            .copied()
     }
 
     /// The last known batch appended before `time`. Times never decrease within a log, so nothing
     /// before it can be at or after `time`.
     pub(super) fn point_before(&self, time: Micros) -> Option<Point> {
-        let after = self.points.partition_point(|point| point.appended_at < time);
-        after.checked_sub(1).and_then(|at| self.points.get(at)).copied()
+        let after = self
+            .points
+            .partition_point(|point| point.appended_at < time);
+        after
+            .checked_sub(1)
+            .and_then(|at| self.points.get(at))
+            .copied()
     }
 
     /// Offsets of the records of all topics that `wanted` accepts, ascending.
@@ -215,7 +228,14 @@ impl Index {
 
 impl Topic {
     fn new(first: Sequence) -> Self {
-        Self { records: 0, bytes: 0, first, last: first, postings: Vec::new(), last_offset: 0 }
+        Self {
+            records: 0,
+            bytes: 0,
+            first,
+            last: first,
+            postings: Vec::new(),
+            last_offset: 0,
+        }
     }
 
     fn add(&mut self, offset: u64, len: u64, sequence: Sequence) {

@@ -16,16 +16,27 @@ pub(super) fn path(dir: &Path, epoch: u32) -> PathBuf {
 
 /// The epoch in the name of a statement's file.
 fn epoch_of(name: &str) -> Option<u32> {
-    name.strip_prefix("loss-")?.strip_suffix(".json")?.parse().ok()
+    name.strip_prefix("loss-")?
+        .strip_suffix(".json")?
+        .parse()
+        .ok()
 }
 
 /// The last epoch that has a statement among the files called `names`; 0 if none has.
 pub(super) fn last_epoch(names: &[String]) -> u32 {
-    names.iter().filter_map(|name| epoch_of(name)).max().unwrap_or(0)
+    names
+        .iter()
+        .filter_map(|name| epoch_of(name))
+        .max()
+        .unwrap_or(0)
 }
 
 /// Writes `statement` to its file. Durable on `Ok`.
-pub(super) fn write(storage: &dyn Storage, dir: &Path, statement: &LossStatement) -> io::Result<()> {
+pub(super) fn write(
+    storage: &dyn Storage,
+    dir: &Path,
+    statement: &LossStatement,
+) -> io::Result<()> {
     let temporary = dir.join("loss.tmp");
     remove_if_there(storage, &temporary)?;
     let file = storage.create(&temporary)?;

@@ -111,7 +111,11 @@ impl Log {
         let durable_end = self.state.durable_end();
         let first = self.state.first();
         let written_end = self.state.written_end().max(durable_end);
-        Bounds { first, durable_end, written_end }
+        Bounds {
+            first,
+            durable_end,
+            written_end,
+        }
     }
 
     /// Records from `from` on, all below `end` (use [`Bounds::durable_end`] or
@@ -122,7 +126,9 @@ impl Log {
     /// # Errors
     /// [`Error::OutOfRange`] before the first record; I/O errors.
     pub fn read(&self, from: Sequence, end: Sequence, bytes_max: usize) -> Result<Found, Error> {
-        let Bounds { first, written_end, .. } = self.bounds();
+        let Bounds {
+            first, written_end, ..
+        } = self.bounds();
         if from < first {
             return Err(Error::OutOfRange { asked: from, first });
         }
@@ -131,7 +137,11 @@ impl Log {
             return Ok(Found::End);
         }
         {
-            let tail = self.state.tail.read().unwrap_or_else(PoisonError::into_inner);
+            let tail = self
+                .state
+                .tail
+                .read()
+                .unwrap_or_else(PoisonError::into_inner);
             if let Some(chunk) = tail.at(from) {
                 let found = chunk.between(from, end, bytes_max);
                 return Ok(found.map_or(Found::End, Found::Records));
@@ -163,7 +173,11 @@ impl Log {
     /// Whether a read from `from` would be served from memory.
     #[must_use]
     pub fn in_tail(&self, from: Sequence) -> bool {
-        self.state.tail.read().unwrap_or_else(PoisonError::into_inner).holds(from)
+        self.state
+            .tail
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .holds(from)
     }
 
     /// The first sequence at or after `from` and below `end` whose topic passes `wanted`, using
@@ -180,12 +194,16 @@ impl Log {
     ) -> Result<Option<Sequence>, Error> {
         let mut from = from;
         while from < end {
-            let Some((segment, next_base)) = self.state.segment_of(from) else { break };
+            let Some((segment, next_base)) = self.state.segment_of(from) else {
+                break;
+            };
             let storage = &*self.state.storage;
             let offsets = segment.with_index(storage, |index| index.offsets(wanted))?;
             self.state.keep_index(&segment);
             let before = |&offset: &u64| {
-                segment.record_at(offset).is_some_and(|(sequence, _)| sequence < from)
+                segment
+                    .record_at(offset)
+                    .is_some_and(|(sequence, _)| sequence < from)
             };
             let at = offsets.partition_point(before);
             if let Some((sequence, _)) = offsets.get(at).and_then(|&at| segment.record_at(at)) {
@@ -213,7 +231,10 @@ impl Log {
     pub fn seek_time(&self, time: Micros) -> Result<Sequence, Error> {
         let segments = self.state.segments();
         let created_before = |segment: &&Arc<reader::Segment>| {
-            segment.header.as_ref().is_none_or(|header| header.created_at < time)
+            segment
+                .header
+                .as_ref()
+                .is_none_or(|header| header.created_at < time)
         };
         let after = segments.iter().take_while(created_before).count();
         for segment in &segments[after.saturating_sub(1)..] {
@@ -267,14 +288,26 @@ impl Log {
         let segments = self.state.segments();
         let (used_bytes, epoch) = {
             let core = self.state.lock_core();
-            let sealed = segments.iter().rev().skip(1).filter_map(|s| s.header.as_ref());
-            (sealed.map(|header| header.capacity).sum::<u64>() + core.at.0, core.epoch)
+            let sealed = segments
+                .iter()
+                .rev()
+                .skip(1)
+                .filter_map(|s| s.header.as_ref());
+            (
+                sealed.map(|header| header.capacity).sum::<u64>() + core.at.0,
+                core.epoch,
+            )
         };
         Status {
             bounds: self.bounds(),
             segments: segments.len(),
             used_bytes,
-            tail_bytes: self.state.tail.read().unwrap_or_else(PoisonError::into_inner).bytes(),
+            tail_bytes: self
+                .state
+                .tail
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .bytes(),
             waiting_bytes: self.state.lock_queue().bytes,
             read_only: self.state.read_only(),
             flushes: self.state.flushes.load(Ordering::Relaxed),

@@ -176,7 +176,7 @@ impl SegmentFile {
     pub fn scan(&self) -> Scan {
         match &self.header {
             Some(header) => Scan::new(&self.path, self.bytes.clone(), header),
-            None => Scan::headless(&self.path, self.bytes.clone(), self.base, Some(self.log_tag)),
+            None => Scan::headless(&self.path, self.bytes.clone(), self.base, self.log_tag),
         }
     }
 
@@ -493,20 +493,17 @@ pub fn forecast(storage: &dyn Storage, log: &Directory) -> Option<Forecast> {
         .as_ref()
         .filter(|_| active.header_damage.is_none());
     let Some(header) = good_header else {
+        let next = active.build_index(INDEX_INTERVAL_BYTES).end;
         return Some(Forecast {
             ending: None,
             interruption,
-            next: active.base,
+            next,
             epoch: 0,
-            durable_through: active.base.get() - 1,
+            durable_through: next.get() - 1,
             data_end: ByteOffset(HEADER_BLOCK_BYTES),
             cut: None,
             rewritten: None,
-            statement: Some(open::headless_statement(
-                &log.path,
-                active.base,
-                damages.clone(),
-            )),
+            statement: Some(open::headless_statement(&log.path, next, damages.clone())),
             read_only: damages.first().map(ToString::to_string),
         });
     };

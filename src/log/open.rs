@@ -16,9 +16,7 @@ use super::position::{ByteOffset, Micros, Sequence};
 use super::prepare::{self, remove_if_there};
 use super::reader::Segment;
 use super::recovery::{self, Ending, Survey};
-use super::segment::{
-    self, BadSegmentHeader, HEADER_BYTES, PREPARING, SegmentHeader, VERSION,
-};
+use super::segment::{self, BadSegmentHeader, HEADER_BYTES, PREPARING, SegmentHeader, VERSION};
 use super::state::{Queue, State};
 use super::status::LossStatement;
 use super::storage::{Access, Storage, StorageLock};
@@ -54,9 +52,18 @@ pub(super) fn open(
     options: &Options,
     observer: Arc<dyn Observer>,
 ) -> Result<(Arc<State>, Option<LossStatement>), Error> {
-    let opening = Opening { environment, storage: &*environment.storage, dir, writer, options };
+    let opening = Opening {
+        environment,
+        storage: &*environment.storage,
+        dir,
+        writer,
+        options,
+    };
     let io = |operation| opening.io(operation);
-    opening.storage.create_dir_all(dir).map_err(io("create directory"))?;
+    opening
+        .storage
+        .create_dir_all(dir)
+        .map_err(io("create directory"))?;
     let lock = opening.lock()?;
     let interruption = interruption(opening.storage, dir, &opening.instance());
     for name in [PREPARING, "loss.tmp"] {
@@ -67,12 +74,22 @@ pub(super) fn open(
     if segments.is_empty() {
         segments.push(opening.create()?);
     }
-    let Some(active) = segments.pop() else { unreachable!("a segment was just created") };
+    let Some(active) = segments.pop() else {
+        unreachable!("a segment was just created")
+    };
     let recovered = opening.recover(active, interruption, damages)?;
-    let Recovered { segment, core, next, statement, read_only } = recovered;
+    let Recovered {
+        segment,
+        core,
+        next,
+        statement,
+        read_only,
+    } = recovered;
     segments.push(segment);
 
-    let first = segments.first().map_or(Sequence::FIRST, |segment| segment.base);
+    let first = segments
+        .first()
+        .map_or(Sequence::FIRST, |segment| segment.base);
     let state = State {
         dir: dir.to_owned(),
         options: options.clone(),
@@ -117,14 +134,16 @@ impl State {
     /// the sequence to go on with. `false` if there was no room for it.
     fn begin_epoch(&self) -> Result<bool, Error> {
         let mut core = self.lock_core();
-        if core.room() <= super::batch::MARK_BYTES as u64 {
+        // A clean close must still find room for its mark.
+        if core.room() < 2 * super::batch::MARK_BYTES as u64 {
             return Ok(false);
         }
-        self.write_mark(&mut core, FLAG_MARK).map_err(|error| Error::Io {
-            operation: "begin a new epoch in",
-            path: self.dir.clone(),
-            source: io::Error::other(error),
-        })?;
+        self.write_mark(&mut core, FLAG_MARK)
+            .map_err(|error| Error::Io {
+                operation: "begin a new epoch in",
+                path: self.dir.clone(),
+                source: io::Error::other(error),
+            })?;
         let flushed = core.segment.file.sync_data();
         flushed.map_err(|source| core.segment.io_error("flush", source))?;
         Ok(true)
@@ -151,7 +170,11 @@ struct Recovered {
 impl Opening<'_> {
     fn io(&self, operation: &'static str) -> impl FnOnce(io::Error) -> Error {
         let path = self.dir.to_owned();
-        move |source| Error::Io { operation, path, source }
+        move |source| Error::Io {
+            operation,
+            path,
+            source,
+        }
     }
 
     fn lock(&self) -> Result<Box<dyn StorageLock>, Error> {
@@ -159,9 +182,16 @@ impl Opening<'_> {
         let owner = format!("pid {} ({})\n", std::process::id(), self.writer.clock_key);
         self.storage.lock(&path, &owner).map_err(|source| {
             if source.kind() == io::ErrorKind::WouldBlock {
-                Error::Locked { path: path.clone(), owner: source.to_string() }
+                Error::Locked {
+                    path: path.clone(),
+                    owner: source.to_string(),
+                }
             } else {
-                Error::Io { operation: "lock", path: path.clone(), source }
+                Error::Io {
+                    operation: "lock",
+                    path: path.clone(),
+                    source,
+                }
             }
         })
     }
@@ -183,13 +213,22 @@ impl Opening<'_> {
         let names = self.storage.list(self.dir).map_err(self.io("list"))?;
         let mut segments = Vec::new();
         for name in names {
-            let Some(base) = segment::base_of(&name) else { continue };
+            let Some(base) = segment::base_of(&name) else {
+                continue;
+            };
             let path = self.dir.join(&name);
             let io = |operation| {
                 let path = path.clone();
-                move |source| Error::Io { operation, path, source }
+                move |source| Error::Io {
+                    operation,
+                    path,
+                    source,
+                }
             };
-            let file = self.storage.open(&path, Access::Write).map_err(io("open"))?;
+            let file = self
+                .storage
+                .open(&path, Access::Write)
+                .map_err(io("open"))?;
             let len = file.len().map_err(io("measure"))?.min(HEADER_BYTES as u64);
             let len = usize::try_from(len).unwrap_or(HEADER_BYTES);
             let bytes = file.read(0, len).map_err(io("read header of"))?;
@@ -242,11 +281,24 @@ impl Opening<'_> {
         );
         damages.extend(survey.damages.iter().cloned());
         let names = self.storage.list(self.dir).map_err(self.io("list"))?;
-        let verdict = judge(self.dir, &survey, interruption, damages, loss::last_epoch(&names));
-        let Verdict { mends, next, epoch, statement, read_only } = verdict;
+        let verdict = judge(
+            self.dir,
+            &survey,
+            interruption,
+            damages,
+            loss::last_epoch(&names),
+        );
+        let Verdict {
+            mends,
+            next,
+            epoch,
+            statement,
+            read_only,
+        } = verdict;
         if let Some(statement) = &statement {
             // Before mending, which destroys the evidence: power may fail in between.
-            loss::write(self.storage, self.dir, statement).map_err(self.io("write loss statement in"))?;
+            loss::write(self.storage, self.dir, statement)
+                .map_err(self.io("write loss statement in"))?;
         }
         if mends {
             mend(&active, &survey)?;
@@ -254,13 +306,21 @@ impl Opening<'_> {
         let core = core(&active, &header, &survey, next, epoch)?;
         active.grow_from(survey.index);
         let segment = active;
-        Ok(Recovered { segment, core, next, statement, read_only })
+        Ok(Recovered {
+            segment,
+            core,
+            next,
+            statement,
+            read_only,
+        })
     }
 
     /// The last segment has no readable header: its records can be read, but nothing says what was
     /// flushed.
     fn headless(&self, active: Arc<Segment>, damages: Vec<Damage>) -> Result<Recovered, Error> {
-        let reason = damages.first().map_or_else(|| "damaged header".to_owned(), ToString::to_string);
+        let reason = damages
+            .first()
+            .map_or_else(|| "damaged header".to_owned(), ToString::to_string);
         let next = active.with_index(self.storage, |index| index.end)?;
         let core = Core {
             segment: Arc::clone(&active),
@@ -281,7 +341,13 @@ impl Opening<'_> {
             tracing::error!(dir = %self.dir.display(), %error, "cannot write the loss statement");
         }
         let statement = Some(statement);
-        Ok(Recovered { segment: active, core, next, statement, read_only: Some(reason) })
+        Ok(Recovered {
+            segment: active,
+            core,
+            next,
+            statement,
+            read_only: Some(reason),
+        })
     }
 }
 
@@ -300,25 +366,34 @@ fn mend(active: &Segment, survey: &Survey) -> Result<(), Error> {
             at += len;
         }
     }
-    let unflushed = survey.index.data_end.0.saturating_sub(survey.unflushed_at.0);
+    let unflushed = survey
+        .index
+        .data_end
+        .0
+        .saturating_sub(survey.unflushed_at.0);
     if let Ok(len) = usize::try_from(unflushed)
         && len > 0
     {
         let read = active.file.read(survey.unflushed_at.0, len);
         // Copied first: the mapping must not be the source of a write to the same pages.
-        let bytes = read.map_err(|source| active.io_error("read", source))?.to_vec();
+        let bytes = read
+            .map_err(|source| active.io_error("read", source))?
+            .to_vec();
         let written = active.file.write_at(survey.unflushed_at.0, &bytes);
         written.map_err(|source| active.io_error("write again the end of", source))?;
     }
-    active.file.sync_data().map_err(|source| active.io_error("flush", source))
+    active
+        .file
+        .sync_data()
+        .map_err(|source| active.io_error("flush", source))
 }
 
 /// What the end of the last session was, as far as the operating system tells the process that is
 /// called `instance`.
 pub(super) fn interruption(storage: &dyn Storage, dir: &Path, instance: &str) -> Interruption {
-    let session = storage.open(&dir.join(SESSION), Access::Read).and_then(|file| {
-        file.read(0, usize::try_from(file.len()?).map_err(io::Error::other)?)
-    });
+    let session = storage
+        .open(&dir.join(SESSION), Access::Read)
+        .and_then(|file| file.read(0, usize::try_from(file.len()?).map_err(io::Error::other)?));
     let (Ok(session), Ok(boot)) = (session, storage.boot_id()) else {
         return Interruption::Machine;
     };
@@ -327,7 +402,11 @@ pub(super) fn interruption(storage: &dyn Storage, dir: &Path, instance: &str) ->
     let same_boot = lines.next() == Some(&boot);
     let same_process = lines.next() == Some(instance);
     // The same process opens a log again only after it has given it up.
-    if same_boot && !same_process { Interruption::Process } else { Interruption::Machine }
+    if same_boot && !same_process {
+        Interruption::Process
+    } else {
+        Interruption::Machine
+    }
 }
 
 /// What is to be done about the last session, decided but not done.
@@ -357,13 +436,16 @@ pub(super) fn judge(
     let writable = damages.is_empty();
     let (next, skipped) = resume_at(survey, interruption, fresh);
     // If an opening was interrupted after it had made its loss statement, that one is kept, and the
-    // epoch it was to begin is left out.
-    // A damaged log takes no writes, so it stays in the epoch that it never begins.
-    let last = if writable { survey.epoch.max(stated) } else { survey.epoch };
+    // epoch it was to begin is left out. A damaged log begins none, so it states itself only once.
+    let last = if writable {
+        survey.epoch.max(stated)
+    } else {
+        survey.epoch
+    };
     let epoch = last.saturating_add(1);
-    let read_only = damages.first().map(|damage| {
-        format!("{damage}; every good record can be read, none can be added")
-    });
+    let read_only = damages
+        .first()
+        .map(|damage| format!("{damage}; every good record can be read, none can be added"));
     let statement = (!fresh && (survey.ending != Ending::Clean || !writable)).then(|| {
         let cut = survey.cut.as_ref();
         LossStatement {
@@ -379,7 +461,13 @@ pub(super) fn judge(
         }
     });
     let mends = writable && survey.ending != Ending::Clean && !fresh;
-    Verdict { mends, next, epoch, statement, read_only }
+    Verdict {
+        mends,
+        next,
+        epoch,
+        statement,
+        read_only,
+    }
 }
 
 /// The statement about a log whose last segment has no readable header.
@@ -426,7 +514,10 @@ fn core(
     next: Sequence,
     epoch: u32,
 ) -> Result<Core, Error> {
-    let len = active.file.len().map_err(|source| active.io_error("measure", source))?;
+    let len = active
+        .file
+        .len()
+        .map_err(|source| active.io_error("measure", source))?;
     Ok(Core {
         segment: Arc::clone(active),
         at: survey.index.data_end,
@@ -438,7 +529,11 @@ fn core(
         // Nothing is on disk to say that a session has begun after a clean close, until the first
         // reservation or flush of it. A reservation from before would let it show sequences that
         // a power cut makes it forget.
-        reserved_end: if survey.ending == Ending::Clean { next.get() } else { survey.reserved_end },
+        reserved_end: if survey.ending == Ending::Clean {
+            next.get()
+        } else {
+            survey.reserved_end
+        },
         marked_durable: survey.durable_through,
         log_id: header.log_id,
         log_tag: header.log_tag(),
@@ -449,23 +544,39 @@ fn core(
 /// Reads the header of a segment file with the name of `base`.
 pub(super) fn header(path: &Path, base: Sequence, bytes: &[u8]) -> Result<SegmentHeader, Error> {
     let damage = |what, expected: String, found: String| {
-        Error::Damaged(Damage { path: path.to_owned(), offset: ByteOffset(0), what, expected, found })
+        Error::Damaged(Damage {
+            path: path.to_owned(),
+            offset: ByteOffset(0),
+            what,
+            expected,
+            found,
+        })
     };
     let Some(bytes) = bytes.first_chunk::<HEADER_BYTES>() else {
         let found = format!("{} bytes", bytes.len());
-        return Err(damage("segment header", format!("{HEADER_BYTES} bytes"), found));
+        return Err(damage(
+            "segment header",
+            format!("{HEADER_BYTES} bytes"),
+            found,
+        ));
     };
     match SegmentHeader::decode(bytes) {
         Ok(header) if header.base == base => Ok(header),
-        Ok(header) => {
-            Err(damage("base sequence", format!("{base} (file name)"), header.base.to_string()))
-        }
-        Err(BadSegmentHeader::Version(found)) => {
-            Err(Error::Version { path: path.to_owned(), found, supported: VERSION })
-        }
-        Err(BadSegmentHeader::Magic) => {
-            Err(damage("segment magic", "ARQONSEG".to_owned(), format!("{:02x?}", &bytes[..8])))
-        }
+        Ok(header) => Err(damage(
+            "base sequence",
+            format!("{base} (file name)"),
+            header.base.to_string(),
+        )),
+        Err(BadSegmentHeader::Version(found)) => Err(Error::Version {
+            path: path.to_owned(),
+            found,
+            supported: VERSION,
+        }),
+        Err(BadSegmentHeader::Magic) => Err(damage(
+            "segment magic",
+            "ARQONSEG".to_owned(),
+            format!("{:02x?}", &bytes[..8]),
+        )),
         Err(BadSegmentHeader::Checksum(stored, computed)) => Err(damage(
             "segment header checksum",
             format!("{stored:#010x}"),

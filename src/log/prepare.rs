@@ -36,7 +36,9 @@ pub(super) struct Prepared {
 
 /// Size of the segment that follows one of `capacity` bytes.
 fn capacity_after(capacity: u64, options: &Options) -> u64 {
-    capacity.saturating_mul(4).clamp(options.segment_bytes_first, options.segment_bytes)
+    capacity
+        .saturating_mul(4)
+        .clamp(options.segment_bytes_first, options.segment_bytes)
 }
 
 /// Makes a zeroed file of `capacity` bytes; durable under its name on `Ok`, gone on `Err`.
@@ -85,7 +87,10 @@ fn zero(file: &dyn StorageFile, capacity: u64) -> io::Result<()> {
     let mut at = 0;
     while at < capacity {
         let len = (capacity - at).min(ZEROS_AT_ONCE as u64);
-        file.write_at(at, &zeros[..usize::try_from(len).map_err(io::Error::other)?])?;
+        file.write_at(
+            at,
+            &zeros[..usize::try_from(len).map_err(io::Error::other)?],
+        )?;
         at += len;
         if at.is_multiple_of(FLUSH_EVERY_BYTES) {
             file.sync_data()?;
@@ -121,14 +126,28 @@ pub(super) fn activate(
     let path = segment::path(dir, header.base);
     let io = |operation| {
         let path = path.clone();
-        move |source| Error::Io { operation, path, source }
+        move |source| Error::Io {
+            operation,
+            path,
+            source,
+        }
     };
-    prepared.file.write_at(0, &header.encode()).map_err(io("write header of"))?;
+    prepared
+        .file
+        .write_at(0, &header.encode())
+        .map_err(io("write header of"))?;
     prepared.file.sync_data().map_err(io("flush header of"))?;
-    storage.rename(&dir.join(PREPARED), &path).map_err(io("rename prepared segment to"))?;
+    storage
+        .rename(&dir.join(PREPARED), &path)
+        .map_err(io("rename prepared segment to"))?;
     storage.sync_dir(dir).map_err(io("flush directory of"))?;
     let start = ByteOffset(HEADER_BLOCK_BYTES);
-    let index = Index::new(header.base, start, header.chain(), options.index_interval_bytes);
+    let index = Index::new(
+        header.base,
+        start,
+        header.chain(),
+        options.index_interval_bytes,
+    );
     Ok(Segment::growing(header, path, prepared.file, index))
 }
 
@@ -152,7 +171,11 @@ impl State {
     /// Begins the next segment, with room for `needed` bytes after its header block.
     ///
     /// If there is no room on the disk nothing has happened; any other failure poisons the log.
-    pub(super) fn rotate(self: &Arc<Self>, core: &mut Core, needed: u64) -> Result<(), AppendError> {
+    pub(super) fn rotate(
+        self: &Arc<Self>,
+        core: &mut Core,
+        needed: u64,
+    ) -> Result<(), AppendError> {
         // Held until the file has its own name, so that nobody prepares another one meanwhile under
         // the name that this one still has.
         let mut slot = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
@@ -161,7 +184,11 @@ impl State {
         self.flush_segment(&core.segment, core.next)?;
         // A segment without records has the same base: its successor takes its name and place, and
         // follows whatever it followed.
-        let empty = core.segment.header.as_ref().filter(|header| header.base == core.next);
+        let empty = core
+            .segment
+            .header
+            .as_ref()
+            .filter(|header| header.base == core.next);
         let header = SegmentHeader {
             version: VERSION,
             node: self.writer.node,
@@ -194,7 +221,10 @@ impl State {
         core.chain = chain;
         core.marked_durable = core.next.get() - 1;
         {
-            let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+            let mut segments = self
+                .segments
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
             if replaces {
                 segments.pop();
             }
@@ -230,11 +260,15 @@ impl State {
                     return Ok(prepared);
                 }
                 Err(error) => {
-                    let smaller = (capacity / 4).max(needed).max(self.options.segment_bytes_first);
+                    let smaller = (capacity / 4)
+                        .max(needed)
+                        .max(self.options.segment_bytes_first);
                     if error.kind() != io::ErrorKind::StorageFull || smaller >= capacity {
                         core.prepare_failed_at = Some(now);
                         tracing::error!(dir = %self.dir.display(), %error, "cannot make a segment");
-                        return Err(AppendError::NoSpace { reason: error.to_string() });
+                        return Err(AppendError::NoSpace {
+                            reason: error.to_string(),
+                        });
                     }
                     capacity = smaller;
                 }
@@ -246,7 +280,10 @@ impl State {
     pub(super) fn prepare_ahead(&self) {
         let capacity = capacity_after(self.lock_core().capacity, &self.options);
         let mut slot = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
-        if slot.as_ref().is_some_and(|prepared| prepared.capacity >= capacity) {
+        if slot
+            .as_ref()
+            .is_some_and(|prepared| prepared.capacity >= capacity)
+        {
             return;
         }
         match prepare(&*self.storage, &self.dir, capacity) {
@@ -293,18 +330,25 @@ impl State {
     /// is kept aside for reuse.
     pub(super) fn trim(self: &Arc<Self>, before: Sequence) -> Result<Sequence, Error> {
         let removed: Vec<Arc<Segment>> = {
-            let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+            let mut segments = self
+                .segments
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
             let keep = segments
                 .windows(2)
                 .take_while(|pair| pair[1].base <= before.min(self.durable_end()))
                 .count();
             let removed = segments.drain(..keep).collect();
             if let Some(first) = segments.first() {
-                self.first.store(first.base.get(), std::sync::atomic::Ordering::Release);
+                self.first
+                    .store(first.base.get(), std::sync::atomic::Ordering::Release);
             }
             removed
         };
-        self.indexes.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.indexes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
         for segment in removed {
             self.retire(segment)?;
         }
@@ -316,9 +360,14 @@ impl State {
         let path = segment.path.clone();
         let io = |operation| {
             let path = path.clone();
-            move |source| Error::Io { operation, path, source }
+            move |source| Error::Io {
+                operation,
+                path,
+                source,
+            }
         };
-        remove_if_there(&*self.storage, &path.with_extension("idx")).map_err(io("remove index of"))?;
+        remove_if_there(&*self.storage, &path.with_extension("idx"))
+            .map_err(io("remove index of"))?;
         // Reusable only if nobody can still look at its bytes: neither through the segment nor
         // through a mapping of it.
         let unused = Arc::into_inner(segment).is_some_and(|segment| !segment.file.is_shared());

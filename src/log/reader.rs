@@ -2,7 +2,10 @@
 //!
 //! Knows nothing of the writer but how far its data reaches, which the index says.
 
-#![expect(unsafe_code, reason = "mapping a file is unsafe; this is the only place that does it")]
+#![expect(
+    unsafe_code,
+    reason = "mapping a file is unsafe; this is the only place that does it"
+)]
 
 use std::fs::File;
 use std::io;
@@ -13,14 +16,14 @@ use bytes::{Bytes, BytesMut};
 use memmap2::Mmap;
 
 use super::batch::{self, BatchHeader};
+use super::chunk::{Chunk, Found};
 use super::error::{Damage, Error};
 use super::index::Index;
 use super::position::{ByteOffset, Micros, Sequence};
 use super::record;
-use super::scan::{Scan, Scanned};
+use super::scan::{Scan, Scanned, first_log_tag};
 use super::segment::{HEADER_BLOCK_BYTES, SegmentHeader};
 use super::storage::{Access, Storage, StorageFile};
-use super::chunk::{Chunk, Found};
 
 /// Maps a whole file for reading.
 pub(super) fn map_file(file: &File) -> io::Result<Bytes> {
@@ -85,7 +88,13 @@ impl Segment {
         path: PathBuf,
         file: Box<dyn StorageFile>,
     ) -> Self {
-        Self { base, header, path, file, index: RwLock::new(IndexState::Sealed(None)) }
+        Self {
+            base,
+            header,
+            path,
+            file,
+            index: RwLock::new(IndexState::Sealed(None)),
+        }
     }
 
     /// Begins growth, with `index` for what is there.
@@ -163,7 +172,13 @@ impl Segment {
                 tracing::warn!(path = %path.display(), "index is damaged; building it again");
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => return Err(Error::Io { operation: "read", path, source }),
+            Err(source) => {
+                return Err(Error::Io {
+                    operation: "read",
+                    path,
+                    source,
+                });
+            }
         }
         self.build_index()
     }
@@ -185,7 +200,10 @@ impl Segment {
         let bytes = self.bytes()?;
         Ok(match &self.header {
             Some(header) => Scan::new(&self.path, bytes, header),
-            None => Scan::headless(&self.path, bytes, self.base, None),
+            None => {
+                let log_tag = first_log_tag(&bytes).unwrap_or(0);
+                Scan::headless(&self.path, bytes, self.base, log_tag)
+            }
         })
     }
 
@@ -199,7 +217,11 @@ impl Segment {
     }
 
     pub(super) fn io_error(&self, operation: &'static str, source: io::Error) -> Error {
-        Error::Io { operation, path: self.path.clone(), source }
+        Error::Io {
+            operation,
+            path: self.path.clone(),
+            source,
+        }
     }
 
     /// Records of this segment from `from` on and below `end`.
@@ -215,7 +237,13 @@ impl Segment {
         let start = point.map_or(ByteOffset(HEADER_BLOCK_BYTES), |point| point.offset);
         match self.read_good(start, data_end, from, end, bytes_max) {
             Some(found) => Ok(found),
-            None => self.read_damaged(start, point.map_or(self.base, |p| p.sequence), from, end, bytes_max),
+            None => self.read_damaged(
+                start,
+                point.map_or(self.base, |p| p.sequence),
+                from,
+                end,
+                bytes_max,
+            ),
         }
     }
 
@@ -247,9 +275,17 @@ impl Segment {
             let body = self.file.read(body_at.0, body_len).ok()?;
             if crc32fast::hash(&body) != header.body_crc {
                 // What was gathered is good; the damage is found by the next read.
-                return if gathered.is_empty() { None } else { Some(gathered.into_read(Found::End)) };
+                return if gathered.is_empty() {
+                    None
+                } else {
+                    Some(gathered.into_read(Found::End))
+                };
             }
-            let chunk = Chunk { base: header.base, last: header.end().previous()?, records: body };
+            let chunk = Chunk {
+                base: header.base,
+                last: header.end().previous()?,
+                records: body,
+            };
             let part = chunk.between(from, end, bytes_max)?;
             let cut_short = part.last < chunk.last;
             gathered.add(part);
@@ -286,8 +322,14 @@ impl Segment {
             let chunks = match scanned {
                 Scanned::Batch(batch) if batch.header.is_mark() => continue,
                 Scanned::Batch(batch) => {
-                    let Some(last) = batch.header.end().previous() else { continue };
-                    vec![Chunk { base: batch.header.base, last, records: batch.body }]
+                    let Some(last) = batch.header.end().previous() else {
+                        continue;
+                    };
+                    vec![Chunk {
+                        base: batch.header.base,
+                        last,
+                        records: batch.body,
+                    }]
                 }
                 Scanned::Damaged(region) => {
                     let chunks = region.chunks();
@@ -312,14 +354,22 @@ impl Segment {
                 if chunk.base > from
                     && let Some(damage) = damage
                 {
-                    return Ok(SegmentRead::Found(Found::Damaged { damage, next: chunk.base }));
+                    return Ok(SegmentRead::Found(Found::Damaged {
+                        damage,
+                        next: chunk.base,
+                    }));
                 }
-                let found = chunk.between(from, end, bytes_max).map_or(Found::End, Found::Records);
+                let found = chunk
+                    .between(from, end, bytes_max)
+                    .map_or(Found::End, Found::Records);
                 return Ok(SegmentRead::Found(found));
             }
         }
         Ok(match damage {
-            Some(damage) => SegmentRead::Found(Found::Damaged { damage, next: Sequence::MAX }),
+            Some(damage) => SegmentRead::Found(Found::Damaged {
+                damage,
+                next: Sequence::MAX,
+            }),
             None => SegmentRead::Exhausted,
         })
     }
@@ -343,7 +393,9 @@ impl Segment {
                     }
                 }
                 Scanned::Damaged(region) => {
-                    let late = region.salvaged().find(|(_, record)| record.appended_at >= time);
+                    let late = region
+                        .salvaged()
+                        .find(|(_, record)| record.appended_at >= time);
                     if let Some((_, record)) = late {
                         return Ok(Some(record.sequence));
                     }
@@ -366,7 +418,9 @@ impl Segment {
         let total = usize::try_from(len).ok()?.checked_add(1 + prefix)?;
         let bytes = self.file.read(offset, total).ok()?;
         let (record, _) = record::parse(&bytes)?;
-        record.is_intact().then_some((record.sequence, bytes.clone()))
+        record
+            .is_intact()
+            .then_some((record.sequence, bytes.clone()))
     }
 }
 
@@ -428,9 +482,11 @@ impl Gathered {
 
     fn into_read(self, otherwise: Found) -> SegmentRead {
         SegmentRead::Found(match (self.first, self.last) {
-            (Some(first), Some(last)) if !self.copied.is_empty() => {
-                Found::Records(Chunk { base: first.base, last, records: self.copied.freeze() })
-            }
+            (Some(first), Some(last)) if !self.copied.is_empty() => Found::Records(Chunk {
+                base: first.base,
+                last,
+                records: self.copied.freeze(),
+            }),
             (Some(first), _) => Found::Records(first),
             (None, _) => otherwise,
         })

@@ -7,12 +7,12 @@
 //! Framed with tag and length it is also an element of the `records` of a `Deliver`, so a run of
 //! records goes from the disk to the socket as it is.
 
+use super::append::NewRecord;
+use super::chunk::RecordRef;
 use super::position::{Micros, Sequence};
 use super::wire::{
     BYTES, FIXED32, FIXED64, VARINT, length_prefixed, put_varint, tag, varint, varint_len,
 };
-use super::append::NewRecord;
-use super::chunk::RecordRef;
 
 /// Tag of `Deliver.records`.
 pub(super) const FIELD: u8 = tag(1, BYTES);
@@ -150,7 +150,10 @@ impl RecordRef<'_> {
     #[must_use]
     pub fn checksums(&self) -> (u32, u32) {
         let (body, crc) = self.record.split_at(self.record.len() - CRC_FIELD_BYTES);
-        let stored = crc[1..].first_chunk().copied().map_or(0, u32::from_le_bytes);
+        let stored = crc[1..]
+            .first_chunk()
+            .copied()
+            .map_or(0, u32::from_le_bytes);
         (stored, crc32fast::hash(body))
     }
 

@@ -15,7 +15,10 @@ use super::segment::{HEADER_BLOCK_BYTES, SegmentHeader};
 
 /// The facts that decide.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "the rows of a decision table")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "the rows of a decision table"
+)]
 pub(super) struct Facts {
     /// The last good batch is the mark of a clean close.
     pub(super) closed: bool,
@@ -46,10 +49,26 @@ pub enum Ending {
 pub(super) fn decide(facts: Facts) -> Ending {
     match facts {
         Facts { flushed: true, .. } => Ending::Corrupt,
-        Facts { bad: true, later: true, .. } => Ending::LostWrite,
-        Facts { bad: true, later: false, .. } => Ending::Torn,
-        Facts { bad: false, closed: true, .. } => Ending::Clean,
-        Facts { bad: false, closed: false, .. } => Ending::Unclean,
+        Facts {
+            bad: true,
+            later: true,
+            ..
+        } => Ending::LostWrite,
+        Facts {
+            bad: true,
+            later: false,
+            ..
+        } => Ending::Torn,
+        Facts {
+            bad: false,
+            closed: true,
+            ..
+        } => Ending::Clean,
+        Facts {
+            bad: false,
+            closed: false,
+            ..
+        } => Ending::Unclean,
     }
 }
 
@@ -189,7 +208,10 @@ fn cut(start: ByteOffset, expected: Sequence, behind: &[Scanned]) -> Cut {
             }
             Scanned::Damaged(region) => {
                 end = ByteOffset(region.range.end);
-                let header = region.bytes.first_chunk().map(super::batch::BatchHeader::decode);
+                let header = region
+                    .bytes
+                    .first_chunk()
+                    .map(super::batch::BatchHeader::decode);
                 if let Some(Ok(header)) = header
                     && let Some(last) = header.end().previous()
                     && !header.is_mark()
@@ -203,7 +225,11 @@ fn cut(start: ByteOffset, expected: Sequence, behind: &[Scanned]) -> Cut {
             Scanned::End(_) => {}
         }
     }
-    Cut { start, end, sequences }
+    Cut {
+        start,
+        end,
+        sequences,
+    }
 }
 
 /// Indexes what lies behind the damage, so that every good record can still be read.
@@ -266,7 +292,12 @@ mod tests {
             ([true, true, true, true], Corrupt),
         ];
         for ([closed, bad, later, flushed], ending) in table {
-            let facts = Facts { closed, bad, later, flushed };
+            let facts = Facts {
+                closed,
+                bad,
+                later,
+                flushed,
+            };
             assert_eq!(decide(facts), ending, "{facts:?}");
         }
     }

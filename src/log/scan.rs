@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use super::batch::{self, BadHeader, BatchHeader, chain_of};
+use super::chunk::{Chunk, RecordRef};
 use super::error::Damage;
 use super::position::{ByteOffset, Sequence};
 use super::record;
 use super::segment::{HEADER_BLOCK_BYTES, SegmentHeader};
-use super::chunk::{Chunk, RecordRef};
 
 /// A good batch.
 #[derive(Clone, Debug)]
@@ -86,17 +86,14 @@ impl Scan {
     }
 
     /// A scan of a file whose header cannot be read: by the log's tag and by `base`, the lowest
-    /// sequence that may stand in it. Without a tag, the first batch header that is whole says
-    /// which log the file belongs to.
+    /// sequence that may stand in it.
     #[must_use]
-    pub fn headless(path: &Path, bytes: Bytes, base: Sequence, log_tag: Option<u32>) -> Self {
-        let at = usize::try_from(HEADER_BLOCK_BYTES).unwrap_or(usize::MAX);
-        let first = || first_log_tag(bytes.get(at..).unwrap_or_default());
+    pub fn headless(path: &Path, bytes: Bytes, base: Sequence, log_tag: u32) -> Self {
         Self {
             path: path.to_owned(),
-            log_tag: log_tag.or_else(first).unwrap_or(0),
             bytes,
-            at,
+            at: usize::try_from(HEADER_BLOCK_BYTES).unwrap_or(usize::MAX),
+            log_tag,
             chain: None,
             next: base,
             epoch: 0,
@@ -122,9 +119,13 @@ impl Scan {
     fn batch_at(&self, at: usize) -> Result<Batch, (Damage, Option<usize>)> {
         let Some(header_bytes) = self.bytes.get(at..).and_then(<[u8]>::first_chunk) else {
             let found = self.bytes.len().saturating_sub(at);
-            return Err((self.damage(at, "batch header", "64 bytes", format!("{found} bytes")), None));
+            return Err((
+                self.damage(at, "batch header", "64 bytes", format!("{found} bytes")),
+                None,
+            ));
         };
-        let header = BatchHeader::decode(header_bytes).map_err(|bad| (self.bad_header(at, &bad), None))?;
+        let header =
+            BatchHeader::decode(header_bytes).map_err(|bad| (self.bad_header(at, &bad), None))?;
         if header.log_tag != self.log_tag {
             return Err((
                 self.damage(at, "log tag", hex(self.log_tag), hex(header.log_tag)),
@@ -132,22 +133,35 @@ impl Scan {
             ));
         }
         let start = at + batch::HEADER_BYTES;
-        let end = usize::try_from(header.body_len).ok().and_then(|len| start.checked_add(len));
+        let end = usize::try_from(header.body_len)
+            .ok()
+            .and_then(|len| start.checked_add(len));
         let Some(end) = end.filter(|&end| end <= self.bytes.len()) else {
             let room = self.bytes.len() - start;
             let len = header.body_len;
             return Err((
-                self.damage(at, "body length", format!("at most {room} bytes"), format!("{len} bytes")),
+                self.damage(
+                    at,
+                    "body length",
+                    format!("at most {room} bytes"),
+                    format!("{len} bytes"),
+                ),
                 None,
             ));
         };
         if let Some(chain) = self.chain
             && chain != header.chain
         {
-            return Err((self.damage(at, "chain", hex(chain), hex(header.chain)), Some(end)));
+            return Err((
+                self.damage(at, "chain", hex(chain), hex(header.chain)),
+                Some(end),
+            ));
         }
         if header.base < self.next || header.epoch < self.epoch {
-            let expected = format!("sequence {} or later of epoch {} or later", self.next, self.epoch);
+            let expected = format!(
+                "sequence {} or later of epoch {} or later",
+                self.next, self.epoch
+            );
             let found = format!("sequence {} of epoch {}", header.base, header.epoch);
             return Err((self.damage(at, "sequence", expected, found), Some(end)));
         }
@@ -171,14 +185,22 @@ impl Scan {
         match bad {
             BadHeader::Magic => {
                 let found = self.bytes.get(at..at + 4).unwrap_or_default();
-                self.damage(at, "batch magic", format!("{:02x?}", batch::MAGIC), format!("{found:02x?}"))
+                self.damage(
+                    at,
+                    "batch magic",
+                    format!("{:02x?}", batch::MAGIC),
+                    format!("{found:02x?}"),
+                )
             }
             BadHeader::Checksum(stored, computed) => {
                 self.damage(at, "header checksum", hex(*stored), hex(*computed))
             }
-            BadHeader::Values(what) => {
-                self.damage(at, "header values", "values a writer produces", (*what).to_owned())
-            }
+            BadHeader::Values(what) => self.damage(
+                at,
+                "header values",
+                "values a writer produces",
+                (*what).to_owned(),
+            ),
         }
     }
 
@@ -200,7 +222,10 @@ impl Scan {
 
     /// The start of the next good batch after `from`.
     fn resync(&self, from: usize) -> Option<usize> {
-        let blind = Self { chain: None, ..self.clone() };
+        let blind = Self {
+            chain: None,
+            ..self.clone()
+        };
         let mut at = from;
         while let Some(step) = batch::find_magic(self.bytes.get(at..)?) {
             at += step;
@@ -217,7 +242,9 @@ impl Scan {
         let end = match end_known {
             // The header is good, so the length is: the next batch follows the bad body.
             Some(end) if self.clone_at(end).is_plausible() => end,
-            _ => self.resync(start + 1).unwrap_or_else(|| self.data_end().max(start)),
+            _ => self
+                .resync(start + 1)
+                .unwrap_or_else(|| self.data_end().max(start)),
         };
         let following = self.clone_at(end).batch_at(end);
         let region = DamagedRegion {
@@ -236,7 +263,11 @@ impl Scan {
     }
 
     fn clone_at(&self, at: usize) -> Self {
-        Self { at, chain: None, ..self.clone() }
+        Self {
+            at,
+            chain: None,
+            ..self.clone()
+        }
     }
 
     fn is_plausible(&self) -> bool {
@@ -245,7 +276,10 @@ impl Scan {
 
     /// One past the last byte that is not zero.
     fn data_end(&self) -> usize {
-        self.bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1)
+        self.bytes
+            .iter()
+            .rposition(|&byte| byte != 0)
+            .map_or(0, |last| last + 1)
     }
 }
 
@@ -278,7 +312,11 @@ impl Iterator for Scan {
 impl Batch {
     /// Its records; none for a mark.
     pub fn records(&self) -> impl Iterator<Item = RecordRef<'_>> {
-        let body: &[u8] = if self.header.is_mark() { &[] } else { &self.body };
+        let body: &[u8] = if self.header.is_mark() {
+            &[]
+        } else {
+            &self.body
+        };
         record::Records::new(body)
     }
 
@@ -326,12 +364,17 @@ impl DamagedRegion {
         }
         chunks
             .into_iter()
-            .map(|(range, base, last)| Chunk { base, last, records: self.bytes.slice(range) })
+            .map(|(range, base, last)| Chunk {
+                base,
+                last,
+                records: self.bytes.slice(range),
+            })
             .collect()
     }
 }
 
-fn first_log_tag(mut bytes: &[u8]) -> Option<u32> {
+/// The tag of the log that the first good batch header in `bytes` belongs to.
+pub(super) fn first_log_tag(mut bytes: &[u8]) -> Option<u32> {
     loop {
         bytes = bytes.get(batch::find_magic(bytes)?..)?;
         match BatchHeader::decode(bytes.first_chunk()?) {
@@ -344,7 +387,9 @@ fn first_log_tag(mut bytes: &[u8]) -> Option<u32> {
 /// Compares in blocks, so that a segment's free tail costs little more than touching it.
 fn is_zero(bytes: &[u8]) -> bool {
     const ZEROS: [u8; 4096] = [0; 4096];
-    bytes.chunks(ZEROS.len()).all(|chunk| *chunk == ZEROS[..chunk.len()])
+    bytes
+        .chunks(ZEROS.len())
+        .all(|chunk| *chunk == ZEROS[..chunk.len()])
 }
 
 fn hex(value: u32) -> String {

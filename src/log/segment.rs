@@ -156,11 +156,17 @@ pub fn path(dir: &Path, base: Sequence) -> PathBuf {
 }
 
 fn u32_at(bytes: &[u8; HEADER_BYTES], at: usize) -> u32 {
-    bytes[at..].first_chunk().copied().map_or(0, u32::from_le_bytes)
+    bytes[at..]
+        .first_chunk()
+        .copied()
+        .map_or(0, u32::from_le_bytes)
 }
 
 fn u64_at(bytes: &[u8; HEADER_BYTES], at: usize) -> u64 {
-    bytes[at..].first_chunk().copied().map_or(0, u64::from_le_bytes)
+    bytes[at..]
+        .first_chunk()
+        .copied()
+        .map_or(0, u64::from_le_bytes)
 }
 
 #[cfg(test)]
@@ -192,7 +198,10 @@ mod tests {
     fn a_later_version_is_named() {
         let mut bytes = header().encode();
         bytes[8] = 9;
-        assert_eq!(SegmentHeader::decode(&bytes), Err(BadSegmentHeader::Version(9)));
+        assert_eq!(
+            SegmentHeader::decode(&bytes),
+            Err(BadSegmentHeader::Version(9))
+        );
     }
 
     #[test]

@@ -98,20 +98,32 @@ impl State {
     }
 
     pub(super) fn read_only(&self) -> Option<String> {
-        self.read_only.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.read_only
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// The segments, oldest first.
     pub(super) fn segments(&self) -> Vec<Arc<Segment>> {
-        self.segments.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.segments
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// The segment that holds `sequence` if any does, and where the next one starts.
-    pub(super) fn segment_of(&self, sequence: Sequence) -> Option<(Arc<Segment>, Option<Sequence>)> {
+    pub(super) fn segment_of(
+        &self,
+        sequence: Sequence,
+    ) -> Option<(Arc<Segment>, Option<Sequence>)> {
         let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
         let after = segments.partition_point(|segment| segment.base <= sequence);
         let segment = segments.get(after.checked_sub(1)?)?;
-        Some((Arc::clone(segment), segments.get(after).map(|next| next.base)))
+        Some((
+            Arc::clone(segment),
+            segments.get(after).map(|next| next.base),
+        ))
     }
 
     /// Notes that the index of `segment` is in use, and drops the one used longest ago.
@@ -161,7 +173,9 @@ impl State {
             return Ok(());
         }
         if queue.bytes > 0 && queue.bytes + bytes > self.options.waiting_bytes_max {
-            return Err(AppendError::Busy { waiting_bytes: queue.bytes });
+            return Err(AppendError::Busy {
+                waiting_bytes: queue.bytes,
+            });
         }
         queue.bytes += bytes;
         queue.appends.push_back((append, bytes));
@@ -204,7 +218,9 @@ impl State {
                 break;
             }
             group_bytes += bytes;
-            let Some((append, bytes)) = queue.appends.pop_front() else { break };
+            let Some((append, bytes)) = queue.appends.pop_front() else {
+                break;
+            };
             queue.bytes -= bytes;
             group.push(append);
         }
@@ -235,7 +251,10 @@ impl State {
     /// Takes no appends from now on; whoever waits is told.
     pub(super) fn poison(&self, reason: &str) {
         {
-            let mut read_only = self.read_only.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut read_only = self
+                .read_only
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             if read_only.is_some() {
                 return;
             }
@@ -249,13 +268,21 @@ impl State {
             std::mem::take(&mut queue.appends)
         };
         for (append, _) in waiting {
-            let error = AppendError::ReadOnly { reason: reason.to_owned() };
+            let error = AppendError::ReadOnly {
+                reason: reason.to_owned(),
+            };
             append.sink.appended(append.token, Err(error));
         }
-        let unflushed =
-            std::mem::take(&mut *self.unflushed.lock().unwrap_or_else(PoisonError::into_inner));
+        let unflushed = std::mem::take(
+            &mut *self
+                .unflushed
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
         for owed in unflushed {
-            let error = AppendError::Indeterminate { reason: reason.to_owned() };
+            let error = AppendError::Indeterminate {
+                reason: reason.to_owned(),
+            };
             owed.sink.appended(owed.token, Err(error));
         }
         self.observer.poisoned(reason);
@@ -265,13 +292,23 @@ impl State {
     pub(super) fn close(self: &Arc<Self>) -> Result<(), AppendError> {
         let poisoned = self.read_only();
         self.drain();
-        let result = if poisoned.is_some() { Ok(()) } else { self.finish() };
-        let mut read_only = self.read_only.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = if poisoned.is_some() {
+            Ok(())
+        } else {
+            self.finish()
+        };
+        let mut read_only = self
+            .read_only
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         read_only.get_or_insert_with(|| "it is closed".to_owned());
         drop(read_only);
         // An append that slipped in between is answered as refused.
         self.drain();
-        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.lock
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         result
     }
 
@@ -282,7 +319,10 @@ impl State {
         }
         let mut queue = self.lock_queue();
         while queue.scheduled {
-            queue = self.idle.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue = self
+                .idle
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -298,11 +338,13 @@ impl State {
     }
 
     pub(super) fn sync_dir(&self) -> Result<(), Error> {
-        self.storage.sync_dir(&self.dir).map_err(|source| Error::Io {
-            operation: "flush directory",
-            path: self.dir.clone(),
-            source,
-        })
+        self.storage
+            .sync_dir(&self.dir)
+            .map_err(|source| Error::Io {
+                operation: "flush directory",
+                path: self.dir.clone(),
+                source,
+            })
     }
 }
 

@@ -84,7 +84,10 @@ pub trait Storage: Send + Sync + Debug {
 }
 
 /// An open file.
-#[expect(clippy::len_without_is_empty, reason = "a length of a file, which may fail")]
+#[expect(
+    clippy::len_without_is_empty,
+    reason = "a length of a file, which may fail"
+)]
 pub trait StorageFile: Send + Sync + Debug {
     /// Length in bytes.
     ///

@@ -21,17 +21,28 @@ pub(super) struct Tail {
 
 impl Tail {
     pub(super) fn new(bytes_max: usize) -> Self {
-        Self { chunks: VecDeque::new(), bytes: 0, bytes_max }
+        Self {
+            chunks: VecDeque::new(),
+            bytes: 0,
+            bytes_max,
+        }
     }
 
     pub(super) fn push(&mut self, chunk: Chunk) {
         let in_order = self.chunks.back().is_none_or(|last| last.last < chunk.base);
-        assert!(in_order, "chunk {:?} is not after {:?}", chunk.base, self.chunks.back());
+        assert!(
+            in_order,
+            "chunk {:?} is not after {:?}",
+            chunk.base,
+            self.chunks.back()
+        );
         self.bytes += chunk.records.len() + OVERHEAD_BYTES;
         self.chunks.push_back(chunk);
         // A single chunk may exceed the bound: then it alone stays out.
         while self.bytes > self.bytes_max {
-            let Some(oldest) = self.chunks.pop_front() else { break };
+            let Some(oldest) = self.chunks.pop_front() else {
+                break;
+            };
             self.bytes -= oldest.records.len() + OVERHEAD_BYTES;
         }
     }
@@ -47,7 +58,9 @@ impl Tail {
     }
 
     pub(super) fn holds(&self, sequence: Sequence) -> bool {
-        self.chunks.front().is_some_and(|first| first.base <= sequence)
+        self.chunks
+            .front()
+            .is_some_and(|first| first.base <= sequence)
             && self.chunks.back().is_some_and(|last| sequence <= last.last)
     }
 

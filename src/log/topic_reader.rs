@@ -42,7 +42,11 @@ impl fmt::Debug for TopicReader {
 
 impl TopicReader {
     pub(super) fn new(log: Log, wanted: Box<dyn Fn(&str) -> bool + Send + Sync>) -> Self {
-        Self { log, wanted, place: None }
+        Self {
+            log,
+            wanted,
+            place: None,
+        }
     }
 
     /// Wanted records from `from` on and below `end`, about `bytes_max` bytes of them but at least
@@ -59,7 +63,9 @@ impl TopicReader {
     ) -> Result<Found, Error> {
         let mut from = from.max(self.log.bounds().first);
         while from < end {
-            let Some((segment, next_base)) = self.log.state().segment_of(from) else { break };
+            let Some((segment, next_base)) = self.log.state().segment_of(from) else {
+                break;
+            };
             self.go_to(&segment, next_base.is_some(), from, end)?;
             match self.take(from, end, bytes_max) {
                 Taken::Chunk(chunk) => return Ok(Found::Records(chunk)),
@@ -90,20 +96,31 @@ impl TopicReader {
             return Ok(());
         }
         let storage = &*self.log.state().storage;
-        let (offsets, indexed_end) = segment
-            .with_index(storage, |index| (index.offsets(&*self.wanted), index.end))?;
+        let (offsets, indexed_end) =
+            segment.with_index(storage, |index| (index.offsets(&*self.wanted), index.end))?;
         self.log.state().keep_index(segment);
         // Records before `from` are not looked at again: their offsets come first.
         let at = offsets.partition_point(|&offset| {
-            segment.record_at(offset).is_some_and(|(sequence, _)| sequence < from)
+            segment
+                .record_at(offset)
+                .is_some_and(|(sequence, _)| sequence < from)
         });
         let segment = Arc::clone(segment);
-        self.place = Some(Place { segment, offsets, indexed_end, sealed, at, next: from });
+        self.place = Some(Place {
+            segment,
+            offsets,
+            indexed_end,
+            sealed,
+            at,
+            next: from,
+        });
         Ok(())
     }
 
     fn take(&mut self, from: Sequence, end: Sequence, bytes_max: usize) -> Taken {
-        let Some(place) = &mut self.place else { return Taken::Nothing };
+        let Some(place) = &mut self.place else {
+            return Taken::Nothing;
+        };
         let mut records = BytesMut::new();
         let mut bounds: Option<(Sequence, Sequence)> = None;
         while let Some(&offset) = place.offsets.get(place.at) {
@@ -126,7 +143,11 @@ impl TopicReader {
         match bounds {
             Some((base, last)) => {
                 place.next = last.next();
-                Taken::Chunk(Chunk { base, last, records: records.freeze() })
+                Taken::Chunk(Chunk {
+                    base,
+                    last,
+                    records: records.freeze(),
+                })
             }
             None => Taken::Nothing,
         }

@@ -14,7 +14,10 @@ pub(super) const FIXED32: u8 = 5;
 
 /// Tag byte of a field with a number below 16.
 pub(super) const fn tag(field: u8, wire_type: u8) -> u8 {
-    assert!(field < 16, "the field number does not fit into one tag byte");
+    assert!(
+        field < 16,
+        "the field number does not fit into one tag byte"
+    );
     field << 3 | wire_type
 }
 
@@ -77,6 +80,9 @@ mod tests {
     #[test]
     fn a_varint_beyond_64_bits_is_refused() {
         assert_eq!(varint(&[0xff; 11]), None);
-        assert_eq!(varint(&[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 2]), None);
+        assert_eq!(
+            varint(&[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 2]),
+            None
+        );
     }
 }

@@ -307,6 +307,10 @@ fn a_damaged_log_refuses_appends_and_stays_as_it_is() {
         );
         let statement = session.statement.as_ref().expect("an unclean start");
         assert_eq!(statement.damages.len(), 1, "{statement:?}");
+        let statements = storage.files().into_keys();
+        let statements =
+            statements.filter(|path| path.extension().is_some_and(|ext| ext == "json"));
+        assert_eq!(statements.count(), 1, "one statement for one damage");
         // Closing does not launder it.
         drop(session.log.close());
     }

@@ -20,14 +20,20 @@ impl<'a> SmallDisk<'a> {
             .arg(path)
             .stderr(Stdio::null())
             .status();
-        mount.is_ok_and(|status| status.success()).then_some(Self(path))
+        mount
+            .is_ok_and(|status| status.success())
+            .then_some(Self(path))
     }
 }
 
 impl Drop for SmallDisk<'_> {
     fn drop(&mut self) {
         let unmounted = Command::new("umount").arg(self.0).status();
-        assert!(unmounted.is_ok_and(|status| status.success()), "umount {}", self.0.display());
+        assert!(
+            unmounted.is_ok_and(|status| status.success()),
+            "umount {}",
+            self.0.display()
+        );
     }
 }
 
@@ -38,7 +44,9 @@ fn full_disk_is_answered_and_the_node_goes_on_when_there_is_room_again() {
     let Some(disk) = SmallDisk::mounted_at(dir.path()) else {
         let root = rustix_is_root();
         assert!(!root, "root cannot mount a tmpfs here");
-        eprint!("not run: mounting a small disk takes root; tests/log/disk_faults.rs simulates it\n");
+        eprint!(
+            "not run: mounting a small disk takes root; tests/log/disk_faults.rs simulates it\n"
+        );
         return;
     };
     let node = Node::dev_on(&dir.path().join("data"));
@@ -59,10 +67,17 @@ fn full_disk_is_answered_and_the_node_goes_on_when_there_is_room_again() {
         stored += 1000;
         assert!(stored < 24_000, "the disk does not fill up");
     };
-    assert!(refused.stderr.contains("STORAGE_FAILURE"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("STORAGE_FAILURE"),
+        "{}",
+        refused.stderr
+    );
     let live = node.records(&["consume", "disk.>", "--from", "earliest", "--stop-at-end"]);
     let held = live.len();
-    assert!(held >= stored, "{held} records are readable, {stored} were acknowledged");
+    assert!(
+        held >= stored,
+        "{held} records are readable, {stored} were acknowledged"
+    );
 
     std::fs::remove_file(&ballast).expect("the ballast");
     let patience = std::time::Instant::now();
@@ -71,7 +86,11 @@ fn full_disk_is_answered_and_the_node_goes_on_when_there_is_room_again() {
         if ran.code == 0 {
             break;
         }
-        assert!(patience.elapsed() < crate::support::PATIENCE, "{}", ran.stderr);
+        assert!(
+            patience.elapsed() < crate::support::PATIENCE,
+            "{}",
+            ran.stderr
+        );
         std::thread::sleep(std::time::Duration::from_millis(100));
     }
     node.signal("KILL");
@@ -80,7 +99,10 @@ fn full_disk_is_answered_and_the_node_goes_on_when_there_is_room_again() {
 
     let node = Node::dev_on(&data);
     let after = node.records(&["consume", ">", "--from", "earliest", "--stop-at-end"]);
-    assert_eq!(after.last().map(|record| record.topic.as_str()), Some("disk.after"));
+    assert_eq!(
+        after.last().map(|record| record.topic.as_str()),
+        Some("disk.after")
+    );
     let sequences: Vec<u64> = after.iter().map(|record| record.sequence).collect();
     let expected: Vec<u64> = (1..=sequences.len() as u64).collect();
     assert_eq!(sequences, expected, "no gap and no repetition");

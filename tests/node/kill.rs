@@ -62,12 +62,20 @@ async fn kill_under_load_loses_nothing_that_was_acknowledged() {
         let node = Node::dev_on(&data);
         let url = format!("ws://{}/v1/ws", node.edge);
         let token = node.dev_token();
-        let mut tasks = vec![tokio::spawn(watch(connect(&url, &token).await, Arc::clone(&notes)))];
+        let mut tasks = vec![tokio::spawn(watch(
+            connect(&url, &token).await,
+            Arc::clone(&notes),
+        ))];
         for producer in 0..PRODUCERS {
             let client = connect(&url, &token).await;
             let dice = Dice(dice.roll(u64::MAX));
             let name = format!("{round}-{producer}");
-            tasks.push(tokio::spawn(produce(client, name, dice, Arc::clone(&notes))));
+            tasks.push(tokio::spawn(produce(
+                client,
+                name,
+                dice,
+                Arc::clone(&notes),
+            )));
         }
         tokio::time::sleep(Duration::from_millis(50 + dice.roll(350))).await;
         node.signal("KILL");
@@ -78,7 +86,11 @@ async fn kill_under_load_loses_nothing_that_was_acknowledged() {
         check(&data, &notes, round).await;
     }
     let notes = notes.lock().expect("no panic");
-    assert!(notes.acknowledged.len() > 100, "too little load to say anything: {}", notes.acknowledged.len());
+    assert!(
+        notes.acknowledged.len() > 100,
+        "too little load to say anything: {}",
+        notes.acknowledged.len()
+    );
     assert!(!notes.seen.is_empty(), "the live consumer saw nothing");
 }
 
@@ -93,8 +105,9 @@ async fn produce(client: Client, name: String, mut dice: Dice, notes: Arc<Mutex<
     let mut under_way: std::collections::VecDeque<(Ticket, Vec<String>)> = Default::default();
     for number in 0_u64.. {
         let count = 1 + dice.roll(20);
-        let payloads: Vec<String> =
-            (0..count).map(|index| format!("\"{name}-{number}-{index}\"")).collect();
+        let payloads: Vec<String> = (0..count)
+            .map(|index| format!("\"{name}-{number}-{index}\""))
+            .collect();
         let mut batch = client.batch();
         let filler = "x".repeat(usize::try_from(dice.roll(2000)).expect("small"));
         for payload in &payloads {
@@ -105,8 +118,15 @@ async fn produce(client: Client, name: String, mut dice: Dice, notes: Arc<Mutex<
                 ..Outgoing::default()
             });
         }
-        let durability = if dice.roll(2) == 0 { Durability::Written } else { Durability::Synced };
-        let options = ProduceOptions { durability, ..ProduceOptions::default() };
+        let durability = if dice.roll(2) == 0 {
+            Durability::Written
+        } else {
+            Durability::Synced
+        };
+        let options = ProduceOptions {
+            durability,
+            ..ProduceOptions::default()
+        };
         match client.send(&batch, &options).await {
             Ok(ticket) => under_way.push_back((ticket, payloads)),
             Err(_) => break,
@@ -124,10 +144,16 @@ async fn produce(client: Client, name: String, mut dice: Dice, notes: Arc<Mutex<
 }
 
 async fn note(ticket: Ticket, payloads: Vec<String>, notes: &Mutex<Notes>) -> bool {
-    let Ok(produced) = ticket.produced().await else { return false };
+    let Ok(produced) = ticket.produced().await else {
+        return false;
+    };
     let mut notes = notes.lock().expect("no panic");
     for (sequence, payload) in (produced.first..=produced.last).zip(payloads) {
-        assert_eq!(notes.acknowledged.insert(payload, sequence), None, "acknowledged twice");
+        assert_eq!(
+            notes.acknowledged.insert(payload, sequence),
+            None,
+            "acknowledged twice"
+        );
     }
     true
 }
@@ -137,7 +163,9 @@ async fn watch(client: Client, notes: Arc<Mutex<Notes>>) {
     let mut options = SubscribeOptions::new("kill.>");
     options.start = Start::Earliest;
     options.visibility = Visibility::WrittenToo;
-    let Ok(mut subscription) = client.subscribe(options).await else { return };
+    let Ok(mut subscription) = client.subscribe(options).await else {
+        return;
+    };
     while let Ok(Some(delivery)) = subscription.next().await {
         let mut notes = notes.lock().expect("no panic");
         for record in delivery.views() {
@@ -176,7 +204,10 @@ async fn check(data: &std::path::Path, notes: &Mutex<Notes>, round: u64) {
         assert_eq!(delivery.lost, None, "round {round}");
         for record in delivery.views() {
             let record = record.expect("a record");
-            assert_eq!(record.sequence, next, "round {round}: a gap or a repetition");
+            assert_eq!(
+                record.sequence, next,
+                "round {round}: a gap or a repetition"
+            );
             next += 1;
             let twice = stored.insert(payload_of(&record), record.sequence);
             assert_eq!(twice, None, "round {round}: stored twice");
@@ -190,7 +221,11 @@ async fn check(data: &std::path::Path, notes: &Mutex<Notes>, round: u64) {
     let notes = notes.lock().expect("no panic");
     for (payload, sequence) in &notes.acknowledged {
         let found = stored.get(payload);
-        assert_eq!(found, Some(sequence), "round {round}: {payload} was acknowledged");
+        assert_eq!(
+            found,
+            Some(sequence),
+            "round {round}: {payload} was acknowledged"
+        );
     }
     for (sequence, payload) in &notes.seen {
         let found = stored.get(payload);
