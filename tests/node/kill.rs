@@ -53,7 +53,10 @@ async fn kill_under_load_loses_nothing_that_was_acknowledged() {
             .build_hasher()
             .finish()
     });
-    eprint!("ARQONBUS_SEED={seed} ARQONBUS_KILL_ROUNDS={rounds}\n");
+    #[expect(clippy::print_stderr, reason = "a failure must say how to repeat it")]
+    {
+        eprintln!("ARQONBUS_SEED={seed} ARQONBUS_KILL_ROUNDS={rounds}");
+    }
     let mut dice = Dice(seed);
     let dir = tempfile::tempdir().expect("a temporary directory");
     let data = dir.path().join("data");
