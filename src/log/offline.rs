@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
-use super::batch::{self, BatchHeader};
 use super::error::{Damage, Error};
 use super::index::Index;
 use super::loss;
@@ -56,8 +55,8 @@ pub struct SegmentFile {
     pub header_damage: Option<Damage>,
     /// The whole file.
     pub bytes: Bytes,
-    /// What its batches say about the log they belong to.
-    log_tag: u32,
+    /// What its batches say about the log they belong to; `None` if only they can tell.
+    log_tag: Option<u32>,
 }
 
 impl Directory {
@@ -87,12 +86,12 @@ impl Directory {
             }
         }
         let known = segments.iter().find(|segment| segment.header.is_some());
-        if let Some(tag) = known.map(|segment| segment.log_tag) {
+        if let Some(tag) = known.and_then(|segment| segment.log_tag) {
             for segment in segments
                 .iter_mut()
                 .filter(|segment| segment.header.is_none())
             {
-                segment.log_tag = tag;
+                segment.log_tag = Some(tag);
             }
         }
         let prepared = storage
@@ -157,10 +156,7 @@ impl SegmentFile {
             .map(|header| header.base)
             .or(named)
             .unwrap_or(Sequence::FIRST);
-        let log_tag = match &header {
-            Some(header) => header.log_tag(),
-            None => tag_of_first_batch(&bytes).unwrap_or(0),
-        };
+        let log_tag = header.as_ref().map(SegmentHeader::log_tag);
         Ok(Self {
             path: path.to_owned(),
             base,
@@ -350,19 +346,6 @@ fn look_at_header(
     }
 }
 
-fn tag_of_first_batch(bytes: &[u8]) -> Option<u32> {
-    let block = usize::try_from(HEADER_BLOCK_BYTES).ok()?;
-    let mut rest = bytes.get(block..)?;
-    while let Some(at) = batch::find_magic(rest) {
-        let header = rest[at..].first_chunk().map(BatchHeader::decode);
-        if let Some(Ok(header)) = header {
-            return Some(header.log_tag);
-        }
-        rest = &rest[at + 1..];
-    }
-    None
-}
-
 fn io_error(path: &Path, operation: &'static str) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
     move |source| Error::Io {
@@ -493,13 +476,13 @@ pub fn forecast(storage: &dyn Storage, log: &Directory) -> Option<Forecast> {
         .as_ref()
         .filter(|_| active.header_damage.is_none());
     let Some(header) = good_header else {
-        let next = active.build_index(INDEX_INTERVAL_BYTES).end;
+        let next = active.index().end();
         return Some(Forecast {
             ending: None,
             interruption,
             next,
             epoch: 0,
-            durable_through: next.get() - 1,
+            durable_through: active.base.get() - 1,
             data_end: ByteOffset(HEADER_BLOCK_BYTES),
             cut: None,
             rewritten: None,

@@ -114,6 +114,7 @@ pub(super) fn open(
         shows_written: AtomicBool::new(false),
         chores: AtomicU8::new(0),
         read_only: Mutex::new(read_only),
+        unannounced: AtomicBool::new(false),
         lock: Mutex::new(Some(lock)),
     };
     let begun = if statement.is_some() && state.read_only().is_none() {

@@ -21,7 +21,7 @@ use super::error::{Damage, Error};
 use super::index::Index;
 use super::position::{ByteOffset, Micros, Sequence};
 use super::record;
-use super::scan::{Scan, Scanned, first_log_tag};
+use super::scan::{Scan, Scanned};
 use super::segment::{HEADER_BLOCK_BYTES, SegmentHeader};
 use super::storage::{Access, Storage, StorageFile};
 
@@ -200,10 +200,7 @@ impl Segment {
         let bytes = self.bytes()?;
         Ok(match &self.header {
             Some(header) => Scan::new(&self.path, bytes, header),
-            None => {
-                let log_tag = first_log_tag(&bytes).unwrap_or(0);
-                Scan::headless(&self.path, bytes, self.base, log_tag)
-            }
+            None => Scan::headless(&self.path, bytes, self.base, None),
         })
     }
 

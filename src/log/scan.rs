@@ -86,14 +86,17 @@ impl Scan {
     }
 
     /// A scan of a file whose header cannot be read: by the log's tag and by `base`, the lowest
-    /// sequence that may stand in it.
+    /// sequence that may stand in it. Without a tag, the first batch header that is whole says
+    /// which log the file belongs to.
     #[must_use]
-    pub fn headless(path: &Path, bytes: Bytes, base: Sequence, log_tag: u32) -> Self {
+    pub fn headless(path: &Path, bytes: Bytes, base: Sequence, log_tag: Option<u32>) -> Self {
+        let at = usize::try_from(HEADER_BLOCK_BYTES).unwrap_or(usize::MAX);
+        let first = || first_log_tag(bytes.get(at..).unwrap_or_default());
         Self {
             path: path.to_owned(),
+            log_tag: log_tag.or_else(first).unwrap_or(0),
             bytes,
-            at: usize::try_from(HEADER_BLOCK_BYTES).unwrap_or(usize::MAX),
-            log_tag,
+            at,
             chain: None,
             next: base,
             epoch: 0,
@@ -374,7 +377,7 @@ impl DamagedRegion {
 }
 
 /// The tag of the log that the first good batch header in `bytes` belongs to.
-pub(super) fn first_log_tag(mut bytes: &[u8]) -> Option<u32> {
+fn first_log_tag(mut bytes: &[u8]) -> Option<u32> {
     loop {
         bytes = bytes.get(batch::find_magic(bytes)?..)?;
         match BatchHeader::decode(bytes.first_chunk()?) {

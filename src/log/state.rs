@@ -56,6 +56,8 @@ pub(super) struct State {
     pub(super) chores: AtomicU8,
     /// Why no append is taken any more.
     pub(super) read_only: Mutex<Option<String>>,
+    /// The log has failed, and those who wait have not been told yet.
+    pub(super) unannounced: AtomicBool,
     pub(super) lock: Mutex<Option<Box<dyn StorageLock>>>,
 }
 
@@ -198,6 +200,7 @@ impl State {
     }
 
     fn end_turn(self: &Arc<Self>) {
+        self.announce_poison();
         let mut queue = self.lock_queue();
         if queue.appends.is_empty() {
             queue.scheduled = false;
@@ -246,9 +249,11 @@ impl State {
             Chore::Prepare => self.prepare_ahead(),
             Chore::Seal => self.write_indexes(),
         }
+        self.announce_poison();
     }
 
-    /// Takes no appends from now on; whoever waits is told.
+    /// Takes no appends from now on. Whoever waits is told by [`State::announce_poison`], because
+    /// this may be called with locks held.
     pub(super) fn poison(&self, reason: &str) {
         {
             let mut read_only = self
@@ -262,6 +267,16 @@ impl State {
         }
         tracing::error!(dir = %self.dir.display(), reason, "the log takes no more writes");
         self.forget_session();
+        self.unannounced.store(true, Ordering::Release);
+    }
+
+    /// After a failure, tells whoever waits. Called with no lock held, wherever a step ends that
+    /// may have failed.
+    pub(super) fn announce_poison(&self) {
+        if !self.unannounced.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let reason = self.read_only().unwrap_or_default();
         let waiting = {
             let mut queue = self.lock_queue();
             queue.bytes = 0;
@@ -269,7 +284,7 @@ impl State {
         };
         for (append, _) in waiting {
             let error = AppendError::ReadOnly {
-                reason: reason.to_owned(),
+                reason: reason.clone(),
             };
             append.sink.appended(append.token, Err(error));
         }
@@ -281,11 +296,11 @@ impl State {
         );
         for owed in unflushed {
             let error = AppendError::Indeterminate {
-                reason: reason.to_owned(),
+                reason: reason.clone(),
             };
             owed.sink.appended(owed.token, Err(error));
         }
-        self.observer.poisoned(reason);
+        self.observer.poisoned(&reason);
     }
 
     /// See [`super::Log::close`].
@@ -303,6 +318,7 @@ impl State {
             .unwrap_or_else(PoisonError::into_inner);
         read_only.get_or_insert_with(|| "it is closed".to_owned());
         drop(read_only);
+        self.announce_poison();
         // An append that slipped in between is answered as refused.
         self.drain();
         self.lock
