@@ -95,8 +95,8 @@ impl StorageFile for FaultyFile {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.real.write_at(offset, bytes)
     }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.real.set_len(len)
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.real.allocate(len)
     }
     fn sync_data(&self) -> io::Result<()> {
         if self.failing.load(Ordering::SeqCst) {

@@ -164,8 +164,9 @@ impl StorageFile for RealFile {
         self.file.write_all_at(bytes, offset)
     }
 
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        fallocate(&self.file, FallocateFlags::empty(), 0, len).map_err(io::Error::from)
     }
 
     fn sync_data(&self) -> io::Result<()> {

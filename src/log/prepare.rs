@@ -27,6 +27,19 @@ const ZEROS_AT_ONCE: usize = 1 << 20;
 /// Flushed in steps, so that a flush of records never waits for a whole segment of zeros.
 const FLUSH_EVERY_BYTES: u64 = 4 << 20;
 
+/// How fast segments are being filled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Pace {
+    /// There is time to write zeros ahead of the records, which makes each small flush cheaper.
+    Calm,
+    /// Writing everything twice would take more of the disk than the cheaper flushes give back:
+    /// blocks are reserved and not written.
+    Rapid,
+}
+
+/// Filling segments faster than this is rapid.
+const RAPID_BYTES_PER_SECOND: u64 = 128 << 20;
+
 /// A file that only waits for its header and its name.
 #[derive(Debug)]
 pub(super) struct Prepared {
@@ -42,17 +55,27 @@ fn capacity_after(capacity: u64, options: &Options) -> u64 {
 }
 
 /// Makes a zeroed file of `capacity` bytes; durable under its name on `Ok`, gone on `Err`.
-fn prepare(storage: &dyn Storage, dir: &Path, capacity: u64) -> io::Result<Prepared> {
+fn prepare(
+    storage: &dyn Storage,
+    dir: &Path,
+    capacity: u64,
+    pace: Pace,
+) -> io::Result<Prepared> {
     let path = dir.join(PREPARING);
     remove_if_there(storage, &path)?;
-    let file = match retired(storage, dir, &path, capacity)? {
-        Some(file) => file,
-        None => storage.create(&path)?,
+    let (file, pace) = match retired(storage, dir, &path, capacity)? {
+        // Its old contents must go; its blocks need no reserving.
+        Some(file) => (file, Pace::Calm),
+        None => (storage.create(&path)?, pace),
     };
-    let zeroed = zero(&*file, capacity)
+    let filled = match pace {
+        Pace::Calm => zero(&*file, capacity),
+        Pace::Rapid => file.allocate(capacity).and_then(|()| file.sync_data()),
+    };
+    let named = filled
         .and_then(|()| storage.rename(&path, &dir.join(PREPARED)))
         .and_then(|()| storage.sync_dir(dir));
-    if let Err(error) = zeroed {
+    if let Err(error) = named {
         drop(file);
         remove_if_there(storage, &path)?;
         remove_if_there(storage, &dir.join(PREPARED))?;
@@ -159,7 +182,7 @@ pub(super) fn first_segment(
     options: &Options,
 ) -> Result<Segment, Error> {
     let capacity = options.segment_bytes_first.min(options.segment_bytes);
-    let prepared = prepare(storage, dir, capacity).map_err(|source| Error::Io {
+    let prepared = prepare(storage, dir, capacity, Pace::Calm).map_err(|source| Error::Io {
         operation: "prepare first segment in",
         path: dir.to_owned(),
         source,
@@ -254,7 +277,8 @@ impl State {
         // A smaller segment may still fit where a full-grown one does not.
         let mut capacity = capacity_after(core.capacity, &self.options).max(needed);
         loop {
-            match prepare(&*self.storage, &self.dir, capacity) {
+            // The writer is waiting.
+            match prepare(&*self.storage, &self.dir, capacity, Pace::Rapid) {
                 Ok(prepared) => {
                     core.prepare_failed_at = None;
                     return Ok(prepared);
@@ -278,7 +302,10 @@ impl State {
 
     /// Gets the next segment ready before it is needed.
     pub(super) fn prepare_ahead(&self) {
-        let capacity = capacity_after(self.lock_core().capacity, &self.options);
+        let (capacity, pace) = {
+            let core = self.lock_core();
+            (capacity_after(core.capacity, &self.options), self.pace(&core))
+        };
         let mut slot = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
         if slot
             .as_ref()
@@ -286,13 +313,22 @@ impl State {
         {
             return;
         }
-        match prepare(&*self.storage, &self.dir, capacity) {
+        match prepare(&*self.storage, &self.dir, capacity, pace) {
             Ok(prepared) => *slot = Some(prepared),
             Err(error) => {
                 // Not yet anybody's problem: the writer tries again when it gets there.
                 tracing::warn!(dir = %self.dir.display(), %error, "cannot prepare a segment ahead");
             }
         }
+    }
+
+    fn pace(&self, core: &Core) -> Pace {
+        let Some(header) = &core.segment.header else {
+            return Pace::Calm;
+        };
+        let took = self.clock.now().0.saturating_sub(header.created_at.0);
+        let rapid = took.saturating_mul(RAPID_BYTES_PER_SECOND) / 1_000_000 < core.at.0;
+        if rapid { Pace::Rapid } else { Pace::Calm }
     }
 
     /// Writes the index files that are missing, and drops those indexes from memory.

@@ -108,11 +108,12 @@ pub trait StorageFile: Send + Sync + Debug {
     /// Any error of the file system; how much was written is then unknown.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
-    /// Sets the length, filling with zeros.
+    /// Makes the file `len` bytes long and reserves its blocks, which read as zeros until they are
+    /// written.
     ///
     /// # Errors
-    /// Any error of the file system.
-    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// `StorageFull` if there is no room for them; any other error of the file system.
+    fn allocate(&self, len: u64) -> io::Result<()>;
 
     /// Flushes the data (and the length) to the disk.
     ///

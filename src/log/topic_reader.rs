@@ -1,15 +1,17 @@
 //! Reads only the records of some topics, by the per-topic index.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::Log;
-use super::chunk::{Chunk, Found};
+use super::chunk::{Chunk, Found, RecordRef};
 use super::error::Error;
 use super::position::Sequence;
 use super::reader::Segment;
+use super::record;
 
 /// A reader of the topics that a predicate accepts. Its cost follows what it delivers, not what
 /// lies in between.
@@ -22,6 +24,8 @@ pub struct TopicReader {
 /// Where the wanted records of one segment are.
 struct Place {
     segment: Arc<Segment>,
+    /// The whole file.
+    bytes: Bytes,
     /// Offsets of their frames, ascending.
     offsets: Vec<u64>,
     /// The index reached to here when the offsets were taken from it.
@@ -70,8 +74,7 @@ impl TopicReader {
             match self.take(from, end, bytes_max) {
                 Taken::Chunk(chunk) => return Ok(Found::Records(chunk)),
                 Taken::Nothing => {}
-                // The slow way finds out what is wrong and where reading can go on.
-                Taken::Damaged(at) => return self.log.read(at, end, bytes_max),
+                Taken::Damaged => return self.read_around_damage(from, end, bytes_max),
             }
             match next_base {
                 Some(base) => from = base,
@@ -99,15 +102,14 @@ impl TopicReader {
         let (offsets, indexed_end) =
             segment.with_index(storage, |index| (index.offsets(&*self.wanted), index.end))?;
         self.log.state().keep_index(segment);
+        let bytes = segment.bytes()?;
         // Records before `from` are not looked at again: their offsets come first.
         let at = offsets.partition_point(|&offset| {
-            segment
-                .record_at(offset)
-                .is_some_and(|(sequence, _)| sequence < from)
+            record_at(&bytes, offset).is_some_and(|(record, _)| record.sequence < from)
         });
-        let segment = Arc::clone(segment);
         self.place = Some(Place {
-            segment,
+            segment: Arc::clone(segment),
+            bytes,
             offsets,
             indexed_end,
             sealed,
@@ -121,41 +123,94 @@ impl TopicReader {
         let Some(place) = &mut self.place else {
             return Taken::Nothing;
         };
-        let mut records = BytesMut::new();
+        // Runs of records that lie together; usually one, which is then passed on uncopied.
+        let mut runs: Vec<Range<usize>> = Vec::new();
+        let mut total = 0;
         let mut bounds: Option<(Sequence, Sequence)> = None;
         while let Some(&offset) = place.offsets.get(place.at) {
-            let Some((sequence, record)) = place.segment.record_at(offset) else {
+            let good = record_at(&place.bytes, offset).filter(|(record, _)| record.is_intact());
+            let Some((record, range)) = good else {
                 if bounds.is_none() {
-                    return Taken::Damaged(from);
+                    return Taken::Damaged;
                 }
                 break;
             };
-            if sequence >= end || (bounds.is_some() && records.len() + record.len() > bytes_max) {
+            if record.sequence >= end || (bounds.is_some() && total + range.len() > bytes_max) {
                 break;
             }
             place.at += 1;
-            if sequence < from {
+            if record.sequence < from {
                 continue;
             }
-            records.extend_from_slice(&record);
-            bounds = Some((bounds.map_or(sequence, |(base, _)| base), sequence));
-        }
-        match bounds {
-            Some((base, last)) => {
-                place.next = last.next();
-                Taken::Chunk(Chunk {
-                    base,
-                    last,
-                    records: records.freeze(),
-                })
+            total += range.len();
+            let base = bounds.map_or(record.sequence, |(base, _)| base);
+            bounds = Some((base, record.sequence));
+            match runs.last_mut() {
+                Some(run) if run.end == range.start => run.end = range.end,
+                _ => runs.push(range),
             }
-            None => Taken::Nothing,
+        }
+        let Some((base, last)) = bounds else {
+            return Taken::Nothing;
+        };
+        place.next = last.next();
+        let records = joined(&place.bytes, &runs, total);
+        Taken::Chunk(Chunk { base, last, records })
+    }
+
+    /// The slow way, which finds out what is wrong and where reading can go on.
+    fn read_around_damage(
+        &self,
+        mut from: Sequence,
+        end: Sequence,
+        bytes_max: usize,
+    ) -> Result<Found, Error> {
+        loop {
+            let chunk = match self.log.read(from, end, bytes_max)? {
+                Found::Records(chunk) => chunk,
+                other => return Ok(other),
+            };
+            if let Some(wanted) = self.wanted_of(&chunk) {
+                return Ok(Found::Records(wanted));
+            }
+            from = chunk.last.next();
         }
     }
+
+    fn wanted_of(&self, chunk: &Chunk) -> Option<Chunk> {
+        let mut records = BytesMut::new();
+        let mut bounds: Option<(Sequence, Sequence)> = None;
+        for record in chunk.iter().filter(|record| (self.wanted)(record.topic)) {
+            records.extend_from_slice(record.field);
+            let base = bounds.map_or(record.sequence, |(base, _)| base);
+            bounds = Some((base, record.sequence));
+        }
+        let (base, last) = bounds?;
+        let records = records.freeze();
+        Some(Chunk { base, last, records })
+    }
+}
+
+/// The record framed at `offset` of a segment's `bytes`, and where its frame lies in them.
+fn record_at(bytes: &[u8], offset: u64) -> Option<(RecordRef<'_>, Range<usize>)> {
+    let start = usize::try_from(offset).ok()?;
+    let (record, len) = record::parse(bytes.get(start..)?)?;
+    Some((record, start..start + len))
+}
+
+fn joined(bytes: &Bytes, runs: &[Range<usize>], total: usize) -> Bytes {
+    if let [run] = runs {
+        return bytes.slice(run.clone());
+    }
+    let mut joined = BytesMut::with_capacity(total);
+    for run in runs {
+        joined.extend_from_slice(&bytes[run.clone()]);
+    }
+    joined.freeze()
 }
 
 enum Taken {
     Chunk(Chunk),
     Nothing,
-    Damaged(Sequence),
+    Damaged,
 }

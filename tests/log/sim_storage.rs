@@ -792,10 +792,10 @@ impl StorageFile for SimFile {
         answer
     }
 
-    fn set_len(&self, len: u64) -> io::Result<()> {
+    fn allocate(&self, len: u64) -> io::Result<()> {
         self.assert_writable();
         let mut disk = self.storage.disk();
-        let entry = disk.enter("set_len", &self.path, len)?;
+        let entry = disk.enter("allocate", &self.path, len)?;
         let done = finish(entry)?;
         let len = usize::try_from(len).expect("simulated files are small");
         if len > disk.room(self.inode) {

@@ -18,7 +18,7 @@ fn disk_with_file(seed: u64) -> (SimStorage, Box<dyn StorageFile>) {
     let file = storage
         .create(&Path::new(DIR).join("f"))
         .expect("a sound disk");
-    file.set_len(4096).expect("a sound disk");
+    file.allocate(4096).expect("a sound disk");
     file.sync_data().expect("a sound disk");
     storage.sync_dir(Path::new(DIR)).expect("a sound disk");
     (storage, file)
