@@ -55,12 +55,7 @@ fn capacity_after(capacity: u64, options: &Options) -> u64 {
 }
 
 /// Makes a zeroed file of `capacity` bytes; durable under its name on `Ok`, gone on `Err`.
-fn prepare(
-    storage: &dyn Storage,
-    dir: &Path,
-    capacity: u64,
-    pace: Pace,
-) -> io::Result<Prepared> {
+fn prepare(storage: &dyn Storage, dir: &Path, capacity: u64, pace: Pace) -> io::Result<Prepared> {
     let path = dir.join(PREPARING);
     remove_if_there(storage, &path)?;
     let (file, pace) = match retired(storage, dir, &path, capacity)? {
@@ -304,7 +299,10 @@ impl State {
     pub(super) fn prepare_ahead(&self) {
         let (capacity, pace) = {
             let core = self.lock_core();
-            (capacity_after(core.capacity, &self.options), self.pace(&core))
+            (
+                capacity_after(core.capacity, &self.options),
+                self.pace(&core),
+            )
         };
         let mut slot = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
         if slot

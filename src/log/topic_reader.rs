@@ -155,7 +155,11 @@ impl TopicReader {
         };
         place.next = last.next();
         let records = joined(&place.bytes, &runs, total);
-        Taken::Chunk(Chunk { base, last, records })
+        Taken::Chunk(Chunk {
+            base,
+            last,
+            records,
+        })
     }
 
     /// The slow way, which finds out what is wrong and where reading can go on.
@@ -187,7 +191,11 @@ impl TopicReader {
         }
         let (base, last) = bounds?;
         let records = records.freeze();
-        Some(Chunk { base, last, records })
+        Some(Chunk {
+            base,
+            last,
+            records,
+        })
     }
 }
 
