@@ -5,7 +5,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
@@ -117,6 +117,8 @@ struct RealFile {
     path: PathBuf,
     /// The whole file as it was long when it was mapped. Mapped again when a read goes beyond it.
     map: Mutex<Bytes>,
+    /// Cloned by each mapping that somebody still looks through.
+    users: Arc<()>,
 }
 
 impl RealFile {
@@ -125,6 +127,7 @@ impl RealFile {
             file,
             path: path.to_owned(),
             map: Mutex::new(Bytes::new()),
+            users: Arc::new(()),
         }
     }
 }
@@ -147,12 +150,9 @@ impl StorageFile for RealFile {
         let end = start
             .checked_add(len)
             .ok_or_else(|| io::Error::other("offset and length overflow"))?;
-        let mut map = self
-            .map
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
         if map.len() < end {
-            *map = map_file(&self.file)?;
+            *map = map_file(&self.file, &self.users)?;
         }
         if map.len() < end {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -174,11 +174,9 @@ impl StorageFile for RealFile {
     }
 
     fn is_shared(&self) -> bool {
-        let map = self
-            .map
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        !map.is_empty() && !map.is_unique()
+        // Our own mapping goes first; the next read makes another.
+        *self.map.lock().unwrap_or_else(PoisonError::into_inner) = Bytes::new();
+        Arc::strong_count(&self.users) > 1
     }
 
     fn path(&self) -> &Path {

@@ -360,8 +360,8 @@ impl State {
         self.storage.sync_dir(&self.dir)
     }
 
-    /// Removes every sealed segment all of whose records lie before `before`. The largest of them
-    /// is kept aside for reuse.
+    /// Removes every sealed segment all of whose records lie before `before`. One of them is kept
+    /// aside for reuse.
     pub(super) fn trim(self: &Arc<Self>, before: Sequence) -> Result<Sequence, Error> {
         let removed: Vec<Arc<Segment>> = {
             let mut segments = self
@@ -383,7 +383,8 @@ impl State {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clear();
-        for segment in removed {
+        // Segments grow, so the last of them has the size of those to come.
+        for segment in removed.into_iter().rev() {
             self.retire(segment)?;
         }
         self.sync_dir()?;

@@ -26,7 +26,9 @@ use super::segment::{HEADER_BLOCK_BYTES, SegmentHeader};
 use super::storage::{Access, Storage, StorageFile};
 
 /// Maps a whole file for reading.
-pub(super) fn map_file(file: &File) -> io::Result<Bytes> {
+///
+/// A clone of `users` lives as long as any slice of the result does.
+pub(super) fn map_file(file: &File, users: &Arc<()>) -> io::Result<Bytes> {
     if file.metadata()?.len() == 0 {
         return Ok(Bytes::new());
     }
@@ -36,7 +38,22 @@ pub(super) fn map_file(file: &File) -> io::Result<Bytes> {
     // process that truncates a file of the data directory could break this; the data directory
     // belongs to the node alone.
     let map = unsafe { Mmap::map(file)? };
-    Ok(Bytes::from_owner(map))
+    Ok(Bytes::from_owner(Mapping {
+        map,
+        _user: Arc::clone(users),
+    }))
+}
+
+/// Owner of a mapping that slices share.
+struct Mapping {
+    map: Mmap,
+    _user: Arc<()>,
+}
+
+impl AsRef<[u8]> for Mapping {
+    fn as_ref(&self) -> &[u8] {
+        &self.map
+    }
 }
 
 /// An open segment file and what is known about its contents.

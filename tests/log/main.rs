@@ -18,3 +18,4 @@ mod session;
 mod sim_storage;
 mod simulated_disk;
 mod torn_tail;
+mod trim;
