@@ -227,7 +227,7 @@ impl Reality {
             token,
         };
         if own.is_empty() {
-            return Ok(self.log().append(append)?);
+            return Ok(self.log().queue(append)?);
         }
         // Held across the append, so that two sessions of one producer cannot pass each other
         // between the check and their place in the log.
@@ -236,11 +236,17 @@ impl Reality {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         check_own(&own, |producer| producers.reached(producer))?;
-        self.log().append(append)?;
+        self.log().queue(append)?;
         for entry in own {
             producers.observe(&entry.producer, entry.counter);
         }
         Ok(())
+    }
+
+    /// Gets written what [`Reality::append`] has queued. Called when no more is at hand, so that
+    /// what comes together is written together.
+    pub fn start(&self) {
+        self.log().start();
     }
 
     /// Queues a record of the broker's own; `sink` hears of it when it is on disk.

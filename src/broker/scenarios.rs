@@ -209,7 +209,9 @@ impl Node {
             let view = EnvelopeView::parse(&bytes).unwrap();
             batch.push(&bytes, &view, None)?;
         }
-        reality.append(batch, durability, None, Arc::clone(&self.ear) as _, 0)
+        let appended = reality.append(batch, durability, None, Arc::clone(&self.ear) as _, 0);
+        reality.start();
+        appended
     }
 
     /// Appends and waits until it is on disk.

@@ -94,7 +94,23 @@ impl Log {
     /// # Errors
     /// At once, and then without a call of the sink: read-only, busy, too large.
     pub fn append(&self, append: Append) -> Result<(), AppendError> {
-        self.state.append(append)
+        self.state.queue(append)?;
+        self.state.start();
+        Ok(())
+    }
+
+    /// Queues a batch like [`Log::append`], but leaves it there until [`Log::start`] (or somebody
+    /// else's append): whoever has many batches at hand gets them into one group.
+    ///
+    /// # Errors
+    /// As [`Log::append`].
+    pub fn queue(&self, append: Append) -> Result<(), AppendError> {
+        self.state.queue(append)
+    }
+
+    /// Gets written what is queued.
+    pub fn start(&self) {
+        self.state.start();
     }
 
     /// From now on `written_end` runs ahead of `durable_end`, for readers who prefer seeing

@@ -152,8 +152,8 @@ impl State {
         }
     }
 
-    /// Queues a batch.
-    pub(super) fn append(self: &Arc<Self>, append: Append) -> Result<(), AppendError> {
+    /// Queues a batch; [`State::start`] gets it written.
+    pub(super) fn queue(&self, append: Append) -> Result<(), AppendError> {
         assert!(!append.records.is_empty(), "an append without records");
         if let Some(reason) = self.read_only() {
             return Err(AppendError::ReadOnly { reason });
@@ -164,16 +164,6 @@ impl State {
             return Err(AppendError::TooLarge { bytes, limit });
         }
         let mut queue = self.lock_queue();
-        if !queue.scheduled && append.durability == Durability::Written {
-            // Nobody is writing and this append does not wait for a flush: writing it here saves
-            // waking another thread, which costs more than the write. It goes alone, so that the
-            // caller never does a flush that others wait for.
-            queue.scheduled = true;
-            drop(queue);
-            self.commit(vec![append]);
-            self.end_turn();
-            return Ok(());
-        }
         if queue.bytes > 0 && queue.bytes + bytes > self.options.waiting_bytes_max {
             return Err(AppendError::Busy {
                 waiting_bytes: queue.bytes,
@@ -181,18 +171,35 @@ impl State {
         }
         queue.bytes += bytes;
         queue.appends.push_back((append, bytes));
-        if queue.scheduled {
-            return Ok(());
+        Ok(())
+    }
+
+    /// Begins a turn if something is queued and none is under way.
+    ///
+    /// Appends that do not wait for a flush are written here: that saves waking another thread,
+    /// which costs more than the write. Appends that do are left to the commit threads, so that
+    /// the caller never flushes.
+    pub(super) fn start(self: &Arc<Self>) {
+        let mut queue = self.lock_queue();
+        if queue.scheduled || queue.appends.is_empty() {
+            return;
         }
         queue.scheduled = true;
+        let written = |(append, _): &(Append, usize)| append.durability == Durability::Written;
+        if !queue.appends.iter().all(written) {
+            drop(queue);
+            self.queues.commit(Arc::clone(self));
+            return;
+        }
+        let group = take_group(&mut queue, self.options.group_bytes_max);
         drop(queue);
-        self.queues.commit(Arc::clone(self));
-        Ok(())
+        self.commit(group);
+        self.end_turn();
     }
 
     /// Writes one group, then queues the next turn if more is waiting. The caller owns the turn.
     pub(super) fn take_turn(self: &Arc<Self>) {
-        let group = self.take_group();
+        let group = take_group(&mut self.lock_queue(), self.options.group_bytes_max);
         if !group.is_empty() {
             self.commit(group);
         }
@@ -210,24 +217,6 @@ impl State {
             drop(queue);
             self.queues.commit(Arc::clone(self));
         }
-    }
-
-    fn take_group(&self) -> Vec<Append> {
-        let mut queue = self.lock_queue();
-        let mut group = Vec::new();
-        let mut group_bytes = 0;
-        while let Some((_, bytes)) = queue.appends.front() {
-            if !group.is_empty() && group_bytes + bytes > self.options.group_bytes_max {
-                break;
-            }
-            group_bytes += bytes;
-            let Some((append, bytes)) = queue.appends.pop_front() else {
-                break;
-            };
-            queue.bytes -= bytes;
-            group.push(append);
-        }
-        group
     }
 
     /// Queues `chore` unless it is queued already.
@@ -330,6 +319,7 @@ impl State {
 
     /// Waits until no append is waiting.
     fn drain(self: &Arc<Self>) {
+        self.start();
         if !self.queues.is_threaded() {
             self.queues.run_until_idle();
         }
@@ -362,6 +352,24 @@ impl State {
                 source,
             })
     }
+}
+
+/// The appends at the front that make up one group.
+fn take_group(queue: &mut Queue, group_bytes_max: usize) -> Vec<Append> {
+    let mut group = Vec::new();
+    let mut group_bytes = 0;
+    while let Some((_, bytes)) = queue.appends.front() {
+        if !group.is_empty() && group_bytes + bytes > group_bytes_max {
+            break;
+        }
+        group_bytes += bytes;
+        let Some((append, bytes)) = queue.appends.pop_front() else {
+            break;
+        };
+        queue.bytes -= bytes;
+        group.push(append);
+    }
+    group
 }
 
 const fn chore_bit(chore: Chore) -> u8 {

@@ -61,6 +61,32 @@ fn durability(wanted: i32, field: &str) -> Result<Durability, Refusal> {
     }
 }
 
+/// Realities with batches that wait for the end of the turn, so that all that a turn has read is
+/// written together. Nothing stays behind: also a session that panics releases them.
+#[derive(Debug, Default)]
+pub(super) struct Held(Vec<Arc<Reality>>);
+
+impl Held {
+    fn hold(&mut self, reality: &Arc<Reality>) {
+        if !self.0.iter().any(|held| Arc::ptr_eq(held, reality)) {
+            self.0.push(Arc::clone(reality));
+        }
+    }
+
+    /// Gets the batches written.
+    pub(super) fn release(&mut self) {
+        for reality in self.0.drain(..) {
+            reality.start();
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
 /// A request whose reality is being opened.
 #[derive(Debug)]
 pub(super) enum Parked {
@@ -172,6 +198,7 @@ impl Session {
         });
         let sink = Arc::clone(&self.signals) as Arc<dyn AppendSink>;
         let appended = reality.append(batch, promise.durability, promise.then, sink, token);
+        self.held.hold(reality);
         appended.map_err(|error| {
             self.in_flight.remove(token);
             error.into()

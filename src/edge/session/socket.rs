@@ -110,7 +110,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
             moved |= self.session.poll_job(cx);
             self.close_when_drained();
             match (self.write(cx), self.read(cx)) {
-                (Ok(written), Ok(read)) => moved |= written | read,
+                (Ok(written), Ok(read)) => {
+                    self.session.held.release();
+                    moved |= written | read;
+                }
                 (Err(end), _) | (_, Err(end)) => return Poll::Ready(end),
             }
             if !moved {

@@ -17,7 +17,7 @@ use super::SessionContext;
 use super::delivery::Subscriptions;
 use super::in_flight::InFlight;
 use super::outbox::Outbox;
-use super::produce::Parked;
+use super::produce::{Held, Parked};
 use super::refusal::Refusal;
 use super::signals::{News, Signals};
 use crate::broker::subscription::Started;
@@ -71,6 +71,7 @@ pub(super) struct Session {
     pub(super) signals: Arc<Signals>,
     pub(super) outbox: Outbox,
     pub(super) in_flight: InFlight,
+    pub(super) held: Held,
     pub(super) subscriptions: Subscriptions,
     pub(super) last_reality: Option<Arc<Reality>>,
     pub(super) draining: bool,
@@ -96,6 +97,7 @@ impl Session {
             signals: Arc::default(),
             outbox,
             in_flight: InFlight::default(),
+            held: Held::default(),
             subscriptions: Subscriptions::default(),
             last_reality: None,
             draining: false,
