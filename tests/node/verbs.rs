@@ -90,6 +90,44 @@ fn bad_line_stops_the_producer_and_is_named() {
     assert_eq!(node.records(&["consume", ">", "--stop-at-end"]).len(), 2);
 }
 
+// TOOL-02
+#[test]
+fn producer_names_the_first_refused_line_and_all_that_are_stored() {
+    let node = Node::dev();
+    let input = ["a", "b..b", "c", "d", "e..e", "f"]
+        .map(|topic| format!("{{\"topic\":\"{topic}\"}}\n"))
+        .concat();
+    let produce = ["produce", "--topic-field", "topic", "--batch", "1"];
+    let ran = node.run_with_input(&produce, &input);
+    assert_eq!((ran.code, ran.stdout.as_str()), (1, ""), "{}", ran.stderr);
+    for said in [
+        "storing line 2: VALIDATION_ERROR",
+        "4 events are stored, sequences 1 to 4 (lines 1, 3 to 4, 6)",
+        "not acknowledged: lines 2, 5",
+    ] {
+        assert!(ran.stderr.contains(said), "{said}: {}", ran.stderr);
+    }
+    let ran = node.run_with_input(&[&produce[..], &["--output", "json"]].concat(), &input);
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    let result = json(&ran.stdout);
+    assert_eq!(
+        (&result["count"], &result["first"], &result["last"]),
+        (&4.into(), &5.into(), &8.into())
+    );
+    assert_eq!(result["failed_lines"], serde_json::json!([[2, 2], [5, 5]]));
+    assert_eq!(result["unsent_from"], Value::Null);
+    assert_eq!(result["error"]["code"], "VALIDATION_ERROR");
+}
+
+// TOOL-02
+#[test]
+fn line_that_is_not_json_has_one_number() {
+    let node = Node::dev();
+    let ran = node.run_with_input(&["produce", "a"], "1\n{\"n\":}\n");
+    let said = "line 2 is not JSON: expected value at column 6; nothing from this line on was sent";
+    assert!(ran.stderr.contains(said), "{}", ran.stderr);
+}
+
 // EDGE-09
 #[test]
 fn long_lines_are_cut_into_batches_that_the_node_takes() {

@@ -91,6 +91,24 @@ pub(crate) fn advice(error: &anyhow::Error) -> Option<&'static str> {
     }
 }
 
+/// A short name for machines: the node's own code if it gave one.
+pub(crate) fn name(error: &anyhow::Error) -> &'static str {
+    let of_node = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<client::Error>()?.code());
+    if let Some(code) = of_node {
+        return code.as_str();
+    }
+    match exit_code(error) {
+        65 => "BAD_INPUT",
+        66 => "NO_INPUT",
+        69 => "NODE_UNREACHABLE",
+        75 => "TRY_AGAIN",
+        130 => "INTERRUPTED",
+        _ => "FAILED",
+    }
+}
+
 pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
     for cause in error.chain() {
         if let Some(failure) = cause.downcast_ref::<Failure>() {
@@ -133,7 +151,9 @@ fn of_client(error: &client::Error) -> u8 {
     }
     match error {
         client::Error::Address { .. } => 78,
-        client::Error::Unreachable { .. } | client::Error::ConnectionLost { .. } => 69,
+        client::Error::Unreachable { .. }
+        | client::Error::ConnectionLost { .. }
+        | client::Error::Closed => 69,
         _ if error.retryable() => 75,
         _ => 1,
     }
