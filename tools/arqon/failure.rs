@@ -10,7 +10,7 @@ Exit codes:
   0    done
   1    failed
   2    wrong usage
-  65   the input is not what it should be
+  65   the input is not what it should be, or records read are damaged on the node's disk
   66   an input file cannot be read
   69   no node can be reached
   74   an output cannot be written
@@ -59,6 +59,13 @@ impl Failure {
         }
     }
 
+    pub(crate) fn not_permitted(message: impl Into<String>) -> Self {
+        Self {
+            code: 77,
+            message: message.into(),
+        }
+    }
+
     pub(crate) fn configuration(message: impl Into<String>) -> Self {
         Self {
             code: 78,
@@ -84,7 +91,8 @@ pub(crate) fn advice(error: &anyhow::Error) -> Option<&'static str> {
             Some("is the node running, and is the URL the one in its `ready` line?")
         }
         client::Error::Refused { status: 401, .. } => Some(
-            "look into the token with `arqon token inspect`, or make one with `arqon token mint`",
+            "the node's log says why; look into the token with `arqon token inspect`, or make one \
+             with `arqon token mint`",
         ),
         client::Error::Refused { status: 404, .. } => Some("the URL of a node ends in /v1/ws"),
         _ => None,
@@ -104,6 +112,7 @@ pub(crate) fn name(error: &anyhow::Error) -> &'static str {
         66 => "NO_INPUT",
         69 => "NODE_UNREACHABLE",
         75 => "TRY_AGAIN",
+        77 => "NOT_PERMITTED",
         130 => "INTERRUPTED",
         _ => "FAILED",
     }
