@@ -410,3 +410,93 @@ fn token_that_no_node_would_take_is_not_minted() {
     }
     assert_eq!(run(arqon("", "", &[&mint[..], &["dev"]].concat())).code, 0);
 }
+
+// LOG-09, TOOL-02
+#[test]
+fn reader_that_met_damaged_records_prints_the_good_ones_and_fails() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let node = Node::dev_on(dir.path());
+    for line in ["\"first\"\n", "\"to-be-damaged\"\n", "\"third\"\n"] {
+        assert_eq!(node.run_with_input(&["produce", "a"], line).code, 0);
+    }
+    node.signal("TERM");
+    drop(node.ended());
+    damage(&dir.path().join("dev/main"), b"to-be-damaged");
+    let node = Node::dev_on(dir.path());
+    let ways: [&[&str]; 5] = [
+        &["consume", ">", "--stop-at-end"],
+        &["consume", ">", "--stop-at-end", "--limit", "2"],
+        &["consume", ">", "--stop-at-end", "--consumer", "reader"],
+        &["replay", ">", "--from", "1"],
+        &["replay", ">", "--from", "1", "--verify"],
+    ];
+    for way in ways {
+        let ran = node.run(way);
+        assert_eq!(ran.code, 65, "{way:?}: {}", ran.stderr);
+        assert!(
+            ran.stdout.contains("first") && ran.stdout.contains("third"),
+            "{way:?}: {}",
+            ran.stdout
+        );
+        let said = "lost: records 2 to 2 are damaged on the node's disk";
+        assert!(ran.stderr.contains(said), "{way:?}: {}", ran.stderr);
+    }
+}
+
+/// Flips one bit of the one place that holds `text`.
+fn damage(log: &std::path::Path, text: &[u8]) {
+    for entry in std::fs::read_dir(log).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if !path.is_file() {
+            continue;
+        }
+        let mut bytes = std::fs::read(&path).expect("a file");
+        if let Some(at) = bytes.windows(text.len()).position(|found| found == text) {
+            bytes[at] ^= 1;
+            return crate::support::write(&path, &bytes);
+        }
+    }
+    panic!("no file holds it");
+}
+
+// TOOL-02
+#[test]
+fn verified_replay_ends_with_both_hashes_for_machines() {
+    let node = Node::dev();
+    assert_eq!(node.run_with_input(&["produce", "a"], "1\n2\n").code, 0);
+    let replay = ["replay", ">", "--from", "1", "--verify", "--output", "json"];
+    let text = node.ok(&replay);
+    let lines: Vec<Value> = text.lines().map(json).collect();
+    assert_eq!((lines.len(), &lines[0]["sequence"]), (3, &1.into()));
+    assert_eq!(lines[2]["count"], 2);
+    assert_eq!(lines[2]["input_sha256"], lines[2]["output_sha256"]);
+}
+
+// TOOL-02
+#[test]
+fn range_that_ends_before_it_begins_is_wrong_usage() {
+    for verb in ["consume", "replay"] {
+        let backwards = [verb, ">", "--from", "100", "--to", "50"];
+        let ran = run(arqon("ws://127.0.0.1:1/v1/ws", "a.b.c", &backwards));
+        assert_eq!(ran.code, 2, "{}", ran.stderr);
+    }
+}
+
+// TOOL-02
+#[test]
+fn full_disk_behind_standard_output_is_named() {
+    let node = Node::dev();
+    assert_eq!(node.run_with_input(&["produce", "a"], "1\n").code, 0);
+    for verb in [&["topics"][..], &["consume", ">", "--stop-at-end"]] {
+        let full = std::fs::File::create("/dev/full").expect("the device");
+        let mut command = node.arqon(verb);
+        command.stdout(full);
+        let ran = run(command);
+        assert_eq!(ran.code, 74, "{}", ran.stderr);
+        assert!(
+            ran.stderr.contains("writing standard output"),
+            "{}",
+            ran.stderr
+        );
+    }
+}

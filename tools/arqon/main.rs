@@ -10,6 +10,7 @@ mod context;
 mod failure;
 mod grammar;
 mod log;
+mod loss;
 mod produce;
 mod progress;
 mod reality;
