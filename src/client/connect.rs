@@ -28,12 +28,18 @@ const READ_BYTES: usize = 256 << 10;
 /// Output gathered before it is written; what is left is written when there is nothing to add.
 const WRITE_BYTES: usize = 256 << 10;
 
+/// What a URL looks like.
+const FORM: &str = "ws://HOST:PORT/v1/ws";
+const WITHOUT_TLS: &str = "this build speaks ws:// only; put the plain side of a proxy or tunnel \
+    that speaks TLS in between, like `ssh -L 9100:127.0.0.1:9100 HOST`, and use \
+    ws://127.0.0.1:9100/v1/ws";
+
 pub(super) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// Where and how to connect.
 #[derive(Clone)]
 pub struct ConnectOptions {
-    /// `ws://HOST:PORT/v1/ws`.
+    /// `ws://HOST:PORT/v1/ws`; `wss://` is refused, there is no TLS yet.
     pub url: String,
     /// JWT; empty: none is sent.
     pub token: String,
@@ -67,6 +73,14 @@ impl ConnectOptions {
             reconnect: Reconnect::Within(Duration::from_secs(60)),
             in_flight_max: 4096,
         }
+    }
+
+    /// Checks URL and token without connecting.
+    ///
+    /// # Errors
+    /// [`Error::Address`]: what is wrong with them.
+    pub fn check(&self) -> Result<(), Error> {
+        request(self).map(|_request| ())
     }
 }
 
@@ -129,15 +143,18 @@ fn request(options: &ConnectOptions) -> Result<Request, Error> {
         url: options.url.clone(),
         reason,
     };
+    match options.url.split_once("://").map(|(scheme, _)| scheme) {
+        Some(scheme) if scheme.eq_ignore_ascii_case("ws") => {}
+        Some(scheme) if scheme.eq_ignore_ascii_case("wss") => {
+            return Err(wrong(WITHOUT_TLS.to_owned()));
+        }
+        _ => return Err(wrong(format!("it is not of the form {FORM}"))),
+    }
     let mut request = options
         .url
         .as_str()
         .into_client_request()
-        .map_err(|error| {
-            wrong(format!(
-                "{error}; a URL like ws://127.0.0.1:9100/v1/ws is needed"
-            ))
-        })?;
+        .map_err(|error| wrong(format!("{error}; needed is a URL of the form {FORM}")))?;
     let headers = request.headers_mut();
     let protocol = HeaderName::from_static("sec-websocket-protocol");
     headers.insert(protocol, HeaderValue::from_static(SUBPROTOCOL));

@@ -201,12 +201,15 @@ impl Driver {
                 End::Broken(error) => return self.fail(&error),
                 End::Lost { reason, wait } => (reason, wait),
             };
-            tracing::debug!(%reason, "connection lost");
-            let lost = Error::ConnectionLost { reason };
+            let lost = Error::ConnectionLost {
+                reason: reason.clone(),
+            };
             self.fail_pending(&lost);
             let Reconnect::Within(patience) = self.options.reconnect else {
                 return self.fail(&lost);
             };
+            // Nobody else tells whoever looks at a subscription why nothing comes.
+            tracing::warn!(%reason, "connection lost, trying again");
             tokio::time::sleep(jitter(wait)).await;
             socket = match self.reconnect(patience).await {
                 Ok(socket) => socket,

@@ -73,8 +73,8 @@ pub enum Error {
         /// How much may be.
         limit: usize,
     },
-    /// The client was closed; nothing was sent.
-    #[error("the client is closed")]
+    /// The client was closed, or its connection has ended for good; nothing was sent.
+    #[error("the connection to the node had already ended, so nothing was sent")]
     Closed,
 }
 

@@ -116,7 +116,7 @@ fn named_consumer_goes_on_where_it_stopped() {
     assert_eq!(consume(&["--stop-at-end"]), Vec::<u64>::new());
     let listed = node.ok(&["consumers", "list", "--output", "json"]);
     let listed: Value = serde_json::from_str(&listed).expect("JSON");
-    assert_eq!(listed[0]["consumer"], "reader", "{listed}");
+    assert_eq!(listed["consumer"], "reader", "{listed}");
 }
 
 // BRK-01

@@ -87,3 +87,24 @@ fn tail_begins_with_the_last_ones() {
     child.kill().expect("it runs");
     drop(finished(child));
 }
+
+// BRK-02
+#[test]
+fn consumer_says_in_one_plain_line_that_its_connection_is_lost() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let node = Node::dev_on(dir.path());
+    assert_eq!(node.run_with_input(&["produce", "a"], "1\n").code, 0);
+    let (child, mut stdout) = follower(&node, &["consume", ">"]);
+    assert_eq!(next(&mut stdout).sequence, 1);
+    let edge = node.edge;
+    drop(node);
+    let node = Node::dev_at(dir.path(), edge);
+    assert_eq!(node.run_with_input(&["produce", "a"], "2\n").code, 0);
+    assert_eq!(next(&mut stdout).sequence, 2);
+    interrupt(&child);
+    let ran = finished(child);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let said = ran.stderr.matches("connection lost, trying again").count();
+    assert_eq!((said, ran.stderr.lines().count()), (1, 1), "{}", ran.stderr);
+    assert!(!ran.stderr.contains('\u{1b}'), "{}", ran.stderr);
+}

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use arqonbus::client::Start;
 
+use crate::failure::Failure;
+
 /// `--from`: `earliest`, `latest`, a sequence, or an RFC 3339 time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct From(pub(crate) Start);
@@ -60,6 +62,21 @@ impl FromStr for To {
             .map(Self::Time)
             .map_err(|_negative| "times before 1970 are not in any log".to_owned())
     }
+}
+
+/// Refuses a range that can hold nothing, where that shows without a log.
+pub(crate) fn check(from: From, to: Option<To>) -> Result<(), Failure> {
+    let backwards = match (from.0, to) {
+        (Start::Sequence(first), Some(To::Sequence(last)))
+        | (Start::Time(first), Some(To::Time(last))) => first > last,
+        _ => false,
+    };
+    if backwards {
+        return Err(Failure::usage(
+            "--from lies behind --to: nothing is between them",
+        ));
+    }
+    Ok(())
 }
 
 /// A span like `90s`, `15m`, `1h`, `7d`; a bare number is seconds.

@@ -1,12 +1,16 @@
-//! Which node, as whom, in which reality: flags over environment over the active context.
+//! Which node, as whom, in which reality: flags over environment over the active context. A
+//! context named by a flag is a whole: the environment's node and token do not mix with it.
 
 use std::time::Duration;
 
 use anyhow::Context as _;
-use arqonbus::client::{Client, ConnectOptions, Reconnect};
-use clap::Args;
+use arqonbus::client::{self, Client, ConnectOptions, Reconnect};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args};
 
-use crate::context::Profiles;
+use crate::context::{Profile, Profiles};
 use crate::failure::Failure;
 
 /// How long a consumer looks for its node again after the connection is lost.
@@ -15,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct Target {
-    /// The node, like ws://127.0.0.1:9100/v1/ws
+    /// The node, like ws://127.0.0.1:9100/v1/ws; wss:// is not spoken yet
     #[arg(long, global = true, env = "ARQON_URL")]
     url: Option<String>,
 
@@ -30,6 +34,18 @@ pub(crate) struct Target {
     /// The reality to work in [default: main]
     #[arg(long, global = true, env = "ARQON_REALITY")]
     reality: Option<String>,
+
+    #[arg(skip)]
+    typed: Typed,
+}
+
+/// What stands on the command line itself, and not in the environment.
+#[derive(Clone, Copy, Debug, Default)]
+struct Typed {
+    url: bool,
+    token: bool,
+    context: bool,
+    reality: bool,
 }
 
 /// Whether a verb outlives its connection.
@@ -51,61 +67,110 @@ impl Target {
         if patience == Patience::None {
             options.reconnect = Reconnect::Never;
         }
-        let client = Client::connect(options).await?;
+        let end = expiry(&options.token);
+        let client = Client::connect(options).await.map_err(|error| {
+            let refused = matches!(error, client::Error::Refused { status: 401, .. });
+            let now_s = client::now_micros() / 1_000_000;
+            match end.filter(|end| refused && *end <= now_s) {
+                Some(end) => anyhow::Error::new(error).context(expired(end)),
+                None => error.into(),
+            }
+        })?;
         Ok(Connection { client, reality })
+    }
+
+    /// Notes which values were typed: they go before those of the environment.
+    pub(crate) fn note_sources(&mut self, matches: &ArgMatches) {
+        let typed = |name| matches.value_source(name) == Some(ValueSource::CommandLine);
+        self.typed = Typed {
+            url: typed("url"),
+            token: typed("token"),
+            context: typed("context"),
+            reality: typed("reality"),
+        };
     }
 
     /// Options of a connection, and the reality.
     pub(crate) fn options(&self) -> anyhow::Result<(ConnectOptions, String)> {
         let profiles = Profiles::load().context("reading the contexts")?;
         let profile = profiles.chosen(self.context.as_deref())?;
-        let url = self
-            .url
-            .as_ref()
-            .or(profile.map(|profile| &profile.url))
-            .ok_or_else(|| {
-                Failure::usage(
-                    "no node is given: set ARQON_URL, use --url, or make a context \
+        let url = self.url(profile).ok_or_else(|| {
+            Failure::usage(
+                "no node is given: set ARQON_URL, use --url, or make a context \
                  (`arqon context add --help`)",
-                )
-            })?;
+            )
+        })?;
         let token = self
-            .token
-            .clone()
-            .or_else(|| profile.and_then(|profile| profile.token.clone()));
+            .token_of(profile)
+            .filter(|token| !token.trim().is_empty());
+        let token = token.ok_or_else(|| {
+            Failure::not_permitted("no token: set ARQON_TOKEN, --token or a context")
+        })?;
         let reality = self
             .reality
             .clone()
+            .filter(|_| self.typed.reality || !self.typed.context)
             .or_else(|| profile.and_then(|profile| profile.reality.clone()))
             .unwrap_or_else(|| "main".to_owned());
-        let mut options = ConnectOptions::new(url, token.unwrap_or_default());
+        let mut options = ConnectOptions::new(url, token);
         options.reconnect = Reconnect::Within(PATIENCE);
         Ok((options, reality))
     }
 
+    fn url(&self, profile: Option<&Profile>) -> Option<String> {
+        self.url
+            .clone()
+            .filter(|_| self.typed.url || !self.typed.context)
+            .or_else(|| profile.map(|profile| profile.url.clone()))
+    }
+
+    fn token_of(&self, profile: Option<&Profile>) -> Option<String> {
+        self.token
+            .clone()
+            .filter(|_| self.typed.token || !self.typed.context)
+            .or_else(|| profile.and_then(|profile| profile.token.clone()))
+    }
+
     /// For `token inspect`.
     pub(crate) fn token(&self) -> anyhow::Result<Option<String>> {
-        if self.token.is_some() {
-            return Ok(self.token.clone());
-        }
         let profiles = Profiles::load().context("reading the contexts")?;
         let profile = profiles.chosen(self.context.as_deref())?;
-        Ok(profile.and_then(|profile| profile.token.clone()))
+        Ok(self.token_of(profile))
     }
 
     /// Whether a node is given at all.
-    pub(crate) fn names_a_node(&self) -> bool {
-        self.options().is_ok()
+    pub(crate) fn names_a_node(&self) -> anyhow::Result<bool> {
+        let profiles = Profiles::load().context("reading the contexts")?;
+        let profile = profiles.chosen(self.context.as_deref())?;
+        Ok(self.url(profile).is_some())
     }
 
-    /// For `context add`.
+    /// URL, token and reality for `context add`: what was typed. A token of the environment is for
+    /// another node, and must not be written down unasked.
     pub(crate) fn given(&self) -> (Option<&str>, Option<&str>, Option<&str>) {
         (
-            self.url.as_deref(),
-            self.token.as_deref(),
-            self.reality.as_deref(),
+            self.url.as_deref().filter(|_| self.typed.url),
+            self.token.as_deref().filter(|_| self.typed.token),
+            self.reality.as_deref().filter(|_| self.typed.reality),
         )
     }
+}
+
+/// When a token says that it ends, in seconds since the Unix epoch; none if it cannot be read.
+fn expiry(token: &str) -> Option<u64> {
+    let claims = URL_SAFE_NO_PAD
+        .decode(token.trim().split('.').nth(1)?)
+        .ok()?;
+    let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;
+    claims.get("exp")?.as_u64()
+}
+
+fn expired(end_s: u64) -> String {
+    let time = i64::try_from(end_s)
+        .ok()
+        .and_then(|end| jiff::Timestamp::from_second(end).ok())
+        .map_or_else(|| end_s.to_string(), |time| time.to_string());
+    format!("the token expired at {time}")
 }
 
 /// Ctrl-C or SIGTERM.

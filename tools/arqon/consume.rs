@@ -1,11 +1,12 @@
 //! `arqon consume`: records as they are and as they come.
 
-use arqonbus::client::{Client, Delivery, Error, SubscribeOptions, Subscription};
+use arqonbus::client::{Client, Error, SubscribeOptions, Subscription};
 use clap::Args;
 
 use crate::Output;
-use crate::bounds::{From, To};
+use crate::bounds::{self, From, To};
 use crate::connection::{Connection, Patience, Target, interrupt};
+use crate::loss::Losses;
 use crate::show::Printer;
 
 /// Print records, from any point of the log on
@@ -16,9 +17,11 @@ the next start goes on after it. A first start uses --from.
 
 Examples:
   arqon consume '>' --stop-at-end
-  arqon consume 'usgs.*' --from 1000 --to 1707 --output json
-  arqon consume 'orders.>' --consumer billing --from earliest
-  arqon consume 'usgs.>' --from 2018-02-01T00:00:00Z --limit 10")]
+  arqon consume 'quake.>' --from 1000 --to 1707 --output json
+  arqon consume 'quake.>' --consumer dashboard --from earliest
+  arqon consume 'quake.usgs.event' --from 2026-01-01T00:00:00Z --limit 10
+
+It ends with 65 if records were skipped because they are damaged on the node's disk.")]
 pub(crate) struct Arguments {
     /// Topics: `*` stands for one token, a last `>` for one or more
     filter: String,
@@ -37,7 +40,7 @@ pub(crate) struct Arguments {
     /// Name of a cursor that the node keeps
     #[arg(long, value_name = "NAME")]
     consumer: Option<String>,
-    /// Share the work with the other members of this group
+    /// Share the work with a group: not served yet, a node answers FEATURE_DISABLED
     #[arg(long, value_name = "NAME")]
     group: Option<String>,
 }
@@ -47,6 +50,7 @@ pub(crate) async fn run(
     output: Output,
     arguments: Arguments,
 ) -> anyhow::Result<()> {
+    bounds::check(arguments.from, arguments.to)?;
     let Connection { client, reality } = target.connect(Patience::Reconnect).await?;
     let named = arguments.consumer.is_some();
     let (stop_sequence, stop_time) = To::stops(arguments.to);
@@ -88,6 +92,7 @@ pub(crate) async fn follow(
 ) -> anyhow::Result<()> {
     let mut left = limit.unwrap_or(u64::MAX);
     let mut acked = 0;
+    let mut losses = Losses::default();
     let mut stop = std::pin::pin!(interrupt());
     while left > 0 {
         let delivery = tokio::select! {
@@ -96,7 +101,7 @@ pub(crate) async fn follow(
             delivery = subscription.next() => delivery?,
         };
         let Some(delivery) = delivery else { break };
-        warn_of_loss(&delivery);
+        losses.note(&delivery);
         let mut last = None;
         for record in delivery
             .views()
@@ -119,7 +124,7 @@ pub(crate) async fn follow(
     }
     drop(subscription);
     client.close().await;
-    Ok(())
+    Ok(losses.verdict()?)
 }
 
 /// Waits until the cursor is on disk. A connection lost meanwhile is no reason to see records
@@ -128,16 +133,5 @@ async fn confirm(subscription: &Subscription, sequence: u64) -> Result<(), Error
     match subscription.ack_confirmed(sequence).await {
         Err(Error::ConnectionLost { .. }) => subscription.ack_confirmed(sequence).await,
         done => done,
-    }
-}
-
-pub(crate) fn warn_of_loss(delivery: &Delivery) {
-    if let Some(lost) = &delivery.lost {
-        tracing::warn!(
-            first = lost.first,
-            last = lost.last,
-            reason = lost.reason,
-            "records are damaged on the node's disk and were skipped"
-        );
     }
 }

@@ -8,6 +8,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 
 use anyhow::Context as _;
+use arqonbus::client::ConnectOptions;
 use clap::{Args, Subcommand};
 use figment::Figment;
 use figment::providers::{Format as _, Toml};
@@ -100,6 +101,19 @@ impl Profiles {
         Ok(Some(found))
     }
 
+    /// Says what was done to a context.
+    fn tell(&self, done: &str, name: &str, output: Output) -> anyhow::Result<()> {
+        let active = self.active.as_deref();
+        let text = match (output, active) {
+            (Output::Json, _) => json!({ "name": name, "done": done, "active": active }),
+            (Output::Text, Some(active)) => {
+                format!("context `{name}` {done}; the active one is `{active}`").into()
+            }
+            (Output::Text, None) => format!("context `{name}` {done}; none is active").into(),
+        };
+        table::print(&text, output)
+    }
+
     fn missing(&self, name: &str) -> Failure {
         let names: Vec<&str> = self.context.keys().map(String::as_str).collect();
         Failure::usage(format!(
@@ -171,6 +185,13 @@ pub(crate) fn run(
             let url = url.ok_or_else(|| {
                 Failure::usage("a context needs --url, like ws://HOST:9100/v1/ws")
             })?;
+            // What this build cannot speak may still be written down, but nonsense may not.
+            let plain = url
+                .strip_prefix("wss://")
+                .map(|rest| format!("ws://{rest}"));
+            ConnectOptions::new(plain.as_deref().unwrap_or(url), token.unwrap_or_default())
+                .check()
+                .map_err(|error| Failure::usage(error.to_string()))?;
             let owned = |text: Option<&str>| text.map(str::to_owned);
             let profile = Profile {
                 url: url.to_owned(),
@@ -178,15 +199,17 @@ pub(crate) fn run(
                 reality: owned(reality),
             };
             profiles.context.insert(name.clone(), profile);
-            profiles.active.get_or_insert(name);
-            profiles.save()
+            profiles.active.get_or_insert(name.clone());
+            profiles.save()?;
+            profiles.tell("kept", &name, output)
         }
         Action::Use { name } => {
             if !profiles.context.contains_key(&name) {
                 return Err(profiles.missing(&name).into());
             }
-            profiles.active = Some(name);
-            profiles.save()
+            profiles.active = Some(name.clone());
+            profiles.save()?;
+            profiles.tell("in use", &name, output)
         }
         Action::Remove { name } => {
             if profiles.context.remove(&name).is_none() {
@@ -195,7 +218,8 @@ pub(crate) fn run(
             if profiles.active.as_deref() == Some(&name) {
                 profiles.active = None;
             }
-            profiles.save()
+            profiles.save()?;
+            profiles.tell("removed", &name, output)
         }
         Action::List => {
             let active = profiles.active.as_deref();

@@ -10,7 +10,7 @@ Exit codes:
   0    done
   1    failed
   2    wrong usage
-  65   the input is not what it should be
+  65   the input is not what it should be, or records read are damaged on the node's disk
   66   an input file cannot be read
   69   no node can be reached
   74   an output cannot be written
@@ -59,6 +59,13 @@ impl Failure {
         }
     }
 
+    pub(crate) fn not_permitted(message: impl Into<String>) -> Self {
+        Self {
+            code: 77,
+            message: message.into(),
+        }
+    }
+
     pub(crate) fn configuration(message: impl Into<String>) -> Self {
         Self {
             code: 78,
@@ -84,10 +91,30 @@ pub(crate) fn advice(error: &anyhow::Error) -> Option<&'static str> {
             Some("is the node running, and is the URL the one in its `ready` line?")
         }
         client::Error::Refused { status: 401, .. } => Some(
-            "look into the token with `arqon token inspect`, or make one with `arqon token mint`",
+            "the node's log says why; look into the token with `arqon token inspect`, or make one \
+             with `arqon token mint`",
         ),
         client::Error::Refused { status: 404, .. } => Some("the URL of a node ends in /v1/ws"),
         _ => None,
+    }
+}
+
+/// A short name for machines: the node's own code if it gave one.
+pub(crate) fn name(error: &anyhow::Error) -> &'static str {
+    let of_node = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<client::Error>()?.code());
+    if let Some(code) = of_node {
+        return code.as_str();
+    }
+    match exit_code(error) {
+        65 => "BAD_INPUT",
+        66 => "NO_INPUT",
+        69 => "NODE_UNREACHABLE",
+        75 => "TRY_AGAIN",
+        77 => "NOT_PERMITTED",
+        130 => "INTERRUPTED",
+        _ => "FAILED",
     }
 }
 
@@ -133,7 +160,9 @@ fn of_client(error: &client::Error) -> u8 {
     }
     match error {
         client::Error::Address { .. } => 78,
-        client::Error::Unreachable { .. } | client::Error::ConnectionLost { .. } => 69,
+        client::Error::Unreachable { .. }
+        | client::Error::ConnectionLost { .. }
+        | client::Error::Closed => 69,
         _ if error.retryable() => 75,
         _ => 1,
     }

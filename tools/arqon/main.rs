@@ -8,7 +8,9 @@ mod consume;
 mod consumers;
 mod context;
 mod failure;
+mod grammar;
 mod log;
+mod loss;
 mod produce;
 mod progress;
 mod reality;
@@ -21,10 +23,10 @@ mod token;
 mod topics;
 mod version;
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 /// Talk to an ArqonBus node: produce, consume, replay, look, measure.
 #[derive(Debug, Parser)]
@@ -33,7 +35,7 @@ pub(crate) struct Cli {
     #[command(flatten)]
     target: connection::Target,
 
-    /// What to print: for people, or one JSON object (streams: one per line)
+    /// What to print: for people, or JSON (lists and streams: one object per line)
     #[arg(
         long,
         short = 'o',
@@ -73,12 +75,19 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = Cli::command().get_matches();
+    let mut cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    cli.target.note_sources(&matches);
     let logs = tracing_subscriber::EnvFilter::try_from_env("ARQON_LOG")
         .unwrap_or_else(|_unset| tracing_subscriber::EnvFilter::new("warn"));
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     tracing_subscriber::fmt()
         .with_env_filter(logs)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal() && !plain)
         .init();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,19 +4,19 @@
 //! Batches are cut when they are full or the input pauses, and several are under way at a time.
 
 use std::collections::{HashMap, VecDeque};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, BufRead, BufReader};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use arqonbus::client::{self, Batch, Client, Outgoing, ProduceOptions, Ticket};
 use clap::{Args, ValueEnum};
-use serde_json::json;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::connection::{Patience, Target, interrupt};
-use crate::failure::Failure;
+use crate::failure::{self, Failure};
 use crate::progress::Progress;
 use crate::{Output, table};
 
@@ -34,8 +34,12 @@ const ENVELOPE_BYTES_MAX: usize = 1024;
 #[command(after_help = "\
 Examples:
   echo '{\"text\":\"hello\"}' | arqon produce greetings.en
-  arqon produce usgs.quake --file earthquakes.ndjson --key-field id --output json
-  arqon produce --topic-field kind --rate 100 < events.ndjson")]
+  arqon produce quake.usgs.event --file tests/fixtures/earthquakes.ndjson --key-field id
+  echo '{\"kind\":\"greetings.en\",\"n\":1}' | arqon produce --topic-field kind --rate 100
+
+On failure it says which lines are stored and which are not, and ends non-zero. With --output json
+that is `failed_lines` (ranges, inclusive), `unsent_from` (first line that was not sent, or null)
+and `error`.")]
 pub(crate) struct Arguments {
     /// Where to; may be left out with --topic-field
     #[arg(required_unless_present = "topic_field")]
@@ -110,12 +114,59 @@ struct Stored {
     count: u64,
     first: Option<u64>,
     last: Option<u64>,
+    lines: Ranges,
+}
+
+/// Line numbers, as ascending inclusive ranges.
+#[derive(Default)]
+struct Ranges(Vec<(u64, u64)>);
+
+impl Ranges {
+    /// Adds a range behind all others.
+    fn push(&mut self, (first, last): (u64, u64)) {
+        match self.0.last_mut() {
+            Some(end) if end.1 + 1 == first => end.1 = last,
+            _ => self.0.push((first, last)),
+        }
+    }
+}
+
+impl std::fmt::Display for Ranges {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self.0.as_slice() {
+            [(first, last)] if first == last => "line ",
+            _ => "lines ",
+        })?;
+        for (index, (first, last)) in self.0.iter().enumerate() {
+            let comma = if index == 0 { "" } else { ", " };
+            if first == last {
+                write!(f, "{comma}{first}")?;
+            } else {
+                write!(f, "{comma}{first} to {last}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A batch that was not acknowledged.
+struct Refused {
+    lines: (u64, u64),
+    error: client::Error,
+}
+
+/// Why no more lines are taken.
+enum Stopped {
+    /// By what is in `Sender::refused`.
+    Refused,
+    By(anyhow::Error),
 }
 
 /// A batch under way and the lines it holds.
 struct UnderWay {
     ticket: Ticket,
     count: u64,
+    bytes: u64,
     lines: (u64, u64),
 }
 
@@ -126,8 +177,13 @@ struct Sender {
     inflight: usize,
     batch: Batch,
     lines: (u64, u64),
+    /// Bytes of the input that are in `batch`.
+    bytes: u64,
+    input_ended: bool,
     under_way: VecDeque<UnderWay>,
     stored: Stored,
+    /// By ascending line.
+    refused: Vec<Refused>,
     progress: Progress,
 }
 
@@ -136,12 +192,19 @@ pub(crate) async fn run(
     output: Output,
     arguments: Arguments,
 ) -> anyhow::Result<()> {
+    let mut total_bytes = None;
     let input: Box<dyn BufRead + Send> = match &arguments.file {
         None => Box::new(BufReader::with_capacity(256 << 10, io::stdin())),
         Some(path) => {
             let file = File::open(path).map_err(|error| {
                 Failure::no_input(format!("reading {}: {error}", path.display()))
             })?;
+            // A pipe by a name has no size.
+            total_bytes = file
+                .metadata()
+                .ok()
+                .filter(Metadata::is_file)
+                .map(|of| of.len());
             Box::new(BufReader::with_capacity(256 << 10, file))
         }
     };
@@ -170,33 +233,58 @@ pub(crate) async fn run(
         batch: connection.client.batch(),
         client: connection.client,
         lines: (0, 0),
+        bytes: 0,
+        input_ended: false,
         under_way: VecDeque::new(),
         stored: Stored::default(),
-        progress: Progress::new(None, "events stored"),
+        refused: Vec::new(),
+        progress: match total_bytes {
+            Some(total) => Progress::of_bytes(total, "events stored"),
+            None => Progress::new(None, "events stored"),
+        },
     };
     let start = Instant::now();
     let sent = sender.send_all(take, &arguments).await;
+    // Those under way may be stored whatever became of others: that is to be known too.
     let settled = sender.settle(0).await;
-    let Sender { stored, client, .. } = sender;
+    let unsent_from = sender.unsent_from();
+    let Sender {
+        stored,
+        refused,
+        client,
+        progress,
+        ..
+    } = sender;
     client.close().await;
-    sent.and(settled).map_err(|error| {
-        let so_far = match (stored.first, stored.last) {
-            (Some(first), Some(last)) => {
-                format!(
-                    "{} events are stored, sequences {first} to {last}",
-                    stored.count
-                )
-            }
-            _ => "nothing is stored".to_owned(),
-        };
-        error.context(so_far)
-    })?;
-    match output {
-        Output::Json => table::print(
-            &json!({ "count": stored.count, "first": stored.first, "last": stored.last }),
-            output,
-        ),
-        Output::Text => table::print(&told(&stored, start.elapsed()).into(), output),
+    // Nothing of it may stand in the way of the result.
+    drop(progress);
+    let stopped = match (sent, settled) {
+        (Ok(()), Ok(())) => {
+            return match output {
+                Output::Json => table::print(&stored.to_json(), output),
+                Output::Text => table::print(&told(&stored, start.elapsed()).into(), output),
+            };
+        }
+        (Err(Stopped::By(error)), _) => Some(error),
+        (Err(Stopped::Refused), _) | (Ok(()), Err(_)) => None,
+    };
+    let (error, failed) = first_failure(refused, stopped);
+    if output == Output::Json {
+        let mut result = stored.to_json();
+        if let Some(fields) = result.as_object_mut() {
+            fields.insert("failed_lines".to_owned(), json!(failed.0));
+            fields.insert("unsent_from".to_owned(), json!(unsent_from));
+            let error = json!({ "code": failure::name(&error), "message": format!("{error:#}") });
+            fields.insert("error".to_owned(), error);
+        }
+        table::print(&result, output)?;
+    }
+    Err(error.context(so_far(&stored, &failed, unsent_from)))
+}
+
+impl Stored {
+    fn to_json(&self) -> Value {
+        json!({ "count": self.count, "first": self.first, "last": self.last })
     }
 }
 
@@ -211,13 +299,56 @@ fn told(stored: &Stored, took: Duration) -> String {
     }
 }
 
+/// The failure with the lowest line, and all lines that were sent and not acknowledged.
+fn first_failure(
+    mut refused: Vec<Refused>,
+    stopped: Option<anyhow::Error>,
+) -> (anyhow::Error, Ranges) {
+    refused.sort_by_key(|batch| batch.lines);
+    let mut failed = Ranges::default();
+    for batch in &refused {
+        failed.push(batch.lines);
+    }
+    // Whatever else stopped the sending is about a line behind all that were sent.
+    let error = match refused.into_iter().next() {
+        Some(Refused { lines, error }) => {
+            let mut batch = Ranges::default();
+            batch.push(lines);
+            let unknown = match error.outcome() {
+                client::Outcome::Unknown => " (whether they are stored is not known)",
+                client::Outcome::Rejected | client::Outcome::NotApplied => "",
+            };
+            anyhow::Error::new(error).context(format!("storing {batch}{unknown}"))
+        }
+        None => stopped.unwrap_or_else(|| Failure::interrupted("interrupted").into()),
+    };
+    (error, failed)
+}
+
+fn so_far(stored: &Stored, failed: &Ranges, unsent_from: Option<u64>) -> String {
+    let mut text = match (stored.first, stored.last) {
+        (Some(first), Some(last)) => {
+            let (count, lines) = (stored.count, &stored.lines);
+            format!("{count} events are stored, sequences {first} to {last} ({lines})")
+        }
+        _ => "nothing is stored".to_owned(),
+    };
+    if !failed.0.is_empty() {
+        text.push_str(&format!("; not acknowledged: {failed}"));
+    }
+    if let Some(line) = unsent_from {
+        text.push_str(&format!("; not sent: from line {line} on"));
+    }
+    text
+}
+
 impl Sender {
     async fn send_all(
         &mut self,
         mut lines: mpsc::Receiver<anyhow::Result<Line>>,
         arguments: &Arguments,
-    ) -> anyhow::Result<()> {
-        let full = usize::try_from(arguments.batch)?;
+    ) -> Result<(), Stopped> {
+        let full = arguments.batch as usize;
         // At a low rate a full batch would be a long time coming.
         let full = arguments
             .rate
@@ -231,7 +362,7 @@ impl Sender {
                 () = &mut stop => {
                     self.cut().await?;
                     self.settle(0).await?;
-                    return Err(Failure::interrupted("interrupted").into());
+                    return Err(Stopped::By(Failure::interrupted("interrupted").into()));
                 }
                 next = next_within(&mut lines, linger) => next,
             };
@@ -248,9 +379,12 @@ impl Sender {
                 }
                 Some(Some(Err(error))) => {
                     self.cut().await?;
-                    return Err(error);
+                    return Err(Stopped::By(error));
                 }
-                Some(None) => return self.cut().await,
+                Some(None) => {
+                    self.input_ended = true;
+                    return self.cut().await;
+                }
                 None => self.cut().await?,
             }
         }
@@ -261,6 +395,7 @@ impl Sender {
             self.lines.0 = line.number;
         }
         self.lines.1 = line.number;
+        self.bytes += line.data.len() as u64 + 1;
         self.batch.push(&Outgoing {
             topic: &line.topic,
             data: &line.data,
@@ -270,51 +405,62 @@ impl Sender {
         });
     }
 
+    /// The first line that was not sent; none if the input ended and all of it was.
+    fn unsent_from(&self) -> Option<u64> {
+        if !self.batch.is_empty() {
+            return Some(self.lines.0);
+        }
+        (!self.input_ended).then_some(self.lines.1 + 1)
+    }
+
     /// Sends what is gathered.
-    async fn cut(&mut self) -> anyhow::Result<()> {
+    async fn cut(&mut self) -> Result<(), Stopped> {
         if self.batch.is_empty() {
             return Ok(());
         }
         self.settle(self.inflight - 1).await?;
         let batch = std::mem::replace(&mut self.batch, self.client.batch());
-        let ticket = self
-            .client
-            .send(&batch, &self.options)
-            .await
-            .map_err(|error| refused(self.lines, error))?;
-        let count = batch.len() as u64;
+        let lines = self.lines;
+        let ticket = match self.client.send(&batch, &self.options).await {
+            Ok(ticket) => ticket,
+            Err(error) => {
+                self.refused.push(Refused { lines, error });
+                return Err(Stopped::Refused);
+            }
+        };
         self.under_way.push_back(UnderWay {
             ticket,
-            count,
-            lines: self.lines,
+            count: batch.len() as u64,
+            bytes: std::mem::take(&mut self.bytes),
+            lines,
         });
         Ok(())
     }
 
     /// Waits until no more than `rest` batches are under way.
-    async fn settle(&mut self, rest: usize) -> anyhow::Result<()> {
-        let mut failure = None;
+    async fn settle(&mut self, rest: usize) -> Result<(), Stopped> {
         while self.under_way.len() > rest
-            && let Some(UnderWay {
-                ticket,
-                count,
-                lines,
-            }) = self.under_way.pop_front()
+            && let Some(batch) = self.under_way.pop_front()
         {
-            match ticket.produced().await {
+            match batch.ticket.produced().await {
                 Ok(produced) => {
-                    self.stored.count += count;
+                    self.stored.count += batch.count;
                     self.stored.first.get_or_insert(produced.first);
                     self.stored.last = Some(produced.last);
-                    self.progress.add(count);
+                    self.stored.lines.push(batch.lines);
+                    self.progress.add_sized(batch.count, batch.bytes);
                 }
-                // Those behind it are on their way; what became of them is to be known too.
-                Err(error) => {
-                    failure.get_or_insert(refused(lines, error));
-                }
+                Err(error) => self.refused.push(Refused {
+                    lines: batch.lines,
+                    error,
+                }),
             }
         }
-        failure.map_or(Ok(()), Err)
+        if self.refused.is_empty() {
+            Ok(())
+        } else {
+            Err(Stopped::Refused)
+        }
     }
 }
 
@@ -327,15 +473,6 @@ async fn next_within(
         None => Some(lines.recv().await),
         Some(linger) => tokio::time::timeout(linger, lines.recv()).await.ok(),
     }
-}
-
-fn refused(lines: (u64, u64), error: client::Error) -> anyhow::Error {
-    let (first, last) = lines;
-    let unknown = match error.outcome() {
-        client::Outcome::Unknown => " (whether they are stored is not known)",
-        client::Outcome::Rejected | client::Outcome::NotApplied => "",
-    };
-    anyhow::Error::new(error).context(format!("storing lines {first} to {last}{unknown}"))
 }
 
 /// Lets events pass at a rate.
@@ -416,8 +553,11 @@ fn next_line(input: &mut dyn BufRead, number: u64) -> anyhow::Result<Option<Vec<
 impl Fields {
     fn line(&self, number: u64, data: Vec<u8>) -> anyhow::Result<Line> {
         let wrong = |error: serde_json::Error| {
+            // It counts lines too, and every one of ours is its first.
+            let (text, column) = (error.to_string(), error.column());
+            let text = text.split(" at line ").next().unwrap_or_default();
             Failure::data(format!(
-                "line {number} is not JSON: {error}; nothing from this line on was sent"
+                "line {number} is not JSON: {text} at column {column}; nothing from this line on was sent"
             ))
         };
         let (mut key, mut topic) = (String::new(), self.default_topic.clone());
@@ -490,6 +630,16 @@ mod tests {
         assert_eq!(read[1].as_ref().ok().unwrap().key, "7");
         let error = read[2].as_ref().err().unwrap().to_string();
         assert!(error.starts_with("line 4 is not JSON"), "{error}");
+        assert_eq!(error.matches("line").count(), 2, "{error}");
+    }
+
+    #[test]
+    fn lines_that_follow_each_other_are_told_as_one_range() {
+        let mut lines = Ranges::default();
+        for range in [(1, 500), (501, 1000), (2001, 2500), (2600, 2600)] {
+            lines.push(range);
+        }
+        assert_eq!(lines.to_string(), "lines 1 to 1000, 2001 to 2500, 2600");
     }
 
     #[test]

@@ -13,10 +13,10 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
-use crate::bounds::{From, To};
+use crate::bounds::{self, From, To};
 use crate::connection::{Connection, Patience, Target, interrupt};
-use crate::consume::warn_of_loss;
 use crate::failure::Failure;
+use crate::loss::Losses;
 use crate::progress::Progress;
 use crate::show::Printer;
 use crate::{Output, table};
@@ -39,12 +39,14 @@ const REALITY_ID: u32 = 33;
 A replay ends at what is the end of the log when it starts, or before it with --to. With --into the
 envelopes are stored in another reality, in order, with the same ids; their `twist_id` names the
 reality they come from. --verify hashes everything but append times and the node's own stamps: of
-the range and, with --into, of what the other reality then holds; else of the range read twice.
+the range and, with --into, of what the other reality then holds; else of the range read twice;
+with --output json the last line is an object with both hashes. It ends with 65 if records were
+skipped because they are damaged on the node's disk.
 
 Examples:
-  arqon replay 'usgs.>' --from 1000 --output json
-  arqon replay 'usgs.>' --from 2018-02-01T00:00:00Z --speed 3600
-  arqon replay '>' --from earliest --into what-if --verify")]
+  arqon replay 'quake.>' --from 1000 --output json
+  arqon replay 'quake.>' --from 2026-01-01T00:00:00Z --speed 3600
+  arqon reality create what-if && arqon replay '>' --from earliest --into what-if --verify")]
 pub(crate) struct Arguments {
     /// Topics: `*` stands for one token, a last `>` for one or more
     filter: String,
@@ -90,6 +92,7 @@ pub(crate) async fn run(
     output: Output,
     arguments: Arguments,
 ) -> anyhow::Result<()> {
+    bounds::check(arguments.from, arguments.to)?;
     let Connection { client, reality } = target.connect(Patience::Reconnect).await?;
     if arguments.into.as_deref() == Some(&reality) {
         return Err(Failure::usage(format!(
@@ -110,20 +113,23 @@ pub(crate) async fn run(
     // A second reading must not see what was stored after the first one began.
     let end = input.subscribed().last;
     let mut pace = Pace::new(arguments.speed);
+    let mut losses = Losses::default();
     match arguments.into {
         Some(into) => {
             let mut copy = Copy::new(client.clone(), &range.reality, into);
-            let hash = copy.run(&mut input, &mut pace).await?;
+            let hash = copy.run(&mut input, &mut pace, &mut losses).await?;
             let produced = copy.produced;
             let came_out = match (arguments.verify, produced) {
                 (true, Some(range)) => Some(copy.hash_of(range).await?),
                 _ => None,
             };
+            // Nothing of its bar may stand in the way of the result.
+            drop(copy);
             report(output, &hash, came_out.as_ref(), produced)?;
         }
         None => {
             let mut printer = Printer::new(output, input.subscribed());
-            let hash = print(&mut input, &mut printer, &mut pace).await?;
+            let hash = print(&mut input, &mut printer, &mut pace, &mut losses).await?;
             drop(printer);
             if arguments.verify {
                 let stop_sequence = if stop_sequence == 0 {
@@ -140,13 +146,13 @@ pub(crate) async fn run(
                 } else {
                     read(&mut client.subscribe(again).await?).await?
                 };
-                verdict(&hash, &second)?;
+                verdict(output, &hash, &second)?;
             }
         }
     }
     drop(input);
     client.close().await;
-    Ok(())
+    Ok(losses.verdict()?)
 }
 
 fn report(
@@ -168,9 +174,18 @@ fn report(
     came_out.map_or(Ok(()), |came_out| compare(input, came_out))
 }
 
-/// On stderr: stdout has the records.
-fn verdict(first: &Hash, second: &Hash) -> anyhow::Result<()> {
+/// For people on stderr: stdout has the records. For machines the last line of them.
+fn verdict(output: Output, first: &Hash, second: &Hash) -> anyhow::Result<()> {
     use std::io::Write as _;
+    if output == Output::Json {
+        let result = json!({
+            "count": first.count,
+            "input_sha256": first.text(),
+            "output_sha256": second.text(),
+        });
+        table::print(&result, output)?;
+        return compare(first, second);
+    }
     let mut out = std::io::stderr().lock();
     writeln!(
         out,
@@ -202,6 +217,7 @@ async fn print(
     input: &mut Subscription,
     printer: &mut Printer,
     pace: &mut Pace,
+    losses: &mut Losses,
 ) -> anyhow::Result<Hash> {
     let mut hash = Hash::default();
     let mut stop = std::pin::pin!(interrupt());
@@ -214,7 +230,7 @@ async fn print(
         let Some(delivery) = delivery else {
             return Ok(hash);
         };
-        warn_of_loss(&delivery);
+        losses.note(&delivery);
         for record in delivery.views() {
             let record = record?;
             if pace.early(record.appended_at) {
@@ -267,7 +283,12 @@ impl<'a> Copy<'a> {
         }
     }
 
-    async fn run(&mut self, input: &mut Subscription, pace: &mut Pace) -> anyhow::Result<Hash> {
+    async fn run(
+        &mut self,
+        input: &mut Subscription,
+        pace: &mut Pace,
+        losses: &mut Losses,
+    ) -> anyhow::Result<Hash> {
         let mut hash = Hash::default();
         let mut stop = std::pin::pin!(interrupt());
         loop {
@@ -283,6 +304,7 @@ impl<'a> Copy<'a> {
                 return Err(Failure::interrupted(message).into());
             };
             let Some(delivery) = delivery else { break };
+            losses.note(&delivery);
             self.copy(&delivery, &mut hash, pace).await?;
         }
         self.cut().await?;
@@ -295,7 +317,6 @@ impl<'a> Copy<'a> {
         hash: &mut Hash,
         pace: &mut Pace,
     ) -> anyhow::Result<()> {
-        warn_of_loss(delivery);
         for record in delivery.views() {
             let record = record?;
             if pace.early(record.appended_at) {

@@ -2,12 +2,13 @@
 
 use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write as _};
 
+use anyhow::Context as _;
 use arqonbus::proto::json::{Origin, RecordJson, Schemas, micros};
 use arqonbus::proto::v1::Subscribed;
 use arqonbus::proto::view::{Payload, RecordView};
 
 use crate::Output;
-use crate::table::printable;
+use crate::table::{WRITING, printable};
 
 /// Payloads are cut to the terminal's width; a pipe gets them whole.
 pub(crate) struct Printer {
@@ -40,6 +41,10 @@ impl Printer {
     }
 
     pub(crate) fn record(&mut self, record: &RecordView<'_>) -> anyhow::Result<()> {
+        self.write(record).context(WRITING)
+    }
+
+    fn write(&mut self, record: &RecordView<'_>) -> io::Result<()> {
         match self.output {
             Output::Json => {
                 let origin = Origin {
@@ -79,8 +84,8 @@ impl Printer {
     }
 
     /// After this the records are out of our hands.
-    pub(crate) fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
+    pub(crate) fn flush(&mut self) -> anyhow::Result<()> {
+        self.out.flush().context(WRITING)
     }
 }
 

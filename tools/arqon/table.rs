@@ -1,21 +1,32 @@
 //! Results of commands: JSON for machines, aligned tables for people.
 
-use std::io::Write as _;
+use std::io::Write;
 
+use anyhow::Context as _;
 use comfy_table::{Table, presets};
 use serde_json::Value;
 
 use crate::Output;
 
-/// Prints a result. For people, a list of objects becomes a table, an object one line a field.
+/// Prints a result. For people, a list of objects becomes a table, an object one line a field; for
+/// machines, a list is one item per line.
 pub(crate) fn print(result: &Value, output: Output) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
-    match output {
-        Output::Json => writeln!(out, "{result}")?,
-        Output::Text => writeln!(out, "{}", text(result))?,
+    write(&mut out, result, output).context(WRITING)
+}
+
+/// What an output error is about.
+pub(crate) const WRITING: &str = "writing standard output";
+
+fn write(out: &mut impl Write, result: &Value, output: Output) -> std::io::Result<()> {
+    match (output, result) {
+        (Output::Json, Value::Array(items)) => {
+            items.iter().try_for_each(|item| writeln!(out, "{item}"))?;
+        }
+        (Output::Json, _) => writeln!(out, "{result}")?,
+        (Output::Text, _) => writeln!(out, "{}", text(result))?,
     }
-    out.flush()?;
-    Ok(())
+    out.flush()
 }
 
 fn text(result: &Value) -> String {
@@ -118,5 +129,8 @@ mod tests {
         );
         assert!(!text.contains('\u{1b}'));
         assert_eq!(super::text(&json!([])), "none");
+        let mut out = Vec::new();
+        write(&mut out, &rows, Output::Json).unwrap();
+        assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 2);
     }
 }

@@ -17,8 +17,8 @@ use crate::show::Printer;
 #[command(after_help = "\
 Examples:
   arqon tail '>'
-  arqon tail 'usgs.>' -n 20
-  arqon tail 'orders.*' --output json | jq .payload")]
+  arqon tail 'quake.>' -n 20
+  arqon tail 'quake.usgs.*' --output json | jq .payload")]
 pub(crate) struct Arguments {
     /// Topics: `*` stands for one token, a last `>` for one or more
     #[arg(default_value = ">")]

@@ -1,7 +1,7 @@
 //! `arqon token`: make tokens for development, and look into any.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::bounds::span;
 use crate::connection::Target;
 use crate::failure::Failure;
-use crate::{Output, table};
+use crate::{Output, grammar, table};
 
 /// Shorter secrets can be guessed from one token.
 const SECRET_BYTES_MIN: usize = 32;
@@ -51,10 +51,10 @@ struct Mint {
     #[arg(long)]
     secret_file: PathBuf,
     /// The only tenant that the bearer acts in
-    #[arg(long)]
+    #[arg(long, value_parser = grammar::tenant)]
     tenant: String,
     /// The bearer's name
-    #[arg(long)]
+    #[arg(long, value_parser = grammar::subject)]
     sub: String,
     /// What the bearer may do beyond producing and subscribing
     #[arg(long, value_enum, default_value = "user")]
@@ -63,10 +63,10 @@ struct Mint {
     #[arg(long, default_value = "1h", value_parser = span)]
     ttl: Duration,
     /// Topics that may be produced to; can be repeated [default: all but sys.]
-    #[arg(long = "pub", value_name = "PATTERN")]
+    #[arg(long = "pub", value_name = "PATTERN", value_parser = grammar::pattern)]
     publish: Vec<String>,
     /// Topics that may be subscribed to; can be repeated [default: all but sys.]
-    #[arg(long = "sub-to", value_name = "PATTERN")]
+    #[arg(long = "sub-to", value_name = "PATTERN", value_parser = grammar::pattern)]
     subscribe: Vec<String>,
     /// Who issues it
     #[arg(long, default_value = DEFAULT_PARTY)]
@@ -102,12 +102,11 @@ pub(crate) fn run(target: &Target, output: Output, arguments: Arguments) -> anyh
     match arguments.action {
         Action::Mint(mint) => {
             let token = make(mint)?;
-            let mut out = std::io::stdout().lock();
-            match output {
-                Output::Text => writeln!(out, "{token}")?,
-                Output::Json => writeln!(out, "{}", json!({ "token": token }))?,
-            }
-            Ok(())
+            let shown = match output {
+                Output::Text => Value::String(token),
+                Output::Json => json!({ "token": token }),
+            };
+            table::print(&shown, output)
         }
         Action::Inspect(inspect) => table::print(&look(target, inspect)?, output),
     }
@@ -201,6 +200,8 @@ fn look(target: &Target, inspect: Inspect) -> anyhow::Result<Value> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     // EDGE-02

@@ -24,7 +24,7 @@ pub(crate) async fn run(
     arguments: Arguments,
 ) -> anyhow::Result<()> {
     let mut versions = json!({ "client": env!("CARGO_PKG_VERSION") });
-    if !arguments.client_only && target.names_a_node() {
+    if !arguments.client_only && target.names_a_node()? {
         let connection = target.connect(Patience::None).await?;
         let welcome = connection.client.welcome();
         if let Some(versions) = versions.as_object_mut() {
