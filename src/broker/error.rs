@@ -4,7 +4,9 @@
 //! or another tenant.
 
 use super::accept::Rejection;
-use super::name::{NameError, RealityName};
+use super::damage::without_directories;
+use super::name::{NameError, RealityName, Tenant};
+use super::reality::ReadOnly;
 use crate::log::{self, AppendError, Sequence};
 use crate::proto::code::ErrorCode;
 
@@ -109,8 +111,18 @@ pub enum Error {
     /// The log did not take the batch.
     #[error("{}", append_text(.0))]
     Append(#[source] AppendError),
+    /// The log takes no writes; nothing of the batch is stored.
+    #[error("{}", read_only_text(tenant, reality, state))]
+    ReadOnly {
+        /// Whose it is.
+        tenant: Tenant,
+        /// Its name.
+        reality: RealityName,
+        /// Why, and whether it will pass.
+        state: ReadOnly,
+    },
     /// The log cannot be opened or read.
-    #[error("the log of the reality cannot be read; the node's own log says why")]
+    #[error("{}", log_text(.0))]
     Log(#[source] log::Error),
     /// The node is going down.
     #[error("the node is going down; connect again later")]
@@ -161,6 +173,39 @@ fn append_text(error: &AppendError) -> String {
     }
 }
 
+fn read_only_text(tenant: &Tenant, reality: &RealityName, state: &ReadOnly) -> String {
+    let reason = &state.reason;
+    if state.repairing {
+        format!(
+            "reality {reality} takes no writes until its log is reopened, which the node is \
+             trying; nothing was stored; the cause: {reason}"
+        )
+    } else {
+        format!(
+            "reality {reality} takes no writes, because its log is damaged; nothing was stored; \
+             {reason}; `logdump verify DIR/{tenant}/{reality}` shows all of it, DIR being the \
+             node's data directory"
+        )
+    }
+}
+
+fn log_text(error: &log::Error) -> String {
+    match error {
+        log::Error::Damaged(damage) => format!(
+            "the log of the reality cannot be read: {}; `logdump verify` shows all of it",
+            without_directories(damage)
+        ),
+        log::Error::Version {
+            found, supported, ..
+        } => format!(
+            "the log of the reality has format version {found}; this node reads version {supported}"
+        ),
+        log::Error::Io { .. } | log::Error::Locked { .. } | log::Error::OutOfRange { .. } => {
+            "the log of the reality cannot be read; the node's own log says why".into()
+        }
+    }
+}
+
 impl From<AppendError> for Error {
     fn from(error: AppendError) -> Self {
         Self::Append(error)
@@ -203,7 +248,7 @@ impl Error {
                 AppendError::Busy { .. } => ErrorCode::RateLimited,
                 AppendError::TooLarge { .. } => ErrorCode::TooLarge,
             },
-            Self::Log(_) => ErrorCode::StorageFailure,
+            Self::ReadOnly { .. } | Self::Log(_) => ErrorCode::StorageFailure,
             Self::ShuttingDown => ErrorCode::ShuttingDown,
             Self::Internal => ErrorCode::Internal,
         }
@@ -213,7 +258,9 @@ impl Error {
     #[must_use]
     pub fn retryable(&self) -> bool {
         match self {
-            Self::Append(AppendError::Indeterminate { .. }) => false,
+            Self::Append(AppendError::Indeterminate { .. })
+            | Self::Log(log::Error::Damaged(_) | log::Error::Version { .. }) => false,
+            Self::ReadOnly { state, .. } => state.repairing,
             _ => self.code().retryable(),
         }
     }
@@ -245,6 +292,7 @@ impl Error {
             | Self::ConsumersFull { .. }
             | Self::RoleMissing { .. }
             | Self::Append(_)
+            | Self::ReadOnly { .. }
             | Self::Log(_)
             | Self::ShuttingDown
             | Self::Internal => String::new(),

@@ -245,7 +245,10 @@ impl Reality {
             token,
         };
         if own.is_empty() {
-            return Ok(self.log().append(append)?);
+            return self
+                .log()
+                .append(append)
+                .map_err(|error| self.refusal(error));
         }
         // Held across the append, so that two sessions of one producer cannot pass each other
         // between the check and their place in the log.
@@ -254,11 +257,33 @@ impl Reality {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         check_own(&own, |producer| producers.reached(producer))?;
-        self.log().append(append)?;
+        self.log()
+            .append(append)
+            .map_err(|error| self.refusal(error))?;
         for entry in own {
             producers.observe(&entry.producer, entry.counter);
         }
         Ok(())
+    }
+
+    /// Why an append was refused, with the reason that the log has for taking none.
+    #[must_use]
+    pub fn refusal(&self, error: AppendError) -> Error {
+        match error {
+            AppendError::ReadOnly { .. } => self.read_only().map_or_else(
+                // Reopened meanwhile: sending again will do.
+                || Error::Append(error),
+                |state| Error::ReadOnly {
+                    tenant: self.tenant.clone(),
+                    reality: self.name.clone(),
+                    state,
+                },
+            ),
+            AppendError::NoSpace { .. }
+            | AppendError::Busy { .. }
+            | AppendError::Indeterminate { .. }
+            | AppendError::TooLarge { .. } => Error::Append(error),
+        }
     }
 
     /// Queues a record of the broker's own; `sink` hears of it when it is on disk.

@@ -571,10 +571,14 @@ fn a_poisoned_reality_is_read_only_and_comes_back() {
     assert!(matches!(outcome, Err(AppendError::Indeterminate { .. })));
     assert_eq!(node.broker.read_only().len(), 1);
     let refused = node.try_append(&[on("a", 10)], Durability::Synced);
-    assert!(matches!(
-        refused,
-        Err(Error::Append(AppendError::ReadOnly { .. }))
-    ));
+    assert!(matches!(refused, Err(Error::ReadOnly { .. })));
+    let refused = refused.unwrap_err();
+    assert!(refused.retryable(), "{refused}");
+    assert!(refused.to_string().contains("the cause: "), "{refused}");
+    assert!(
+        !refused.to_string().contains(&*dir.path().to_string_lossy()),
+        "{refused}"
+    );
     assert_eq!(take_all(&mut subscription).0, [0_u64; 0], "reading goes on");
 
     node.failing.store(false, Ordering::SeqCst);
@@ -789,7 +793,7 @@ fn a_fetch_is_bounded_and_says_where_to_go_on() {
 }
 
 /// The segment files of the tenant's main reality, the oldest first.
-fn segments(dir: &Path) -> Vec<std::path::PathBuf> {
+fn segments(dir: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir.join("t").join("main")).unwrap();
     let mut files: Vec<_> = entries
         .map(|entry| entry.unwrap().path())
@@ -857,6 +861,35 @@ fn damage_met_while_reading_is_counted_and_named() {
         assert!(!shown.contains(&*dir.path().to_string_lossy()), "{shown}");
     }
     node.append_on("a", 1, 10);
+}
+
+// LOG-05, EDGE-09
+#[test]
+fn appends_to_a_corrupt_log_are_told_of_the_damage_and_not_to_retry() {
+    let dir = TempDir::new().unwrap();
+    {
+        let node = Node::start(dir.path(), small());
+        node.append_on("a", 10, 1_000);
+        node.append_on("a", 10, 1_000);
+        node.broker.close();
+    }
+    damage(&segments(dir.path())[0], 8_000);
+    let node = Node::start(dir.path(), small());
+    let refused = node.try_append(&[on("a", 10)], Durability::Synced);
+    let refused = refused.unwrap_err();
+    assert_eq!(
+        refused.code(),
+        crate::proto::code::ErrorCode::StorageFailure
+    );
+    assert!(!refused.retryable(), "{refused}");
+    let text = refused.to_string();
+    assert!(
+        text.contains("damage in 00000000000000000001.seg at byte"),
+        "{text}"
+    );
+    assert!(text.contains("`logdump verify DIR/t/main`"), "{text}");
+    assert!(!text.contains(&*dir.path().to_string_lossy()), "{text}");
+    assert!(node.command("status").contains("damage in 0000"));
 }
 
 // Realities: created once, found again, never opened by guessing.
