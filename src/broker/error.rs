@@ -25,13 +25,13 @@ pub enum Error {
     #[error(transparent)]
     Rejected(#[from] Rejection),
     /// There is no such reality.
-    #[error("there is no reality {reality:?}; create it with the command reality.create")]
+    #[error("there is no reality {reality}; create it with `arqon reality create {reality}`")]
     NoSuchReality {
         /// The name.
         reality: RealityName,
     },
     /// The reality to be created is there already.
-    #[error("reality {reality:?} exists already")]
+    #[error("a reality {reality} exists already; choose another name, or use that one")]
     RealityExists {
         /// The name.
         reality: RealityName,
@@ -55,7 +55,9 @@ pub enum Error {
         limit: usize,
     },
     /// A named consumer has one subscription at a time.
-    #[error("consumer {consumer:?} is in use by another subscription; end that one first")]
+    #[error(
+        "consumer {consumer} is in use by another subscription; end that one first, or choose another name"
+    )]
     ConsumerInUse {
         /// Its name.
         consumer: String,
@@ -85,7 +87,7 @@ pub enum Error {
         needed: &'static str,
     },
     /// The caller may not see this reality.
-    #[error("reality {reality:?} is open to admins only")]
+    #[error("reality {reality} is open to admins only")]
     RealityClosed {
         /// The name.
         reality: RealityName,
@@ -229,12 +231,13 @@ impl Error {
     #[must_use]
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::Name { .. } | Self::BeyondEnd { .. } | Self::Argument { .. } => {
-                ErrorCode::ValidationError
-            }
+            Self::Name { .. }
+            | Self::BeyondEnd { .. }
+            | Self::Argument { .. }
+            | Self::RealityExists { .. }
+            | Self::ConsumerInUse { .. } => ErrorCode::ValidationError,
             Self::Rejected(rejection) => rejection.fault.code(),
             Self::NoSuchReality { .. } => ErrorCode::NotFound,
-            Self::RealityExists { .. } | Self::ConsumerInUse { .. } => ErrorCode::SequenceConflict,
             Self::TenantsFull { .. } | Self::RealitiesFull { .. } | Self::ConsumersFull { .. } => {
                 ErrorCode::TooLarge
             }
@@ -284,10 +287,10 @@ impl Error {
             Self::NoSuchReality { .. } | Self::RealityClosed { .. } => "reality".into(),
             Self::ConsumerInUse { .. } => "consumer".into(),
             Self::BeyondEnd { .. } | Self::OutOfRange { .. } => "sequence".into(),
+            Self::RealityExists { .. } => "arguments.name".into(),
             Self::UnknownCommand { .. } => "name".into(),
             Self::Argument { argument, .. } => format!("arguments.{argument}"),
-            Self::RealityExists { .. }
-            | Self::TenantsFull { .. }
+            Self::TenantsFull { .. }
             | Self::RealitiesFull { .. }
             | Self::ConsumersFull { .. }
             | Self::RoleMissing { .. }
@@ -296,6 +299,72 @@ impl Error {
             | Self::Log(_)
             | Self::ShuttingDown
             | Self::Internal => String::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::accept::Fault;
+    use super::*;
+
+    // EDGE-09
+    #[test]
+    fn texts_name_things_plainly_and_say_what_to_try() {
+        let reality = || RealityName::new("nope").unwrap();
+        let consumer = "billing".to_owned();
+        let too_large = |index| {
+            Error::Rejected(Rejection {
+                index,
+                field: "",
+                fault: Fault::TooLarge {
+                    found: 3,
+                    limit: 2,
+                    unit: "bytes",
+                },
+            })
+        };
+        let invalid = ErrorCode::ValidationError;
+        for (error, code, field, text) in [
+            (
+                Error::NoSuchReality { reality: reality() },
+                ErrorCode::NotFound,
+                "reality",
+                "there is no reality nope; create it with `arqon reality create nope`",
+            ),
+            (
+                Error::RealityExists { reality: reality() },
+                invalid,
+                "arguments.name",
+                "a reality nope exists already; choose another name, or use that one",
+            ),
+            (
+                Error::RealityClosed { reality: reality() },
+                ErrorCode::Forbidden,
+                "reality",
+                "reality nope is open to admins only",
+            ),
+            (
+                Error::ConsumerInUse { consumer },
+                invalid,
+                "consumer",
+                "consumer billing is in use by another subscription; end that one first, or choose another name",
+            ),
+            (
+                too_large(Some(0)),
+                ErrorCode::TooLarge,
+                "envelopes[0]",
+                "envelopes[0] has 3 bytes, more than the limit of 2",
+            ),
+            (
+                too_large(None),
+                ErrorCode::TooLarge,
+                "",
+                "the envelope has 3 bytes, more than the limit of 2",
+            ),
+        ] {
+            assert_eq!(error.to_string(), text);
+            assert_eq!((error.code(), error.field().as_str()), (code, field));
         }
     }
 }
