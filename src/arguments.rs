@@ -24,7 +24,7 @@ pub(crate) enum Command {
     /// Show every setting, its value and where it comes from
     Config(ConfigArguments),
     /// Show the version
-    Version,
+    Version(VersionArguments),
 }
 
 #[derive(Debug, Args)]
@@ -98,9 +98,16 @@ pub(crate) struct ConfigArguments {
     pub(crate) markdown: bool,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct VersionArguments {
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub(crate) output: Output,
+}
+
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Output {
-    /// A table
+    /// For people
     Text,
     /// One object
     Json,

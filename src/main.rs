@@ -12,7 +12,7 @@ use arqonbus::config::layers::{self, Loaded};
 use arqonbus::config::listing;
 use clap::Parser as _;
 
-use arguments::{Arguments, Command, ConfigArguments, Output};
+use arguments::{Arguments, Command, ConfigArguments, Output, VersionArguments};
 
 /// Settings are wrong or incomplete (sysexits.h `EX_CONFIG`).
 const EXIT_CONFIG: u8 = 78;
@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     let outcome = match &arguments.command {
         Command::Serve(serve) => return node::serve(serve),
         Command::Config(config) => show_config(config),
-        Command::Version => print(&format!("arqonbus {}\n", env!("CARGO_PKG_VERSION"))),
+        Command::Version(version) => show_version(version),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -62,6 +62,17 @@ fn show_config(arguments: &ConfigArguments) -> anyhow::Result<()> {
     match arguments.output {
         Output::Text => print(&format!("{}\n", listing::table(&loaded)?)),
         Output::Json => print(&format!("{}\n", listing::json(&loaded)?)),
+    }
+}
+
+fn show_version(arguments: &VersionArguments) -> anyhow::Result<()> {
+    let version = env!("CARGO_PKG_VERSION");
+    match arguments.output {
+        Output::Text => print(&format!("arqonbus {version}\n")),
+        Output::Json => {
+            let object = serde_json::json!({ "name": "arqonbus", "version": version });
+            print(&format!("{object}\n"))
+        }
     }
 }
 

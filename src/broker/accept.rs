@@ -26,7 +26,7 @@ const TIME_MS_MAX: i64 = 253_402_300_799_999;
 
 /// An envelope that breaks a rule. Nothing of its batch is stored.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{} {fault}", self.path())]
+#[error("{} {fault}", self.subject())]
 pub struct Rejection {
     /// Which envelope of the batch, from 0; `None` when it came alone.
     pub index: Option<usize>,
@@ -45,8 +45,19 @@ impl Rejection {
             _ => self.field,
         };
         match self.index {
+            Some(index) if field.is_empty() => format!("envelopes[{index}]"),
             Some(index) => format!("envelopes[{index}].{field}"),
             None => field.into(),
+        }
+    }
+
+    /// The same for a sentence, which cannot begin with nothing.
+    fn subject(&self) -> String {
+        let path = self.path();
+        if path.is_empty() {
+            "the envelope".into()
+        } else {
+            path
         }
     }
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::access::{Identity, Role};
+use super::damage::without_directories;
 use super::error::{ArgumentFault, Error};
 use super::name::RealityName;
 use super::reality::Reality;
@@ -207,19 +208,40 @@ fn log_status(call: &Call<'_>) -> Result<Value, Error> {
     let reality = call.reality()?;
     let status = reality.log().status();
     let bounds = status.bounds;
-    Ok(fields([
-        ("reality", text(reality.name().as_str())),
-        ("first", number(bounds.first.get())),
-        ("durable_end", number(bounds.durable_end.get())),
-        ("written_end", number(bounds.written_end.get())),
-        ("segments", number(status.segments as u64)),
-        ("used_bytes", number(status.used_bytes)),
-        ("tail_bytes", number(status.tail_bytes as u64)),
-        ("waiting_bytes", number(status.waiting_bytes as u64)),
-        ("flushes", number(status.flushes)),
-        ("epoch", number(u64::from(status.epoch))),
-        ("read_only", flag(reality.read_only().is_some())),
-    ]))
+    Ok(fields(
+        [
+            ("reality", text(reality.name().as_str())),
+            ("first", number(bounds.first.get())),
+            ("durable_end", number(bounds.durable_end.get())),
+            ("written_end", number(bounds.written_end.get())),
+            ("segments", number(status.segments as u64)),
+            ("used_bytes", number(status.used_bytes)),
+            ("tail_bytes", number(status.tail_bytes as u64)),
+            ("waiting_bytes", number(status.waiting_bytes as u64)),
+            ("flushes", number(status.flushes)),
+            ("epoch", number(u64::from(status.epoch))),
+        ]
+        .into_iter()
+        .chain(health(&reality)),
+    ))
+}
+
+/// Whether a reality takes writes, why not, and what damage reading has met in it.
+fn health(reality: &Reality) -> Vec<(&'static str, Value)> {
+    let read_only = reality.read_only();
+    let mut about = vec![("read_only", flag(read_only.is_some()))];
+    if let Some(state) = read_only {
+        about.push(("reason", text(&state.reason)));
+        about.push(("repairing", flag(state.repairing)));
+    }
+    let encounters = reality.encounters();
+    if encounters.reads() > 0 {
+        let places = encounters.places();
+        let places = places.iter().map(|place| text(&without_directories(place)));
+        about.push(("damaged_reads", number(encounters.reads())));
+        about.push(("damages", list(places)));
+    }
+    about
 }
 
 fn reality_create(call: &Call<'_>) -> Result<Value, Error> {
@@ -247,7 +269,7 @@ fn describe(call: &Call<'_>, name: &RealityName) -> Value {
         about.push(("first", number(bounds.first.get())));
         about.push(("last", number(bounds.durable_end.get() - 1)));
         about.push(("subscriptions", number(reality.subscriptions() as u64)));
-        about.push(("read_only", flag(reality.read_only().is_some())));
+        about.extend(health(&reality));
     }
     fields(about)
 }

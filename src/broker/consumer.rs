@@ -157,7 +157,7 @@ impl Consumers {
         name: &Name,
         sequence: Sequence,
         notify: Option<(u64, Arc<dyn CursorSink>)>,
-    ) -> Result<(), AppendError> {
+    ) -> Result<(), Error> {
         let cursor = ConsumerCursor {
             reality: name.0.as_str().into(),
             consumer: name.1.to_string(),
@@ -172,7 +172,8 @@ impl Consumers {
             sequence,
             notify,
         });
-        self.system.append_own(record, stored, 0)
+        let appended = self.system.append_own(record, stored, 0);
+        appended.map_err(|error| self.system.refusal(error))
     }
 }
 
@@ -279,7 +280,7 @@ impl Lease {
             let mut states = self.consumers.lock();
             states.entry(self.name.clone()).or_default().under_way = None;
         }
-        Ok(result?)
+        result
     }
 }
 

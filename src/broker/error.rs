@@ -4,7 +4,9 @@
 //! or another tenant.
 
 use super::accept::Rejection;
-use super::name::{NameError, RealityName};
+use super::damage::without_directories;
+use super::name::{NameError, RealityName, Tenant};
+use super::reality::ReadOnly;
 use crate::log::{self, AppendError, Sequence};
 use crate::proto::code::ErrorCode;
 
@@ -23,13 +25,13 @@ pub enum Error {
     #[error(transparent)]
     Rejected(#[from] Rejection),
     /// There is no such reality.
-    #[error("there is no reality {reality:?}; create it with the command reality.create")]
+    #[error("there is no reality {reality}; create it with `arqon reality create {reality}`")]
     NoSuchReality {
         /// The name.
         reality: RealityName,
     },
     /// The reality to be created is there already.
-    #[error("reality {reality:?} exists already")]
+    #[error("a reality {reality} exists already; choose another name, or use that one")]
     RealityExists {
         /// The name.
         reality: RealityName,
@@ -53,7 +55,9 @@ pub enum Error {
         limit: usize,
     },
     /// A named consumer has one subscription at a time.
-    #[error("consumer {consumer:?} is in use by another subscription; end that one first")]
+    #[error(
+        "consumer {consumer} is in use by another subscription; end that one first, or choose another name"
+    )]
     ConsumerInUse {
         /// Its name.
         consumer: String,
@@ -83,7 +87,7 @@ pub enum Error {
         needed: &'static str,
     },
     /// The caller may not see this reality.
-    #[error("reality {reality:?} is open to admins only")]
+    #[error("reality {reality} is open to admins only")]
     RealityClosed {
         /// The name.
         reality: RealityName,
@@ -109,8 +113,18 @@ pub enum Error {
     /// The log did not take the batch.
     #[error("{}", append_text(.0))]
     Append(#[source] AppendError),
+    /// The log takes no writes; nothing of the batch is stored.
+    #[error("{}", read_only_text(tenant, reality, state))]
+    ReadOnly {
+        /// Whose it is.
+        tenant: Tenant,
+        /// Its name.
+        reality: RealityName,
+        /// Why, and whether it will pass.
+        state: ReadOnly,
+    },
     /// The log cannot be opened or read.
-    #[error("the log of the reality cannot be read; the node's own log says why")]
+    #[error("{}", log_text(.0))]
     Log(#[source] log::Error),
     /// The node is going down.
     #[error("the node is going down; connect again later")]
@@ -161,6 +175,39 @@ fn append_text(error: &AppendError) -> String {
     }
 }
 
+fn read_only_text(tenant: &Tenant, reality: &RealityName, state: &ReadOnly) -> String {
+    let reason = &state.reason;
+    if state.repairing {
+        format!(
+            "reality {reality} takes no writes until its log is reopened, which the node is \
+             trying; nothing was stored; the cause: {reason}"
+        )
+    } else {
+        format!(
+            "reality {reality} takes no writes, because its log is damaged; nothing was stored; \
+             {reason}; `logdump verify DIR/{tenant}/{reality}` shows all of it, DIR being the \
+             node's data directory"
+        )
+    }
+}
+
+fn log_text(error: &log::Error) -> String {
+    match error {
+        log::Error::Damaged(damage) => format!(
+            "the log of the reality cannot be read: {}; `logdump verify` shows all of it",
+            without_directories(damage)
+        ),
+        log::Error::Version {
+            found, supported, ..
+        } => format!(
+            "the log of the reality has format version {found}; this node reads version {supported}"
+        ),
+        log::Error::Io { .. } | log::Error::Locked { .. } | log::Error::OutOfRange { .. } => {
+            "the log of the reality cannot be read; the node's own log says why".into()
+        }
+    }
+}
+
 impl From<AppendError> for Error {
     fn from(error: AppendError) -> Self {
         Self::Append(error)
@@ -184,12 +231,13 @@ impl Error {
     #[must_use]
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::Name { .. } | Self::BeyondEnd { .. } | Self::Argument { .. } => {
-                ErrorCode::ValidationError
-            }
+            Self::Name { .. }
+            | Self::BeyondEnd { .. }
+            | Self::Argument { .. }
+            | Self::RealityExists { .. }
+            | Self::ConsumerInUse { .. } => ErrorCode::ValidationError,
             Self::Rejected(rejection) => rejection.fault.code(),
             Self::NoSuchReality { .. } => ErrorCode::NotFound,
-            Self::RealityExists { .. } | Self::ConsumerInUse { .. } => ErrorCode::SequenceConflict,
             Self::TenantsFull { .. } | Self::RealitiesFull { .. } | Self::ConsumersFull { .. } => {
                 ErrorCode::TooLarge
             }
@@ -203,7 +251,7 @@ impl Error {
                 AppendError::Busy { .. } => ErrorCode::RateLimited,
                 AppendError::TooLarge { .. } => ErrorCode::TooLarge,
             },
-            Self::Log(_) => ErrorCode::StorageFailure,
+            Self::ReadOnly { .. } | Self::Log(_) => ErrorCode::StorageFailure,
             Self::ShuttingDown => ErrorCode::ShuttingDown,
             Self::Internal => ErrorCode::Internal,
         }
@@ -213,7 +261,9 @@ impl Error {
     #[must_use]
     pub fn retryable(&self) -> bool {
         match self {
-            Self::Append(AppendError::Indeterminate { .. }) => false,
+            Self::Append(AppendError::Indeterminate { .. })
+            | Self::Log(log::Error::Damaged(_) | log::Error::Version { .. }) => false,
+            Self::ReadOnly { state, .. } => state.repairing,
             _ => self.code().retryable(),
         }
     }
@@ -237,17 +287,84 @@ impl Error {
             Self::NoSuchReality { .. } | Self::RealityClosed { .. } => "reality".into(),
             Self::ConsumerInUse { .. } => "consumer".into(),
             Self::BeyondEnd { .. } | Self::OutOfRange { .. } => "sequence".into(),
+            Self::RealityExists { .. } => "arguments.name".into(),
             Self::UnknownCommand { .. } => "name".into(),
             Self::Argument { argument, .. } => format!("arguments.{argument}"),
-            Self::RealityExists { .. }
-            | Self::TenantsFull { .. }
+            Self::TenantsFull { .. }
             | Self::RealitiesFull { .. }
             | Self::ConsumersFull { .. }
             | Self::RoleMissing { .. }
             | Self::Append(_)
+            | Self::ReadOnly { .. }
             | Self::Log(_)
             | Self::ShuttingDown
             | Self::Internal => String::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::accept::Fault;
+    use super::*;
+
+    // EDGE-09
+    #[test]
+    fn texts_name_things_plainly_and_say_what_to_try() {
+        let reality = || RealityName::new("nope").unwrap();
+        let consumer = "billing".to_owned();
+        let too_large = |index| {
+            Error::Rejected(Rejection {
+                index,
+                field: "",
+                fault: Fault::TooLarge {
+                    found: 3,
+                    limit: 2,
+                    unit: "bytes",
+                },
+            })
+        };
+        let invalid = ErrorCode::ValidationError;
+        for (error, code, field, text) in [
+            (
+                Error::NoSuchReality { reality: reality() },
+                ErrorCode::NotFound,
+                "reality",
+                "there is no reality nope; create it with `arqon reality create nope`",
+            ),
+            (
+                Error::RealityExists { reality: reality() },
+                invalid,
+                "arguments.name",
+                "a reality nope exists already; choose another name, or use that one",
+            ),
+            (
+                Error::RealityClosed { reality: reality() },
+                ErrorCode::Forbidden,
+                "reality",
+                "reality nope is open to admins only",
+            ),
+            (
+                Error::ConsumerInUse { consumer },
+                invalid,
+                "consumer",
+                "consumer billing is in use by another subscription; end that one first, or choose another name",
+            ),
+            (
+                too_large(Some(0)),
+                ErrorCode::TooLarge,
+                "envelopes[0]",
+                "envelopes[0] has 3 bytes, more than the limit of 2",
+            ),
+            (
+                too_large(None),
+                ErrorCode::TooLarge,
+                "",
+                "the envelope has 3 bytes, more than the limit of 2",
+            ),
+        ] {
+            assert_eq!(error.to_string(), text);
+            assert_eq!((error.code(), error.field().as_str()), (code, field));
         }
     }
 }

@@ -13,6 +13,7 @@ pub mod accept;
 pub mod access;
 pub mod command;
 pub mod consumer;
+pub mod damage;
 pub mod error;
 pub mod fanout;
 pub mod filter;
@@ -103,6 +104,8 @@ pub struct Totals {
     pub tail_bytes: usize,
     /// Bytes waiting to be written.
     pub waiting_bytes: usize,
+    /// How often reads have met damage.
+    pub damaged_reads: u64,
 }
 
 /// The tenants of a node.
@@ -230,6 +233,7 @@ impl Broker {
             totals.used_bytes += status.used_bytes;
             totals.tail_bytes += status.tail_bytes;
             totals.waiting_bytes += status.waiting_bytes;
+            totals.damaged_reads += reality.encounters().reads();
         }
         totals
     }
@@ -243,6 +247,16 @@ impl Broker {
             Some((reality.tenant().clone(), reality.name().clone(), state))
         };
         realities.into_iter().filter_map(state).collect()
+    }
+
+    /// How many realities take writes although reading has met damage in them.
+    #[must_use]
+    pub fn damaged(&self) -> usize {
+        let realities = self.realities();
+        let met = |reality: &&Arc<Reality>| {
+            reality.encounters().reads() > 0 && reality.read_only().is_none()
+        };
+        realities.iter().filter(met).count()
     }
 
     fn realities(&self) -> Vec<Arc<Reality>> {

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use uuid::Uuid;
 
 use super::accept::{Batch, Fault, Rejection};
+use super::damage::Encounters;
 use super::error::Error;
 use super::fanout::Fanout;
 use super::name::{RealityName, Tenant};
@@ -61,6 +62,7 @@ pub struct Reality {
     shows_written: AtomicBool,
     watch: Arc<Watch>,
     producers: Mutex<ProducerClocks>,
+    encounters: Arc<Encounters>,
 }
 
 /// What the log tells, on commit threads.
@@ -123,6 +125,7 @@ impl Reality {
             shows_written: AtomicBool::new(false),
             watch,
             producers: Mutex::new(ProducerClocks::new(ground.producers_max)),
+            encounters: Arc::new(Encounters::new(tenant.clone(), name.clone())),
         };
         reality.note_damage();
         reality.remember_producers();
@@ -182,7 +185,22 @@ impl Reality {
     #[must_use]
     pub fn read_only(&self) -> Option<ReadOnly> {
         let state = &self.watch.read_only;
-        state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let state = state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()?;
+        // Where the data directory is concerns nobody who asks over the network.
+        let directory = format!("{}/", self.directory.display());
+        Some(ReadOnly {
+            reason: state.reason.replace(&directory, ""),
+            ..state
+        })
+    }
+
+    /// The damage that reading has met.
+    #[must_use]
+    pub const fn encounters(&self) -> &Arc<Encounters> {
+        &self.encounters
     }
 
     /// The wall clock.
@@ -227,7 +245,10 @@ impl Reality {
             token,
         };
         if own.is_empty() {
-            return Ok(self.log().queue(append)?);
+            return self
+                .log()
+                .queue(append)
+                .map_err(|error| self.refusal(error));
         }
         // Held across the append, so that two sessions of one producer cannot pass each other
         // between the check and their place in the log.
@@ -236,7 +257,9 @@ impl Reality {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         check_own(&own, |producer| producers.reached(producer))?;
-        self.log().queue(append)?;
+        self.log()
+            .queue(append)
+            .map_err(|error| self.refusal(error))?;
         for entry in own {
             producers.observe(&entry.producer, entry.counter);
         }
@@ -247,6 +270,26 @@ impl Reality {
     /// what comes together is written together.
     pub fn start(&self) {
         self.log().start();
+    }
+
+    /// Why an append was refused, with the reason that the log has for taking none.
+    #[must_use]
+    pub fn refusal(&self, error: AppendError) -> Error {
+        match error {
+            AppendError::ReadOnly { .. } => self.read_only().map_or_else(
+                // Reopened meanwhile: sending again will do.
+                || Error::Append(error),
+                |state| Error::ReadOnly {
+                    tenant: self.tenant.clone(),
+                    reality: self.name.clone(),
+                    state,
+                },
+            ),
+            AppendError::NoSpace { .. }
+            | AppendError::Busy { .. }
+            | AppendError::Indeterminate { .. }
+            | AppendError::TooLarge { .. } => Error::Append(error),
+        }
     }
 
     /// Queues a record of the broker's own; `sink` hears of it when it is on disk.
@@ -332,7 +375,10 @@ impl Reality {
                     }
                     from = chunk.last.next();
                 }
-                Ok(Found::Damaged { next, .. }) => from = next,
+                Ok(Found::Damaged { damage, next }) => {
+                    self.encounters.note(&damage, from, next);
+                    from = next;
+                }
                 Ok(Found::End) => break,
                 Err(error) => {
                     tracing::error!(tenant = %self.tenant, reality = %self.name, %error, "producers' clocks not rebuilt");

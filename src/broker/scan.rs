@@ -3,7 +3,9 @@
 //! A run is a slice of a chunk: nothing is copied until it goes into a frame.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
+use super::damage::Encounters;
 use super::filter::Filter;
 use crate::log::{self, Chunk, Found, Log, Micros, Sequence, TopicReader};
 
@@ -56,7 +58,13 @@ impl Scanned {
     }
 
     /// Takes over what one read found; `false` if it found the end.
-    pub(super) fn take(&mut self, found: Found, end: Sequence, selection: &Selection) -> bool {
+    pub(super) fn take(
+        &mut self,
+        found: Found,
+        end: Sequence,
+        selection: &Selection,
+        encounters: &Encounters,
+    ) -> bool {
         match found {
             Found::Records(chunk) => {
                 self.next = chunk.last.next();
@@ -64,7 +72,7 @@ impl Scanned {
                 true
             }
             Found::Damaged { damage, next } => {
-                tracing::error!(%damage, from = %self.next, %next, "records skipped");
+                encounters.note(&damage, self.next, next);
                 self.pieces.push_back(Piece::Lost(Lost {
                     first: self.next,
                     last: next.previous().unwrap_or(next).max(self.next),
@@ -150,6 +158,7 @@ pub struct HistoryRead {
     pub(super) from: Sequence,
     pub(super) end: Sequence,
     pub(super) bytes_max: usize,
+    pub(super) encounters: Arc<Encounters>,
 }
 
 /// What a [`HistoryRead`] reads from.
@@ -206,7 +215,7 @@ impl HistoryRead {
             if let Found::Records(chunk) = &found {
                 gathered += chunk.records.len();
             }
-            if !scanned.take(found, self.end, &self.selection) {
+            if !scanned.take(found, self.end, &self.selection, &self.encounters) {
                 break;
             }
         }

@@ -571,12 +571,21 @@ fn a_poisoned_reality_is_read_only_and_comes_back() {
     node.try_append(&[on("a", 10)], Durability::Synced).unwrap();
     let outcome = node.heard.appended.recv_timeout(WAIT).unwrap();
     assert!(matches!(outcome, Err(AppendError::Indeterminate { .. })));
-    assert_eq!(node.broker.read_only().len(), 1);
+    // The producer can be told before the watcher is.
+    let started = std::time::Instant::now();
+    while node.broker.read_only().is_empty() {
+        assert!(started.elapsed() < WAIT, "the log is not poisoned");
+        std::thread::yield_now();
+    }
     let refused = node.try_append(&[on("a", 10)], Durability::Synced);
-    assert!(matches!(
-        refused,
-        Err(Error::Append(AppendError::ReadOnly { .. }))
-    ));
+    assert!(matches!(refused, Err(Error::ReadOnly { .. })));
+    let refused = refused.unwrap_err();
+    assert!(refused.retryable(), "{refused}");
+    assert!(refused.to_string().contains("the cause: "), "{refused}");
+    assert!(
+        !refused.to_string().contains(&*dir.path().to_string_lossy()),
+        "{refused}"
+    );
     assert_eq!(take_all(&mut subscription).0, [0_u64; 0], "reading goes on");
 
     node.failing.store(false, Ordering::SeqCst);
@@ -788,6 +797,106 @@ fn a_fetch_is_bounded_and_says_where_to_go_on() {
     let (found, next) = fetched(">", 1, 1_000, 10_000);
     assert!((5..=15).contains(&found.len()), "{found:?}");
     assert_eq!(next, found.len() as u64 + 1);
+}
+
+/// The segment files of the tenant's main reality, the oldest first.
+fn segments(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir.join("t").join("main")).unwrap();
+    let mut files: Vec<_> = entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|kind| kind == "seg"))
+        .collect();
+    files.sort();
+    files
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "damage that a test does need not survive a power cut"
+)]
+fn damage(file: &Path, offset: usize) {
+    let mut bytes = std::fs::read(file).unwrap();
+    bytes[offset] ^= 0x55;
+    std::fs::write(file, bytes).unwrap();
+}
+
+impl Node {
+    fn command(&self, name: &str) -> String {
+        let arguments = std::collections::BTreeMap::new();
+        let tenancy = self.tenancy();
+        let value = command::run(&self.broker, &tenancy, &self.identity, name, &arguments);
+        format!("{:?}", value.unwrap())
+    }
+}
+
+// LOG-05, TOOL-18
+#[test]
+fn damage_met_while_reading_is_counted_and_named() {
+    let dir = TempDir::new().unwrap();
+    let options = log::Options {
+        segment_bytes: 1 << 20,
+        segment_bytes_first: 1 << 20,
+        ..small()
+    };
+    {
+        let node = Node::start(dir.path(), options.clone());
+        for _ in 0..300 {
+            node.append_on("a", 10, 1_000);
+        }
+        node.broker.close();
+    }
+    let sealed = segments(dir.path());
+    assert!(sealed.len() > 2, "{sealed:?}");
+    damage(&sealed[0], 300_000);
+
+    let node = Node::start(dir.path(), options);
+    let mut subscription = node.subscribe(">", Start::Earliest);
+    let (found, _, _) = take_all(&mut subscription);
+    assert!(found.len() < 3_000);
+    let totals = node.broker.totals();
+    assert!(totals.damaged_reads > 0);
+    assert_eq!((totals.read_only, node.broker.damaged()), (0, 1));
+    let places = node.main().encounters().places();
+    assert_eq!(places.len(), 1, "{places:?}");
+    assert_eq!(places[0].path, sealed[0]);
+    for command in ["status", "log.status"] {
+        let shown = node.command(command);
+        assert!(
+            shown.contains("damage in 00000000000000000001.seg at byte"),
+            "{shown}"
+        );
+        assert!(!shown.contains(&*dir.path().to_string_lossy()), "{shown}");
+    }
+    node.append_on("a", 1, 10);
+}
+
+// LOG-05, EDGE-09
+#[test]
+fn appends_to_a_corrupt_log_are_told_of_the_damage_and_not_to_retry() {
+    let dir = TempDir::new().unwrap();
+    {
+        let node = Node::start(dir.path(), small());
+        node.append_on("a", 10, 1_000);
+        node.append_on("a", 10, 1_000);
+        node.broker.close();
+    }
+    damage(&segments(dir.path())[0], 8_000);
+    let node = Node::start(dir.path(), small());
+    let refused = node.try_append(&[on("a", 10)], Durability::Synced);
+    let refused = refused.unwrap_err();
+    assert_eq!(
+        refused.code(),
+        crate::proto::code::ErrorCode::StorageFailure
+    );
+    assert!(!refused.retryable(), "{refused}");
+    let text = refused.to_string();
+    assert!(
+        text.contains("damage in 00000000000000000001.seg at byte"),
+        "{text}"
+    );
+    assert!(text.contains("`logdump verify DIR/t/main`"), "{text}");
+    assert!(!text.contains(&*dir.path().to_string_lossy()), "{text}");
+    assert!(node.command("status").contains("damage in 0000"));
 }
 
 // Realities: created once, found again, never opened by guessing.

@@ -428,7 +428,7 @@ impl Subscription {
         let mut scanned = Scanned::at(self.scanned);
         match log.read(self.scanned, end, bytes_max) {
             Ok(found) => {
-                scanned.take(found, end, &self.selection);
+                scanned.take(found, end, &self.selection, self.reality.encounters());
                 self.absorb(scanned);
                 None
             }
@@ -465,6 +465,7 @@ impl Subscription {
             from: self.scanned,
             end,
             bytes_max: HISTORY_BYTES,
+            encounters: Arc::clone(self.reality.encounters()),
         }
     }
 

@@ -81,9 +81,12 @@ pub(super) fn state_loss(system: &Reality, of: &Reality, loss: &LossStatement) {
 /// Appends and waits until it is on disk. Blocks.
 pub(super) fn append_and_wait(system: &Reality, record: NewRecord) -> Result<Appended, Error> {
     let (sender, receiver): (_, Receiver<Result<Appended, AppendError>>) = sync_channel(1);
-    system.append_own(record, Arc::new(Waited(sender)), 0)?;
+    let refused = |error| system.refusal(error);
+    system
+        .append_own(record, Arc::new(Waited(sender)), 0)
+        .map_err(refused)?;
     match receiver.recv() {
-        Ok(outcome) => Ok(outcome?),
+        Ok(outcome) => outcome.map_err(refused),
         // The log was closed and forgot the sink.
         Err(_) => Err(Error::ShuttingDown),
     }

@@ -45,6 +45,8 @@ pub struct Metrics {
     pub subscriptions: Gauge,
     /// Flushes of all logs since the start; set when it is asked for, never lowered.
     flushes: Counter,
+    /// Reads that met damage since the start; set when it is asked for, never lowered.
+    damaged_reads: Counter,
     /// Bytes of records in all logs.
     pub log_used_bytes: Gauge,
     /// Bytes of records kept in memory by all logs.
@@ -92,6 +94,7 @@ impl Metrics {
             realities_read_only: Gauge::default(),
             subscriptions: Gauge::default(),
             flushes: Counter::default(),
+            damaged_reads: Counter::default(),
             log_used_bytes: Gauge::default(),
             log_tail_bytes: Gauge::default(),
             log_waiting_bytes: Gauge::default(),
@@ -174,6 +177,11 @@ impl Metrics {
             self.subscriptions.clone(),
         );
         r.register("log_flushes", "Flushes to disk", self.flushes.clone());
+        r.register(
+            "log_damaged_reads",
+            "Reads that met damaged records, which they skipped",
+            self.damaged_reads.clone(),
+        );
         r.register_with_unit(
             "log_used",
             "Records and their framing on disk",
@@ -231,6 +239,12 @@ impl Metrics {
     pub fn set_flushes(&self, flushes: u64) {
         let inner: &AtomicU64 = self.flushes.inner();
         inner.fetch_max(flushes, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Takes over the count of reads that met damage.
+    pub fn set_damaged_reads(&self, reads: u64) {
+        let inner: &AtomicU64 = self.damaged_reads.inner();
+        inner.fetch_max(reads, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// The exposition (OpenMetrics text).

@@ -23,6 +23,7 @@ use super::handshake;
 use super::metrics::Metrics;
 use super::seats::Seats;
 use super::token::Verifier;
+use crate::broker::damage::without_directories;
 use crate::broker::{Broker, Reality};
 use crate::config::Profile;
 use crate::log::Clock;
@@ -106,6 +107,14 @@ async fn ready(State(ops): State<Arc<Ops>>) -> Response {
             "read_only: {read_only} realities take no writes; /status names them"
         ));
     }
+    // Not a reason to be taken out of service: what is good is served, and writes are taken.
+    let mut notices = Vec::new();
+    let damaged = ops.broker.damaged();
+    if damaged > 0 {
+        notices.push(format!(
+            "damaged: reading has met damaged records in {damaged} realities; /status names them"
+        ));
+    }
     let status = if reasons.is_empty() {
         StatusCode::OK
     } else {
@@ -113,7 +122,7 @@ async fn ready(State(ops): State<Arc<Ops>>) -> Response {
     };
     (
         status,
-        Json(json!({ "ready": reasons.is_empty(), "reasons": reasons })),
+        Json(json!({ "ready": reasons.is_empty(), "reasons": reasons, "notices": notices })),
     )
         .into_response()
 }
@@ -170,6 +179,8 @@ fn reality_status(reality: &Reality) -> Value {
             "reason": state.reason,
             "repairing": state.repairing,
         })),
+        "damaged_reads": reality.encounters().reads(),
+        "damages": reality.encounters().places().iter().map(without_directories).collect::<Vec<_>>(),
     })
 }
 
@@ -184,6 +195,7 @@ async fn metrics(State(ops): State<Arc<Ops>>) -> Response {
     gauge(&metrics.log_tail_bytes, totals.tail_bytes as u64);
     gauge(&metrics.log_waiting_bytes, totals.waiting_bytes as u64);
     metrics.set_flushes(totals.flushes);
+    metrics.set_damaged_reads(totals.damaged_reads);
     match metrics.exposition() {
         Ok(text) => ([(header::CONTENT_TYPE, EXPOSITION)], text).into_response(),
         Err(error) => {

@@ -1,6 +1,6 @@
 //! What the verbs show of a good log.
 
-use crate::made::{Made, closed_log, logdump, record};
+use crate::made::{Made, change, closed_log, logdump, record, segments};
 use arqonbus::log::Durability;
 
 fn path(dir: &tempfile::TempDir) -> (std::path::PathBuf, String) {
@@ -295,17 +295,71 @@ fn data_directories_and_single_files_are_logs_too() {
     assert_eq!(verified.code, 0, "{}", verified.stdout);
 
     let copy = dir.path().join("copy-of-a-segment");
-    std::fs::copy(
-        &crate::made::segments(&dir.path().join("acme/main"))[0],
-        &copy,
-    )
-    .unwrap();
+    std::fs::copy(&segments(&dir.path().join("acme/main"))[0], &copy).unwrap();
     let copy = copy.display().to_string();
     assert_eq!(
         logdump(&["cat", &copy, "--output", "json"]).lines().len(),
         30
     );
     assert_eq!(logdump(&["verify", &copy]).code, 0);
+}
+
+// TOOL-03: an index file is no damaged segment.
+#[test]
+fn an_index_file_stands_for_its_segment() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = path(&dir);
+    closed_log(&log, 600);
+    let index = segments(&log)[0].with_extension("idx");
+    let index = index.display().to_string();
+    let run = logdump(&["index", &index]);
+    assert_eq!(run.code, 0, "{}{}", run.stdout, run.stderr);
+    let run = logdump(&["cat", &index]);
+    assert_eq!(run.code, 2);
+    assert!(run.stderr.contains("is an index file"), "{}", run.stderr);
+}
+
+// TOOL-03
+#[test]
+fn a_file_that_is_no_segment_is_not_called_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("passwd");
+    std::fs::File::create(&file).unwrap();
+    change(&file, |bytes| {
+        bytes.extend(b"root:x:0:0:root:/root:/bin/bash\n")
+    });
+    let run = logdump(&["cat", &file.display().to_string()]);
+    assert_eq!(run.code, 1);
+    assert!(run.stderr.contains("is not a segment"), "{}", run.stderr);
+    assert!(!run.stderr.contains("damage"), "{}", run.stderr);
+}
+
+// TOOL-03
+#[test]
+fn recover_says_who_has_the_log_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, text) = path(&dir);
+    let made = Made::open(&log, 64 << 10);
+    made.batch((1..=9).map(record).collect(), Durability::Synced);
+    let run = logdump(&["recover", &text]);
+    let owner = format!("pid {}", std::process::id());
+    assert!(run.stdout.contains(&owner), "{}", run.stdout);
+    assert!(run.stdout.contains("a crash now"), "{}", run.stdout);
+    made.close();
+    let run = logdump(&["recover", &text]);
+    assert!(!run.stdout.contains("open in"), "{}", run.stdout);
+}
+
+// TOOL-03: only verbs that look for something fail when it is not there.
+#[test]
+fn cat_of_nothing_is_well_and_grep_of_nothing_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, text) = path(&dir);
+    closed_log(&log, 20);
+    assert_eq!(logdump(&["cat", &text, "--topic", "nowhere"]).code, 0);
+    assert_eq!(logdump(&["grep", "no such thing", &text]).code, 1);
+    let run = logdump(&["version", "--output", "json"]);
+    assert!(run.stdout.contains("\"version\""), "{}", run.stdout);
 }
 
 // TOOL-03: exit codes of the command-line contract.

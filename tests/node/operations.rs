@@ -36,6 +36,7 @@ fn a_development_node_shows_its_health() {
     for line in [
         "# HELP arqon_build",
         "arqon_edge_sessions 0",
+        "arqon_log_damaged_reads_total 0",
         "arqon_edge_handshakes_refused_total{code=\"auth_missing\"} 1",
         "arqon_http_requests_total{route=\"ws\",status=\"401\"} 1",
         "arqon_http_requests_total{route=\"/healthz\",status=\"200\"} 1",

@@ -123,3 +123,12 @@ fn two_nodes_cannot_share_a_data_directory() {
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("in use"), "{text}");
 }
+
+// TOOL-01
+#[test]
+fn version_can_be_an_object() {
+    let output = command(&["version", "--output", "json"]).output();
+    let output = output.expect("it runs");
+    let object: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one object");
+    assert_eq!(object["version"], env!("CARGO_PKG_VERSION"));
+}

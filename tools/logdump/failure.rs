@@ -7,7 +7,8 @@ use arqonbus::log;
 pub(crate) const HELP: &str = "\
 Exit codes:
   0  all is well
-  1  damage was found, or nothing was found, or a file could not be read
+  1  damage was found, or what show, grep or hexdump look for is not there, or a file could not
+     be read or is no segment
   2  wrong usage
 
 Environment: LOGDUMP_OUTPUT, NO_COLOR.";

@@ -1,6 +1,6 @@
 //! `logdump index`: the index files, held against the segments.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use arqonbus::log::RealStorage;
 use arqonbus::log::offline::{IndexCheck, SegmentFile, SegmentIndex};
@@ -21,7 +21,7 @@ use crate::{Common, Output, source, table};
   logdump index data/dev/main
   logdump index data/dev/main/00000000000000000001.seg --topics --points")]
 pub(crate) struct Arguments {
-    /// Log directories, data directories, segment files
+    /// Log directories, data directories, segment files, index files
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
 
@@ -36,7 +36,12 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Outcome> {
     no_records(common, "index")?;
-    let sources = source::open(&arguments.paths, common)?;
+    let paths: Vec<PathBuf> = arguments
+        .paths
+        .iter()
+        .map(|path| segment_of(path))
+        .collect();
+    let sources = source::open(&paths, common)?;
     let mut outcome = Outcome::Well;
     let mut shown = Vec::new();
     let mut text = String::new();
@@ -55,6 +60,15 @@ pub(crate) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Outc
         _ => table::text(&text)?,
     }
     Ok(outcome)
+}
+
+/// The segment beside an index file: an index is held against it, and means nothing without.
+fn segment_of(path: &Path) -> PathBuf {
+    if source::is_index(path) {
+        path.with_extension("seg")
+    } else {
+        path.to_owned()
+    }
 }
 
 /// The index in the file if it is good, else the one that the segment implies.

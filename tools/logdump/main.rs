@@ -91,6 +91,20 @@ enum Verb {
     Hexdump(hexdump::Arguments),
     Index(index::Arguments),
     Recover(recover::Arguments),
+    /// Show the version
+    Version,
+}
+
+fn version(common: &Common) -> anyhow::Result<Outcome> {
+    cat::no_records(common, "version")?;
+    let version = env!("CARGO_PKG_VERSION");
+    match common.output {
+        Output::Json => {
+            table::json(&serde_json::json!({ "name": "logdump", "version": version }))?;
+        }
+        _ => table::text(&format!("logdump {version}\n"))?,
+    }
+    Ok(Outcome::Well)
 }
 
 fn main() -> ExitCode {
@@ -105,6 +119,7 @@ fn main() -> ExitCode {
         Verb::Hexdump(arguments) => hexdump::run(&common, &arguments),
         Verb::Index(arguments) => index::run(&common, &arguments),
         Verb::Recover(arguments) => recover::run(&common, &arguments),
+        Verb::Version => version(&common),
     };
     match done {
         Ok(Outcome::Well) => ExitCode::SUCCESS,

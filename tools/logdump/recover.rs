@@ -1,6 +1,8 @@
 //! `logdump recover`: what a node would do if it opened the log now. Does none of it.
 
-use std::path::PathBuf;
+use std::fs::{File, TryLockError};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
 
 use arqonbus::log::RealStorage;
 use arqonbus::log::offline::{self, Ending, Forecast, Interruption};
@@ -9,11 +11,13 @@ use serde_json::{Value, json};
 use crate::cat::no_records;
 use crate::failure::Outcome;
 use crate::source::{self, Source};
+use crate::table::printable;
 use crate::{Common, Output, table};
 
 /// Say what a node would do at its next start (changes nothing)
 ///
-/// The decision is the node's own. Exits 1 if the log would take no writes.
+/// The decision is the node's own. Exits 1 if the log would take no writes. While a node has the
+/// log open, this is what a crash now would give.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   logdump recover data/dev/main
@@ -47,6 +51,28 @@ pub(crate) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Outc
         _ => table::text(&text)?,
     }
     Ok(outcome)
+}
+
+/// Who has the log in `dir` open, in the words of its lock file.
+///
+/// The lock is tried shared and given back at once, so that two who look do not see each other.
+fn holder(dir: &Path) -> Option<String> {
+    const WORDS_BYTES_MAX: u64 = 256;
+    // Without a lock file, or a right to read it, nobody can be named.
+    let file = File::open(dir.join("LOCK")).ok()?;
+    match file.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => {
+            let mut words = Vec::new();
+            let read = file.take(WORDS_BYTES_MAX).read_to_end(&mut words);
+            let words = String::from_utf8_lossy(&words);
+            let words = printable(words.trim());
+            Some(match read {
+                Ok(_) if !words.is_empty() => words,
+                Ok(_) | Err(_) => "another process".to_owned(),
+            })
+        }
+        Ok(()) | Err(TryLockError::Error(_)) => None,
+    }
 }
 
 fn ending(forecast: &Forecast) -> &'static str {
@@ -97,7 +123,12 @@ fn to_text(source: &Source, forecast: &Forecast) -> String {
         format!("  next sequence      {}", forecast.next),
         format!("  next epoch         {}", forecast.epoch),
     ];
-    if forecast.ending != Some(Ending::Clean) {
+    if let Some(holder) = holder(&source.log.path) {
+        lines.insert(
+            1,
+            format!("  open in            {holder}; what follows is what a crash now would give"),
+        );
+    } else if forecast.ending != Some(Ending::Clean) {
         let said = match forecast.interruption {
             Interruption::Process => "the process died; what it had written is all there",
             Interruption::Machine => "the machine went down, or these files come from another",
@@ -140,6 +171,7 @@ fn to_json(source: &Source, forecast: &Forecast) -> Value {
         "path": source.log.path.display().to_string(),
         "tenant": source.tenant,
         "reality": source.reality,
+        "open_in": holder(&source.log.path),
         "ending": ending(forecast),
         "interruption": interruption(forecast),
         "durable_through": forecast.durable_through,

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use arqonbus::log::RealStorage;
-use arqonbus::log::offline::Directory;
+use arqonbus::log::offline::{Directory, SegmentFile};
+use arqonbus::log::scan::Scanned;
 
 use crate::Common;
 use crate::failure::Usage;
@@ -36,7 +37,22 @@ pub(crate) fn open(paths: &[PathBuf], common: &Common) -> anyhow::Result<Vec<Sou
     for path in paths {
         let before = sources.len();
         if path.is_file() {
+            if is_index(path) {
+                let segment = path.with_extension("seg");
+                return Err(Usage(format!(
+                    "{} is an index file; the records are in {}",
+                    path.display(),
+                    segment.display()
+                ))
+                .into());
+            }
             let log = Directory::of_file(&RealStorage, path)?;
+            if log.segments.iter().any(is_no_segment) {
+                bail!(
+                    "{} is not a segment: it has no segment's name, does not begin with ARQONSEG, and holds no record",
+                    path.display()
+                );
+            }
             sources.push(named(path.parent().unwrap_or(Path::new("")), log, common));
         } else if path.is_dir() {
             find(path, DEPTH_MAX, common, &mut sources)?;
@@ -54,6 +70,25 @@ pub(crate) fn open(paths: &[PathBuf], common: &Common) -> anyhow::Result<Vec<Sou
         }
     }
     Ok(sources)
+}
+
+/// Whether `path` is named as index files are.
+pub(crate) fn is_index(path: &Path) -> bool {
+    path.extension().is_some_and(|kind| kind == "idx")
+}
+
+/// A damaged segment still has a name, its first bytes, or some good record.
+fn is_no_segment(segment: &SegmentFile) -> bool {
+    const MAGIC: &[u8] = b"ARQONSEG";
+    let named = segment.path.extension().is_some_and(|kind| kind == "seg");
+    let holds_something = || {
+        segment.scan().any(|scanned| match scanned {
+            Scanned::Batch(_) => true,
+            Scanned::Damaged(region) => region.salvaged().next().is_some(),
+            Scanned::End(_) => false,
+        })
+    };
+    !named && !segment.bytes.starts_with(MAGIC) && !holds_something()
 }
 
 fn find(

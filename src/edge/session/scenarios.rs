@@ -323,7 +323,7 @@ async fn refusals_name_code_and_field() {
         ),
         (
             with(&|e| e.key = "k".repeat(2_000)),
-            said("TOO_LARGE", "envelopes[1]."),
+            said("TOO_LARGE", "envelopes[1]"),
         ),
         (
             with(&|e| e.headers = [header("a", 1), header("b", 1), header("c", 1)].into()),
