@@ -14,7 +14,7 @@ use bytes::Bytes;
 use super::error::{Damage, Error};
 use super::index::Index;
 use super::loss;
-use super::open::{self, Verdict};
+use super::open::{self, LastSession, Verdict};
 use super::position::{ByteOffset, Micros, Sequence};
 use super::reader::index_scanned;
 use super::recovery;
@@ -465,12 +465,19 @@ impl Forecast {
 #[must_use]
 pub fn forecast(storage: &dyn Storage, log: &Directory) -> Option<Forecast> {
     let active = log.segments.last()?;
-    let interruption = open::interruption(storage, &log.path, "");
+    let LastSession {
+        interruption,
+        closed_at,
+    } = open::last_session(storage, &log.path, "");
     let mut damages: Vec<Damage> = log
         .segments
         .iter()
         .filter_map(|segment| segment.header_damage.clone())
         .collect();
+    damages.extend(log.segments.iter().filter_map(|segment| {
+        let len = segment.bytes.len() as u64;
+        open::shortened(&segment.path, segment.header.as_ref()?, len)
+    }));
     let good_header = active
         .header
         .as_ref()
@@ -497,6 +504,7 @@ pub fn forecast(storage: &dyn Storage, log: &Directory) -> Option<Forecast> {
         INDEX_INTERVAL_BYTES,
     );
     damages.extend(survey.damages.iter().cloned());
+    damages.extend(closed_at.and_then(|end| open::cut_since_close(&active.path, &survey, end)));
     let names: Vec<String> = log
         .losses
         .iter()

@@ -26,6 +26,9 @@ const LOCK: &str = "LOCK";
 /// Says which process had the log open last, and under which boot of the machine.
 const SESSION: &str = "session";
 
+/// Before the sequence at which it was closed.
+const CLOSED_AT: &str = "closed at ";
+
 /// How the last session can have ended, as far as the operating system tells.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Interruption {
@@ -65,7 +68,7 @@ pub(super) fn open(
         .create_dir_all(dir)
         .map_err(io("create directory"))?;
     let lock = opening.lock()?;
-    let interruption = interruption(opening.storage, dir, &opening.instance());
+    let session = last_session(opening.storage, dir, &opening.instance());
     for name in [PREPARING, "loss.tmp"] {
         remove_if_there(opening.storage, &dir.join(name)).map_err(io("clean up"))?;
     }
@@ -77,7 +80,7 @@ pub(super) fn open(
     let Some(active) = segments.pop() else {
         unreachable!("a segment was just created")
     };
-    let recovered = opening.recover(active, interruption, damages)?;
+    let recovered = opening.recover(active, session, damages)?;
     let Recovered {
         segment,
         core,
@@ -150,6 +153,19 @@ impl State {
         Ok(true)
     }
 
+    /// Says in the session's file that the log was closed, and where it ended. Not flushed either:
+    /// without it the segments speak for themselves.
+    pub(super) fn note_close(&self, end: Sequence) {
+        let session = || {
+            let boot = self.storage.boot_id()?;
+            let session = format!("{boot}\n{:016x}\n{CLOSED_AT}{end}\n", self.queues.instance);
+            replace_session(&*self.storage, &self.dir, &session)
+        };
+        if let Err(error) = session() {
+            tracing::warn!(dir = %self.dir.display(), %error, "cannot note where the log was closed");
+        }
+    }
+
     /// After a failed flush the page cache may show bytes that never reached the disk, so the next
     /// process must not take what it sees there for all that was written.
     pub(super) fn forget_session(&self) {
@@ -203,11 +219,9 @@ impl Opening<'_> {
 
     /// Not flushed: after a power cut a missing or torn file says the right thing.
     fn note_session(&self) -> io::Result<()> {
-        let path = self.dir.join(SESSION);
-        remove_if_there(self.storage, &path)?;
-        let file = self.storage.create(&path)?;
         let boot = self.storage.boot_id()?;
-        file.write_at(0, format!("{boot}\n{}\n", self.instance()).as_bytes())
+        let session = format!("{boot}\n{}\n", self.instance());
+        replace_session(self.storage, self.dir, &session)
     }
 
     fn segments(&self, damages: &mut Vec<Damage>) -> Result<Vec<Arc<Segment>>, Error> {
@@ -230,11 +244,14 @@ impl Opening<'_> {
                 .storage
                 .open(&path, Access::Write)
                 .map_err(io("open"))?;
-            let len = file.len().map_err(io("measure"))?.min(HEADER_BYTES as u64);
-            let len = usize::try_from(len).unwrap_or(HEADER_BYTES);
+            let file_len = file.len().map_err(io("measure"))?;
+            let len = usize::try_from(file_len.min(HEADER_BYTES as u64)).unwrap_or(HEADER_BYTES);
             let bytes = file.read(0, len).map_err(io("read header of"))?;
             let header = match header(&path, base, &bytes) {
-                Ok(header) => Some(header),
+                Ok(header) => {
+                    damages.extend(shortened(&path, &header, file_len));
+                    Some(header)
+                }
                 Err(Error::Damaged(damage)) => {
                     damages.push(damage);
                     None
@@ -267,7 +284,7 @@ impl Opening<'_> {
     fn recover(
         &self,
         active: Arc<Segment>,
-        interruption: Interruption,
+        session: LastSession,
         mut damages: Vec<Damage>,
     ) -> Result<Recovered, Error> {
         let Some(header) = active.header.clone() else {
@@ -281,11 +298,13 @@ impl Opening<'_> {
             self.options.index_interval_bytes,
         );
         damages.extend(survey.damages.iter().cloned());
+        let closed_at = session.closed_at;
+        damages.extend(closed_at.and_then(|end| cut_since_close(&active.path, &survey, end)));
         let names = self.storage.list(self.dir).map_err(self.io("list"))?;
         let verdict = judge(
             self.dir,
             &survey,
-            interruption,
+            session.interruption,
             damages,
             loss::last_epoch(&names),
         );
@@ -389,24 +408,42 @@ fn mend(active: &Segment, survey: &Survey) -> Result<(), Error> {
         .map_err(|source| active.io_error("flush", source))
 }
 
-/// What the end of the last session was, as far as the operating system tells the process that is
-/// called `instance`.
-pub(super) fn interruption(storage: &dyn Storage, dir: &Path, instance: &str) -> Interruption {
+fn replace_session(storage: &dyn Storage, dir: &Path, session: &str) -> io::Result<()> {
+    let path = dir.join(SESSION);
+    remove_if_there(storage, &path)?;
+    storage.create(&path)?.write_at(0, session.as_bytes())
+}
+
+/// What is known of the session before this one.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LastSession {
+    pub(super) interruption: Interruption,
+    /// Where the log ended, if it was closed.
+    pub(super) closed_at: Option<Sequence>,
+}
+
+/// What the session's file tells the process that is called `instance`.
+pub(super) fn last_session(storage: &dyn Storage, dir: &Path, instance: &str) -> LastSession {
     let session = storage
         .open(&dir.join(SESSION), Access::Read)
         .and_then(|file| file.read(0, usize::try_from(file.len()?).map_err(io::Error::other)?));
-    let (Ok(session), Ok(boot)) = (session, storage.boot_id()) else {
-        return Interruption::Machine;
-    };
-    let session = String::from_utf8_lossy(&session);
+    let session = session.map_or_else(|_| String::new(), |s| String::from_utf8_lossy(&s).into());
     let mut lines = session.lines();
-    let same_boot = lines.next() == Some(&boot);
+    let boot = storage.boot_id().ok();
+    let same_boot = boot.is_some() && lines.next().map(str::to_owned) == boot;
     let same_process = lines.next() == Some(instance);
+    let closed_at = lines
+        .next()
+        .and_then(|line| line.strip_prefix(CLOSED_AT)?.parse().ok());
     // The same process opens a log again only after it has given it up.
-    if same_boot && !same_process {
+    let interruption = if same_boot && !same_process {
         Interruption::Process
     } else {
         Interruption::Machine
+    };
+    LastSession {
+        interruption,
+        closed_at: closed_at.and_then(Sequence::new),
     }
 }
 
@@ -448,7 +485,7 @@ pub(super) fn judge(
         .first()
         .map(|damage| format!("{damage}; every good record can be read, none can be added"));
     let statement = (!fresh && (survey.ending != Ending::Clean || !writable)).then(|| {
-        let cut = survey.cut.as_ref();
+        let cut = survey.cut.as_ref().filter(|_| writable);
         LossStatement {
             epoch,
             durable_through: survey.next.get() - 1,
@@ -539,6 +576,29 @@ fn core(
         log_id: header.log_id,
         log_tag: header.log_tag(),
         prepare_failed_at: None,
+    })
+}
+
+/// A segment has its full length before it gets its name, so a shorter one has lost bytes since.
+pub(super) fn shortened(path: &Path, header: &SegmentHeader, len: u64) -> Option<Damage> {
+    (len < header.capacity).then(|| Damage {
+        path: path.to_owned(),
+        offset: ByteOffset(len),
+        what: "file length",
+        expected: format!("{} bytes", header.capacity),
+        found: format!("{len} bytes"),
+    })
+}
+
+/// After a clean close the session's file says where the log ended; less than that is a loss that
+/// the segments alone would not show.
+pub(super) fn cut_since_close(path: &Path, survey: &Survey, closed_at: Sequence) -> Option<Damage> {
+    (survey.next < closed_at).then(|| Damage {
+        path: path.to_owned(),
+        offset: survey.index.data_end,
+        what: "end of the log",
+        expected: format!("sequence {closed_at}, where it was closed"),
+        found: format!("sequence {}", survey.next),
     })
 }
 

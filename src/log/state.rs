@@ -337,7 +337,9 @@ impl State {
         let segment = Arc::clone(&core.segment);
         self.flush_segment(&segment, core.next)?;
         self.write_close_mark(&mut core)?;
+        let end = core.next;
         drop(core);
+        self.note_close(end);
         self.announce_durable();
         self.write_indexes();
         Ok(())

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arqonbus::log::{Damage, Durability, Found, Sequence};
+use arqonbus::log::{Damage, Durability, Found, Sequence, Storage as _};
 
 use crate::dice::Dice;
 use crate::session::{Session, SimClock, record, small_options};
@@ -314,4 +314,69 @@ fn a_damaged_log_refuses_appends_and_stays_as_it_is() {
         // Closing does not launder it.
         drop(session.log.close());
     }
+}
+
+/// A log of some records that was closed cleanly; its files can be changed.
+fn closed_log() -> (SimStorage, u64) {
+    let storage = SimStorage::new(9);
+    let clock = SimClock::new();
+    let session = Session::open(&storage, &clock, &small_options()).expect("a sound disk");
+    for token in 0..200 {
+        let records = vec![record("t", &[5; 500])];
+        session
+            .append(token, records, Durability::Synced, None)
+            .expect("queued");
+        session.committer.run_until_idle();
+    }
+    session.committer.run_chores();
+    session.log.close().expect("closed");
+    let end = session.log.bounds().durable_end.get();
+    (storage, end)
+}
+
+fn last_segment(storage: &SimStorage) -> PathBuf {
+    let segments = storage.files().into_keys().filter(|path| {
+        path.extension().is_some_and(|extension| extension == "seg")
+            && !path.ends_with("prepared.seg")
+    });
+    segments.max().expect("a segment")
+}
+
+fn opens_read_only(storage: &SimStorage, expected: &str) {
+    let clock = SimClock::new();
+    let session = Session::open(storage, &clock, &small_options()).expect("it opens");
+    let reason = session.log.status().read_only.expect("it takes no writes");
+    assert!(reason.contains(expected), "{reason}");
+    let statement = session.statement.as_ref().expect("a statement");
+    assert!(!statement.damages.is_empty());
+    assert_eq!(statement.discarded_bytes, 0, "nothing is cut off");
+    let refused = session.append(0, vec![record("t", &[1])], Durability::Synced, None);
+    assert!(refused.is_err());
+}
+
+// LOG-03, REL-14: a file that lost its end is not taken for a torn write.
+#[test]
+fn a_shortened_segment_is_damage_and_no_torn_tail() {
+    let (storage, _) = closed_log();
+    let path = last_segment(&storage);
+    let mut bytes = storage.files().remove(&path).expect("the file");
+    bytes.truncate(9000);
+    storage.plant(&path, bytes);
+    opens_read_only(&storage, "file length");
+}
+
+// LOG-03, MSG-03, REL-14: sequences that were acknowledged are not given out again.
+#[test]
+fn a_log_that_ends_before_it_was_closed_is_damaged() {
+    let (storage, end) = closed_log();
+    let path = last_segment(&storage);
+    let mut bytes = storage.files().remove(&path).expect("the file");
+    bytes[4096..].fill(0);
+    storage.plant(&path, bytes);
+    opens_read_only(&storage, &format!("sequence {end}, where it was closed"));
+
+    let (storage, end) = closed_log();
+    let path = last_segment(&storage);
+    storage.remove(&path).expect("removed");
+    opens_read_only(&storage, &format!("sequence {end}, where it was closed"));
 }
