@@ -411,7 +411,7 @@ fn token_that_no_node_would_take_is_not_minted() {
     assert_eq!(run(arqon("", "", &[&mint[..], &["dev"]].concat())).code, 0);
 }
 
-// LOG-09, TOOL-02
+// LOG-03, TOOL-02
 #[test]
 fn reader_that_met_damaged_records_prints_the_good_ones_and_fails() {
     let dir = tempfile::tempdir().expect("a directory");

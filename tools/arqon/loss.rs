@@ -48,7 +48,6 @@ mod tests {
 
     use super::*;
 
-    // LOG-09
     #[test]
     fn lost_range_ends_in_a_failure_and_a_sound_reading_does_not() {
         let mut losses = Losses::default();

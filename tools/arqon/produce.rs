@@ -22,6 +22,8 @@ use crate::{Output, table};
 
 /// An input that pauses for this long wants to see its events stored, full batch or not.
 const LINGER: Duration = Duration::from_millis(5);
+/// How far a producer with a rate may be behind and still make up for it.
+const CATCH_UP: Duration = Duration::from_millis(50);
 /// Lines read ahead.
 const LINES_AHEAD: usize = 4096;
 /// One line may have no more bytes; a node takes less.
@@ -499,7 +501,14 @@ impl Pace {
         if self.due > now + Duration::from_millis(1) {
             tokio::time::sleep_until(self.due.into()).await;
         }
-        self.due = self.due.max(now) + interval;
+        self.passed(now, interval);
+    }
+
+    /// A timer that rings late, or a node that is slow for a moment, must not lower the rate: what
+    /// was missed is caught up with, but no more of it than [`CATCH_UP`].
+    fn passed(&mut self, now: Instant, interval: Duration) {
+        let earliest = now.checked_sub(CATCH_UP).unwrap_or(now);
+        self.due = self.due.max(earliest) + interval;
     }
 }
 
@@ -631,6 +640,24 @@ mod tests {
         let error = read[2].as_ref().err().unwrap().to_string();
         assert!(error.starts_with("line 4 is not JSON"), "{error}");
         assert_eq!(error.matches("line").count(), 2, "{error}");
+    }
+
+    #[test]
+    fn late_timers_do_not_lower_the_rate() {
+        let interval = Duration::from_millis(1);
+        let mut pace = Pace::new(Some(1000));
+        let start = pace.due + Duration::from_secs(1);
+        pace.due = start;
+        for event in 0..100 {
+            pace.passed(
+                start + interval * event + Duration::from_millis(2),
+                interval,
+            );
+        }
+        assert_eq!(pace.due, start + interval * 100);
+        let later = start + Duration::from_secs(10);
+        pace.passed(later, interval);
+        assert_eq!(pace.due, later - CATCH_UP + interval);
     }
 
     #[test]
