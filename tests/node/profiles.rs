@@ -125,7 +125,7 @@ fn two_nodes_cannot_share_a_data_directory() {
     assert!(text.contains("in use"), "{text}");
 }
 
-// TOOL-01
+// One object for scripts.
 #[test]
 fn version_can_be_an_object() {
     let output = command(&["version", "--output", "json"]).output();
