@@ -308,7 +308,7 @@ mod tests {
     use super::super::accept::Fault;
     use super::*;
 
-    // EDGE-09
+    // Errors name the field and what to try.
     #[test]
     fn texts_name_things_plainly_and_say_what_to_try() {
         let reality = || RealityName::new("nope").unwrap();

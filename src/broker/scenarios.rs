@@ -829,7 +829,7 @@ impl Node {
     }
 }
 
-// LOG-05, TOOL-18
+// LOG-03, TOOL-18
 #[test]
 fn damage_met_while_reading_is_counted_and_named() {
     let dir = TempDir::new().unwrap();
@@ -870,7 +870,7 @@ fn damage_met_while_reading_is_counted_and_named() {
     node.append_on("a", 1, 10);
 }
 
-// LOG-05, EDGE-09
+// LOG-03
 #[test]
 fn appends_to_a_corrupt_log_are_told_of_the_damage_and_not_to_retry() {
     let dir = TempDir::new().unwrap();

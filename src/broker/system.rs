@@ -55,7 +55,8 @@ pub(super) fn event(
 /// the log's own directory too, so that nothing is lost when this cannot be written.
 pub(super) fn state_loss(system: &Reality, of: &Reality, loss: &LossStatement) {
     let reality = of.name();
-    tracing::warn!(tenant = %of.tenant(), %reality, ?loss, "log recovered after an unclean end");
+    let statement = loss.to_json();
+    tracing::warn!(tenant = %of.tenant(), %reality, loss = %statement, "log recovered after an unclean end");
     let range = |range: Option<(crate::log::Sequence, crate::log::Sequence)>| {
         range.map(|(first, last)| [first.get(), last.get()])
     };
@@ -66,7 +67,7 @@ pub(super) fn state_loss(system: &Reality, of: &Reality, loss: &LossStatement) {
         "durable_through": loss.durable_through,
         "discarded_bytes": loss.discarded_bytes,
         "discarded": range(loss.discarded),
-        "possibly_acknowledged": loss.possibly_acknowledged,
+        "possibly_acknowledged_as_written": loss.possibly_acknowledged,
         "skipped": range(loss.skipped),
         "damages": damages,
     });

@@ -43,8 +43,8 @@ pub struct Loaded {
     pub config: Config,
     /// Origin of each of [`SETTINGS`], in that order.
     pub origins: Vec<Origin>,
-    /// `ARQONBUS_*` variables that name no section: not ours to refuse, since container platforms
-    /// make up variables from service names.
+    /// `ARQONBUS_*` variables that a container platform has made from the name of a service: not
+    /// ours to refuse.
     pub ignored_variables: Vec<String>,
 }
 
@@ -282,13 +282,49 @@ fn variable(defaults: &Figment, name: String, text: &str) -> Variable {
             value,
         });
     }
-    match rest.split_once('_') {
-        Some((section, name_in_section)) if is_section(section) => {
-            let key = format!("{section}.{}", name_in_section.trim_start_matches('_'));
-            Variable::Wrong(unknown(key, Origin::Variable(name)))
-        }
-        Some(_) | None => Variable::Ignored(name),
+    if OF_SCRIPTS.contains(&rest.as_str()) {
+        return Variable::NotOurs;
     }
+    if is_made_by_platform(&rest, text) {
+        return Variable::Ignored(name);
+    }
+    let key = match rest.split_once('_') {
+        Some((section, in_section)) => format!("{section}.{}", in_section.trim_start_matches('_')),
+        None => rest,
+    };
+    Variable::Wrong(unknown(key, Origin::Variable(name)))
+}
+
+/// Variables of the scripts, tests and benches, which may be set where a node is started.
+const OF_SCRIPTS: [&str; 8] = [
+    "bench_dir",
+    "kill_rounds",
+    "profile",
+    "python",
+    "seed",
+    "seeds",
+    "target_dir",
+    "write_golden",
+];
+
+/// Whether a container platform makes such a variable for a service whose name begins with
+/// `arqonbus`: `ARQONBUS_SERVICE_HOST`, `ARQONBUS_PORT=tcp://..`, `ARQONBUS_PORT_9100_TCP_ADDR`.
+fn is_made_by_platform(rest: &str, text: &str) -> bool {
+    let is_link = |(_, port): (&str, &str)| {
+        let mut parts = port.split('_');
+        parts
+            .next()
+            .is_some_and(|digits| digits.parse::<u16>().is_ok())
+            && parts
+                .next()
+                .is_some_and(|protocol| ["tcp", "udp", "sctp"].contains(&protocol))
+    };
+    let rest = format!("_{rest}");
+    rest.ends_with("_service_host")
+        || rest.ends_with("_service_port")
+        || rest.contains("_service_port_")
+        || (rest.ends_with("_port") && text.contains("://"))
+        || rest.split_once("_port_").is_some_and(is_link)
 }
 
 /// A text for what is a text by default, else what the text says: a number, a list, a table.
@@ -548,6 +584,47 @@ mod tests {
             error.contains("limits.envelope_bytes_max = 9000000"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_misspelt_section_in_the_environment_is_an_error() {
+        for name in ["ARQONBUS_EGDE_LISTEN", "ARQONBUS_EGDE__LISTEN"] {
+            let error = load(None, env(&[(name, "127.0.0.1:1")]), &[]);
+            let error = error.expect_err("no such section").to_string();
+            for part in [name, "did you mean edge.listen?"] {
+                assert!(error.contains(part), "{part:?} is missing in {error}");
+            }
+        }
+        for name in [
+            "ARQONBUS_LISTEN",
+            "ARQONBUS_EDGE",
+            "ARQONBUS_",
+            "ARQONBUS_PORT",
+        ] {
+            assert!(load(None, env(&[(name, "1")]), &[]).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn variables_of_scripts_and_platforms_are_no_settings() {
+        let made = env(&[
+            ("ARQONBUS_SERVICE_PORT", "9100"),
+            ("ARQONBUS_SERVICE_PORT_EDGE", "9100"),
+            ("ARQONBUS_EDGE_SERVICE_HOST", "10.0.0.1"),
+            ("ARQONBUS_PORT", "tcp://10.0.0.1:9100"),
+            ("ARQONBUS_EDGE_PORT_9100_TCP", "tcp://10.0.0.1:9100"),
+            ("ARQONBUS_PORT_9100_TCP_ADDR", "10.0.0.1"),
+        ]);
+        let loaded = load(None, made.clone(), &[]).expect("settings");
+        assert_eq!(loaded.ignored_variables.len(), made.len());
+        let scripts = env(&[
+            ("ARQONBUS_PYTHON", "python3"),
+            ("ARQONBUS_TARGET_DIR", "/tmp/target"),
+            ("ARQONBUS_PROFILE", "release"),
+            ("ARQONBUS_SEEDS", "7"),
+        ]);
+        let loaded = load(None, scripts, &[]).expect("settings");
+        assert!(loaded.ignored_variables.is_empty());
     }
 
     #[test]

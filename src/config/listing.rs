@@ -109,8 +109,12 @@ Written by `arqonbus config --markdown`; edit `src/config.rs` instead.
 A setting comes from, the later winning: its default; the file `arqonbus.toml` in the working
 directory, or the one given with `--config FILE`; an environment variable
 `ARQONBUS_<SECTION>_<NAME>` (or with `__` between the two), for example
-`ARQONBUS_EDGE_LISTEN=127.0.0.1:9100`; a flag. An unknown name is an error. `arqonbus config` shows
-every value with its origin.
+`ARQONBUS_EDGE_LISTEN=127.0.0.1:9100`; a flag. An unknown name is an error, also in the
+environment, except for variables that container platforms make from a service's name
+(`ARQONBUS_SERVICE_HOST` and the like) and those of this project's own scripts and tests
+(`ARQONBUS_PYTHON`, `ARQONBUS_TARGET_DIR`, `ARQONBUS_PROFILE`, `ARQONBUS_BENCH_DIR`,
+`ARQONBUS_KILL_ROUNDS`, `ARQONBUS_SEED`, `ARQONBUS_SEEDS`, `ARQONBUS_WRITE_GOLDEN`).
+`arqonbus config` shows every value with its origin.
 
 Settings are read once, when the node starts. Times are in the unit that ends the name, sizes in
 bytes. A relative path in a file starts from the file's directory. Secrets are never settings: a

@@ -1,8 +1,8 @@
 //! Durable changes of names: a name is safe only after its directory has been flushed.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 /// Flushes the names in `path`.
@@ -13,7 +13,8 @@ pub fn dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Makes `path` and its missing parents, each durable in its own parent.
+/// Makes `path` and its missing parents, each durable in its own parent and open to its owner
+/// only, like the files that will be in it. What is there already keeps its mode.
 ///
 /// # Errors
 /// Any error of the file system.
@@ -27,7 +28,7 @@ pub fn create_dir_all(path: &Path) -> io::Result<()> {
     if let Some(parent) = parent {
         create_dir_all(parent)?;
     }
-    match std::fs::create_dir(path) {
+    match DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         other => other?,
     }

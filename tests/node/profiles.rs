@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Output;
 
+use crate::raw::{Request, read_frame};
 use crate::support::{Node, command, write};
 
 fn refused(arguments: &[&str]) -> (Option<i32>, String) {
@@ -124,11 +125,30 @@ fn two_nodes_cannot_share_a_data_directory() {
     assert!(text.contains("in use"), "{text}");
 }
 
-// TOOL-01
+// One object for scripts.
 #[test]
 fn version_can_be_an_object() {
     let output = command(&["version", "--output", "json"]).output();
     let output = output.expect("it runs");
     let object: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one object");
     assert_eq!(object["version"], env!("CARGO_PKG_VERSION"));
+}
+
+// EDGE-01: nobody else on the machine reads what tenants store.
+#[test]
+fn data_directories_are_open_to_their_owner_only() {
+    let parent = tempfile::tempdir().expect("a temporary directory");
+    let node = Node::dev_on(&parent.path().join("data"));
+    let mut dirs = vec![node.data.clone()];
+    let token = node.dev_token();
+    let (answer, mut session) = Request::upgrade().bearer(&token).open(node.edge);
+    assert_eq!(answer.status, 101);
+    // The Welcome: the tenant is open.
+    read_frame(&mut session);
+    dirs.push(node.data.join("dev"));
+    dirs.push(node.data.join("dev/_system"));
+    for dir in dirs {
+        let mode = std::fs::metadata(&dir).expect("a directory").permissions();
+        assert_eq!(mode.mode() & 0o777, 0o700, "{}", dir.display());
+    }
 }
