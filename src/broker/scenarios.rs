@@ -314,6 +314,45 @@ fn small() -> log::Options {
     }
 }
 
+// EDGE-11, LOG-19: memory does not grow with the history of a filter.
+#[test]
+fn a_subscriber_that_takes_nothing_has_little_read_ahead_for_it() {
+    let dir = TempDir::new().unwrap();
+    let node = Node::start(dir.path(), small());
+    for _ in 0..20 {
+        node.append_on("a.b", 8, 64 << 10);
+        node.append_on("c.d", 4, 64 << 10);
+    }
+    for (filter, expected) in [("a.*", 160), (">", 240)] {
+        let mut subscription = node.subscribe(filter, Start::Earliest);
+        let mut out = BytesMut::new();
+        let Then::Read(read) = subscription.fill(&mut out, 8 << 10).then else {
+            panic!("the beginning is not in the tail");
+        };
+        subscription.supply(read.run());
+        let mut ahead = 0;
+        while let Some(read) = subscription.read_ahead() {
+            subscription.supply(read.run());
+            ahead += 1;
+            assert!(ahead <= 1, "{filter}: read on although nothing was taken");
+        }
+        assert_eq!(ahead, 1, "one read is under way while another is sent");
+        assert_eq!(take_all(&mut subscription).0.len(), expected);
+
+        let mut request = node.request(filter, Start::Earliest);
+        request.credit.records = Some(2);
+        let mut little = Subscription::start(&node.main(), request).unwrap().0;
+        let Then::Read(read) = little.fill(&mut out, 8 << 10).then else {
+            panic!("the beginning is not in the tail");
+        };
+        little.supply(read.run());
+        assert!(
+            little.read_ahead().is_none(),
+            "no credit for more than that"
+        );
+    }
+}
+
 // EDGE-11, LOG-09: no loss on the way from the tail to the files and back.
 #[test]
 fn a_subscription_that_falls_behind_comes_back_and_loses_nothing() {

@@ -128,6 +128,9 @@ pub struct Subscription {
     credit: Credit,
     /// Found and not delivered; everything up to `scanned` that is not in it does not match.
     ahead: VecDeque<Piece>,
+    /// Ends of the reads of history that pieces in `ahead` are from: each keeps the memory of one
+    /// read, however little of it matches.
+    reads: VecDeque<Sequence>,
     /// Where the next read starts.
     scanned: Sequence,
     /// Everything below has been delivered or does not match.
@@ -196,6 +199,7 @@ impl Subscription {
             },
             credit,
             ahead: VecDeque::new(),
+            reads: VecDeque::new(),
             scanned: next,
             next,
             pending: 0,
@@ -249,7 +253,12 @@ impl Subscription {
         self.reading = false;
         self.source = Some(history.source);
         match history.found {
-            Ok(scanned) => self.absorb(scanned),
+            Ok(scanned) => {
+                if !scanned.pieces.is_empty() {
+                    self.reads.push_back(scanned.next);
+                }
+                self.absorb(scanned);
+            }
             Err(error) => self.failure = Some(error.into()),
         }
     }
@@ -261,7 +270,8 @@ impl Subscription {
     }
 
     /// The next read of history, if one will be needed, so that it can go on while what is there
-    /// is being sent.
+    /// is being sent. Whoever does not take what is there gets no more: at most one read waits to
+    /// be sent while another is under way.
     pub fn read_ahead(&mut self) -> Option<HistoryRead> {
         let end = self.end();
         let needed = !self.reading
@@ -269,8 +279,37 @@ impl Subscription {
             && self.failure.is_none()
             && self.has_credit()
             && self.scanned < end
-            && !self.reality.log().in_tail(self.scanned);
+            && !self.reality.log().in_tail(self.scanned)
+            && self.has_room_ahead();
         needed.then(|| self.history(end))
+    }
+
+    /// Whether what waits to be sent is little enough, and will leave credit for more.
+    fn has_room_ahead(&mut self) -> bool {
+        let front = self.ahead.front().map(|piece| match piece {
+            Piece::Run { records, .. } => records.base,
+            Piece::Lost(range) => range.first,
+        });
+        while let Some(end) = self.reads.front()
+            && front.is_none_or(|front| *end <= front)
+        {
+            self.reads.pop_front();
+        }
+        let (mut records, mut bytes) = (0, 0);
+        for piece in &self.ahead {
+            if let Piece::Run {
+                records: run,
+                count,
+            } = piece
+            {
+                records += count;
+                bytes += run.records.len();
+            }
+        }
+        let within = |left: i64| i64::try_from(bytes).is_ok_and(|bytes| bytes < left);
+        self.reads.len() <= 1
+            && self.credit.records.is_none_or(|left| records < left)
+            && self.credit.bytes.is_none_or(within)
     }
 
     /// Appends encoded `Deliver.records` fields to `out` until `out` has about `bytes_max`, the
@@ -348,6 +387,7 @@ impl Subscription {
             self.ahead.push_front(Piece::Run { records, count });
         } else {
             self.ahead.clear();
+            self.reads.clear();
             self.scanned = run.base;
             self.stopped = false;
         }

@@ -277,7 +277,14 @@ impl Subscriptions {
 
     fn carry_on(&mut self, key: u64, then: Then, outbox: &mut Outbox, signals: &Arc<Signals>) {
         match then {
-            Then::Again => self.ready(key),
+            Then::Again => {
+                let entry = self.entries.get_mut(&key);
+                let ahead = entry.and_then(|entry| entry.subscription.read_ahead());
+                if let Some(read) = ahead {
+                    self.start_read(key, read, signals);
+                }
+                self.ready(key);
+            }
             Then::Wait | Then::Credit | Then::Reading => {}
             Then::Read(read) => self.start_read(key, read, signals),
             Then::Finished => {
