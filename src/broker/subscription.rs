@@ -25,7 +25,7 @@ pub enum Start {
     Earliest,
     /// Only what comes from now on.
     Latest,
-    /// This one, and an error if it is gone.
+    /// This one, and an error if it is gone; the end if it is still to come.
     Sequence(Sequence),
     /// The first appended at or after this time. Needs a look at the disk.
     Time(Micros),
@@ -154,7 +154,8 @@ impl Subscription {
     /// Starts a subscription. Blocks on the disk if the start or the stop is a time.
     ///
     /// # Errors
-    /// The start is no longer in the log; the log cannot be read.
+    /// The start is no longer in the log; the consumer's cursor is beyond its end; the log cannot
+    /// be read.
     pub fn start(reality: &Arc<Reality>, request: Request) -> Result<(Self, Started), Error> {
         let Request {
             filter,
@@ -183,7 +184,14 @@ impl Subscription {
         let end = visible_end(bounds, visibility);
         let resumed = lease.as_ref().and_then(Lease::cursor);
         let next = match resumed {
-            Some(done) => done.next().clamp(bounds.first, bounds.durable_end),
+            // Going on from the end would pass over what is written there now.
+            Some(done) if done >= bounds.durable_end => {
+                return Err(Error::CursorBeyondEnd {
+                    cursor: done,
+                    last: bounds.durable_end.get() - 1,
+                });
+            }
+            Some(done) => done.next().max(bounds.first),
             None => first_wanted(reality, start, bounds, end)?,
         };
         let at_end = stop.at_end.then_some(end);
@@ -570,7 +578,7 @@ fn first_wanted(
             asked,
             first: bounds.first,
         }),
-        Start::Sequence(asked) => Ok(asked),
+        Start::Sequence(asked) => Ok(asked.min(end)),
         Start::Time(time) => Ok(reality.log().seek_time(time)?),
     }
 }
