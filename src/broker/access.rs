@@ -73,24 +73,16 @@ impl Identity {
     }
 
     /// Whether it may see everything that `filter` matches. The `sys.` topics are for admins that
-    /// name them.
+    /// name them, as far as their token does not limit them.
     #[must_use]
     pub fn may_subscribe(&self, filter: &Filter) -> bool {
-        if filter.names_system() {
-            self.role == Role::Admin
-        } else {
-            self.subscribe.cover(filter)
-        }
+        (self.role == Role::Admin || !filter.names_system()) && self.subscribe.cover(filter)
     }
 
     /// Whether it may see `topic`.
     #[must_use]
     pub fn may_see(&self, topic: &str) -> bool {
-        if is_system_topic(topic) {
-            self.role == Role::Admin
-        } else {
-            self.subscribe.allow(topic)
-        }
+        (self.role == Role::Admin || !is_system_topic(topic)) && self.subscribe.allow(topic)
     }
 }
 
@@ -135,6 +127,22 @@ mod tests {
         assert!(!who.may_subscribe(&Filter::new("a.>").unwrap()));
         let none = identity(Role::User, Topics::Only(Vec::new()));
         assert!(!none.may_publish("a"));
+    }
+
+    // EDGE-07
+    #[test]
+    fn a_claim_limits_an_admin_on_system_topics_too() {
+        let consumers = Filter::new("sys.consumer.>").unwrap();
+        let all = Filter::new("sys.>").unwrap();
+        let other = Topics::Only(vec![Filter::new("a.>").unwrap()]);
+        let admin = identity(Role::Admin, other);
+        assert!(!admin.may_subscribe(&consumers) && !admin.may_see("sys.log"));
+        let named = Topics::Only(vec![consumers.clone()]);
+        let admin = identity(Role::Admin, named.clone());
+        assert!(admin.may_subscribe(&consumers) && !admin.may_subscribe(&all));
+        assert!(admin.may_see("sys.consumer.main.c") && !admin.may_see("sys.log"));
+        let user = identity(Role::User, named);
+        assert!(!user.may_subscribe(&consumers) && !user.may_see("sys.consumer.main.c"));
     }
 
     #[test]

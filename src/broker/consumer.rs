@@ -26,7 +26,6 @@ const SCHEMA: &str = "arqon.v1.ConsumerCursor";
 /// Told, on a commit thread, how an acknowledgement ended: must be quick and must not block.
 pub trait CursorSink: Send + Sync + Debug {
     /// The cursor of the subscription called `key` is on disk up to a sequence, or was not stored.
-    /// Call [`Lease::stored`] afterwards, elsewhere.
     fn moved(&self, key: u64, outcome: Result<Sequence, AppendError>);
 }
 
@@ -37,11 +36,30 @@ type Name = (RealityName, Box<str>);
 struct State {
     /// On disk.
     stored: Option<Sequence>,
-    /// On its way there.
+    /// The last on its way there.
     under_way: Option<Sequence>,
     /// To go next.
     wanted: Option<Sequence>,
-    leased: bool,
+    /// Who has it, and is told where it has got to.
+    holder: Option<Holder>,
+}
+
+impl State {
+    /// Everything up to and including this has been acknowledged.
+    fn reached(&self) -> Option<Sequence> {
+        self.stored.max(self.under_way).max(self.wanted)
+    }
+
+    /// Nothing of it is worth remembering.
+    fn is_blank(&self) -> bool {
+        self.holder.is_none() && self.reached().is_none()
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Holder {
+    key: u64,
+    sink: Arc<dyn CursorSink>,
 }
 
 /// The named consumers of one tenant.
@@ -117,18 +135,16 @@ impl Consumers {
             return Err(Error::ConsumersFull { limit: self.limit });
         }
         let state = states.entry(name.clone()).or_default();
-        if state.leased {
+        if state.holder.is_some() {
             let consumer = consumer.to_owned();
             return Err(Error::ConsumerInUse { consumer });
         }
-        state.leased = true;
+        state.holder = Some(Holder { key, sink });
         drop(states);
         Ok(Lease {
             consumers: Arc::clone(self),
             reality: Arc::clone(reality),
             name,
-            key,
-            sink,
         })
     }
 
@@ -141,7 +157,7 @@ impl Consumers {
             reality: reality.clone(),
             consumer: consumer.to_string(),
             sequence: state.stored,
-            active: state.leased,
+            active: state.holder.is_some(),
         };
         sorted.into_iter().map(summary).collect()
     }
@@ -150,14 +166,26 @@ impl Consumers {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends the wanted position on its way. The lock is not held while the log is called, which
-    /// calls sinks in its turn.
-    fn store(
-        self: &Arc<Self>,
-        name: &Name,
-        sequence: Sequence,
-        notify: Option<(u64, Arc<dyn CursorSink>)>,
-    ) -> Result<(), Error> {
+    /// Sends the wanted position on its way, if there is one and none is. The lock is not held
+    /// while the log is called, which calls sinks in its turn.
+    fn send_wanted(self: &Arc<Self>, name: &Name) -> Result<(), AppendError> {
+        let mut states = self.lock();
+        let Some(state) = states.get_mut(name) else {
+            return Ok(());
+        };
+        if state.under_way.is_some() {
+            return Ok(());
+        }
+        let Some(sequence) = state.wanted.take() else {
+            return Ok(());
+        };
+        state.under_way = Some(sequence);
+        drop(states);
+        self.store(name, sequence)
+    }
+
+    /// Stores a position that is noted as under way; if the log refuses, it is so no more.
+    fn store(self: &Arc<Self>, name: &Name, sequence: Sequence) -> Result<(), AppendError> {
         let cursor = ConsumerCursor {
             reality: name.0.as_str().into(),
             consumer: name.1.to_string(),
@@ -170,10 +198,32 @@ impl Consumers {
             consumers: Arc::clone(self),
             name: name.clone(),
             sequence,
-            notify,
         });
-        let appended = self.system.append_own(record, stored, 0);
-        appended.map_err(|error| self.system.refusal(error))
+        let result = self.system.append_own(record, stored, 0);
+        if result.is_err() {
+            self.settle(name, sequence, false);
+        }
+        result
+    }
+
+    /// Notes how storing a position ended; returns who is to be told.
+    fn settle(&self, name: &Name, sequence: Sequence, stored: bool) -> Option<Holder> {
+        let mut states = self.lock();
+        let state = states.get_mut(name)?;
+        if state.under_way <= Some(sequence) {
+            state.under_way = None;
+        }
+        if stored {
+            state.stored = state.stored.max(Some(sequence));
+            state.wanted = state.wanted.filter(|wanted| *wanted > sequence);
+        } else {
+            state.wanted = None;
+        }
+        let holder = state.holder.clone();
+        if state.is_blank() {
+            states.remove(name);
+        }
+        holder
     }
 }
 
@@ -192,22 +242,25 @@ struct Stored {
     consumers: Arc<Consumers>,
     name: Name,
     sequence: Sequence,
-    notify: Option<(u64, Arc<dyn CursorSink>)>,
 }
 
 impl AppendSink for Stored {
     fn appended(&self, _token: u64, outcome: Result<Appended, AppendError>) {
         let outcome = outcome.map(|_| self.sequence);
-        let mut states = self.consumers.lock();
-        let state = states.entry(self.name.clone()).or_default();
-        state.under_way = None;
-        match &outcome {
-            Ok(stored) => state.stored = state.stored.max(Some(*stored)),
-            Err(_) => state.wanted = None,
-        }
-        drop(states);
-        if let Some((key, sink)) = &self.notify {
-            sink.moved(*key, outcome);
+        let holder = self
+            .consumers
+            .settle(&self.name, self.sequence, outcome.is_ok());
+        // Not left to whoever acknowledged it, who may be gone.
+        let next = self.consumers.send_wanted(&self.name);
+        let Some(Holder { key, sink }) = holder else {
+            if let Some(error) = outcome.err().or(next.err()) {
+                tracing::warn!(consumer = %self.name.1, %error, "last acknowledgement not stored");
+            }
+            return;
+        };
+        sink.moved(key, outcome);
+        if let Err(error) = next {
+            sink.moved(key, Err(error));
         }
     }
 }
@@ -218,8 +271,6 @@ pub struct Lease {
     consumers: Arc<Consumers>,
     reality: Arc<Reality>,
     name: Name,
-    key: u64,
-    sink: Arc<dyn CursorSink>,
 }
 
 impl Lease {
@@ -229,10 +280,10 @@ impl Lease {
         &self.name.1
     }
 
-    /// Everything up to and including this is done, and that is on disk.
+    /// Everything up to and including this is done; that is on disk, or on its way there.
     #[must_use]
     pub fn cursor(&self) -> Option<Sequence> {
-        self.consumers.lock().get(&self.name)?.stored
+        self.consumers.lock().get(&self.name)?.reached()
     }
 
     /// Everything up to and including `sequence` is done. `true` if that is on disk already; else
@@ -253,51 +304,34 @@ impl Lease {
         if state.stored >= Some(sequence) {
             return Ok(true);
         }
-        state.wanted = state.wanted.max(Some(sequence));
+        if state.reached() < Some(sequence) {
+            state.wanted = Some(sequence);
+        }
         drop(states);
-        self.stored()?;
+        let sent = self.consumers.send_wanted(&self.name);
+        sent.map_err(|error| self.consumers.system.refusal(error))?;
         Ok(false)
-    }
-
-    /// Sends the next position on its way, if there is one and none is.
-    ///
-    /// # Errors
-    /// The log refused; the position is forgotten.
-    pub fn stored(&self) -> Result<(), Error> {
-        let mut states = self.consumers.lock();
-        let state = states.entry(self.name.clone()).or_default();
-        if state.under_way.is_some() {
-            return Ok(());
-        }
-        let Some(sequence) = state.wanted.take() else {
-            return Ok(());
-        };
-        state.under_way = Some(sequence);
-        drop(states);
-        let notify = (self.key, Arc::clone(&self.sink));
-        let result = self.consumers.store(&self.name, sequence, Some(notify));
-        if result.is_err() {
-            let mut states = self.consumers.lock();
-            states.entry(self.name.clone()).or_default().under_way = None;
-        }
-        result
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
         let mut states = self.consumers.lock();
-        let state = states.entry(self.name.clone()).or_default();
-        state.leased = false;
-        // Behind the one under way, if there is one: the log keeps the order.
+        let Some(state) = states.get_mut(&self.name) else {
+            return;
+        };
+        state.holder = None;
+        // Behind the one under way, if there is one, so that it goes before the log is closed: the
+        // log keeps the order.
         let last = state.wanted.take();
-        if last.is_none() && state.stored.is_none() && state.under_way.is_none() {
+        state.under_way = state.under_way.max(last);
+        if state.is_blank() {
             // Never acknowledged anything: nothing to remember.
             states.remove(&self.name);
         }
         drop(states);
         if let Some(sequence) = last
-            && let Err(error) = self.consumers.store(&self.name, sequence, None)
+            && let Err(error) = self.consumers.store(&self.name, sequence)
         {
             tracing::warn!(consumer = %self.name.1, %error, "last acknowledgement not stored");
         }

@@ -70,6 +70,16 @@ pub enum Error {
         /// The last durable sequence.
         last: u64,
     },
+    /// The log has lost what a consumer acknowledged.
+    #[error(
+        "the log is shorter than what this consumer has acknowledged: its cursor is at {cursor}, the last sequence is {last}; start anew by choosing another consumer name"
+    )]
+    CursorBeyondEnd {
+        /// Where the consumer is.
+        cursor: Sequence,
+        /// The last durable sequence.
+        last: u64,
+    },
     /// The records asked for are gone.
     #[error("sequence {asked} is no longer in the log; the first available is {first}")]
     OutOfRange {
@@ -241,7 +251,7 @@ impl Error {
             Self::TenantsFull { .. } | Self::RealitiesFull { .. } | Self::ConsumersFull { .. } => {
                 ErrorCode::TooLarge
             }
-            Self::OutOfRange { .. } => ErrorCode::OffsetOutOfRange,
+            Self::OutOfRange { .. } | Self::CursorBeyondEnd { .. } => ErrorCode::OffsetOutOfRange,
             Self::RoleMissing { .. } | Self::RealityClosed { .. } => ErrorCode::Forbidden,
             Self::UnknownCommand { .. } => ErrorCode::UnknownCommand,
             Self::Append(error) => match error {
@@ -285,7 +295,7 @@ impl Error {
             Self::Name { field, .. } => (*field).into(),
             Self::Rejected(rejection) => rejection.path(),
             Self::NoSuchReality { .. } | Self::RealityClosed { .. } => "reality".into(),
-            Self::ConsumerInUse { .. } => "consumer".into(),
+            Self::ConsumerInUse { .. } | Self::CursorBeyondEnd { .. } => "consumer".into(),
             Self::BeyondEnd { .. } | Self::OutOfRange { .. } => "sequence".into(),
             Self::RealityExists { .. } => "arguments.name".into(),
             Self::UnknownCommand { .. } => "name".into(),

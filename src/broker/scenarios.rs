@@ -314,6 +314,45 @@ fn small() -> log::Options {
     }
 }
 
+// EDGE-11, LOG-19: memory does not grow with the history of a filter.
+#[test]
+fn a_subscriber_that_takes_nothing_has_little_read_ahead_for_it() {
+    let dir = TempDir::new().unwrap();
+    let node = Node::start(dir.path(), small());
+    for _ in 0..20 {
+        node.append_on("a.b", 8, 64 << 10);
+        node.append_on("c.d", 4, 64 << 10);
+    }
+    for (filter, expected) in [("a.*", 160), (">", 240)] {
+        let mut subscription = node.subscribe(filter, Start::Earliest);
+        let mut out = BytesMut::new();
+        let Then::Read(read) = subscription.fill(&mut out, 8 << 10).then else {
+            panic!("the beginning is not in the tail");
+        };
+        subscription.supply(read.run());
+        let mut ahead = 0;
+        while let Some(read) = subscription.read_ahead() {
+            subscription.supply(read.run());
+            ahead += 1;
+            assert!(ahead <= 1, "{filter}: read on although nothing was taken");
+        }
+        assert_eq!(ahead, 1, "one read is under way while another is sent");
+        assert_eq!(take_all(&mut subscription).0.len(), expected);
+
+        let mut request = node.request(filter, Start::Earliest);
+        request.credit.records = Some(2);
+        let mut little = Subscription::start(&node.main(), request).unwrap().0;
+        let Then::Read(read) = little.fill(&mut out, 8 << 10).then else {
+            panic!("the beginning is not in the tail");
+        };
+        little.supply(read.run());
+        assert!(
+            little.read_ahead().is_none(),
+            "no credit for more than that"
+        );
+    }
+}
+
 // EDGE-11, LOG-09: no loss on the way from the tail to the files and back.
 #[test]
 fn a_subscription_that_falls_behind_comes_back_and_loses_nothing() {
@@ -536,7 +575,6 @@ fn a_named_consumer_resumes_after_restart() {
         assert!(!lease.ack(Sequence::new(4).unwrap()).unwrap());
         let moved = node.heard.moved.recv_timeout(WAIT).unwrap().unwrap();
         assert_eq!(moved.get(), 4);
-        lease.stored().unwrap();
         assert!(lease.ack(Sequence::new(3).unwrap()).unwrap(), "covered");
         // Neither is waited for; the last one goes when the lease is given back.
         lease.ack(Sequence::new(5).unwrap()).unwrap();
@@ -556,6 +594,90 @@ fn a_named_consumer_resumes_after_restart() {
     let (mut subscription, started) = Subscription::start(&node.main(), request).unwrap();
     assert!(started.resumed);
     assert_eq!(take_all(&mut subscription).0, [7, 8, 9, 10]);
+}
+
+// BRK-03: no record is passed over in silence.
+#[test]
+fn a_consumer_ahead_of_its_log_is_refused() {
+    let dir = TempDir::new().unwrap();
+    {
+        let node = Node::start(dir.path(), log::Options::default());
+        node.append_on("a", 10, 10);
+        let lease = node.lease("c1").unwrap();
+        lease.ack(Sequence::new(10).unwrap()).unwrap();
+        drop(lease);
+        node.broker.close();
+    }
+    std::fs::remove_dir_all(dir.path().join("t").join("main")).unwrap();
+    let node = Node::start(dir.path(), log::Options::default());
+    node.append_on("a", 9, 10);
+    let request = |consumer| Request {
+        lease: Some(node.lease(consumer).unwrap()),
+        ..node.request(">", Start::Earliest)
+    };
+    let refused = Subscription::start(&node.main(), request("c1")).unwrap_err();
+    assert_eq!(refused.code().as_str(), "OFFSET_OUT_OF_RANGE");
+    let text = refused.to_string();
+    assert!(text.contains("cursor is at 10") && text.contains("last sequence is 9"));
+    assert!(Subscription::start(&node.main(), request("c2")).is_ok());
+}
+
+// BRK-03
+#[test]
+fn a_consumer_that_changes_hands_keeps_its_place_and_answers_its_new_holder() {
+    let dir = TempDir::new().unwrap();
+    let node = Node::start(dir.path(), log::Options::default());
+    node.append_on("a", 200, 10);
+    let at = |sequence| Sequence::new(sequence).unwrap();
+    for round in 0..20 {
+        let base = round * 10;
+        let first = node.lease("c").unwrap();
+        first.ack(at(base + 1)).unwrap();
+        first.ack(at(base + 2)).unwrap();
+        first.ack(at(base + 3)).unwrap();
+        drop(first);
+        let second = node.lease("c").unwrap();
+        assert_eq!(
+            second.cursor(),
+            Some(at(base + 3)),
+            "nothing is given twice"
+        );
+        let stored = second.ack(at(base + 2)).unwrap();
+        if !stored {
+            while node.heard.moved.recv_timeout(WAIT).unwrap().unwrap() < at(base + 2) {}
+        }
+        if !second.ack(at(base + 4)).unwrap() {
+            while node.heard.moved.recv_timeout(WAIT).unwrap().unwrap() < at(base + 4) {}
+        }
+        assert_eq!(
+            node.tenancy().consumers().list()[0].sequence,
+            Some(at(base + 4))
+        );
+    }
+}
+
+// LOG-09
+#[test]
+fn a_start_beyond_the_end_is_the_end() {
+    let dir = TempDir::new().unwrap();
+    let node = Node::start(dir.path(), log::Options::default());
+    node.append_on("a", 3, 10);
+    let far = Sequence::new(1_000).unwrap();
+    let mut subscription = node.subscribe(">", Start::Sequence(far));
+    assert_eq!(subscription.next().get(), 4);
+    let mut out = BytesMut::new();
+    let filled = fetch(
+        &node.main(),
+        Filter::everything(),
+        far,
+        9,
+        1 << 20,
+        &mut out,
+    )
+    .unwrap();
+    assert_eq!((filled.records, filled.next.get()), (0, 4));
+    node.append_on("a", 2, 10);
+    assert_eq!(take_all(&mut subscription).0, [4, 5]);
 }
 
 // LOG-02, LOG-06

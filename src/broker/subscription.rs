@@ -25,7 +25,7 @@ pub enum Start {
     Earliest,
     /// Only what comes from now on.
     Latest,
-    /// This one, and an error if it is gone.
+    /// This one, and an error if it is gone; the end if it is still to come.
     Sequence(Sequence),
     /// The first appended at or after this time. Needs a look at the disk.
     Time(Micros),
@@ -128,6 +128,9 @@ pub struct Subscription {
     credit: Credit,
     /// Found and not delivered; everything up to `scanned` that is not in it does not match.
     ahead: VecDeque<Piece>,
+    /// Ends of the reads of history that pieces in `ahead` are from: each keeps the memory of one
+    /// read, however little of it matches.
+    reads: VecDeque<Sequence>,
     /// Where the next read starts.
     scanned: Sequence,
     /// Everything below has been delivered or does not match.
@@ -151,7 +154,8 @@ impl Subscription {
     /// Starts a subscription. Blocks on the disk if the start or the stop is a time.
     ///
     /// # Errors
-    /// The start is no longer in the log; the log cannot be read.
+    /// The start is no longer in the log; the consumer's cursor is beyond its end; the log cannot
+    /// be read.
     pub fn start(reality: &Arc<Reality>, request: Request) -> Result<(Self, Started), Error> {
         let Request {
             filter,
@@ -180,7 +184,14 @@ impl Subscription {
         let end = visible_end(bounds, visibility);
         let resumed = lease.as_ref().and_then(Lease::cursor);
         let next = match resumed {
-            Some(done) => done.next().clamp(bounds.first, bounds.durable_end),
+            // Going on from the end would pass over what is written there now.
+            Some(done) if done >= bounds.durable_end => {
+                return Err(Error::CursorBeyondEnd {
+                    cursor: done,
+                    last: bounds.durable_end.get() - 1,
+                });
+            }
+            Some(done) => done.next().max(bounds.first),
             None => first_wanted(reality, start, bounds, end)?,
         };
         let at_end = stop.at_end.then_some(end);
@@ -196,6 +207,7 @@ impl Subscription {
             },
             credit,
             ahead: VecDeque::new(),
+            reads: VecDeque::new(),
             scanned: next,
             next,
             pending: 0,
@@ -249,7 +261,12 @@ impl Subscription {
         self.reading = false;
         self.source = Some(history.source);
         match history.found {
-            Ok(scanned) => self.absorb(scanned),
+            Ok(scanned) => {
+                if !scanned.pieces.is_empty() {
+                    self.reads.push_back(scanned.next);
+                }
+                self.absorb(scanned);
+            }
             Err(error) => self.failure = Some(error.into()),
         }
     }
@@ -261,7 +278,8 @@ impl Subscription {
     }
 
     /// The next read of history, if one will be needed, so that it can go on while what is there
-    /// is being sent.
+    /// is being sent. Whoever does not take what is there gets no more: at most one read waits to
+    /// be sent while another is under way.
     pub fn read_ahead(&mut self) -> Option<HistoryRead> {
         let end = self.end();
         let needed = !self.reading
@@ -269,8 +287,37 @@ impl Subscription {
             && self.failure.is_none()
             && self.has_credit()
             && self.scanned < end
-            && !self.reality.log().in_tail(self.scanned);
+            && !self.reality.log().in_tail(self.scanned)
+            && self.has_room_ahead();
         needed.then(|| self.history(end))
+    }
+
+    /// Whether what waits to be sent is little enough, and will leave credit for more.
+    fn has_room_ahead(&mut self) -> bool {
+        let front = self.ahead.front().map(|piece| match piece {
+            Piece::Run { records, .. } => records.base,
+            Piece::Lost(range) => range.first,
+        });
+        while let Some(end) = self.reads.front()
+            && front.is_none_or(|front| *end <= front)
+        {
+            self.reads.pop_front();
+        }
+        let (mut records, mut bytes) = (0, 0);
+        for piece in &self.ahead {
+            if let Piece::Run {
+                records: run,
+                count,
+            } = piece
+            {
+                records += count;
+                bytes += run.records.len();
+            }
+        }
+        let within = |left: i64| i64::try_from(bytes).is_ok_and(|bytes| bytes < left);
+        self.reads.len() <= 1
+            && self.credit.records.is_none_or(|left| records < left)
+            && self.credit.bytes.is_none_or(within)
     }
 
     /// Appends encoded `Deliver.records` fields to `out` until `out` has about `bytes_max`, the
@@ -348,6 +395,7 @@ impl Subscription {
             self.ahead.push_front(Piece::Run { records, count });
         } else {
             self.ahead.clear();
+            self.reads.clear();
             self.scanned = run.base;
             self.stopped = false;
         }
@@ -530,7 +578,7 @@ fn first_wanted(
             asked,
             first: bounds.first,
         }),
-        Start::Sequence(asked) => Ok(asked),
+        Start::Sequence(asked) => Ok(asked.min(end)),
         Start::Time(time) => Ok(reality.log().seek_time(time)?),
     }
 }

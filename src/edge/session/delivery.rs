@@ -13,9 +13,9 @@ use super::frame::{self, Deliver, HEAD_BYTES};
 use super::outbox::Outbox;
 use super::refusal::Refusal;
 use super::signals::Signals;
-use crate::broker::Subscription;
 use crate::broker::scan::{History, HistoryRead};
 use crate::broker::subscription::{Filled, Then};
+use crate::broker::{self, Subscription};
 use crate::edge::metrics::Metrics;
 use crate::log::{AppendError, Sequence};
 use crate::proto::v1::{Acked, Unsubscribed, server_frame::Body};
@@ -156,10 +156,6 @@ impl Subscriptions {
         };
         let subscription = entry.id;
         let before = entry.acks.len();
-        let next = entry
-            .subscription
-            .lease()
-            .map_or(Ok(()), |lease| lease.stored());
         if let Ok(stored) = &outcome {
             entry.acks.retain(|(request_id, sequence)| {
                 let covered = sequence <= stored;
@@ -174,9 +170,8 @@ impl Subscriptions {
                 !covered
             });
         }
-        let failed = outcome.map_err(Into::into).and(next.map(drop)).err();
-        if let Some(error) = failed {
-            let refusal = Refusal::from(error);
+        if let Err(error) = outcome {
+            let refusal = Refusal::from(broker::Error::from(error));
             for (request_id, _) in entry.acks.drain(..) {
                 outbox.refuse(request_id, refusal.clone());
             }
@@ -277,7 +272,14 @@ impl Subscriptions {
 
     fn carry_on(&mut self, key: u64, then: Then, outbox: &mut Outbox, signals: &Arc<Signals>) {
         match then {
-            Then::Again => self.ready(key),
+            Then::Again => {
+                let entry = self.entries.get_mut(&key);
+                let ahead = entry.and_then(|entry| entry.subscription.read_ahead());
+                if let Some(read) = ahead {
+                    self.start_read(key, read, signals);
+                }
+                self.ready(key);
+            }
             Then::Wait | Then::Credit | Then::Reading => {}
             Then::Read(read) => self.start_read(key, read, signals),
             Then::Finished => {
