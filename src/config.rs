@@ -144,6 +144,11 @@ sections! {
     ops: Ops {
         /// Address; port 0 takes a free one. The flag `--ops` sets it too.
         listen: Address = Address::loopback(8080), Bound::Any("HOST:PORT");
+        /// Connections at a time; more are answered with 503.
+        connections_max: usize = 256, Bound::Within(1, 65_536);
+        /// A connection carries one request and is closed after this long; the request's header
+        /// must be complete in half of it.
+        timeout_ms: u64 = 10_000, Bound::Within(100, 120_000);
     }
 
     /// Who may connect. There is no setting that turns authentication off.

@@ -186,7 +186,7 @@ async fn live(
         clock,
         draining,
     });
-    let ops_task = tokio::spawn(ops::serve(ops, operations, ops_stopped));
+    let ops_task = tokio::spawn(ops::serve(ops, operations, config.ops.clone(), ops_stopped));
     tokio::spawn(door.serve(edge));
 
     if let Some(credentials) = credentials {
@@ -206,7 +206,8 @@ async fn live(
         second = signals.next() => end_at_once(second),
     }
     stop_ops.send_replace(true);
-    if let Ok(Err(error)) = tokio::time::timeout(Duration::from_millis(100), ops_task).await {
+    let last_answers = tokio::time::timeout(Duration::from_millis(100), ops_task);
+    if let Ok(Err(error)) = last_answers.await {
         tracing::warn!(%error, "the operations listener failed");
     }
     tracing::info!("stopped");

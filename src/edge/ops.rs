@@ -4,9 +4,8 @@
 //! What anybody who reaches it may see names no tenant; `/status` does, and wants an admin's token
 //! outside of development. Must not know frames.
 
-use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -14,10 +13,13 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use prometheus_client::metrics::gauge::Gauge;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
 
 use super::handshake;
 use super::metrics::Metrics;
@@ -25,7 +27,7 @@ use super::seats::Seats;
 use super::token::Verifier;
 use crate::broker::damage::without_directories;
 use crate::broker::{Broker, Reality};
-use crate::config::Profile;
+use crate::config::{self, Profile};
 use crate::log::Clock;
 use crate::proto::ErrorCode;
 use crate::proto::claims::Role;
@@ -33,6 +35,11 @@ use crate::proto::claims::Role;
 const ROUTES: [&str; 5] = ["/healthz", "/readyz", "/version", "/status", "/metrics"];
 const OTHER_ROUTE: &str = "other";
 const EXPOSITION: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// Request line and headers: an 8 KiB token and as much beside it.
+const HEAD_BYTES_MAX: usize = 16 << 10;
+/// Pause after a failed accept: out of descriptors is not cured by asking again at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n";
 
 /// What the operations listener shows.
 #[derive(Debug)]
@@ -57,15 +64,16 @@ pub struct Ops {
     pub draining: watch::Receiver<bool>,
 }
 
-/// Answers until `stop` turns true.
+/// Answers until `stop` turns true, and what is being asked then.
 ///
-/// # Errors
-/// Of the listener.
+/// A connection carries one request within a bounded time, so that silent peers, and peers that do
+/// not read their answer, hold a bounded number of descriptors for a bounded time.
 pub async fn serve(
     ops: Arc<Ops>,
     listener: TcpListener,
+    settings: config::Ops,
     mut stop: watch::Receiver<bool>,
-) -> io::Result<()> {
+) {
     let routes = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
@@ -74,13 +82,55 @@ pub async fn serve(
         .route("/metrics", get(metrics))
         .layer(middleware::from_fn_with_state(Arc::clone(&ops), count))
         .with_state(ops);
-    let stopped = async move {
-        // An error means that the sender is gone, which ends the node too.
-        drop(stop.wait_for(|stop| *stop).await);
-    };
-    axum::serve(listener, routes)
-        .with_graceful_shutdown(stopped)
-        .await
+    let service = TowerToHyperService::new(routes);
+    let timeout = Duration::from_millis(settings.timeout_ms);
+    let most = u32::try_from(settings.connections_max).unwrap_or(u32::MAX);
+    let connections = Arc::new(Semaphore::new(most as usize));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            // An error means that the sender is gone, which ends the node too.
+            _ = stop.wait_for(|stop| *stop) => break,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection for operations");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(permit) = Arc::clone(&connections).try_acquire_owned() else {
+            // The kernel's buffer of a new connection takes the answer, so this does not wait.
+            if let Err(error) = stream.try_write(FULL) {
+                tracing::debug!(%error, %peer, "refused without an answer");
+            }
+            continue;
+        };
+        let service = service.clone();
+        tokio::spawn(async move {
+            answer(stream, service, timeout).await;
+            drop(permit);
+        });
+    }
+    drop(listener);
+    // Whoever waits for this bounds it.
+    drop(connections.acquire_many(most).await);
+}
+
+async fn answer(stream: TcpStream, service: TowerToHyperService<Router>, timeout: Duration) {
+    let connection = http1::Builder::new()
+        .keep_alive(false)
+        .max_header_size(HEAD_BYTES_MAX)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .timer(TokioTimer::new())
+        .header_read_timeout(timeout / 2)
+        .serve_connection(TokioIo::new(stream), service);
+    match tokio::time::timeout(timeout, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a connection for operations failed"),
+        Err(_) => tracing::debug!("a connection for operations took too long"),
+    }
 }
 
 async fn count(State(ops): State<Arc<Ops>>, request: Request, next: Next) -> Response {

@@ -1,8 +1,12 @@
 //! TOOL-05, TOOL-18, EDGE-23: the operations listener.
 
+use std::io::Read as _;
+use std::net::TcpStream;
+use std::time::Duration;
+
 use arqonbus::proto::claims::Role;
 
-use crate::raw::Request;
+use crate::raw::{self, Request};
 use crate::support::{Node, claims, signed, write};
 
 #[test]
@@ -75,4 +79,39 @@ fn in_production_the_status_is_for_admins() {
     assert_eq!(status(Role::Operator), 403);
     assert_eq!(status(Role::Admin), 200);
     assert_eq!(Request::get("/readyz").send(node.ops).status, 200);
+}
+
+// EDGE-23, REL-14
+#[test]
+fn silent_connections_to_the_operations_listener_are_closed() {
+    let node = Node::dev_with(&[("ARQONBUS_OPS_TIMEOUT_MS", "1000")]);
+    let silent: Vec<TcpStream> = (0..40).map(|_| raw::connect(node.ops)).collect();
+    assert_eq!(Request::get("/healthz").send(node.ops).text(), "ok\n");
+    for mut stream in silent {
+        let limit = Some(Duration::from_secs(10));
+        stream.set_read_timeout(limit).expect("a time limit");
+        // Told so or not: the connection ends.
+        let mut rest = Vec::new();
+        let ended = stream.read_to_end(&mut rest);
+        assert!(ended.is_ok(), "the node keeps it open: {ended:?}");
+    }
+    let answer = Request::get("/healthz").send(node.ops);
+    assert_eq!(answer.header("connection"), Some("close"));
+}
+
+// EDGE-23, REL-14
+#[test]
+fn too_many_connections_to_the_operations_listener_are_told_to_come_back() {
+    let node = Node::dev_with(&[
+        ("ARQONBUS_OPS_TIMEOUT_MS", "4000"),
+        ("ARQONBUS_OPS_CONNECTIONS_MAX", "4"),
+    ]);
+    let silent: Vec<TcpStream> = (0..4).map(|_| raw::connect(node.ops)).collect();
+    let mut refused = raw::connect(node.ops);
+    let answer = raw::read_head(&mut refused);
+    assert_eq!(
+        (answer.status, answer.header("retry-after")),
+        (503, Some("1"))
+    );
+    drop(silent);
 }
