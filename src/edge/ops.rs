@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
+use super::checkup::Checkup;
 use super::handshake;
 use super::metrics::Metrics;
 use super::seats::Seats;
@@ -52,6 +53,8 @@ pub struct Ops {
     pub started: Instant,
     /// Its realities.
     pub broker: Arc<Broker>,
+    /// What is known of the logs that are not open.
+    pub checkup: Arc<Checkup>,
     /// Its sessions.
     pub seats: Arc<Seats>,
     /// Its counters.
@@ -155,6 +158,19 @@ async fn ready(State(ops): State<Arc<Ops>>) -> Response {
     if read_only > 0 {
         reasons.push(format!(
             "read_only: {read_only} realities take no writes; /status names them"
+        ));
+    }
+    let ill = ops.checkup.ill(&ops.broker);
+    if ill.damaged > 0 {
+        reasons.push(format!(
+            "damaged_log: a log is damaged and will take no writes when it is opened ({} in all); the node's log names the file",
+            ill.damaged
+        ));
+    }
+    if ill.unreadable > 0 {
+        reasons.push(format!(
+            "unreadable_log: a log cannot be opened ({} in all); the node's log names it",
+            ill.unreadable
         ));
     }
     // Not a reason to be taken out of service: what is good is served, and writes are taken.
