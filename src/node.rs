@@ -190,6 +190,8 @@ async fn live(
         started,
         broker: Arc::clone(&broker),
         checkup,
+        data: data_dir.path().to_owned(),
+        room_bytes_min: config.log.segment_bytes_first.min(config.log.segment_bytes),
         seats: Arc::clone(&seats),
         metrics,
         verifier,
