@@ -15,6 +15,7 @@ use arqonbus::broker::{self, Broker};
 use arqonbus::config::layers::Loaded;
 use arqonbus::config::{Config, Profile};
 use arqonbus::data_dir::DataDir;
+use arqonbus::edge::checkup::Checkup;
 use arqonbus::edge::development::{self, Credentials};
 use arqonbus::edge::listener::{Door, Parts};
 use arqonbus::edge::metrics::Metrics;
@@ -150,6 +151,7 @@ async fn live(
     let metrics = Arc::new(Metrics::new());
     let seats = Seats::new(&config.limits, Arc::clone(&metrics));
     let clock = Arc::clone(&environment.clock);
+    let storage = Arc::clone(&environment.storage);
 
     let edge = listen(config.edge.listen.0, "edge.listen")?;
     let operations = listen(config.ops.listen.0, "ops.listen")?;
@@ -175,11 +177,21 @@ async fn live(
             },
         },
     );
+    let checkup = Arc::new(Checkup::default());
+    tokio::spawn(Arc::clone(&checkup).run(
+        storage,
+        data_dir.path().to_owned(),
+        Arc::clone(&broker),
+        draining.clone(),
+    ));
     let ops = Arc::new(Ops {
         profile,
         node: data_dir.node().name().to_owned(),
         started,
         broker: Arc::clone(&broker),
+        checkup,
+        data: data_dir.path().to_owned(),
+        room_bytes_min: config.log.segment_bytes_first.min(config.log.segment_bytes),
         seats: Arc::clone(&seats),
         metrics,
         verifier,

@@ -4,6 +4,7 @@
 //! What anybody who reaches it may see names no tenant; `/status` does, and wants an admin's token
 //! outside of development. Must not know frames.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
+use super::checkup::Checkup;
 use super::handshake;
 use super::metrics::Metrics;
 use super::seats::Seats;
@@ -52,6 +54,12 @@ pub struct Ops {
     pub started: Instant,
     /// Its realities.
     pub broker: Arc<Broker>,
+    /// What is known of the logs that are not open.
+    pub checkup: Arc<Checkup>,
+    /// Where its logs are.
+    pub data: PathBuf,
+    /// Room that a log needs at least to go on, in bytes: its smallest segment.
+    pub room_bytes_min: u64,
     /// Its sessions.
     pub seats: Arc<Seats>,
     /// Its counters.
@@ -157,6 +165,20 @@ async fn ready(State(ops): State<Arc<Ops>>) -> Response {
             "read_only: {read_only} realities take no writes; /status names them"
         ));
     }
+    reasons.extend(short_of_room(&ops).await);
+    let ill = ops.checkup.ill(&ops.broker);
+    if ill.damaged > 0 {
+        reasons.push(format!(
+            "damaged_log: a log is damaged and will take no writes when it is opened ({} in all); the node's log names the file",
+            ill.damaged
+        ));
+    }
+    if ill.unreadable > 0 {
+        reasons.push(format!(
+            "unreadable_log: a log cannot be opened ({} in all); the node's log names it",
+            ill.unreadable
+        ));
+    }
     // Not a reason to be taken out of service: what is good is served, and writes are taken.
     let mut notices = Vec::new();
     let damaged = ops.broker.damaged();
@@ -175,6 +197,32 @@ async fn ready(State(ops): State<Arc<Ops>>) -> Response {
         Json(json!({ "ready": reasons.is_empty(), "reasons": reasons, "notices": notices })),
     )
         .into_response()
+}
+
+/// Without room for a segment no log can be created and none can go on when its last one is full.
+async fn short_of_room(ops: &Ops) -> Option<String> {
+    let data = ops.data.clone();
+    // Not here: a disk that hangs must not hold up those who ask for something else.
+    let asked = tokio::task::spawn_blocking(move || room_bytes(&data)).await;
+    match asked {
+        Ok(Ok(free)) if free >= ops.room_bytes_min => None,
+        Ok(Ok(free)) => Some(format!(
+            "disk_full: {free} bytes are free, a log needs {} to go on; make room",
+            ops.room_bytes_min
+        )),
+        Ok(Err(error)) => Some(format!(
+            "disk_failure: the data directory's file system does not say how much room it has: {error}"
+        )),
+        Err(error) => {
+            tracing::error!(%error, "asking for the room on the disk failed");
+            None
+        }
+    }
+}
+
+fn room_bytes(data: &Path) -> rustix::io::Result<u64> {
+    let found = rustix::fs::statvfs(data)?;
+    Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
 async fn version(State(ops): State<Arc<Ops>>) -> Json<Value> {

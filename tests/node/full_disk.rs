@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::raw::Request;
 use crate::shell::Ran;
 use crate::support::{Node, write};
 
@@ -37,7 +38,7 @@ impl Drop for SmallDisk<'_> {
     }
 }
 
-// LOG-06, LOG-01, REL-10
+// LOG-06, LOG-01, REL-10, TOOL-18, REL-14
 #[test]
 fn full_disk_is_answered_and_the_node_goes_on_when_there_is_room_again() {
     let dir = tempfile::tempdir().expect("a temporary directory");
@@ -72,6 +73,10 @@ fn full_disk_is_answered_and_the_node_goes_on_when_there_is_room_again() {
         "{}",
         refused.stderr
     );
+    let ready = || Request::get("/readyz").send(node.ops);
+    let full = ready();
+    assert_eq!(full.status, 503);
+    assert!(full.text().contains("disk_full"), "{}", full.text());
     let live = node.records(&["consume", "disk.>", "--from", "earliest", "--stop-at-end"]);
     let held = live.len();
     assert!(
@@ -80,6 +85,7 @@ fn full_disk_is_answered_and_the_node_goes_on_when_there_is_room_again() {
     );
 
     std::fs::remove_file(&ballast).expect("the ballast");
+    assert_eq!(ready().status, 200, "{}", ready().text());
     let patience = std::time::Instant::now();
     loop {
         let ran = node.run_with_input(&["produce", "disk.after"], "1\n");

@@ -2,12 +2,13 @@
 
 use std::io::Read as _;
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arqonbus::proto::claims::Role;
 
 use crate::raw::{self, Request};
-use crate::support::{Node, claims, signed, write};
+use crate::support::{Node, PATIENCE, claims, signed, write};
+use crate::verbs::damage;
 
 #[test]
 fn a_development_node_shows_its_health() {
@@ -114,4 +115,54 @@ fn too_many_connections_to_the_operations_listener_are_told_to_come_back() {
         (503, Some("1"))
     );
     drop(silent);
+}
+
+// TOOL-18, LOG-09, REL-14
+#[test]
+fn damaged_log_makes_the_node_not_ready_before_anybody_opens_it() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let node = Node::dev_on(dir.path());
+    for line in ["\"first\"\n", "\"to-be-damaged\"\n", "\"third\"\n"] {
+        assert_eq!(node.run_with_input(&["produce", "a"], line).code, 0);
+    }
+    node.signal("TERM");
+    drop(node.ended());
+    let node = Node::dev_on(dir.path());
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(Request::get("/readyz").send(node.ops).status, 200);
+    node.signal("TERM");
+    drop(node.ended());
+
+    damage(&dir.path().join("dev/main"), b"to-be-damaged");
+    let node = Node::dev_on(dir.path());
+    let patience = Instant::now();
+    let ready = loop {
+        let ready = Request::get("/readyz").send(node.ops);
+        if ready.status != 200 {
+            break ready;
+        }
+        assert!(patience.elapsed() < PATIENCE, "the node stays ready");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let text = ready.text();
+    assert_eq!(ready.status, 503);
+    assert!(text.contains("a log is damaged"), "{text}");
+    assert!(!text.contains("dev"), "no tenant's name: {text}");
+
+    // From now on the reality speaks for itself, and is not counted twice.
+    let ran = node.run(&["consume", ">", "--from", "earliest", "--stop-at-end"]);
+    assert_eq!(ran.code, 65, "{}", ran.stderr);
+    let reasons = Request::get("/readyz").send(node.ops).json()["reasons"].clone();
+    assert_eq!(reasons.as_array().map(Vec::len), Some(1), "{reasons}");
+    assert!(
+        reasons[0]
+            .as_str()
+            .is_some_and(|reason| reason.starts_with("read_only"))
+    );
+
+    node.signal("TERM");
+    let (_, stderr) = node.ended();
+    let warned = |line: &&str| line.contains("WARN") && line.contains("a log is damaged");
+    let line = stderr.lines().find(warned).expect("a line that warns");
+    assert!(line.contains("file=") && line.contains("offset="), "{line}");
 }

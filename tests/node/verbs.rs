@@ -444,7 +444,7 @@ fn reader_that_met_damaged_records_prints_the_good_ones_and_fails() {
 }
 
 /// Flips one bit of the one place that holds `text`.
-fn damage(log: &std::path::Path, text: &[u8]) {
+pub(crate) fn damage(log: &std::path::Path, text: &[u8]) {
     for entry in std::fs::read_dir(log).expect("a directory") {
         let path = entry.expect("an entry").path();
         if !path.is_file() {
