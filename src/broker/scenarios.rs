@@ -1002,6 +1002,37 @@ fn a_reality_whose_creation_failed_can_be_created_again() {
     assert!(tenancy.names().contains(&other));
 }
 
+// EDGE-11: an answer is one message, which the socket's buffer must hold.
+#[test]
+fn a_fetch_stops_before_a_record_that_does_not_fit() {
+    let dir = TempDir::new().unwrap();
+    let node = Node::start(dir.path(), small());
+    for _ in 0..30 {
+        node.append_on("a", 1, 100);
+        node.append_on("a", 1, 60 << 10);
+    }
+    for filter in ["a", ">"] {
+        let mut from = Sequence::FIRST;
+        let mut found = 0;
+        while from.get() <= 60 {
+            let mut out = BytesMut::new();
+            let filter = Filter::new(filter).unwrap();
+            let bytes = 100 << 10;
+            let filled = fetch(&node.main(), filter, from, 1_000, bytes, &mut out).unwrap();
+            assert!(out.len() <= bytes, "{} bytes", out.len());
+            assert!(filled.next > from, "stuck at {from}");
+            found += filled.records;
+            from = filled.next;
+        }
+        assert_eq!(found, 60);
+        let mut out = BytesMut::new();
+        let at = Sequence::new(2).unwrap();
+        let filter = Filter::new(filter).unwrap();
+        let filled = fetch(&node.main(), filter, at, 9, 1_000, &mut out).unwrap();
+        assert_eq!(filled.records, 1, "the first is taken whatever its size");
+    }
+}
+
 /// The segment files of the tenant's main reality, the oldest first.
 fn segments(dir: &Path) -> Vec<PathBuf> {
     segments_of(dir, "main")
