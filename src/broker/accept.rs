@@ -9,6 +9,7 @@ use prost::Message as _;
 
 use super::access::Identity;
 use super::name::{self, NameError};
+use super::producers::Producer;
 use super::reality::Reality;
 use super::stamp;
 use crate::log::{Micros, NewRecord};
@@ -17,7 +18,7 @@ use crate::proto::view::{ClockView, EnvelopeView};
 
 /// Longest message id in bytes; ids of older clients need not be UUIDs.
 pub const ID_BYTES_MAX: usize = 128;
-/// Longest name of a producer in bytes.
+/// Longest name of a producer in bytes, also in a clock.
 pub const PRODUCER_BYTES_MAX: usize = 255;
 /// Most entries in a producer's clock.
 pub const CLOCK_ENTRIES_MAX: usize = 64;
@@ -152,7 +153,7 @@ pub struct Batch<'a> {
 #[derive(Debug)]
 pub(super) struct OwnEntry {
     pub(super) index: usize,
-    pub(super) producer: Box<str>,
+    pub(super) producer: Producer,
     pub(super) counter: u64,
 }
 
@@ -276,6 +277,10 @@ impl<'a> Batch<'a> {
             let (limit, unit) = (CLOCK_ENTRIES_MAX, "entries");
             return Err(("clock", Fault::TooLarge { found, limit, unit }));
         }
+        // A record holds the clock beside the envelope, so that its size must not be open.
+        for (name, _) in clock.entries() {
+            within("clock", name.len(), PRODUCER_BYTES_MAX)?;
+        }
         let mut clock = clock.to_message();
         let key = self.reality.clock_key();
         if let Some(found) = clock.entries.remove(key) {
@@ -292,7 +297,10 @@ impl<'a> Batch<'a> {
         if let Some(&counter) = clock.entries.get(producer) {
             self.own.push(OwnEntry {
                 index: self.records.len(),
-                producer: producer.into(),
+                producer: Producer {
+                    subject: self.sender.subject.as_str().into(),
+                    name: producer.into(),
+                },
                 counter,
             });
         }

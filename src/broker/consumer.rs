@@ -11,11 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prost::Message as _;
 
+use super::damage::without_directories;
 use super::error::Error;
+use super::filter::Filter;
 use super::name::{self, RealityName};
 use super::reality::Reality;
 use super::system;
-use crate::log::{AppendError, AppendSink, Appended, Found, Sequence};
+use crate::log::{self, AppendError, AppendSink, Appended, Found, Sequence};
 use crate::proto::v1::ConsumerCursor;
 use crate::proto::view::RecordView;
 
@@ -42,6 +44,9 @@ struct State {
     wanted: Option<Sequence>,
     /// Who has it, and is told where it has got to.
     holder: Option<Holder>,
+    /// What it reads: the cursor of one filter says nothing about another, and whoever may see
+    /// less must not move it for whoever may see more.
+    filter: Option<Box<str>>,
 }
 
 impl State {
@@ -67,6 +72,8 @@ struct Holder {
 pub struct Consumers {
     system: Arc<Reality>,
     states: Mutex<HashMap<Name, State>>,
+    /// Why the cursors found at the start are not all there are.
+    damage: Option<String>,
     limit: usize,
 }
 
@@ -88,13 +95,22 @@ impl Consumers {
     pub(super) fn fold(system: &Arc<Reality>, limit: usize) -> Result<Arc<Self>, Error> {
         let mut states = HashMap::new();
         let log = system.log();
-        for topic in log.topics()? {
+        let mut damage = None;
+        let topics = log.topics().or_else(|error| match error {
+            log::Error::Damaged(found) => {
+                damage = Some(without_directories(&found).to_string());
+                Ok(Vec::new())
+            }
+            error => Err(error),
+        });
+        for topic in topics? {
             if !topic.topic.starts_with(TOPIC_PREFIX) {
                 continue;
             }
             let found = log.read(topic.last, topic.last.next(), 1)?;
             let Some(cursor) = cursor_in(&found) else {
-                tracing::error!(tenant = %system.tenant(), topic = topic.topic, "cursor not readable; its consumer starts anew");
+                tracing::error!(tenant = %system.tenant(), topic = topic.topic, "cursor not readable");
+                damage = Some(format!("the cursor at {} cannot be read", topic.topic));
                 continue;
             };
             let Ok(reality) = RealityName::new(&cursor.reality) else {
@@ -102,6 +118,7 @@ impl Consumers {
             };
             let state = State {
                 stored: Sequence::new(cursor.sequence),
+                filter: (!cursor.filter.is_empty()).then(|| cursor.filter.into()),
                 ..State::default()
             };
             states.insert((reality, cursor.consumer.into()), state);
@@ -109,6 +126,7 @@ impl Consumers {
         Ok(Arc::new(Self {
             system: Arc::clone(system),
             states: Mutex::new(states),
+            damage,
             limit,
         }))
     }
@@ -116,11 +134,13 @@ impl Consumers {
     /// Takes the named consumer for one subscription.
     ///
     /// # Errors
-    /// The name breaks its rule; it is in use; there are too many.
+    /// The name breaks its rule; it is in use, or reads another filter; there are too many; the
+    /// cursors are damaged.
     pub fn lease(
         self: &Arc<Self>,
         reality: &Arc<Reality>,
         consumer: &str,
+        filter: &Filter,
         key: u64,
         sink: Arc<dyn CursorSink>,
     ) -> Result<Lease, Error> {
@@ -128,6 +148,7 @@ impl Consumers {
             field: "consumer",
             fault,
         })?;
+        self.check_intact()?;
         let name = (reality.name().clone(), consumer.into());
         let mut states = self.lock();
         let known = states.len();
@@ -139,12 +160,34 @@ impl Consumers {
             let consumer = consumer.to_owned();
             return Err(Error::ConsumerInUse { consumer });
         }
+        let asked = filter.to_string();
+        match &state.filter {
+            Some(bound) if **bound != *asked => {
+                return Err(Error::ConsumerFilter {
+                    consumer: consumer.to_owned(),
+                    bound: bound.to_string(),
+                    asked: filter.clone(),
+                });
+            }
+            Some(_) => {}
+            None => state.filter = Some(asked.into()),
+        }
         state.holder = Some(Holder { key, sink });
         drop(states);
         Ok(Lease {
             consumers: Arc::clone(self),
             reality: Arc::clone(reality),
             name,
+        })
+    }
+
+    /// A cursor that lies in the damaged part would be taken for none, or for an older one.
+    fn check_intact(&self) -> Result<(), Error> {
+        let lasting = self.system.read_only().filter(|state| !state.repairing);
+        let reason = self.damage.clone().or(lasting.map(|state| state.reason));
+        reason.map_or(Ok(()), |reason| {
+            let tenant = self.system.tenant().clone();
+            Err(Error::CursorsDamaged { tenant, reason })
         })
     }
 
@@ -186,10 +229,12 @@ impl Consumers {
 
     /// Stores a position that is noted as under way; if the log refuses, it is so no more.
     fn store(self: &Arc<Self>, name: &Name, sequence: Sequence) -> Result<(), AppendError> {
+        let bound = self.lock().get(name).and_then(|state| state.filter.clone());
         let cursor = ConsumerCursor {
             reality: name.0.as_str().into(),
             consumer: name.1.to_string(),
             sequence: sequence.get(),
+            filter: bound.unwrap_or_default().into(),
         };
         let topic = format!("{TOPIC_PREFIX}{}.{}", name.0, name.1);
         let data = cursor.encode_to_vec().into();

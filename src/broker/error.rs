@@ -5,6 +5,7 @@
 
 use super::accept::Rejection;
 use super::damage::without_directories;
+use super::filter::Filter;
 use super::name::{NameError, RealityName, Tenant};
 use super::reality::ReadOnly;
 use crate::log::{self, AppendError, Sequence};
@@ -61,6 +62,28 @@ pub enum Error {
     ConsumerInUse {
         /// Its name.
         consumer: String,
+    },
+    /// A named consumer reads one filter.
+    #[error(
+        "consumer {consumer} reads {bound}, not {asked}; subscribe with that filter, or choose another name"
+    )]
+    ConsumerFilter {
+        /// Its name.
+        consumer: String,
+        /// The filter that its cursor counts for.
+        bound: String,
+        /// The one asked for.
+        asked: Filter,
+    },
+    /// The log that holds the cursors is damaged.
+    #[error(
+        "named consumers are not served, because the log that holds their cursors is damaged; subscribe without a consumer name meanwhile; {reason}; `logdump verify DIR/{tenant}/_system` shows all of it, DIR being the node's data directory"
+    )]
+    CursorsDamaged {
+        /// Whose they are.
+        tenant: Tenant,
+        /// What is damaged.
+        reason: String,
     },
     /// An acknowledgement of what was never delivered.
     #[error("sequence {asked} is not on disk yet; the last that is, is {last}")]
@@ -245,7 +268,8 @@ impl Error {
             | Self::BeyondEnd { .. }
             | Self::Argument { .. }
             | Self::RealityExists { .. }
-            | Self::ConsumerInUse { .. } => ErrorCode::ValidationError,
+            | Self::ConsumerInUse { .. }
+            | Self::ConsumerFilter { .. } => ErrorCode::ValidationError,
             Self::Rejected(rejection) => rejection.fault.code(),
             Self::NoSuchReality { .. } => ErrorCode::NotFound,
             Self::TenantsFull { .. } | Self::RealitiesFull { .. } | Self::ConsumersFull { .. } => {
@@ -261,7 +285,9 @@ impl Error {
                 AppendError::Busy { .. } => ErrorCode::RateLimited,
                 AppendError::TooLarge { .. } => ErrorCode::TooLarge,
             },
-            Self::ReadOnly { .. } | Self::Log(_) => ErrorCode::StorageFailure,
+            Self::ReadOnly { .. } | Self::Log(_) | Self::CursorsDamaged { .. } => {
+                ErrorCode::StorageFailure
+            }
             Self::ShuttingDown => ErrorCode::ShuttingDown,
             Self::Internal => ErrorCode::Internal,
         }
@@ -272,7 +298,8 @@ impl Error {
     pub fn retryable(&self) -> bool {
         match self {
             Self::Append(AppendError::Indeterminate { .. })
-            | Self::Log(log::Error::Damaged(_) | log::Error::Version { .. }) => false,
+            | Self::Log(log::Error::Damaged(_) | log::Error::Version { .. })
+            | Self::CursorsDamaged { .. } => false,
             Self::ReadOnly { state, .. } => state.repairing,
             _ => self.code().retryable(),
         }
@@ -295,7 +322,10 @@ impl Error {
             Self::Name { field, .. } => (*field).into(),
             Self::Rejected(rejection) => rejection.path(),
             Self::NoSuchReality { .. } | Self::RealityClosed { .. } => "reality".into(),
-            Self::ConsumerInUse { .. } | Self::CursorBeyondEnd { .. } => "consumer".into(),
+            Self::ConsumerInUse { .. }
+            | Self::CursorBeyondEnd { .. }
+            | Self::CursorsDamaged { .. } => "consumer".into(),
+            Self::ConsumerFilter { .. } => "filter".into(),
             Self::BeyondEnd { .. } | Self::OutOfRange { .. } => "sequence".into(),
             Self::RealityExists { .. } => "arguments.name".into(),
             Self::UnknownCommand { .. } => "name".into(),

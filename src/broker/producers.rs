@@ -1,14 +1,34 @@
 //! How far each producer's own clock entry has come, so that it cannot go back (MSG-06).
 //!
-//! Bounded: when full, the producers that have been silent longest are forgotten, and with them
+//! Kept for each sender apart: any token of the tenant may name any producer, and what one claims
+//! must not lock out another. Bounded: when full, the producers that have been silent longest are forgotten, and with them
 //! the memory of how far they were.
 
 use std::collections::HashMap;
 
+/// A producer, as one sender calls it.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Producer {
+    /// Subject of the token; empty where only the log is known, which does not hold it.
+    pub subject: Box<str>,
+    /// The producer that its envelopes name.
+    pub name: Box<str>,
+}
+
+impl Producer {
+    /// A producer of which the log holds the name alone.
+    fn of_unknown_sender(name: &str) -> Self {
+        Self {
+            subject: Box::default(),
+            name: name.into(),
+        }
+    }
+}
+
 /// Counter of each producer that stamps its own.
 #[derive(Debug)]
 pub struct ProducerClocks {
-    seen: HashMap<Box<str>, Seen>,
+    seen: HashMap<Producer, Seen>,
     limit: usize,
     uses: u64,
 }
@@ -32,12 +52,24 @@ impl ProducerClocks {
 
     /// The counter that `producer` has reached, as far as it is remembered.
     #[must_use]
-    pub fn reached(&self, producer: &str) -> Option<u64> {
-        self.seen.get(producer).map(|seen| seen.counter)
+    pub fn reached(&self, producer: &Producer) -> Option<u64> {
+        let restored = || self.seen.get(&Producer::of_unknown_sender(&producer.name));
+        let seen = self.seen.get(producer).or_else(restored);
+        seen.map(|seen| seen.counter)
+    }
+
+    /// Remembers from the log that `name` was last at `counter`. Not the highest: where senders
+    /// share a name, that need not be this one's.
+    pub fn restore(&mut self, name: &str, counter: u64) {
+        let producer = Producer::of_unknown_sender(name);
+        self.observe(&producer, counter);
+        if let Some(seen) = self.seen.get_mut(&producer) {
+            seen.counter = counter;
+        }
     }
 
     /// Remembers that `producer` has reached `counter`.
-    pub fn observe(&mut self, producer: &str, counter: u64) {
+    pub fn observe(&mut self, producer: &Producer, counter: u64) {
         self.uses += 1;
         let last_use = self.uses;
         if let Some(seen) = self.seen.get_mut(producer) {
@@ -49,7 +81,7 @@ impl ProducerClocks {
             self.forget_idle();
         }
         self.seen
-            .insert(producer.into(), Seen { counter, last_use });
+            .insert(producer.clone(), Seen { counter, last_use });
     }
 
     /// Forgets an eighth, so that the search for the idle ones is paid for by many insertions.
@@ -66,29 +98,63 @@ impl ProducerClocks {
 mod tests {
     use super::*;
 
+    fn producer(name: &str) -> Producer {
+        Producer {
+            subject: "s".into(),
+            name: name.into(),
+        }
+    }
+
     // MSG-06
     #[test]
     fn the_longest_silent_producers_are_forgotten_first() {
         let mut clocks = ProducerClocks::new(16);
         for index in 0..16 {
-            clocks.observe(&format!("p{index}"), index);
+            clocks.observe(&producer(&format!("p{index}")), index);
         }
-        clocks.observe("p0", 40);
-        clocks.observe("p16", 16);
-        assert_eq!(clocks.reached("p0"), Some(40));
-        assert_eq!(clocks.reached("p1"), None);
-        assert_eq!(clocks.reached("p15"), Some(15));
-        assert_eq!(clocks.reached("p16"), Some(16));
+        clocks.observe(&producer("p0"), 40);
+        clocks.observe(&producer("p16"), 16);
+        assert_eq!(clocks.reached(&producer("p0")), Some(40));
+        assert_eq!(clocks.reached(&producer("p1")), None);
+        assert_eq!(clocks.reached(&producer("p15")), Some(15));
+        assert_eq!(clocks.reached(&producer("p16")), Some(16));
         assert!(clocks.seen.len() <= 16);
+    }
+
+    // MSG-06
+    #[test]
+    fn one_sender_does_not_hold_up_another() {
+        let mut clocks = ProducerClocks::new(16);
+        let other = Producer {
+            subject: "other".into(),
+            name: "p".into(),
+        };
+        clocks.observe(&other, u64::MAX);
+        assert_eq!(clocks.reached(&producer("p")), None);
+        clocks.observe(&producer("p"), 6);
+        assert_eq!(clocks.reached(&producer("p")), Some(6));
+
+        let mut reopened = ProducerClocks::new(16);
+        reopened.restore("p", u64::MAX);
+        reopened.restore("p", 6);
+        assert_eq!(reopened.reached(&producer("p")), Some(6));
+        reopened.observe(&other, 9);
+        assert_eq!(reopened.reached(&producer("p")), Some(6));
     }
 
     #[test]
     fn a_counter_never_goes_back() {
         let mut clocks = ProducerClocks::new(1);
-        clocks.observe("p", 5);
-        clocks.observe("p", 3);
-        assert_eq!(clocks.reached("p"), Some(5));
-        clocks.observe("q", 1);
-        assert_eq!((clocks.reached("p"), clocks.reached("q")), (None, Some(1)));
+        clocks.observe(&producer("p"), 5);
+        clocks.observe(&producer("p"), 3);
+        assert_eq!(clocks.reached(&producer("p")), Some(5));
+        clocks.observe(&producer("q"), 1);
+        assert_eq!(
+            (
+                clocks.reached(&producer("p")),
+                clocks.reached(&producer("q"))
+            ),
+            (None, Some(1))
+        );
     }
 }

@@ -15,7 +15,7 @@ use super::damage::Encounters;
 use super::error::Error;
 use super::fanout::Fanout;
 use super::name::{RealityName, Tenant};
-use super::producers::ProducerClocks;
+use super::producers::{Producer, ProducerClocks};
 use super::repair::Repairs;
 use super::stamp::IdSource;
 use super::system;
@@ -396,14 +396,14 @@ fn remember(producers: &mut ProducerClocks, record: &[u8]) {
     let producer = view.producer();
     let own = view.clock.entries().find(|(name, _)| *name == producer);
     if let Some((_, counter)) = own {
-        producers.observe(producer, counter);
+        producers.restore(producer, counter);
     }
 }
 
 /// Checks that no producer's own entry goes back, neither against `reached` nor within the batch.
 fn check_own(
     own: &[super::accept::OwnEntry],
-    reached: impl Fn(&str) -> Option<u64>,
+    reached: impl Fn(&Producer) -> Option<u64>,
 ) -> Result<(), Rejection> {
     let mut within = std::collections::HashMap::new();
     for entry in own {

@@ -246,7 +246,9 @@ impl Node {
     fn lease(&self, consumer: &str) -> Result<consumer::Lease, Error> {
         let tenancy = self.tenancy();
         let sink = Arc::clone(&self.ear) as _;
-        tenancy.consumers().lease(&self.main(), consumer, 1, sink)
+        let filter = Filter::everything();
+        let consumers = tenancy.consumers();
+        consumers.lease(&self.main(), consumer, &filter, 1, sink)
     }
 }
 
@@ -921,9 +923,123 @@ fn a_fetch_is_bounded_and_says_where_to_go_on() {
     assert_eq!(next, found.len() as u64 + 1);
 }
 
+// EDGE-06, EDGE-07: nobody moves a cursor past records that only its owner may see.
+#[test]
+fn a_named_consumer_is_bound_to_its_filter() {
+    let dir = TempDir::new().unwrap();
+    let lease = |node: &Node, filter: &str| {
+        let filter = Filter::new(filter).unwrap();
+        let sink = Arc::clone(&node.ear) as _;
+        let tenancy = node.tenancy();
+        tenancy
+            .consumers()
+            .lease(&node.main(), "c1", &filter, 1, sink)
+    };
+    {
+        let node = Node::start(dir.path(), log::Options::default());
+        node.append_on("a", 3, 10);
+        drop(lease(&node, "b.>").unwrap());
+        let held = lease(&node, "a").expect("nothing acknowledged, nothing bound");
+        held.ack(Sequence::new(2).unwrap()).unwrap();
+        drop(held);
+        node.broker.close();
+    }
+    let node = Node::start(dir.path(), log::Options::default());
+    let refused = lease(&node, "b.>").unwrap_err();
+    assert_eq!(refused.code().as_str(), "VALIDATION_ERROR");
+    let text = refused.to_string();
+    assert!(text.contains("c1 reads a, not b.>"), "{text}");
+    assert_eq!(lease(&node, "a").unwrap().cursor(), Sequence::new(2));
+}
+
+// BRK-03, LOG-05
+#[test]
+fn damage_in_the_system_log_hides_no_reality_and_restarts_no_consumer() {
+    let dir = TempDir::new().unwrap();
+    let other = RealityName::new("other").unwrap();
+    {
+        let node = Node::start(dir.path(), log::Options::default());
+        node.append_on("a", 3, 10);
+        node.tenancy().create(&other).unwrap();
+        for sequence in 1..=3 {
+            let lease = node.lease("c1").unwrap();
+            lease.ack(Sequence::new(sequence).unwrap()).unwrap();
+        }
+        node.broker.close();
+    }
+    damage(&segments_of(dir.path(), "_system")[0], 4_096 + 200);
+    let node = Node::start(dir.path(), log::Options::default());
+    let tenancy = node.tenancy();
+    assert!(tenancy.names().contains(&other));
+    assert!(tenancy.reality(&other).is_ok());
+    let refused = node.lease("c1").unwrap_err();
+    assert_eq!(refused.code().as_str(), "STORAGE_FAILURE");
+    assert!(!refused.retryable());
+    let text = refused.to_string();
+    assert!(text.contains("named consumers are not served"), "{text}");
+    assert!(!text.contains(&*dir.path().to_string_lossy()), "{text}");
+    node.append_on("a", 1, 10);
+}
+
+// BRK-03
+#[test]
+fn a_reality_whose_creation_failed_can_be_created_again() {
+    let dir = TempDir::new().unwrap();
+    let node = Node::start(dir.path(), log::Options::default());
+    let tenancy = node.tenancy();
+    let other = RealityName::new("other").unwrap();
+    node.failing.store(true, Ordering::SeqCst);
+    tenancy.create(&other).unwrap_err();
+    let missing = tenancy.reality(&other).unwrap_err();
+    assert!(matches!(missing, Error::NoSuchReality { .. }), "{missing}");
+    node.failing.store(false, Ordering::SeqCst);
+    let started = std::time::Instant::now();
+    while !node.broker.read_only().is_empty() {
+        assert!(started.elapsed() < WAIT, "the log is not reopened");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    tenancy.create(&other).unwrap();
+    assert!(tenancy.names().contains(&other));
+}
+
+// EDGE-11: an answer is one message, which the socket's buffer must hold.
+#[test]
+fn a_fetch_stops_before_a_record_that_does_not_fit() {
+    let dir = TempDir::new().unwrap();
+    let node = Node::start(dir.path(), small());
+    for _ in 0..30 {
+        node.append_on("a", 1, 100);
+        node.append_on("a", 1, 60 << 10);
+    }
+    for filter in ["a", ">"] {
+        let mut from = Sequence::FIRST;
+        let mut found = 0;
+        while from.get() <= 60 {
+            let mut out = BytesMut::new();
+            let filter = Filter::new(filter).unwrap();
+            let bytes = 100 << 10;
+            let filled = fetch(&node.main(), filter, from, 1_000, bytes, &mut out).unwrap();
+            assert!(out.len() <= bytes, "{} bytes", out.len());
+            assert!(filled.next > from, "stuck at {from}");
+            found += filled.records;
+            from = filled.next;
+        }
+        assert_eq!(found, 60);
+        let mut out = BytesMut::new();
+        let at = Sequence::new(2).unwrap();
+        let filter = Filter::new(filter).unwrap();
+        let filled = fetch(&node.main(), filter, at, 9, 1_000, &mut out).unwrap();
+        assert_eq!(filled.records, 1, "the first is taken whatever its size");
+    }
+}
+
 /// The segment files of the tenant's main reality, the oldest first.
 fn segments(dir: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(dir.join("t").join("main")).unwrap();
+    segments_of(dir, "main")
+}
+
+fn segments_of(dir: &Path, reality: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir.join("t").join(reality)).unwrap();
     let mut files: Vec<_> = entries
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|kind| kind == "seg"))

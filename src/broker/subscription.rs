@@ -320,10 +320,16 @@ impl Subscription {
             && self.credit.bytes.is_none_or(within)
     }
 
-    /// Appends encoded `Deliver.records` fields to `out` until `out` has about `bytes_max`, the
+    /// Appends encoded `Deliver.records` fields to `out` until it would have more than `bytes_max`
+    /// (one record is always taken), the
     /// credit is used up, or there is nothing more to be had without blocking.
     pub fn fill(&mut self, out: &mut BytesMut, bytes_max: usize) -> Filled {
-        let mut records = 0;
+        self.fill_after(0, out, bytes_max)
+    }
+
+    /// The same, into what holds `before` records already.
+    fn fill_after(&mut self, before: u64, out: &mut BytesMut, bytes_max: usize) -> Filled {
+        let mut records = before;
         let mut lost = None;
         let then = loop {
             if let Some(then) = self.drain(out, bytes_max, &mut records, &mut lost) {
@@ -334,6 +340,7 @@ impl Subscription {
                 break then;
             }
         };
+        records -= before;
         let caught_up = matches!(then, Then::Wait | Then::Finished);
         let end_of_log = caught_up && (records > 0 || !self.told_end);
         self.told_end = caught_up || (self.told_end && records == 0);
@@ -367,14 +374,15 @@ impl Subscription {
                 self.put_back(run, count);
                 return Some(Then::Credit);
             }
-            if !out.is_empty() && out.len() >= bytes_max {
+            let room = bytes_max.saturating_sub(out.len());
+            let first = run.iter().next().map_or(0, |record| record.field.len());
+            if *records > 0 && first > room {
                 self.ahead.push_front(Piece::Run {
                     records: run,
                     count,
                 });
                 return Some(Then::Again);
             }
-            let room = bytes_max.saturating_sub(out.len());
             if run.records.len() <= room && self.covers(count, run.records.len()) {
                 out.extend_from_slice(&run.records);
                 self.spend(count, run.records.len());
@@ -583,7 +591,7 @@ fn first_wanted(
     }
 }
 
-/// Reads up to `records` and about `bytes` from `from` on, without a subscription. Blocks on the
+/// Reads up to `records`, and not more than until `out` has `bytes` (but at least one), from `from` on, without a subscription. Blocks on the
 /// disk.
 ///
 /// # Errors
@@ -620,7 +628,8 @@ pub fn fetch(
     let (mut subscription, _) = Subscription::start(reality, request)?;
     let mut total = 0;
     loop {
-        let filled = subscription.fill(out, bytes);
+        let filled = subscription.fill_after(total, out, bytes);
+        let full = filled.records == 0;
         total += filled.records;
         let done = Filled {
             records: total,
@@ -629,7 +638,7 @@ pub fn fetch(
         match done.then {
             Then::Read(read) => subscription.supply(read.run()),
             Then::Failed(error) => return Err(error),
-            Then::Again if done.lost.is_none() && out.len() < bytes => {}
+            Then::Again if done.lost.is_none() && !full && out.len() < bytes => {}
             Then::Again | Then::Wait | Then::Credit | Then::Reading | Then::Finished => {
                 return Ok(done);
             }

@@ -1,11 +1,12 @@
 //! What one tenant has on this node: its realities and its named consumers.
 //!
 //! Opens logs on demand, one directory each below the tenant's. Which realities there are is a fold
-//! of the topics `sys.reality.<name>` in `_system`; `main` and `_system` come into being when they
+//! of the topics `sys.reality.<name>` in `_system`, and whatever logs are there besides, so that
+//! damage in `_system` hides no intact log; `main` and `_system` come into being when they
 //! are first used.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
@@ -46,12 +47,16 @@ impl Tenancy {
         let name = RealityName::system();
         let (system, loss) = Reality::open(ground, tenant, &name, directory.join(name.as_str()))?;
         let consumers = Consumers::fold(&system, consumers_max)?;
-        let topics = system.log().topics()?;
-        let created = topics
+        let topics = system.log().topics().unwrap_or_else(|error| {
+            tracing::error!(%tenant, %error, "realities not folded; taken from the directories");
+            Vec::new()
+        });
+        let mut created: BTreeSet<_> = topics
             .iter()
             .filter_map(|topic| topic.topic.strip_prefix(TOPIC_PREFIX))
             .filter_map(|name| RealityName::new(name).ok())
             .collect();
+        created.extend(stored_in(ground, &directory));
         if let Some(loss) = loss {
             system::state_loss(&system, &system, &loss);
         }
@@ -148,17 +153,36 @@ impl Tenancy {
                 limit: self.realities_max,
             });
         }
+        // The log first: a name without one would be taken, and of no use.
+        let reality = self.open_apart(name)?;
         let topic = format!("{TOPIC_PREFIX}{name}");
         let data = Bytes::from_static(b"{}");
         let record = system::event(&self.system, topic, "reality.created", "", data);
-        system::append_and_wait(&self.system, record)?;
+        if let Err(error) = system::append_and_wait(&self.system, record) {
+            reality.close();
+            return Err(error);
+        }
         let mut created = self.created.lock().unwrap_or_else(PoisonError::into_inner);
         created.insert(name.clone());
         drop(created);
-        self.open_log(name)
+        self.list(&reality);
+        Ok(reality)
     }
 
     fn open_log(&self, name: &RealityName) -> Result<Arc<Reality>, Error> {
+        let reality = self.open_apart(name)?;
+        self.list(&reality);
+        Ok(reality)
+    }
+
+    /// Lets everybody have it.
+    fn list(&self, reality: &Arc<Reality>) {
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        open.insert(reality.name().clone(), Arc::clone(reality));
+    }
+
+    /// Opens a log that nobody else can reach yet.
+    fn open_apart(&self, name: &RealityName) -> Result<Arc<Reality>, Error> {
         if self.ground.repairs.closed() {
             return Err(Error::ShuttingDown);
         }
@@ -167,8 +191,6 @@ impl Tenancy {
         if let Some(loss) = loss {
             system::state_loss(&self.system, &reality, &loss);
         }
-        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
-        open.insert(name.clone(), Arc::clone(&reality));
         Ok(reality)
     }
 
@@ -198,4 +220,25 @@ impl Tenancy {
             reality.close();
         }
     }
+}
+
+/// Names of the realities that have a log below a tenant's directory.
+fn stored_in(ground: &Ground, directory: &Path) -> Vec<RealityName> {
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) => {
+            tracing::warn!(%error, "the realities' directories cannot be listed");
+            return Vec::new();
+        }
+    };
+    let storage = &ground.environment.storage;
+    entries
+        .flatten()
+        .filter_map(|entry| RealityName::new(entry.file_name().to_str()?).ok())
+        .filter(|name| !name.is_system())
+        .filter(|name| {
+            let files = storage.list(&directory.join(name.as_str()));
+            files.is_ok_and(|files| files.iter().any(|file| file.ends_with(".seg")))
+        })
+        .collect()
 }

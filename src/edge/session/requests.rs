@@ -136,7 +136,10 @@ impl Session {
                 let cursors = Arc::clone(&signals) as Arc<dyn CursorSink>;
                 let lease = match consumer.as_str() {
                     "" => None,
-                    name => Some(tenancy.consumers().lease(&reality, name, key, cursors)?),
+                    name => {
+                        let consumers = tenancy.consumers();
+                        Some(consumers.lease(&reality, name, &filter, key, cursors)?)
+                    }
                 };
                 let request = Request {
                     filter,
