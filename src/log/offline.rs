@@ -456,7 +456,8 @@ impl Forecast {
     /// acknowledged as synced, and it would be cut off.
     #[must_use]
     pub fn is_torn(&self) -> bool {
-        matches!(self.ending, Some(Ending::Torn | Ending::LostWrite))
+        let torn = matches!(self.ending, Some(Ending::Torn | Ending::LostWrite));
+        torn && self.read_only.is_none()
     }
 }
 
