@@ -261,6 +261,11 @@ impl Consumers {
         if stored {
             state.stored = state.stored.max(Some(sequence));
             state.wanted = state.wanted.filter(|wanted| *wanted > sequence);
+            if state.stored > Some(sequence) && state.under_way.is_none() {
+                // Two were sent from two threads at once and stand in the wrong order: the last
+                // record holds, so the later position has to be written again.
+                state.wanted = state.wanted.max(state.stored);
+            }
         } else {
             state.wanted = None;
         }
