@@ -4,8 +4,8 @@
 //! queue after its turn, so that a busy log does not starve the others. One more thread does what
 //! nobody waits for: late flushes, marks, the next segment, the index of a sealed one.
 //!
-//! The threads end when the last handle to the [`Committer`] is dropped; what was queued until
-//! then is still written.
+//! The threads end when the last handle to the [`Committer`] is dropped, of which every open log has
+//! one; what was queued until then is still written.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher as _, Hasher as _};

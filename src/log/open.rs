@@ -100,6 +100,7 @@ pub(super) fn open(
         storage: Arc::clone(&environment.storage),
         clock: Arc::clone(&environment.clock),
         queues: Arc::clone(environment.committer.queues()),
+        _committer: Arc::clone(&environment.committer),
         observer,
         queue: Mutex::new(Queue::default()),
         idle: Condvar::new(),

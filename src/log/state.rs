@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::append::{Append, AppendSink, Appended, Durability, Observer};
 use super::commit::Core;
-use super::committer::{Chore, Queues};
+use super::committer::{Chore, Committer, Queues};
 use super::error::{AppendError, Error};
 use super::options::{Options, Writer};
 use super::position::{Clock, Sequence};
@@ -31,6 +31,8 @@ pub(super) struct State {
     pub(super) storage: Arc<dyn Storage>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) queues: Arc<Queues>,
+    /// Keeps the threads running as long as the log is open.
+    pub(super) _committer: Arc<Committer>,
     pub(super) observer: Arc<dyn Observer>,
 
     pub(super) queue: Mutex<Queue>,

@@ -315,3 +315,30 @@ fn segments_turn_over_under_load_without_loss() {
         assert_eq!(topics[0].records, 60 * 5, "round {round}");
     }
 }
+
+// LOG-01, REL-14: a log that is all that is left of its environment still writes.
+#[test]
+fn a_log_keeps_its_commit_threads() {
+    let scribe = Arc::new(Scribe::default());
+    let environment = Environment {
+        storage: Arc::new(SimStorage::new(5)),
+        clock: SimClock::new(),
+        committer: Committer::start(1),
+    };
+    let path = Path::new(DIR);
+    let observer = Arc::<Scribe>::clone(&scribe);
+    let opened = Log::open(&environment, path, &writer(), &small_options(), observer);
+    let (log, _) = opened.expect("a sound disk");
+    drop(environment);
+    log.append(Append {
+        records: vec![record("t", b"x")],
+        durability: Durability::Synced,
+        then: None,
+        sink: scribe,
+        token: 1,
+    })
+    .expect("queued");
+    // Waits for what is queued, which nobody would write without the threads.
+    log.close().expect("closed");
+    assert_eq!(log.bounds().durable_end.get(), 2);
+}
