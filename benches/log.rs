@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arqonbus::log::{
     Append, AppendError, AppendSink, Appended, Chunk, Clock, Committer, Durability, Environment,
-    Found, Log, Micros, NewRecord, Observer, Options, RealStorage, Sequence, Writer,
+    Error, Found, Log, Micros, NewRecord, Observer, Options, RealStorage, Sequence, Writer,
 };
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -101,15 +101,21 @@ fn open(dir: &TempDir) -> Log {
         node: 1,
         clock_key: "bench1/main".to_owned(),
     };
-    let observer = Arc::new(Unobserved);
-    let opened = Log::open(
-        &environment,
-        dir.path(),
-        &writer,
-        &Options::default(),
-        observer,
-    );
-    opened.unwrap().0
+    loop {
+        let observer = Arc::new(Unobserved);
+        match Log::open(
+            &environment,
+            dir.path(),
+            &writer,
+            &Options::default(),
+            observer,
+        ) {
+            Ok((log, _)) => return log,
+            // A log that was dropped without a close lets go when its last chore is done.
+            Err(Error::Locked { .. }) => std::thread::sleep(Duration::from_millis(10)),
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
 
 fn records(count: usize, bytes: usize, topics: usize) -> Vec<NewRecord> {

@@ -175,6 +175,9 @@ impl Queues {
             if let Some(log) = work.commits.pop_front() {
                 drop(work);
                 log.take_turn();
+                // Before the lock is taken again: this may be the last handle to the log and, with
+                // it, to the committer.
+                drop(log);
                 work = self.lock();
             } else if work.stopping {
                 return;
@@ -199,6 +202,7 @@ impl Queues {
                     };
                     drop(work);
                     log.do_chore(chore);
+                    drop(log);
                     work = self.lock();
                 }
                 _ if work.stopping => return,

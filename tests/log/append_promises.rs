@@ -342,3 +342,46 @@ fn a_log_keeps_its_commit_threads() {
     log.close().expect("closed");
     assert_eq!(log.bounds().durable_end.get(), 2);
 }
+
+// LOG-07, REL-14: the last handle may be dropped by one of the log's own threads.
+#[test]
+fn a_log_that_is_dropped_under_way_lets_go_of_its_lock() {
+    let storage = SimStorage::new(6);
+    for _ in 0..20 {
+        let scribe = Arc::new(Scribe::default());
+        let environment = Environment {
+            storage: Arc::new(storage.clone()),
+            clock: SimClock::new(),
+            committer: Committer::start(1),
+        };
+        let observer = Arc::<Scribe>::clone(&scribe);
+        let started = std::time::Instant::now();
+        let log = loop {
+            let observer = Arc::<Scribe>::clone(&observer);
+            match Log::open(
+                &environment,
+                Path::new(DIR),
+                &writer(),
+                &small_options(),
+                observer,
+            ) {
+                Ok((log, _)) => break log,
+                Err(error) => {
+                    assert!(started.elapsed().as_secs() < 20, "still: {error}");
+                    std::thread::yield_now();
+                }
+            }
+        };
+        drop(environment);
+        for durability in [Durability::Written, Durability::Synced] {
+            log.append(Append {
+                records: vec![record("t", b"x")],
+                durability,
+                then: None,
+                sink: Arc::<Scribe>::clone(&scribe),
+                token: 1,
+            })
+            .expect("queued");
+        }
+    }
+}
