@@ -3,6 +3,7 @@
 //! Owns the constants of that layout; `docs/log-format.md` explains them.
 
 use super::position::{Micros, Sequence};
+use super::wire::{u32_at, u64_at};
 
 /// Bytes of a batch header.
 pub const HEADER_BYTES: usize = 64;
@@ -178,20 +179,6 @@ pub(super) fn find_magic(bytes: &[u8]) -> Option<usize> {
     bytes
         .windows(MAGIC.len())
         .position(|window| *window == MAGIC)
-}
-
-fn u32_at(bytes: &[u8; HEADER_BYTES], at: usize) -> u32 {
-    bytes[at..]
-        .first_chunk()
-        .copied()
-        .map_or(0, u32::from_le_bytes)
-}
-
-fn u64_at(bytes: &[u8; HEADER_BYTES], at: usize) -> u64 {
-    bytes[at..]
-        .first_chunk()
-        .copied()
-        .map_or(0, u64::from_le_bytes)
 }
 
 #[cfg(test)]

@@ -272,17 +272,8 @@ impl State {
             header,
             chain,
         } = encoded;
-        if let Err(error) = core.segment.file.write_at(core.at.0, &buffer) {
-            let reason = format!(
-                "write {} at byte {}: {error}",
-                core.segment.path.display(),
-                core.at
-            );
-            self.poison(&reason);
-            return Err(AppendError::Indeterminate { reason });
-        }
         let offset = core.at.advance(group_at as u64);
-        core.at = core.at.advance(buffer.len() as u64);
+        self.put(core, &buffer)?;
         core.next = header.end();
         core.chain = chain;
         core.marked_durable = header.durable_through;
@@ -407,10 +398,9 @@ impl State {
         self.flush_mark(&core.segment)
     }
 
-    pub(super) fn write_mark(&self, core: &mut Core, flags: u16) -> Result<(), AppendError> {
-        core.tick(self.clock.now());
-        let mark = self.mark(core, flags, core.reserved_end);
-        if let Err(error) = core.segment.file.write_at(core.at.0, &mark) {
+    /// Writes `bytes` where the writer stands and moves it behind them. A failure poisons the log.
+    fn put(&self, core: &mut Core, bytes: &[u8]) -> Result<(), AppendError> {
+        if let Err(error) = core.segment.file.write_at(core.at.0, bytes) {
             let reason = format!(
                 "write {} at byte {}: {error}",
                 core.segment.path.display(),
@@ -419,7 +409,14 @@ impl State {
             self.poison(&reason);
             return Err(AppendError::Indeterminate { reason });
         }
-        core.at = core.at.advance(mark.len() as u64);
+        core.at = core.at.advance(bytes.len() as u64);
+        Ok(())
+    }
+
+    pub(super) fn write_mark(&self, core: &mut Core, flags: u16) -> Result<(), AppendError> {
+        core.tick(self.clock.now());
+        let mark = self.mark(core, flags, core.reserved_end);
+        self.put(core, &mark)?;
         core.chain = batch::chain_of(mark.first_chunk().unwrap_or(&[0; HEADER_BYTES]));
         core.marked_durable = self.durable_end().get() - 1;
         let (at, chain) = (core.at, core.chain);

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use super::position::{Micros, Sequence};
+use super::wire::{u32_at, u64_at};
 
 /// First bytes of every segment file.
 pub const MAGIC: [u8; 8] = *b"ARQONSEG";
@@ -153,20 +154,6 @@ pub(super) const RETIRED: &str = "retired.tmp";
 #[must_use]
 pub fn path(dir: &Path, base: Sequence) -> PathBuf {
     dir.join(file_name(base))
-}
-
-fn u32_at(bytes: &[u8; HEADER_BYTES], at: usize) -> u32 {
-    bytes[at..]
-        .first_chunk()
-        .copied()
-        .map_or(0, u32::from_le_bytes)
-}
-
-fn u64_at(bytes: &[u8; HEADER_BYTES], at: usize) -> u64 {
-    bytes[at..]
-        .first_chunk()
-        .copied()
-        .map_or(0, u64::from_le_bytes)
 }
 
 #[cfg(test)]

@@ -60,6 +60,22 @@ pub(super) fn length_prefixed(bytes: &[u8]) -> Option<(&[u8], usize)> {
     Some((bytes.get(prefix..end)?, end))
 }
 
+/// The four bytes at `at` of a fixed layout, which must be that long.
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    bytes[at..]
+        .first_chunk()
+        .copied()
+        .map_or(0, u32::from_le_bytes)
+}
+
+/// The eight bytes at `at` of a fixed layout, which must be that long.
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    bytes[at..]
+        .first_chunk()
+        .copied()
+        .map_or(0, u64::from_le_bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
