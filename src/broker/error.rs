@@ -235,6 +235,9 @@ fn log_text(error: &log::Error) -> String {
         } => format!(
             "the log of the reality has format version {found}; this node reads version {supported}"
         ),
+        log::Error::Key { .. } => "the log of the reality is encrypted with a key that this node \
+             was not given; the node's own log says which"
+            .into(),
         log::Error::Io { .. } | log::Error::Locked { .. } | log::Error::OutOfRange { .. } => {
             "the log of the reality cannot be read; the node's own log says why".into()
         }
@@ -254,6 +257,7 @@ impl From<log::Error> for Error {
             error @ (log::Error::Io { .. }
             | log::Error::Locked { .. }
             | log::Error::Version { .. }
+            | log::Error::Key { .. }
             | log::Error::Damaged(_)) => Self::Log(error),
         }
     }

@@ -71,6 +71,12 @@ impl Storage for Faulty {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.real.rename(from, to)
     }
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.real.hard_link(from, to)
+    }
+    fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.real.remove_dir_all(dir)
+    }
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.real.remove(path)
     }
@@ -106,6 +112,9 @@ impl StorageFile for FaultyFile {
     }
     fn is_shared(&self) -> bool {
         self.real.is_shared()
+    }
+    fn links(&self) -> io::Result<u64> {
+        self.real.links()
     }
     fn path(&self) -> &Path {
         self.real.path()

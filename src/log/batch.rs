@@ -13,7 +13,16 @@ pub const MAGIC: [u8; 4] = *b"AQB\x01";
 pub(super) const FLAG_MARK: u16 = 1;
 /// The mark that a clean close leaves behind.
 pub(super) const FLAG_CLOSED: u16 = 2;
-const KNOWN_FLAGS: u16 = FLAG_MARK | FLAG_CLOSED;
+/// Rewritten: some of its `count` sequences have no record any more.
+pub(super) const FLAG_HOLES: u16 = 4;
+/// The body is compressed: [`super::body`].
+pub(super) const FLAG_COMPRESSED: u16 = 8;
+/// The body is encrypted (after it was compressed): [`super::body`].
+pub(super) const FLAG_ENCRYPTED: u16 = 16;
+/// Stands for `count` sequences whose records were damaged and put aside; the body says why.
+pub(super) const FLAG_LOST: u16 = 32;
+const KNOWN_FLAGS: u16 =
+    FLAG_MARK | FLAG_CLOSED | FLAG_HOLES | FLAG_COMPRESSED | FLAG_ENCRYPTED | FLAG_LOST;
 
 /// Bytes of a mark in the file, header included.
 pub(super) const MARK_BYTES: usize = HEADER_BYTES + 8;
@@ -29,7 +38,8 @@ pub struct BatchHeader {
     pub body_crc: u32,
     /// Sequence of the first record; of a mark: the next sequence to be used.
     pub base: Sequence,
-    /// Records in the body; 0 for a mark.
+    /// Sequences that it stands for, 0 for a mark: as many records are in the body, fewer if it
+    /// has holes, none if it stands for lost ones.
     pub count: u32,
     /// What the batch is.
     pub flags: u16,
@@ -109,7 +119,12 @@ impl BatchHeader {
         if header.flags & !KNOWN_FLAGS != 0 {
             return Err(BadHeader::Values("unknown flags"));
         }
-        if header.is_mark() != (header.count == 0) {
+        let only_records = FLAG_HOLES | FLAG_COMPRESSED | FLAG_ENCRYPTED;
+        let plain = header.is_mark() || header.is_lost();
+        if header.is_mark() != (header.count == 0)
+            || header.is_mark() && header.is_lost()
+            || plain && header.flags & only_records != 0
+        {
             return Err(BadHeader::Values("count and flags disagree"));
         }
         if header
@@ -133,6 +148,40 @@ impl BatchHeader {
     #[must_use]
     pub fn is_close(&self) -> bool {
         self.flags & FLAG_CLOSED != 0
+    }
+
+    /// Whether some of its sequences have no record.
+    #[must_use]
+    pub fn has_holes(&self) -> bool {
+        self.flags & FLAG_HOLES != 0
+    }
+
+    /// Whether it stands for records that were damaged and put aside.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.flags & FLAG_LOST != 0
+    }
+
+    /// Whether its body is compressed.
+    #[must_use]
+    pub fn is_compressed(&self) -> bool {
+        self.flags & FLAG_COMPRESSED != 0
+    }
+
+    /// Whether its body is encrypted.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.flags & FLAG_ENCRYPTED != 0
+    }
+
+    /// What an encrypted body is bound to: all of the header but its checksums and the length.
+    #[must_use]
+    pub(super) fn bound(&self) -> [u8; HEADER_BYTES - 16] {
+        let bytes = self.encode();
+        bytes
+            .last_chunk()
+            .copied()
+            .unwrap_or([0; HEADER_BYTES - 16])
     }
 
     /// Exclusive end of its sequences.

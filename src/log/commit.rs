@@ -10,8 +10,11 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::append::{Append, Appended, Durability};
-use super::batch::{self, BatchHeader, FLAG_CLOSED, FLAG_MARK, HEADER_BYTES, MARK_BYTES, Mark};
+use super::batch::{
+    self, BatchHeader, FLAG_CLOSED, FLAG_ENCRYPTED, FLAG_MARK, HEADER_BYTES, MARK_BYTES, Mark,
+};
 use super::chunk::Chunk;
+use super::cipher::CIPHER_BYTES;
 use super::committer::Chore;
 use super::error::AppendError;
 use super::position::{ByteOffset, Micros, Sequence};
@@ -52,7 +55,10 @@ pub(super) struct Core {
 
 /// A batch in the making: the bytes to be written and what the last header in them says.
 struct Encoded {
-    buffer: Vec<u8>,
+    /// What goes to the disk.
+    stored: Bytes,
+    /// The records in the group, as readers get them.
+    records: Bytes,
     /// Where the header of the group starts (a reservation may come before it).
     group_at: usize,
     header: BatchHeader,
@@ -80,10 +86,9 @@ impl State {
 
     /// The largest batch that fits into a segment of its own.
     pub(super) fn batch_bytes_max(&self) -> usize {
-        let room = self
-            .options
-            .segment_bytes
-            .saturating_sub(HEADER_BLOCK_BYTES + HEADER_BYTES as u64 + ROOM_FOR_MARKS);
+        let room = self.options.segment_bytes.saturating_sub(
+            HEADER_BLOCK_BYTES + (HEADER_BYTES + CIPHER_BYTES) as u64 + ROOM_FOR_MARKS,
+        );
         usize::try_from(room)
             .unwrap_or(usize::MAX)
             .min(u32::MAX as usize)
@@ -190,8 +195,8 @@ impl State {
             return Err(AppendError::ReadOnly { reason });
         }
         let bytes_max: usize = group.iter().map(|append| self.bytes_at_most(append)).sum();
-        let needed = (HEADER_BYTES + bytes_max) as u64 + ROOM_FOR_MARKS;
-        if needed > core.room() {
+        let needed = (HEADER_BYTES + CIPHER_BYTES + bytes_max) as u64 + ROOM_FOR_MARKS;
+        if needed > core.room() || !self.keyring().is_current(&core.segment) {
             self.rotate(&mut core, needed)?;
         }
         let reserve = shows_written && core.next.get() + group_len(group) > core.reserved_end;
@@ -240,13 +245,17 @@ impl State {
             );
             sequence = sequence.next();
         }
-        let body = &buffer[group_at + HEADER_BYTES..];
-        let header = BatchHeader {
-            body_len: u32::try_from(body.len()).unwrap_or(u32::MAX),
-            body_crc: crc32fast::hash(body),
+        let codec = &core.segment.codec;
+        let mut header = BatchHeader {
+            body_len: 0,
+            body_crc: 0,
             base: core.next,
             count: u32::try_from(sequence.since(core.next)).unwrap_or(u32::MAX),
-            flags: 0,
+            flags: if codec.key.is_some() {
+                FLAG_ENCRYPTED
+            } else {
+                0
+            },
             appended_at,
             epoch: core.epoch,
             node: self.writer.node,
@@ -254,10 +263,30 @@ impl State {
             chain,
             log_tag: core.log_tag,
         };
+        let body_at = group_at + HEADER_BYTES;
+        let encrypted = codec.key.is_some().then(|| {
+            let mut encrypted = Vec::with_capacity(buffer.len() + codec.overhead_bytes());
+            encrypted.extend_from_slice(&buffer[..body_at]);
+            let nonce = self.keyring().nonce();
+            codec.encode_into(&mut encrypted, &header, nonce, &buffer[body_at..]);
+            encrypted
+        });
+        let (mut stored, plain) = match encrypted {
+            Some(encrypted) => (encrypted, Some(buffer)),
+            None => (buffer, None),
+        };
+        let body = &stored[body_at..];
+        header.body_len = u32::try_from(body.len()).unwrap_or(u32::MAX);
+        header.body_crc = crc32fast::hash(body);
         let header_bytes = header.encode();
-        buffer[group_at..group_at + HEADER_BYTES].copy_from_slice(&header_bytes);
+        stored[group_at..body_at].copy_from_slice(&header_bytes);
+        let stored = Bytes::from(stored);
+        let records = plain
+            .map_or_else(|| stored.clone(), Bytes::from)
+            .slice(body_at..);
         Encoded {
-            buffer,
+            stored,
+            records,
             group_at,
             header,
             chain: batch::chain_of(&header_bytes),
@@ -267,17 +296,17 @@ impl State {
     /// Hands the bytes to the operating system, then makes them known to readers.
     fn write(&self, core: &mut Core, encoded: Encoded) -> Result<Chunk, AppendError> {
         let Encoded {
-            buffer,
+            stored,
+            records,
             group_at,
             header,
             chain,
         } = encoded;
         let offset = core.at.advance(group_at as u64);
-        self.put(core, &buffer)?;
+        self.put(core, &stored)?;
         core.next = header.end();
         core.chain = chain;
         core.marked_durable = header.durable_through;
-        let records = Bytes::from(buffer).slice(group_at + HEADER_BYTES..);
         let chunk = Chunk {
             base: header.base,
             last: header.end().previous().unwrap_or(header.base),
@@ -288,6 +317,7 @@ impl State {
             header,
             next_chain: chain,
             body: records,
+            locked: false,
         };
         core.segment.grow(|index| index.add(&batch));
         self.tail

@@ -62,6 +62,14 @@ impl Storage for RealStorage {
         std::fs::rename(from, to)
     }
 
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::hard_link(from, to)
+    }
+
+    fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
+        std::fs::remove_dir_all(dir)
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         std::fs::remove_file(path)
     }
@@ -177,6 +185,11 @@ impl StorageFile for RealFile {
         // Our own mapping goes first; the next read makes another.
         *self.map.lock().unwrap_or_else(PoisonError::into_inner) = Bytes::new();
         Arc::strong_count(&self.users) > 1
+    }
+
+    fn links(&self) -> io::Result<u64> {
+        use std::os::unix::fs::MetadataExt as _;
+        Ok(self.file.metadata()?.nlink())
     }
 
     fn path(&self) -> &Path {

@@ -53,6 +53,14 @@ pub enum Error {
         /// Version that this program reads and writes.
         supported: u16,
     },
+    /// A segment is encrypted with a key that is not at hand.
+    #[error("{path} is encrypted with key {id}, which is not among the keys at hand", path = path.display(), id = hex(key_id))]
+    Key {
+        /// The segment file.
+        path: PathBuf,
+        /// Name of the key.
+        key_id: [u8; 16],
+    },
     /// Bytes on disk are damaged.
     #[error(transparent)]
     Damaged(#[from] Damage),
@@ -102,4 +110,9 @@ pub enum AppendError {
         /// The largest that fits.
         limit: usize,
     },
+}
+
+/// Bytes as people compare them.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -5,14 +5,41 @@
 
 use std::collections::HashMap;
 
-use super::batch::HEADER_BYTES;
+use super::batch::{BatchHeader, HEADER_BYTES};
+use super::body::BodyCodec;
+use super::cipher::NONCE_BYTES;
 use super::position::{ByteOffset, Micros, Sequence};
 use super::record::Records;
 use super::scan::Batch;
+use super::segment::SegmentHeader;
 use super::wire::{length_prefixed, put_varint, varint};
 
 const MAGIC: [u8; 8] = *b"ARQONIDX";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+
+/// Where a record is: in a segment of plain bodies the offset of its frame in the file, in one of
+/// encoded bodies the offset of its batch (upper half) and of its frame in the decoded body.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Place(pub(super) u64);
+
+const WITHIN_BITS: u32 = 32;
+
+impl Place {
+    /// The first record of the batch at `offset`.
+    pub(super) fn of_batch(offset: ByteOffset, header: &BatchHeader) -> Self {
+        if header.is_compressed() || header.is_encrypted() {
+            Self(offset.0 << WITHIN_BITS)
+        } else {
+            Self(offset.0 + HEADER_BYTES as u64)
+        }
+    }
+
+    /// Of an encoded segment: the batch, and where in its decoded body.
+    pub(super) fn split(self) -> (ByteOffset, u64) {
+        let within = self.0 & ((1 << WITHIN_BITS) - 1);
+        (ByteOffset(self.0 >> WITHIN_BITS), within)
+    }
+}
 
 /// A batch that can be found without scanning.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,9 +56,9 @@ pub(super) struct Topic {
     pub(super) bytes: u64,
     pub(super) first: Sequence,
     pub(super) last: Sequence,
-    /// Offsets of its framed records: varints, each the distance from the one before.
+    /// Places of its framed records: varints, each the distance from the one before.
     postings: Vec<u8>,
-    last_offset: u64,
+    last_place: u64,
 }
 
 /// Index of one segment.
@@ -75,7 +102,9 @@ impl Index {
     pub(super) fn add(&mut self, batch: &Batch) {
         if !batch.header.is_mark() {
             self.add_point(batch);
-            self.add_records(batch.offset.advance(HEADER_BYTES as u64), &batch.body);
+            if batch.holds_records() {
+                self.add_records(batch.records_place(), &batch.body);
+            }
             self.end = batch.header.end();
         }
         self.data_end = batch.offset.advance(batch.header.file_len());
@@ -96,9 +125,9 @@ impl Index {
         }
     }
 
-    /// Adds records that stand at `offset` one after the other.
-    pub(super) fn add_records(&mut self, offset: ByteOffset, records: &[u8]) {
-        let mut at = offset.0;
+    /// Adds records that stand at `place` one after the other.
+    pub(super) fn add_records(&mut self, place: Place, records: &[u8]) {
+        let mut at = place.0;
         for record in Records::new(records) {
             let len = record.field.len() as u64;
             if let Some(topic) = self.topics.get_mut(record.topic) {
@@ -135,22 +164,45 @@ impl Index {
             .copied()
     }
 
-    /// Offsets of the records of all topics that `wanted` accepts, ascending.
-    pub(super) fn offsets(&self, wanted: &dyn Fn(&str) -> bool) -> Vec<u64> {
-        let mut offsets = Vec::new();
+    /// Places of the records of all topics that `wanted` accepts, ascending.
+    pub(super) fn places(&self, wanted: &dyn Fn(&str) -> bool) -> Vec<Place> {
+        let mut places = Vec::new();
         for (name, topic) in &self.topics {
             if wanted(name) {
-                topic.offsets_into(&mut offsets);
+                topic.places_into(&mut places);
             }
         }
-        offsets.sort_unstable();
-        offsets
+        places.sort_unstable();
+        places
     }
 
-    pub(super) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(64 + 12 * self.points.len());
+    /// The bytes of the index file of the segment with `header`; encrypted as its bodies are.
+    pub(super) fn encode(
+        &self,
+        header: &SegmentHeader,
+        codec: &BodyCodec,
+        nonce: [u8; NONCE_BYTES],
+    ) -> Vec<u8> {
+        let content = self.content();
+        let mut out = Vec::with_capacity(32 + content.len());
         out.extend_from_slice(&MAGIC);
         out.push(VERSION);
+        out.extend_from_slice(&header.identity().to_le_bytes());
+        match &codec.key {
+            Some(key) => {
+                let bound = out.clone();
+                key.seal_into(&mut out, nonce, &bound, &content);
+            }
+            None => out.extend_from_slice(&content),
+        }
+        let crc = crc32fast::hash(&out);
+        out.extend_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    /// All that it says, in one way only, so that two indexes of one segment are the same bytes.
+    pub(super) fn content(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(64 + 12 * self.points.len());
         put_varint(&mut out, u64::from(self.interval_bytes));
         put_varint(&mut out, self.end.get());
         put_varint(&mut out, self.data_end.0);
@@ -175,22 +227,38 @@ impl Index {
             put_varint(&mut out, topic.bytes);
             put_varint(&mut out, topic.first.get());
             put_varint(&mut out, topic.last.get());
-            put_varint(&mut out, topic.last_offset);
+            put_varint(&mut out, topic.last_place);
             put_varint(&mut out, topic.postings.len() as u64);
             out.extend_from_slice(&topic.postings);
         }
-        let crc = crc32fast::hash(&out);
-        out.extend_from_slice(&crc.to_le_bytes());
         out
     }
 
-    /// `None` if the bytes are not exactly what [`Index::encode`] made.
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+    /// `None` if the bytes are not exactly what [`Index::encode`] made for the segment with
+    /// `header`. Files of version 1 name no segment: they are believed of segments of version 1,
+    /// which were never written again.
+    pub(super) fn decode(bytes: &[u8], header: &SegmentHeader, codec: &BodyCodec) -> Option<Self> {
         let (content, crc) = bytes.split_last_chunk::<4>()?;
         if crc32fast::hash(content) != u32::from_le_bytes(*crc) {
             return None;
         }
-        let mut input = Input(content.strip_prefix(&MAGIC)?.strip_prefix(&[VERSION])?);
+        let content = content.strip_prefix(&MAGIC)?;
+        if let Some(content) = content.strip_prefix(&[1]) {
+            return (header.version == 1).then(|| Self::parse(content))?;
+        }
+        let content = content.strip_prefix(&[VERSION])?;
+        let content = content.strip_prefix(&header.identity().to_le_bytes())?;
+        if !header.is_encrypted() {
+            return Self::parse(content);
+        }
+        let bound = bytes.get(..bytes.len() - 4 - content.len())?;
+        let opened = codec.key.as_ref()?.open(bound, content).ok()?;
+        Self::parse(&opened)
+    }
+
+    /// The inverse of [`Index::content`].
+    fn parse(content: &[u8]) -> Option<Self> {
+        let mut input = Input(content);
         let mut index = Self {
             interval_bytes: u32::try_from(input.number()?).ok()?,
             end: Sequence::new(input.number()?)?,
@@ -217,7 +285,7 @@ impl Index {
                 bytes: input.number()?,
                 first: Sequence::new(input.number()?)?,
                 last: Sequence::new(input.number()?)?,
-                last_offset: input.number()?,
+                last_place: input.number()?,
                 postings: input.bytes()?.to_vec(),
             };
             index.topics.insert(name, topic);
@@ -234,24 +302,24 @@ impl Topic {
             first,
             last: first,
             postings: Vec::new(),
-            last_offset: 0,
+            last_place: 0,
         }
     }
 
-    fn add(&mut self, offset: u64, len: u64, sequence: Sequence) {
-        put_varint(&mut self.postings, offset - self.last_offset);
-        self.last_offset = offset;
+    fn add(&mut self, place: u64, len: u64, sequence: Sequence) {
+        put_varint(&mut self.postings, place - self.last_place);
+        self.last_place = place;
         self.records += 1;
         self.bytes += len;
         self.last = sequence;
     }
 
-    fn offsets_into(&self, out: &mut Vec<u64>) {
+    fn places_into(&self, out: &mut Vec<Place>) {
         let mut rest = self.postings.as_slice();
-        let mut offset = 0_u64;
+        let mut place = 0_u64;
         while let Some((delta, len)) = varint(rest) {
-            offset = offset.saturating_add(delta);
-            out.push(offset);
+            place = place.saturating_add(delta);
+            out.push(Place(place));
             rest = &rest[len..];
         }
     }

@@ -21,13 +21,16 @@
 
 mod append;
 pub mod batch;
+mod body;
 mod chunk;
+mod cipher;
 mod commit;
 mod committer;
 mod disk;
 pub mod error;
 pub mod fsync;
 mod index;
+mod keyring;
 mod loss;
 pub mod offline;
 mod open;
@@ -37,6 +40,7 @@ mod prepare;
 mod reader;
 mod record;
 mod recovery;
+mod rewrite;
 pub mod scan;
 pub mod segment;
 mod state;
@@ -51,10 +55,13 @@ use std::sync::{Arc, PoisonError};
 
 pub use append::{Append, AppendSink, Appended, Durability, NewRecord, Observer};
 pub use chunk::{Chunk, Found, RecordRef};
+pub use cipher::{DataKey, KeyId};
 pub use committer::Committer;
 pub use error::{AppendError, Damage, Error};
+pub use keyring::{Entropy, Keyring, OsEntropy};
 pub use options::{Environment, Options, Writer};
 pub use position::{ByteOffset, Clock, Micros, Sequence};
+pub use rewrite::{Throttle, Unthrottled};
 pub use status::{Bounds, LossStatement, Status, TopicSummary};
 pub use storage::{Access, RealStorage, Storage, StorageFile, StorageLock};
 pub use topic_reader::TopicReader;
@@ -194,43 +201,6 @@ impl Log {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .holds(from)
-    }
-
-    /// The first sequence at or after `from` and below `end` whose topic passes `wanted`, using
-    /// the topic index to skip what does not; `None` if there is none. To read many records of
-    /// few topics, use [`Log::topic_reader`].
-    ///
-    /// # Errors
-    /// As [`Log::read`].
-    pub fn seek_topic(
-        &self,
-        from: Sequence,
-        end: Sequence,
-        wanted: &dyn Fn(&str) -> bool,
-    ) -> Result<Option<Sequence>, Error> {
-        let mut from = from;
-        while from < end {
-            let Some((segment, next_base)) = self.state.segment_of(from) else {
-                break;
-            };
-            let storage = &*self.state.storage;
-            let offsets = segment.with_index(storage, |index| index.offsets(wanted))?;
-            self.state.keep_index(&segment);
-            let before = |&offset: &u64| {
-                segment
-                    .record_at(offset)
-                    .is_some_and(|(sequence, _)| sequence < from)
-            };
-            let at = offsets.partition_point(before);
-            if let Some((sequence, _)) = offsets.get(at).and_then(|&at| segment.record_at(at)) {
-                return Ok((sequence < end).then_some(sequence));
-            }
-            match next_base {
-                Some(base) => from = base,
-                None => break,
-            }
-        }
-        Ok(None)
     }
 
     /// A reader of the topics that `wanted` accepts.

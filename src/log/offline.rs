@@ -11,8 +11,10 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
+use super::body::BodyCodec;
 use super::error::{Damage, Error};
 use super::index::Index;
+use super::keyring::Keyring;
 use super::loss;
 use super::open::{self, LastSession, Verdict};
 use super::position::{ByteOffset, Micros, Sequence};
@@ -57,6 +59,7 @@ pub struct SegmentFile {
     pub bytes: Bytes,
     /// What its batches say about the log they belong to; `None` if only they can tell.
     log_tag: Option<u32>,
+    codec: BodyCodec,
 }
 
 impl Directory {
@@ -126,6 +129,15 @@ impl Directory {
         })
     }
 
+    /// Decrypts with the keys of `keyring` what can be decrypted with them.
+    pub fn unlock(&mut self, keyring: &Keyring) {
+        for segment in &mut self.segments {
+            if let Some(header) = &segment.header {
+                segment.codec = keyring.codec(header);
+            }
+        }
+    }
+
     /// Where the segment after the one at `at` starts.
     #[must_use]
     pub fn next_base(&self, at: usize) -> Option<Sequence> {
@@ -164,6 +176,7 @@ impl SegmentFile {
             header_damage,
             bytes,
             log_tag,
+            codec: BodyCodec::default(),
         })
     }
 
@@ -171,7 +184,7 @@ impl SegmentFile {
     #[must_use]
     pub fn scan(&self) -> Scan {
         match &self.header {
-            Some(header) => Scan::new(&self.path, self.bytes.clone(), header),
+            Some(header) => Scan::new(&self.path, self.bytes.clone(), header).decoding(&self.codec),
             None => Scan::headless(&self.path, self.bytes.clone(), self.base, self.log_tag),
         }
     }
@@ -183,6 +196,16 @@ impl SegmentFile {
         let padding = self.bytes.get(HEADER_BYTES..self.bytes.len().min(block))?;
         let at = padding.iter().position(|&byte| byte != 0)?;
         Some((ByteOffset((HEADER_BYTES + at) as u64), padding[at]))
+    }
+
+    /// Whether it is encrypted with a key that is not at hand.
+    #[must_use]
+    pub fn is_locked(&self) -> bool {
+        let encrypted = self
+            .header
+            .as_ref()
+            .is_some_and(SegmentHeader::is_encrypted);
+        encrypted && self.codec.key.is_none()
     }
 
     /// The index that the segment itself implies.
@@ -220,7 +243,12 @@ impl SegmentFile {
         let io = |operation| io_error(&path, operation);
         let file = match storage.open(&path, Access::Read) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(StoredIndex { path, bytes: None });
+                return Ok(StoredIndex {
+                    path,
+                    bytes: None,
+                    header: None,
+                    codec: BodyCodec::default(),
+                });
             }
             file => file.map_err(io("open"))?,
         };
@@ -229,7 +257,12 @@ impl SegmentFile {
             .map_err(io::Error::other)
             .map_err(io("map"))?;
         let bytes = Some(file.read(0, len).map_err(io("read"))?);
-        Ok(StoredIndex { path, bytes })
+        Ok(StoredIndex {
+            path,
+            bytes,
+            header: self.header.clone(),
+            codec: self.codec.clone(),
+        })
     }
 
     /// Compares the index file with the segment, which is scanned for it. Tells something about
@@ -250,6 +283,9 @@ pub struct StoredIndex {
     path: PathBuf,
     /// `None` if there is no file.
     bytes: Option<Bytes>,
+    /// Of the segment.
+    header: Option<SegmentHeader>,
+    codec: BodyCodec,
 }
 
 impl StoredIndex {
@@ -260,8 +296,12 @@ impl StoredIndex {
     }
 
     fn interval_bytes(&self) -> u32 {
-        let index = self.bytes.as_deref().and_then(Index::decode);
+        let index = self.index();
         index.map_or(INDEX_INTERVAL_BYTES, |index| index.interval_bytes())
+    }
+
+    fn index(&self) -> Option<Index> {
+        Index::decode(self.bytes.as_deref()?, self.header.as_ref()?, &self.codec)
     }
 
     fn damage(&self, offset: usize, what: &'static str, expected: String, found: String) -> Damage {
@@ -281,24 +321,24 @@ impl StoredIndex {
         let Some(stored) = &self.bytes else {
             return IndexCheck::Missing;
         };
-        let Some(index) = Index::decode(stored) else {
+        let Some(index) = self.index() else {
             let (expected, found) = Index::checksums(stored);
             let at = stored.len().saturating_sub(4);
             return IndexCheck::Damaged(if expected == found {
-                let expected = "an index of a known version".to_owned();
-                self.damage(0, "index layout", expected, "none".to_owned())
+                let expected = "an index of this segment, of a known version".to_owned();
+                self.damage(0, "index layout", expected, "another".to_owned())
             } else {
                 let (expected, found) = (format!("{expected:#010x}"), format!("{found:#010x}"));
                 self.damage(at, "index checksum", expected, found)
             });
         };
-        let wanted = built.0.encode();
-        if wanted == *stored {
+        let (wanted, stored) = (built.0.content(), index.content());
+        if wanted == stored {
             return IndexCheck::Agrees(SegmentIndex(index));
         }
         let differs = wanted
             .iter()
-            .zip(stored)
+            .zip(&stored)
             .position(|(wanted, found)| wanted != found);
         let at = differs.unwrap_or_else(|| wanted.len().min(stored.len()));
         let byte = |bytes: &[u8]| {
@@ -306,7 +346,7 @@ impl StoredIndex {
                 .get(at)
                 .map_or_else(|| "the end".to_owned(), |byte| format!("{byte:#04x}"))
         };
-        let (expected, found) = (byte(&wanted), byte(stored));
+        let (expected, found) = (byte(&wanted), byte(&stored));
         IndexCheck::Differs(self.damage(at, "index of the segment", expected, found))
     }
 }
@@ -342,7 +382,9 @@ fn look_at_header(
             };
             (None, Some(damage))
         }
-        Err(Error::Io { .. } | Error::Locked { .. } | Error::OutOfRange { .. }) => (None, None),
+        Err(
+            Error::Io { .. } | Error::Locked { .. } | Error::Key { .. } | Error::OutOfRange { .. },
+        ) => (None, None),
     }
 }
 
@@ -502,6 +544,7 @@ pub fn forecast(storage: &dyn Storage, log: &Directory) -> Option<Forecast> {
         &active.path,
         active.bytes.clone(),
         header,
+        &active.codec,
         INDEX_INTERVAL_BYTES,
     );
     damages.extend(survey.damages.iter().cloned());

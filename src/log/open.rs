@@ -8,15 +8,19 @@ use std::sync::{Arc, Condvar, Mutex, RwLock};
 
 use super::append::Observer;
 use super::batch::FLAG_MARK;
+use super::body::BodyCodec;
 use super::commit::Core;
 use super::error::{Damage, Error};
+use super::keyring::Keyring;
 use super::loss;
 use super::options::{Environment, Options, Writer};
 use super::position::{ByteOffset, Micros, Sequence};
 use super::prepare::{self, remove_if_there};
 use super::reader::Segment;
 use super::recovery::{self, Ending, Survey};
-use super::segment::{self, BadSegmentHeader, HEADER_BYTES, PREPARING, SegmentHeader, VERSION};
+use super::segment::{
+    self, BadSegmentHeader, HEADER_BYTES, PREPARING, REWRITING, SegmentHeader, VERSION,
+};
 use super::state::{Queue, State};
 use super::status::LossStatement;
 use super::storage::{Access, Storage, StorageLock};
@@ -45,6 +49,7 @@ struct Opening<'a> {
     dir: &'a Path,
     writer: &'a Writer,
     options: &'a Options,
+    keyring: Arc<Keyring>,
 }
 
 /// See [`super::Log::open`].
@@ -61,6 +66,7 @@ pub(super) fn open(
         dir,
         writer,
         options,
+        keyring: Arc::new(Keyring::default()),
     };
     let io = |operation| opening.io(operation);
     opening
@@ -69,7 +75,7 @@ pub(super) fn open(
         .map_err(io("create directory"))?;
     let lock = opening.lock()?;
     let session = last_session(opening.storage, dir, &opening.instance());
-    for name in [PREPARING, "loss.tmp"] {
+    for name in [PREPARING, REWRITING, "loss.tmp"] {
         remove_if_there(opening.storage, &dir.join(name)).map_err(io("clean up"))?;
     }
     let mut damages = Vec::new();
@@ -120,6 +126,8 @@ pub(super) fn open(
         read_only: Mutex::new(read_only),
         unannounced: AtomicBool::new(false),
         lock: Mutex::new(Some(lock)),
+        keyring: RwLock::new(opening.keyring.clone()),
+        rewriting: Mutex::new(()),
     };
     let begun = if statement.is_some() && state.read_only().is_none() {
         state.begin_epoch()?
@@ -259,13 +267,28 @@ impl Opening<'_> {
                 }
                 Err(error) => return Err(error),
             };
-            segments.push(Arc::new(Segment::sealed(base, header, path, file)));
+            let codec = match &header {
+                Some(header) => self.codec(&path, header)?,
+                None => BodyCodec::default(),
+            };
+            segments.push(Arc::new(Segment::sealed(base, header, path, file, codec)));
         }
         Ok(segments)
     }
 
+    fn codec(&self, path: &Path, header: &SegmentHeader) -> Result<BodyCodec, Error> {
+        if self.keyring.can_open(header) {
+            return Ok(self.keyring.codec(header));
+        }
+        Err(Error::Key {
+            path: path.to_owned(),
+            key_id: header.key_id,
+        })
+    }
+
     fn create(&self) -> Result<Arc<Segment>, Error> {
         let created_at = self.environment.clock.now();
+        let (key_id, salt) = self.keyring.for_new_segment();
         let header = SegmentHeader {
             version: VERSION,
             node: self.writer.node,
@@ -275,10 +298,17 @@ impl Opening<'_> {
             previous_root: 0,
             created_at,
             reserved_end: 0,
-            key_id: [0; 16],
+            key_id,
             capacity: 0,
+            flags: 0,
+            generation: 0,
+            sealed_root: 0,
+            end: 0,
+            salt,
+            origin: None,
         };
-        let segment = prepare::first_segment(self.storage, self.dir, header, self.options)?;
+        let codec = self.keyring.codec(&header);
+        let segment = prepare::first_segment(self.storage, self.dir, header, codec, self.options)?;
         Ok(Arc::new(segment))
     }
 
@@ -296,6 +326,7 @@ impl Opening<'_> {
             &active.path,
             bytes,
             &header,
+            &active.codec,
             self.options.index_interval_bytes,
         );
         damages.extend(survey.damages.iter().cloned());

@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use std::{io, path::Path};
 
+use super::body::BodyCodec;
 use super::commit::Core;
 use super::committer::Chore;
 use super::error::{AppendError, Error};
@@ -138,6 +139,7 @@ pub(super) fn activate(
     dir: &Path,
     prepared: Prepared,
     mut header: SegmentHeader,
+    codec: BodyCodec,
     options: &Options,
 ) -> Result<Segment, Error> {
     header.capacity = prepared.capacity;
@@ -166,7 +168,7 @@ pub(super) fn activate(
         header.chain(),
         options.index_interval_bytes,
     );
-    Ok(Segment::growing(header, path, prepared.file, index))
+    Ok(Segment::growing(header, path, prepared.file, codec, index))
 }
 
 /// The first segment of a new log.
@@ -174,6 +176,7 @@ pub(super) fn first_segment(
     storage: &dyn Storage,
     dir: &Path,
     header: SegmentHeader,
+    codec: BodyCodec,
     options: &Options,
 ) -> Result<Segment, Error> {
     let capacity = options.segment_bytes_first.min(options.segment_bytes);
@@ -182,7 +185,7 @@ pub(super) fn first_segment(
         path: dir.to_owned(),
         source,
     })?;
-    activate(storage, dir, prepared, header, options)
+    activate(storage, dir, prepared, header, codec, options)
 }
 
 impl State {
@@ -207,6 +210,8 @@ impl State {
             .header
             .as_ref()
             .filter(|header| header.base == core.next);
+        let keyring = self.keyring();
+        let (key_id, salt) = keyring.for_new_segment();
         let header = SegmentHeader {
             version: VERSION,
             node: self.writer.node,
@@ -216,13 +221,27 @@ impl State {
             previous_root: empty.map_or(core.chain, |empty| empty.previous_root),
             created_at: core.last_appended_at.max(self.clock.now()),
             reserved_end: core.reserved_end,
-            key_id: [0; 16],
+            key_id,
             capacity: prepared.capacity,
+            flags: 0,
+            generation: 0,
+            sealed_root: 0,
+            end: 0,
+            salt,
+            origin: empty.and_then(|empty| empty.origin),
         };
+        let codec = keyring.codec(&header);
         let capacity = prepared.capacity;
         let chain = header.chain();
         core.last_appended_at = header.created_at;
-        let activated = activate(&*self.storage, &self.dir, prepared, header, &self.options);
+        let activated = activate(
+            &*self.storage,
+            &self.dir,
+            prepared,
+            header,
+            codec,
+            &self.options,
+        );
         let segment = match activated {
             Ok(segment) => Arc::new(segment),
             Err(error) => {
@@ -349,8 +368,12 @@ impl State {
         }
     }
 
-    fn write_index(&self, segment: &Segment, path: &Path) -> io::Result<()> {
-        let encoded = segment.seal().encode();
+    pub(super) fn write_index(&self, segment: &Segment, path: &Path) -> io::Result<()> {
+        let Some(header) = &segment.header else {
+            return Ok(());
+        };
+        let nonce = self.keyring().nonce();
+        let encoded = segment.seal().encode(header, &segment.codec, nonce);
         let temporary = path.with_extension("idx.tmp");
         remove_if_there(&*self.storage, &temporary)?;
         let file = self.storage.create(&temporary)?;
@@ -403,9 +426,15 @@ impl State {
         };
         remove_if_there(&*self.storage, &path.with_extension("idx"))
             .map_err(io("remove index of"))?;
-        // Reusable only if nobody can still look at its bytes: neither through the segment nor
-        // through a mapping of it.
-        let unused = Arc::into_inner(segment).is_some_and(|segment| !segment.file.is_shared());
+        // Reusable only if nobody can still look at its bytes: neither through the segment, nor
+        // through a mapping of it, nor as a file of a fork. A rewritten one is of no use.
+        let unused = Arc::into_inner(segment).is_some_and(|segment| {
+            let rewritten = segment
+                .header
+                .as_ref()
+                .is_none_or(SegmentHeader::is_rewritten);
+            !rewritten && !segment.file.is_shared() && matches!(segment.file.links(), Ok(1))
+        });
         let retired = self.dir.join(RETIRED);
         let free = self.storage.open(&retired, Access::Read).is_err();
         if unused && free {

@@ -10,18 +10,18 @@
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::{Bytes, BytesMut};
 use memmap2::Mmap;
 
 use super::batch::{self, BatchHeader};
+use super::body::BodyCodec;
 use super::chunk::{Chunk, Found};
 use super::error::{Damage, Error};
-use super::index::Index;
+use super::index::{Index, Place};
 use super::position::{ByteOffset, Micros, Sequence};
-use super::record;
-use super::scan::{Scan, Scanned};
+use super::scan::{Scan, Scanned, chunk_of, lost_damage};
 use super::segment::{HEADER_BLOCK_BYTES, SegmentHeader};
 use super::storage::{Access, Storage, StorageFile};
 
@@ -64,7 +64,10 @@ pub(super) struct Segment {
     pub(super) header: Option<SegmentHeader>,
     pub(super) path: PathBuf,
     pub(super) file: Box<dyn StorageFile>,
+    pub(super) codec: BodyCodec,
     index: RwLock<IndexState>,
+    /// The encoded body that was read last, which the next read is likely to need again.
+    decoded: Mutex<Option<(ByteOffset, Bytes)>>,
 }
 
 /// Where the index of a segment is.
@@ -88,6 +91,7 @@ impl Segment {
         header: SegmentHeader,
         path: PathBuf,
         file: Box<dyn StorageFile>,
+        codec: BodyCodec,
         index: Index,
     ) -> Self {
         Self {
@@ -95,7 +99,9 @@ impl Segment {
             header: Some(header),
             path,
             file,
+            codec,
             index: RwLock::new(IndexState::Growing(index)),
+            decoded: Mutex::default(),
         }
     }
 
@@ -104,14 +110,23 @@ impl Segment {
         header: Option<SegmentHeader>,
         path: PathBuf,
         file: Box<dyn StorageFile>,
+        codec: BodyCodec,
     ) -> Self {
         Self {
             base,
             header,
             path,
             file,
+            codec,
             index: RwLock::new(IndexState::Sealed(None)),
+            decoded: Mutex::default(),
         }
+    }
+
+    /// Lends a sealed segment the index that it is known to have.
+    pub(super) fn remember_index(&self, index: Index) {
+        let mut state = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        *state = IndexState::Sealed(Some(Arc::new(index)));
     }
 
     /// Begins growth, with `index` for what is there.
@@ -183,10 +198,11 @@ impl Segment {
             .and_then(|file| file.read(0, usize::try_from(file.len()?).map_err(io::Error::other)?));
         match stored {
             Ok(bytes) => {
-                if let Some(index) = Index::decode(&bytes) {
+                let header = self.header.as_ref();
+                if let Some(index) = header.and_then(|h| Index::decode(&bytes, h, &self.codec)) {
                     return Ok(index);
                 }
-                tracing::warn!(path = %path.display(), "index is damaged; building it again");
+                tracing::warn!(path = %path.display(), "index is damaged or of another segment; building it again");
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => {
@@ -213,10 +229,10 @@ impl Segment {
     }
 
     /// A scan of the batches, with or without a good header.
-    fn scan(&self) -> Result<Scan, Error> {
+    pub(super) fn scan(&self) -> Result<Scan, Error> {
         let bytes = self.bytes()?;
         Ok(match &self.header {
-            Some(header) => Scan::new(&self.path, bytes, header),
+            Some(header) => Scan::new(&self.path, bytes, header).decoding(&self.codec),
             None => Scan::headless(&self.path, bytes, self.base, None),
         })
     }
@@ -282,25 +298,27 @@ impl Segment {
             if header.base >= end {
                 return Some(gathered.into_read(Found::End));
             }
+            if header.is_lost() {
+                return Some(gathered.into_read(self.lost(body_at, &header, from, end)?));
+            }
             let body_len = usize::try_from(header.body_len).ok()?;
             if !gathered.has_room_for(body_len, bytes_max) {
                 break;
             }
-            let body = self.file.read(body_at.0, body_len).ok()?;
-            if crc32fast::hash(&body) != header.body_crc {
+            let Some(chunk) = self.chunk_at(body_at, &header) else {
                 // What was gathered is good; the damage is found by the next read.
                 return if gathered.is_empty() {
                     None
                 } else {
                     Some(gathered.into_read(Found::End))
                 };
-            }
-            let chunk = Chunk {
-                base: header.base,
-                last: header.end().previous()?,
-                records: body,
             };
-            let part = chunk.between(from, end, bytes_max)?;
+            let Some(part) = chunk.between(from, end, bytes_max) else {
+                if chunk.last < from {
+                    continue;
+                }
+                break;
+            };
             let cut_short = part.last < chunk.last;
             gathered.add(part);
             if cut_short {
@@ -311,6 +329,68 @@ impl Segment {
             SegmentRead::Exhausted
         } else {
             gathered.into_read(Found::End)
+        })
+    }
+
+    /// The records of the batch whose body is at `body_at`; `None` if they cannot be had.
+    fn chunk_at(&self, body_at: ByteOffset, header: &BatchHeader) -> Option<Chunk> {
+        let encoded = header.is_encrypted() || header.is_compressed();
+        if encoded && let Some(body) = self.decoded_before(body_at) {
+            return chunk_of(header, body);
+        }
+        let body = self
+            .file
+            .read(body_at.0, usize::try_from(header.body_len).ok()?)
+            .ok()?;
+        if crc32fast::hash(&body) != header.body_crc {
+            return None;
+        }
+        let body = self.codec.decode(header, body).ok()?;
+        if encoded {
+            let mut decoded = self.decoded.lock().unwrap_or_else(PoisonError::into_inner);
+            *decoded = Some((body_at, body.clone()));
+        }
+        chunk_of(header, body)
+    }
+
+    fn decoded_before(&self, body_at: ByteOffset) -> Option<Bytes> {
+        let decoded = self.decoded.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, body) = decoded.as_ref()?;
+        (*at == body_at).then(|| body.clone())
+    }
+
+    /// The decoded body of the batch at `at` of an encoded segment.
+    pub(super) fn decoded_body(&self, at: ByteOffset) -> Option<Bytes> {
+        let header = self.header_at(at)?;
+        let body_at = at.advance(batch::HEADER_BYTES as u64);
+        Some(self.chunk_at(body_at, &header)?.records)
+    }
+
+    /// What a reader is told of records that a repair has put aside.
+    fn lost(
+        &self,
+        body_at: ByteOffset,
+        header: &BatchHeader,
+        from: Sequence,
+        end: Sequence,
+    ) -> Option<Found> {
+        let reason = self
+            .file
+            .read(body_at.0, usize::try_from(header.body_len).ok()?)
+            .ok()?;
+        if crc32fast::hash(&reason) != header.body_crc {
+            return None;
+        }
+        debug_assert!(header.end() > from, "lost records before {from}");
+        let damage = lost_damage(
+            &self.path,
+            body_at,
+            header,
+            &String::from_utf8_lossy(&reason),
+        );
+        Some(Found::Damaged {
+            damage,
+            next: header.end().min(end),
         })
     }
 
@@ -334,16 +414,14 @@ impl Segment {
             // the good records of one region may be.
             let is_good = matches!(&scanned, Scanned::Batch(_));
             let chunks = match scanned {
-                Scanned::Batch(batch) if batch.header.is_mark() => continue,
                 Scanned::Batch(batch) => {
-                    let Some(last) = batch.header.end().previous() else {
-                        continue;
-                    };
-                    vec![Chunk {
-                        base: batch.header.base,
-                        last,
-                        records: batch.body,
-                    }]
+                    if let Some(reason) = batch.lost()
+                        && batch.header.end() > from
+                    {
+                        let lost = lost_damage(&self.path, batch.offset, &batch.header, &reason);
+                        damage.get_or_insert(lost);
+                    }
+                    batch.chunk().into_iter().collect()
                 }
                 Scanned::Damaged(region) => {
                     let chunks = region.chunks();
@@ -402,8 +480,10 @@ impl Segment {
         for scanned in scan {
             match scanned {
                 Scanned::Batch(batch) => {
-                    if !batch.header.is_mark() && batch.header.appended_at >= time {
-                        return Ok(Some(batch.header.base));
+                    // A rewritten batch may hold records of several times.
+                    let late = batch.records().find(|record| record.appended_at >= time);
+                    if let Some(record) = late {
+                        return Ok(Some(record.sequence));
                     }
                 }
                 Scanned::Damaged(region) => {
@@ -419,23 +499,6 @@ impl Segment {
         }
         Ok(None)
     }
-
-    /// The intact record framed at `offset`.
-    pub(super) fn record_at(&self, offset: u64) -> Option<(Sequence, Bytes)> {
-        // Tag and length first, since only the record itself says how long it is.
-        let len = self.file.len().ok()?.checked_sub(offset)?.min(11);
-        let front = self.file.read(offset, usize::try_from(len).ok()?).ok()?;
-        if *front.first()? != record::FIELD {
-            return None;
-        }
-        let (len, prefix) = super::wire::varint(&front[1..])?;
-        let total = usize::try_from(len).ok()?.checked_add(1 + prefix)?;
-        let bytes = self.file.read(offset, total).ok()?;
-        let (record, _) = record::parse(&bytes)?;
-        record
-            .is_intact()
-            .then_some((record.sequence, bytes.clone()))
-    }
 }
 
 /// Adds everything good in what a scan has found next to `index`.
@@ -444,7 +507,7 @@ pub(super) fn index_scanned(index: &mut Index, scanned: &Scanned) {
         Scanned::Batch(batch) => index.add(batch),
         Scanned::Damaged(region) => {
             for (offset, record) in region.salvaged() {
-                index.add_records(offset, record.field);
+                index.add_records(Place(offset.0), record.field);
                 index.end = record.sequence.next();
             }
             index.data_end = ByteOffset(region.range.end);

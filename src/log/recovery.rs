@@ -7,8 +7,9 @@ use std::path::Path;
 
 use bytes::Bytes;
 
+use super::body::BodyCodec;
 use super::error::Damage;
-use super::index::Index;
+use super::index::{Index, Place};
 use super::position::{ByteOffset, Micros, Sequence};
 use super::scan::{Scan, Scanned};
 use super::segment::{HEADER_BLOCK_BYTES, SegmentHeader};
@@ -109,6 +110,7 @@ pub(super) fn survey(
     path: &Path,
     bytes: Bytes,
     header: &SegmentHeader,
+    codec: &BodyCodec,
     index_interval_bytes: u32,
 ) -> Survey {
     let start = ByteOffset(HEADER_BLOCK_BYTES);
@@ -133,7 +135,7 @@ pub(super) fn survey(
     let mut ends: Vec<(ByteOffset, Sequence)> = Vec::new();
     let mut behind: Vec<Scanned> = Vec::new();
 
-    for scanned in Scan::new(path, bytes, header) {
+    for scanned in Scan::new(path, bytes, header).decoding(codec) {
         match &scanned {
             Scanned::Batch(batch) => {
                 survey.durable_through = survey.durable_through.max(batch.header.durable_through);
@@ -242,7 +244,7 @@ fn keep_readable(survey: &mut Survey, behind: &[Scanned], path: &Path, expected:
             }
             Scanned::Damaged(region) => {
                 for (offset, record) in region.salvaged() {
-                    survey.index.add_records(offset, record.field);
+                    survey.index.add_records(Place(offset.0), record.field);
                     survey.next = record.sequence.next();
                 }
                 survey.index.data_end = ByteOffset(region.range.end);

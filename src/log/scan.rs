@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use super::batch::{self, BadHeader, BatchHeader, chain_of};
+use super::body::{BadBody, BodyCodec};
 use super::chunk::{Chunk, RecordRef};
 use super::error::Damage;
+use super::index::Place;
 use super::position::{ByteOffset, Sequence};
 use super::record;
 use super::segment::{HEADER_BLOCK_BYTES, SegmentHeader};
@@ -24,8 +26,11 @@ pub struct Batch {
     pub header: BatchHeader,
     /// `chain` that the next batch must have.
     pub next_chain: u32,
-    /// The body: framed records, or the positions of a mark.
+    /// What its body holds, decoded: framed records, the positions of a mark, or why records are
+    /// lost. Empty if it is [`Batch::locked`].
     pub body: Bytes,
+    /// It is encrypted with a key that is not at hand.
+    pub locked: bool,
 }
 
 /// A place where no good batch is.
@@ -42,6 +47,8 @@ pub struct DamagedRegion {
     /// The sequence that the good batch behind the region begins with; [`Sequence::MAX`] if there
     /// is none.
     pub end: Sequence,
+    /// Bodies are encoded here, so that no record can be found but in a whole one.
+    encoded: bool,
 }
 
 /// One step of a scan.
@@ -67,6 +74,8 @@ pub struct Scan {
     next: Sequence,
     epoch: u32,
     ended: bool,
+    encoded: bool,
+    codec: BodyCodec,
 }
 
 impl Scan {
@@ -82,7 +91,16 @@ impl Scan {
             next: header.base,
             epoch: header.epoch,
             ended: false,
+            encoded: header.is_encoded(),
+            codec: BodyCodec::default(),
         }
+    }
+
+    /// The same, with a key for encrypted bodies.
+    #[must_use]
+    pub(super) fn decoding(mut self, codec: &BodyCodec) -> Self {
+        self.codec = codec.clone();
+        self
     }
 
     /// A scan of a file whose header cannot be read: by the log's tag and by `base`, the lowest
@@ -101,6 +119,8 @@ impl Scan {
             next: base,
             epoch: 0,
             ended: false,
+            encoded: false,
+            codec: BodyCodec::default(),
         }
     }
 
@@ -176,11 +196,30 @@ impl Scan {
                 Some(end),
             ));
         }
+        let (body, locked) = match self.codec.decode(&header, body) {
+            Ok(body) => (body, false),
+            Err(BadBody::Locked) => (Bytes::new(), true),
+            Err(BadBody::Cipher) => {
+                let expected = "a body encrypted with this segment's key";
+                return Err((
+                    self.damage(start, "body encryption", expected, "another"),
+                    Some(end),
+                ));
+            }
+            Err(BadBody::Compression) => {
+                let expected = "a compressed body";
+                return Err((
+                    self.damage(start, "body compression", expected, "other bytes"),
+                    Some(end),
+                ));
+            }
+        };
         Ok(Batch {
             offset: ByteOffset(at as u64),
             next_chain: chain_of(header_bytes),
             header,
             body,
+            locked,
         })
     }
 
@@ -256,6 +295,7 @@ impl Scan {
             bytes: self.bytes.slice(start..end),
             expected: self.next,
             end: following.map_or(Sequence::MAX, |batch| batch.header.base),
+            encoded: self.encoded,
         };
         if let Some((_, last)) = region.salvage().last() {
             self.next = self.next.max(last.next());
@@ -301,7 +341,8 @@ impl Iterator for Scan {
         }
         Some(match self.batch_at(self.at) {
             Ok(batch) => {
-                self.at += batch::HEADER_BYTES + batch.body.len();
+                let len = usize::try_from(batch.header.file_len());
+                self.at += len.unwrap_or(usize::MAX - self.at);
                 self.chain = Some(batch.next_chain);
                 self.next = batch.header.end();
                 self.epoch = batch.header.epoch;
@@ -313,14 +354,40 @@ impl Iterator for Scan {
 }
 
 impl Batch {
-    /// Its records; none for a mark.
+    /// Its records; none for a mark, for lost ones, and for what is locked.
     pub fn records(&self) -> impl Iterator<Item = RecordRef<'_>> {
-        let body: &[u8] = if self.header.is_mark() {
-            &[]
-        } else {
+        let body: &[u8] = if self.holds_records() {
             &self.body
+        } else {
+            &[]
         };
         record::Records::new(body)
+    }
+
+    /// Whether its body is a run of records.
+    pub(super) fn holds_records(&self) -> bool {
+        !self.header.is_mark() && !self.header.is_lost() && !self.locked
+    }
+
+    /// Its records as they are read; `None` if it has none.
+    pub(super) fn chunk(&self) -> Option<Chunk> {
+        if !self.holds_records() {
+            return None;
+        }
+        chunk_of(&self.header, self.body.clone())
+    }
+
+    /// What its records are counted from in an index.
+    pub(super) fn records_place(&self) -> Place {
+        Place::of_batch(self.offset, &self.header)
+    }
+
+    /// Why the sequences that it stands for are lost, if they are.
+    #[must_use]
+    pub fn lost(&self) -> Option<String> {
+        self.header
+            .is_lost()
+            .then(|| String::from_utf8_lossy(&self.body).into_owned())
     }
 
     /// Sequences that a mark reserves: below this one any may have been seen.
@@ -334,10 +401,50 @@ impl Batch {
     }
 }
 
+/// The decoded `body` of a batch with `header` as a chunk. Its sequences are those that are
+/// there.
+pub(super) fn chunk_of(header: &BatchHeader, body: Bytes) -> Option<Chunk> {
+    let (base, last) = if header.has_holes() {
+        let mut records = record::Records::new(&body);
+        let base = records.next()?.sequence;
+        (base, records.last().map_or(base, |record| record.sequence))
+    } else {
+        (header.base, header.end().previous()?)
+    };
+    Some(Chunk {
+        base,
+        last,
+        records: body,
+    })
+}
+
+/// The damage that a batch of lost records stands for.
+pub(super) fn lost_damage(
+    path: &Path,
+    offset: ByteOffset,
+    header: &BatchHeader,
+    reason: &str,
+) -> Damage {
+    Damage {
+        path: path.to_owned(),
+        offset,
+        what: "records put aside by a repair",
+        expected: format!(
+            "sequences {} to {}",
+            header.base,
+            header.end().previous().unwrap_or(header.base)
+        ),
+        found: reason.to_owned(),
+    }
+}
+
 impl DamagedRegion {
     /// Where good records are, and which. A record that cannot belong here, because a sector was
     /// written to the wrong place, is none of them.
     fn salvage(&self) -> Vec<(Range<usize>, Sequence)> {
+        if self.encoded {
+            return Vec::new();
+        }
         let mut found = record::salvage(&self.bytes);
         found.retain(|(_, sequence)| (self.expected..self.end).contains(sequence));
         found

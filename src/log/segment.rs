@@ -11,11 +11,27 @@ use super::wire::{u32_at, u64_at};
 /// First bytes of every segment file.
 pub const MAGIC: [u8; 8] = *b"ARQONSEG";
 /// Version of the format that this program writes.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
+
+/// The oldest version that this program reads.
+pub const VERSION_OLDEST: u16 = 1;
 /// Where the first batch starts. A block of its own, so that writing batches never touches it.
 pub const HEADER_BLOCK_BYTES: u64 = 4096;
 /// Bytes of the header that mean something; the last four are its checksum.
-pub const HEADER_BYTES: usize = 128;
+pub const HEADER_BYTES: usize = 256;
+
+/// The same in version 1.
+const HEADER_BYTES_V1: usize = 128;
+
+/// Written again since it was sealed: as long as its batches are, with sequences left out.
+pub(super) const FLAG_REWRITTEN: u32 = 1;
+/// Its bodies are compressed.
+pub(super) const FLAG_COMPRESSED: u32 = 2;
+
+/// Where the capacity stands, which the chain leaves out.
+const CAPACITY: std::ops::Range<usize> = 80..88;
+
+const _: () = assert!(HEADER_BYTES as u64 <= HEADER_BLOCK_BYTES);
 
 /// Header of a segment.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,6 +56,27 @@ pub struct SegmentHeader {
     pub key_id: [u8; 16],
     /// Length of the file.
     pub capacity: u64,
+    /// What was done to it.
+    pub flags: u32,
+    /// How often it was written again.
+    pub generation: u32,
+    /// Of a rewritten segment: the root that it had when it was sealed, which its successor names.
+    pub sealed_root: u32,
+    /// Of a rewritten segment: exclusive end of the sequences that it stands for; 0 for others.
+    pub end: u64,
+    /// Random, new in each file: goes into the key of an encrypted segment.
+    pub salt: [u8; 16],
+    /// Of the first own segment of a fork: where it comes from.
+    pub origin: Option<Origin>,
+}
+
+/// The log that a fork was taken from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Origin {
+    /// Identity of the parent.
+    pub log_id: [u8; 16],
+    /// Exclusive end of what it had in common with its parent.
+    pub end: Sequence,
 }
 
 /// Why a block is no segment header.
@@ -70,54 +107,128 @@ impl SegmentHeader {
         out[48..56].copy_from_slice(&self.created_at.0.to_le_bytes());
         out[56..64].copy_from_slice(&self.reserved_end.to_le_bytes());
         out[64..80].copy_from_slice(&self.key_id);
-        out[80..88].copy_from_slice(&self.capacity.to_le_bytes());
-        let crc = crc32fast::hash(&out[..124]);
-        out[124..128].copy_from_slice(&crc.to_le_bytes());
+        out[CAPACITY].copy_from_slice(&self.capacity.to_le_bytes());
+        if self.version > 1 {
+            out[88..92].copy_from_slice(&self.flags.to_le_bytes());
+            out[92..96].copy_from_slice(&self.generation.to_le_bytes());
+            out[96..100].copy_from_slice(&self.sealed_root.to_le_bytes());
+            out[104..112].copy_from_slice(&self.end.to_le_bytes());
+            out[112..128].copy_from_slice(&self.salt);
+            if let Some(origin) = &self.origin {
+                out[128..144].copy_from_slice(&origin.log_id);
+                out[144..152].copy_from_slice(&origin.end.get().to_le_bytes());
+            }
+        }
+        let crc_at = meaningful_bytes(self.version) - 4;
+        let crc = crc32fast::hash(&out[..crc_at]);
+        out[crc_at..crc_at + 4].copy_from_slice(&crc.to_le_bytes());
         out
     }
 
     /// Reads and checks a header.
     ///
     /// # Errors
-    /// What is wrong with it. The version is looked at before the checksum, because a later
-    /// version may place its checksum elsewhere.
+    /// What is wrong with it. The version is looked at before the checksum, because that stands
+    /// elsewhere in other versions.
     pub fn decode(bytes: &[u8; HEADER_BYTES]) -> Result<Self, BadSegmentHeader> {
         if bytes[0..8] != MAGIC {
             return Err(BadSegmentHeader::Magic);
         }
-        let stored = u32_at(bytes, 124);
-        let computed = crc32fast::hash(&bytes[..124]);
         let version = u16::from_le_bytes([bytes[8], bytes[9]]);
-        if version != VERSION && (version > VERSION || stored == computed) {
+        if version > VERSION {
             return Err(BadSegmentHeader::Version(version));
         }
+        let crc_at = meaningful_bytes(version) - 4;
+        let stored = u32_at(bytes, crc_at);
+        let computed = crc32fast::hash(&bytes[..crc_at]);
         if stored != computed {
             return Err(BadSegmentHeader::Checksum(stored, computed));
         }
+        if version < VERSION_OLDEST {
+            return Err(BadSegmentHeader::Version(version));
+        }
+        let later = version > 1;
+        let in_later = |at: usize| if later { u32_at(bytes, at) } else { 0 };
+        let block = |at: usize| bytes[at..].first_chunk().copied().unwrap_or_default();
+        let origin_end = if later { u64_at(bytes, 144) } else { 0 };
         Ok(Self {
             version,
             node: u32_at(bytes, 12),
-            log_id: bytes[16..].first_chunk().copied().unwrap_or_default(),
+            log_id: block(16),
             base: Sequence::new(u64_at(bytes, 32)).ok_or(BadSegmentHeader::Base)?,
             epoch: u32_at(bytes, 40),
             previous_root: u32_at(bytes, 44),
             created_at: Micros(u64_at(bytes, 48)),
             reserved_end: u64_at(bytes, 56),
-            key_id: bytes[64..].first_chunk().copied().unwrap_or_default(),
+            key_id: block(64),
             capacity: u64_at(bytes, 80),
+            flags: in_later(88),
+            generation: in_later(92),
+            sealed_root: in_later(96),
+            end: if later { u64_at(bytes, 104) } else { 0 },
+            salt: if later { block(112) } else { [0; 16] },
+            origin: Sequence::new(origin_end).map(|end| Origin {
+                log_id: block(128),
+                end,
+            }),
         })
     }
 
-    /// `chain` of the first batch.
+    /// `chain` of the first batch. From version 2 on without the capacity, which a rewritten
+    /// segment knows only when its last batch is written.
     #[must_use]
     pub fn chain(&self) -> u32 {
+        let mut bytes = self.encode();
+        let len = meaningful_bytes(self.version);
+        if self.version > 1 {
+            bytes[CAPACITY].fill(0);
+            bytes[len - 4..len].fill(0);
+        }
+        crc32fast::hash(&bytes[..len])
+    }
+
+    /// Tells this file from every other that had or will have its name.
+    #[must_use]
+    pub fn identity(&self) -> u32 {
         crc32fast::hash(&self.encode())
+    }
+
+    /// Whether bodies have to be decoded before records can be found in them.
+    #[must_use]
+    pub fn is_encoded(&self) -> bool {
+        self.is_compressed() || self.is_encrypted()
+    }
+
+    /// Whether it was written again since it was sealed.
+    #[must_use]
+    pub fn is_rewritten(&self) -> bool {
+        self.flags & FLAG_REWRITTEN != 0
+    }
+
+    /// Whether its bodies are compressed.
+    #[must_use]
+    pub fn is_compressed(&self) -> bool {
+        self.flags & FLAG_COMPRESSED != 0
+    }
+
+    /// Whether its bodies are encrypted.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.key_id != [0; 16]
     }
 
     /// `log_tag` of the batches of this log.
     #[must_use]
     pub fn log_tag(&self) -> u32 {
         crc32fast::hash(&self.log_id)
+    }
+}
+
+const fn meaningful_bytes(version: u16) -> usize {
+    if version > 1 {
+        HEADER_BYTES
+    } else {
+        HEADER_BYTES_V1
     }
 }
 
@@ -150,6 +261,9 @@ pub(super) const PREPARING: &str = "preparing.tmp";
 /// A segment that retention has removed and whose blocks are about to be used again.
 pub(super) const RETIRED: &str = "retired.tmp";
 
+/// A segment that is being written again.
+pub(super) const REWRITING: &str = "rewriting.tmp";
+
 /// Path of a segment of the log in `dir`.
 #[must_use]
 pub fn path(dir: &Path, base: Sequence) -> PathBuf {
@@ -170,14 +284,41 @@ mod tests {
             previous_root: 6,
             created_at: Micros(7),
             reserved_end: 8,
-            key_id: [0; 16],
+            key_id: [9; 16],
             capacity: 1 << 20,
+            flags: FLAG_REWRITTEN,
+            generation: 10,
+            sealed_root: 11,
+            end: 50,
+            salt: [12; 16],
+            origin: Some(Origin {
+                log_id: [13; 16],
+                end: Sequence::FIRST.advance(14),
+            }),
         }
     }
 
     #[test]
     fn a_header_round_trips() {
         assert_eq!(SegmentHeader::decode(&header().encode()), Ok(header()));
+    }
+
+    // LOG-17: the first version has a shorter header and none of the later fields.
+    #[test]
+    fn a_header_of_version_1_round_trips() {
+        let old = SegmentHeader {
+            version: 1,
+            flags: 0,
+            generation: 0,
+            sealed_root: 0,
+            end: 0,
+            salt: [0; 16],
+            origin: None,
+            ..header()
+        };
+        let bytes = old.encode();
+        assert!(bytes[HEADER_BYTES_V1..].iter().all(|&byte| byte == 0));
+        assert_eq!(SegmentHeader::decode(&bytes), Ok(old));
     }
 
     // LOG-17: a later version is refused as such, not as damage.

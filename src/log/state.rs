@@ -1,6 +1,6 @@
 //! What the handles, the commit threads and the readers of one log share.
 //!
-//! Lock order: `core` → `prepared` → `flush` → `segments` → `tail` → `unflushed`. No lock is held
+//! Lock order: `rewriting` → `core` → `prepared` → `flush` → `segments` → `tail` → `unflushed`. No lock is held
 //! while a sink or the observer is called, so that they may call back into the log.
 
 use std::collections::VecDeque;
@@ -12,6 +12,7 @@ use super::append::{Append, AppendSink, Appended, Durability, Observer};
 use super::commit::Core;
 use super::committer::{Chore, Committer, Queues};
 use super::error::{AppendError, Error};
+use super::keyring::Keyring;
 use super::options::{Options, Writer};
 use super::position::{Clock, Sequence};
 use super::prepare::Prepared;
@@ -61,6 +62,9 @@ pub(super) struct State {
     /// The log has failed, and those who wait have not been told yet.
     pub(super) unannounced: AtomicBool,
     pub(super) lock: Mutex<Option<Box<dyn StorageLock>>>,
+    pub(super) keyring: RwLock<Arc<Keyring>>,
+    /// Held by whoever removes, replaces or shares sealed segments. Taken before every other lock.
+    pub(super) rewriting: Mutex<()>,
 }
 
 /// Appends that wait for a turn.
@@ -106,6 +110,12 @@ impl State {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// The keys as they are now.
+    pub(super) fn keyring(&self) -> Arc<Keyring> {
+        let keyring = self.keyring.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&keyring)
     }
 
     /// The segments, oldest first.

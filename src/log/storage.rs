@@ -57,6 +57,20 @@ pub trait Storage: Send + Sync + Debug {
     /// Any error of the file system.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
+    /// Gives the file at `from` the further name `to`, in whatever directory of the same file
+    /// system.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if the name is taken; `CrossesDevices` to another file system.
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a directory with all files in it. Durable only after [`Storage::sync_dir`] of its
+    /// parent.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none; any other error of the file system, some files being gone.
+    fn remove_dir_all(&self, dir: &Path) -> io::Result<()>;
+
     /// Removes a file.
     ///
     /// # Errors
@@ -125,6 +139,12 @@ pub trait StorageFile: Send + Sync + Debug {
     /// Whether bytes that [`StorageFile::read`] gave out without copying are still held by
     /// somebody, so that the file must not be used for anything else.
     fn is_shared(&self) -> bool;
+
+    /// How many names the file has.
+    ///
+    /// # Errors
+    /// Any error of the file system.
+    fn links(&self) -> io::Result<u64>;
 
     /// Path it was opened with, for messages.
     fn path(&self) -> &Path;

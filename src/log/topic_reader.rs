@@ -7,32 +7,32 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::Log;
-use super::chunk::{Chunk, Found, RecordRef};
+use super::chunk::{Chunk, Found};
 use super::error::Error;
-use super::position::Sequence;
+use super::index::Place;
+use super::position::{ByteOffset, Sequence};
 use super::reader::Segment;
 use super::record;
+use super::segment::SegmentHeader;
 
 /// A reader of the topics that a predicate accepts. Its cost follows what it delivers, not what
 /// lies in between.
 pub struct TopicReader {
     log: Log,
     wanted: Box<dyn Fn(&str) -> bool + Send + Sync>,
-    place: Option<Place>,
+    selection: Option<Selection>,
 }
 
-/// Where the wanted records of one segment are.
-struct Place {
+/// The wanted records of one segment.
+struct Selection {
     segment: Arc<Segment>,
-    /// The whole file.
-    bytes: Bytes,
-    /// Offsets of their frames, ascending.
-    offsets: Vec<u64>,
-    /// The index reached to here when the offsets were taken from it.
+    source: Source,
+    places: Vec<Place>,
+    /// The index reached to here when the places were taken from it.
     indexed_end: Sequence,
     /// The segment was sealed then, so that nothing is missing.
     sealed: bool,
-    /// The first offset that has not been delivered.
+    /// The first place that has not been delivered.
     at: usize,
     /// The sequence that the next read is expected to ask for.
     next: Sequence,
@@ -49,7 +49,7 @@ impl TopicReader {
         Self {
             log,
             wanted,
-            place: None,
+            selection: None,
         }
     }
 
@@ -91,26 +91,28 @@ impl TopicReader {
         from: Sequence,
         end: Sequence,
     ) -> Result<(), Error> {
-        if let Some(place) = &mut self.place
-            && Arc::ptr_eq(&place.segment, segment)
-            && (sealed && place.sealed || place.indexed_end >= end)
-            && place.next <= from
+        if let Some(selection) = &self.selection
+            && Arc::ptr_eq(&selection.segment, segment)
+            && (sealed && selection.sealed || selection.indexed_end >= end)
+            && selection.next <= from
         {
             return Ok(());
         }
         let storage = &*self.log.state().storage;
-        let (offsets, indexed_end) =
-            segment.with_index(storage, |index| (index.offsets(&*self.wanted), index.end))?;
+        let (places, indexed_end) =
+            segment.with_index(storage, |index| (index.places(&*self.wanted), index.end))?;
         self.log.state().keep_index(segment);
-        let bytes = segment.bytes()?;
-        // Records before `from` are not looked at again: their offsets come first.
-        let at = offsets.partition_point(|&offset| {
-            record_at(&bytes, offset).is_some_and(|(record, _)| record.sequence < from)
+        let mut source = Source::of(segment)?;
+        // Records before `from` are not looked at again: their places come first.
+        let at = places.partition_point(|&place| {
+            source
+                .record_at(place)
+                .is_some_and(|found| found.sequence < from)
         });
-        self.place = Some(Place {
+        self.selection = Some(Selection {
             segment: Arc::clone(segment),
-            bytes,
-            offsets,
+            source,
+            places,
             indexed_end,
             sealed,
             at,
@@ -120,41 +122,46 @@ impl TopicReader {
     }
 
     fn take(&mut self, from: Sequence, end: Sequence, bytes_max: usize) -> Taken {
-        let Some(place) = &mut self.place else {
+        let Some(selection) = &mut self.selection else {
             return Taken::Nothing;
         };
-        // Runs of records that lie together; usually one, which is then passed on uncopied.
-        let mut runs: Vec<Range<usize>> = Vec::new();
+        // Records that lie together; usually one run, which is then passed on uncopied.
+        let mut runs: Vec<(Bytes, Range<usize>)> = Vec::new();
         let mut total = 0;
         let mut bounds: Option<(Sequence, Sequence)> = None;
-        while let Some(&offset) = place.offsets.get(place.at) {
-            let good = record_at(&place.bytes, offset).filter(|(record, _)| record.is_intact());
-            let Some((record, range)) = good else {
+        while let Some(&place) = selection.places.get(selection.at) {
+            let Some(found) = selection.source.record_at(place).filter(|f| f.intact) else {
                 if bounds.is_none() {
                     return Taken::Damaged;
                 }
                 break;
             };
-            if record.sequence >= end || (bounds.is_some() && total + range.len() > bytes_max) {
+            let FoundRecord {
+                sequence, range, ..
+            } = found;
+            if sequence >= end || (bounds.is_some() && total + range.len() > bytes_max) {
                 break;
             }
-            place.at += 1;
-            if record.sequence < from {
+            selection.at += 1;
+            if sequence < from {
                 continue;
             }
             total += range.len();
-            let base = bounds.map_or(record.sequence, |(base, _)| base);
-            bounds = Some((base, record.sequence));
+            let base = bounds.map_or(sequence, |(base, _)| base);
+            bounds = Some((base, sequence));
+            let bytes = selection.source.bytes();
             match runs.last_mut() {
-                Some(run) if run.end == range.start => run.end = range.end,
-                _ => runs.push(range),
+                Some((same, run)) if run.end == range.start && same.as_ptr() == bytes.as_ptr() => {
+                    run.end = range.end;
+                }
+                _ => runs.push((bytes.clone(), range)),
             }
         }
         let Some((base, last)) = bounds else {
             return Taken::Nothing;
         };
-        place.next = last.next();
-        let records = joined(&place.bytes, &runs, total);
+        selection.next = last.next();
+        let records = joined(&runs, total);
         Taken::Chunk(Chunk {
             base,
             last,
@@ -199,19 +206,69 @@ impl TopicReader {
     }
 }
 
-/// The record framed at `offset` of a segment's `bytes`, and where its frame lies in them.
-fn record_at(bytes: &[u8], offset: u64) -> Option<(RecordRef<'_>, Range<usize>)> {
-    let start = usize::try_from(offset).ok()?;
-    let (record, len) = record::parse(bytes.get(start..)?)?;
-    Some((record, start..start + len))
+/// Where places of a segment lead to.
+enum Source {
+    /// The whole file.
+    Plain(Bytes),
+    /// The decoded body of one batch at a time.
+    Encoded(Arc<Segment>, ByteOffset, Bytes),
 }
 
-fn joined(bytes: &Bytes, runs: &[Range<usize>], total: usize) -> Bytes {
-    if let [run] = runs {
+/// A record in the bytes of a [`Source`].
+struct FoundRecord {
+    sequence: Sequence,
+    intact: bool,
+    range: Range<usize>,
+}
+
+impl Source {
+    fn of(segment: &Arc<Segment>) -> Result<Self, Error> {
+        let encoded = segment
+            .header
+            .as_ref()
+            .is_some_and(SegmentHeader::is_encoded);
+        Ok(if encoded {
+            Self::Encoded(Arc::clone(segment), ByteOffset(0), Bytes::new())
+        } else {
+            Self::Plain(segment.bytes()?)
+        })
+    }
+
+    /// The bytes that the record found last lies in.
+    const fn bytes(&self) -> &Bytes {
+        match self {
+            Self::Plain(bytes) | Self::Encoded(_, _, bytes) => bytes,
+        }
+    }
+
+    fn record_at(&mut self, place: Place) -> Option<FoundRecord> {
+        let start = match self {
+            Self::Plain(_) => place.0,
+            Self::Encoded(segment, at, bytes) => {
+                let (batch, within) = place.split();
+                if batch != *at {
+                    *bytes = segment.decoded_body(batch)?;
+                    *at = batch;
+                }
+                within
+            }
+        };
+        let start = usize::try_from(start).ok()?;
+        let (record, len) = record::parse(self.bytes().get(start..)?)?;
+        Some(FoundRecord {
+            sequence: record.sequence,
+            intact: record.is_intact(),
+            range: start..start + len,
+        })
+    }
+}
+
+fn joined(runs: &[(Bytes, Range<usize>)], total: usize) -> Bytes {
+    if let [(bytes, run)] = runs {
         return bytes.slice(run.clone());
     }
     let mut joined = BytesMut::with_capacity(total);
-    for run in runs {
+    for (bytes, run) in runs {
         joined.extend_from_slice(&bytes[run.clone()]);
     }
     joined.freeze()

@@ -60,11 +60,6 @@ fn an_empty_log_has_an_end_and_nothing_else() {
         log.seek_time(Micros(u64::MAX)).expect("readable"),
         Sequence::FIRST
     );
-    assert_eq!(
-        log.seek_topic(Sequence::FIRST, Sequence::MAX, &|_| true)
-            .expect("readable"),
-        None
-    );
     assert_eq!(log.topics().expect("readable"), []);
 }
 

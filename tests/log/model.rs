@@ -241,7 +241,8 @@ impl Pair {
     }
 
     fn seek_topic(&self, from: Sequence, topics: u8) {
-        let wanted = |name: &str| (0..6).any(|bit| topics & (1 << bit) != 0 && topic(bit) == name);
+        let wanted =
+            move |name: &str| (0..6).any(|bit| topics & (1 << bit) != 0 && topic(bit) == name);
         let log = &self.session.log;
         let written_end = log.bounds().written_end;
         for end in [written_end, Sequence::MAX, from.advance(3)] {
@@ -250,7 +251,12 @@ impl Pair {
                 .iter()
                 .find(|kept| kept.sequence >= from && kept.sequence < end && wanted(&kept.topic))
                 .map(|kept| kept.sequence);
-            let found = log.seek_topic(from, end, &wanted).expect("readable");
+            let mut reader = log.topic_reader(Box::new(wanted));
+            let found = match reader.read(from, end, 1).expect("readable") {
+                Found::Records(chunk) => Some(chunk.base),
+                Found::Damaged { damage, .. } => panic!("{damage}"),
+                Found::End => None,
+            };
             assert_eq!(
                 found, expected,
                 "from {from} below {end}, topics {topics:b}"

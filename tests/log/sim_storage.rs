@@ -641,6 +641,33 @@ impl Storage for SimStorage {
         done
     }
 
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut disk = self.disk();
+        let entry = disk.enter("hard_link", to, 0)?;
+        let done = finish(entry)?;
+        let inode = disk.look_up(from)?;
+        let directory = to.parent().expect("a file lies in a directory");
+        if !disk.directories.contains(directory) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        if disk.names.contains_key(to) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        disk.change_name(NameChange::Link(to.to_owned(), inode), to);
+        done
+    }
+
+    fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
+        for name in self.list(dir)? {
+            self.remove(&dir.join(name))?;
+        }
+        let mut disk = self.disk();
+        let entry = disk.enter("remove_dir_all", dir, 0)?;
+        let done = finish(entry)?;
+        disk.directories.remove(dir);
+        done
+    }
+
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut disk = self.disk();
         let entry = disk.enter("sync_dir", dir, 0)?;
@@ -828,6 +855,14 @@ impl StorageFile for SimFile {
     fn is_shared(&self) -> bool {
         // Reads are copies here.
         false
+    }
+
+    fn links(&self) -> io::Result<u64> {
+        let mut disk = self.storage.disk();
+        let entry = disk.enter("links", &self.path, 0)?;
+        finish(entry)??;
+        let named = disk.names.values().filter(|inode| **inode == self.inode);
+        Ok(named.count() as u64)
     }
 
     fn path(&self) -> &Path {
