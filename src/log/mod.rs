@@ -40,8 +40,10 @@ mod prepare;
 mod reader;
 mod record;
 mod recovery;
+mod repair;
 mod rewrite;
 pub mod scan;
+pub mod scrub;
 pub mod segment;
 mod state;
 mod status;
@@ -62,7 +64,7 @@ pub use keyring::{Entropy, Keyring, OsEntropy};
 pub use options::{Environment, Options, Writer};
 pub use position::{ByteOffset, Clock, Micros, Sequence};
 pub use rewrite::{Throttle, Unthrottled};
-pub use status::{Bounds, LossStatement, Status, TopicSummary};
+pub use status::{Bounds, LossStatement, Quarantined, ScrubStatus, Status, TopicSummary};
 pub use storage::{Access, RealStorage, Storage, StorageFile, StorageLock};
 pub use topic_reader::TopicReader;
 
@@ -91,6 +93,25 @@ impl Log {
     ) -> Result<(Self, Option<LossStatement>), Error> {
         let (state, statement) = open::open(environment, dir, writer, options, observer)?;
         Ok((Self { state }, statement))
+    }
+
+    /// Mends a damaged log that nobody has open: what is damaged is copied aside, and what is
+    /// good goes on without it. Readers are told of the lost records for ever. `None` if nothing
+    /// is damaged; then nothing is changed.
+    ///
+    /// Every segment is read whole.
+    ///
+    /// # Errors
+    /// Locked by another process, encrypted without a key at hand, or I/O errors; nothing of what
+    /// can be read is lost, and the repair may be tried again.
+    pub fn repair(
+        environment: &Environment,
+        dir: &std::path::Path,
+        writer: &Writer,
+        options: &Options,
+        throttle: &dyn Throttle,
+    ) -> Result<Option<LossStatement>, Error> {
+        repair::repair(environment, dir, writer, options, throttle)
     }
 
     /// Queues a batch; `append.sink` hears of it. The order of calls is the order of sequences.
@@ -298,7 +319,18 @@ impl Log {
             read_only: self.state.read_only(),
             flushes: self.state.flushes.load(Ordering::Relaxed),
             epoch,
+            scrub: self.state.scrub_status(),
         }
+    }
+
+    /// Reads every sealed segment and checks all of it, as fast as `throttle` allows. What is
+    /// damaged is told by [`Log::status`] from then on; the log still takes writes. `None` if
+    /// `throttle` has ended it.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn scrub(&self, throttle: &dyn Throttle) -> Result<Option<ScrubStatus>, Error> {
+        self.state.scrub(throttle)
     }
 
     /// Writes what is queued, flushes, marks the log as cleanly closed and releases its lock.

@@ -14,6 +14,8 @@ mod locking;
 mod memory;
 mod model;
 mod power_cut;
+mod repair;
+mod scrub;
 mod session;
 mod sim_storage;
 mod simulated_disk;
