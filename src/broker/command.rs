@@ -5,6 +5,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use prost::Message as _;
+
 use super::access::{Identity, Role};
 use super::damage::without_directories;
 use super::error::{ArgumentFault, Error};
@@ -45,8 +48,48 @@ const REALITY: Argument = Argument {
     doc: "the reality; main if left out",
 };
 
+const BACKUP: Argument = Argument {
+    name: "backup",
+    required: true,
+    doc: "number of the backup, as backup.begin has answered",
+};
+
 /// All commands, by name.
 pub const COMMANDS: &[Command] = &[
+    Command {
+        name: "backup.begin",
+        role: Role::Admin,
+        arguments: &[],
+        doc: "Takes a picture of all logs of the tenant, and holds it as long as it is read.",
+        handler: backup_begin,
+    },
+    Command {
+        name: "backup.end",
+        role: Role::Admin,
+        arguments: &[BACKUP],
+        doc: "Lets go of a backup's picture.",
+        handler: backup_end,
+    },
+    Command {
+        name: "backup.read",
+        role: Role::Admin,
+        arguments: &[
+            BACKUP,
+            REALITY,
+            Argument {
+                name: "file",
+                required: true,
+                doc: "name of the file",
+            },
+            Argument {
+                name: "offset",
+                required: true,
+                doc: "where in the file, in bytes",
+            },
+        ],
+        doc: "Reads a piece of a file of a backup; empty at its end.",
+        handler: backup_read,
+    },
     Command {
         name: "consumer.list",
         role: Role::User,
@@ -96,6 +139,7 @@ pub const COMMANDS: &[Command] = &[
 ];
 
 struct Call<'a> {
+    name: &'static str,
     broker: &'a Broker,
     tenancy: &'a Tenancy,
     caller: &'a Identity,
@@ -128,6 +172,7 @@ pub fn run(
         });
     }
     let call = Call {
+        name: command.name,
         broker,
         tenancy,
         caller,
@@ -178,6 +223,21 @@ fn checked(
 }
 
 impl Call<'_> {
+    /// An argument that is a number in decimal digits.
+    fn number(&self, argument: &'static str) -> Result<u64, Error> {
+        let text = self.arguments.get(argument).map_or("", String::as_str);
+        text.parse().map_err(|_not_a_number| {
+            let fault = ArgumentFault::Kind {
+                wanted: "a whole number, as a text",
+            };
+            Error::Argument {
+                command: self.name,
+                argument: argument.to_owned(),
+                fault,
+            }
+        })
+    }
+
     fn reality(&self) -> Result<Arc<Reality>, Error> {
         let text = self.arguments.get("reality").map_or("", String::as_str);
         let name = reality_name("arguments.reality", text)?;
@@ -190,6 +250,35 @@ impl Call<'_> {
 
 fn reality_name(field: &'static str, text: &str) -> Result<RealityName, Error> {
     RealityName::new(text).map_err(|fault| Error::Name { field, fault })
+}
+
+fn backup_begin(call: &Call<'_>) -> Result<Value, Error> {
+    let (id, manifest) = call.broker.begin_backup(call.tenancy)?;
+    let manifest = Bytes::from(manifest.encode_to_vec());
+    Ok(fields([
+        ("backup", number(id)),
+        ("manifest", value::Kind::Bytes(manifest).into()),
+    ]))
+}
+
+fn backup_read(call: &Call<'_>) -> Result<Value, Error> {
+    let id = call.number("backup")?;
+    let offset = call.number("offset")?;
+    let text = call.arguments.get("reality").map_or("", String::as_str);
+    let reality = reality_name("arguments.reality", text)?;
+    let file = call.arguments.get("file").map_or("", String::as_str);
+    let tenant = call.tenancy.tenant();
+    let piece = call
+        .broker
+        .backups()
+        .read(tenant, id, &reality, file, offset)?;
+    Ok(value::Kind::Bytes(piece).into())
+}
+
+fn backup_end(call: &Call<'_>) -> Result<Value, Error> {
+    let id = call.number("backup")?;
+    call.broker.backups().end(call.tenancy.tenant(), id);
+    Ok(fields([("backup", number(id))]))
 }
 
 fn consumer_list(call: &Call<'_>) -> Result<Value, Error> {

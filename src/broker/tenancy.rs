@@ -92,6 +92,11 @@ impl Tenancy {
         open.get(name).cloned()
     }
 
+    /// The wall clock.
+    pub(super) fn now(&self) -> crate::log::Micros {
+        self.ground.environment.clock.now()
+    }
+
     /// Those that are open already.
     #[must_use]
     pub fn all_opened(&self) -> Vec<Arc<Reality>> {

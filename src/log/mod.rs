@@ -45,6 +45,7 @@ mod rewrite;
 pub mod scan;
 pub mod scrub;
 pub mod segment;
+mod snapshot;
 mod state;
 mod status;
 pub mod storage;
@@ -64,6 +65,7 @@ pub use keyring::{Entropy, Keyring, OsEntropy};
 pub use options::{Environment, Options, Writer};
 pub use position::{ByteOffset, Clock, Micros, Sequence};
 pub use rewrite::{Throttle, Unthrottled};
+pub use snapshot::{Snapshot, SnapshotFile};
 pub use status::{Bounds, LossStatement, Quarantined, ScrubStatus, Status, TopicSummary};
 pub use storage::{Access, RealStorage, Storage, StorageFile, StorageLock};
 pub use topic_reader::TopicReader;
@@ -321,6 +323,26 @@ impl Log {
             epoch,
             scrub: self.state.scrub_status(),
         }
+    }
+
+    /// A picture of all that is written by now, which stays readable while the log goes on.
+    ///
+    /// # Errors
+    /// What is written cannot be flushed.
+    pub fn snapshot(&self) -> Result<Snapshot, AppendError> {
+        self.state.snapshot()
+    }
+
+    /// Leaves out all sequences below `next`: the next record gets `next`, if that is not lower
+    /// than what it would get anyhow. Durable on `Ok`.
+    ///
+    /// For a log that was restored from a backup: what was given out after the backup was taken
+    /// must not be given out again.
+    ///
+    /// # Errors
+    /// The log takes no writes; no room for a segment.
+    pub fn skip_to(&self, next: Sequence) -> Result<(), AppendError> {
+        self.state.skip_to(next)
     }
 
     /// Reads every sealed segment and checks all of it, as fast as `throttle` allows. What is

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arqonbus::log::{Damage, Durability, Found, Sequence, Storage as _};
+use arqonbus::log::{Damage, Durability, Found, Storage as _};
 
 use crate::dice::Dice;
 use crate::session::{Session, SimClock, record, small_options};
