@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::access::{Identity, Role};
+use super::ask;
 use super::damage::without_directories;
 use super::error::{ArgumentFault, Error};
 use super::name::RealityName;
@@ -39,7 +40,7 @@ pub struct Argument {
     pub doc: &'static str,
 }
 
-const REALITY: Argument = Argument {
+pub(super) const REALITY: Argument = Argument {
     name: "reality",
     required: false,
     doc: "the reality; main if left out",
@@ -47,6 +48,27 @@ const REALITY: Argument = Argument {
 
 /// All commands, by name.
 pub const COMMANDS: &[Command] = &[
+    Command {
+        name: "causal.concurrent",
+        role: Role::User,
+        arguments: ask::ABOUT_ONE,
+        doc: "Shows the records that happened neither before a record nor after it.",
+        handler: ask::concurrent,
+    },
+    Command {
+        name: "causal.past",
+        role: Role::User,
+        arguments: ask::ABOUT_ONE,
+        doc: "Shows the records that happened before a record.",
+        handler: ask::past,
+    },
+    Command {
+        name: "causal.path",
+        role: Role::User,
+        arguments: ask::ABOUT_TWO,
+        doc: "Shows the chain of direct causes from one record to another.",
+        handler: ask::path,
+    },
     Command {
         name: "consumer.list",
         role: Role::User,
@@ -95,11 +117,12 @@ pub const COMMANDS: &[Command] = &[
     },
 ];
 
-struct Call<'a> {
+pub(super) struct Call<'a> {
+    pub(super) command: &'static str,
     broker: &'a Broker,
     tenancy: &'a Tenancy,
-    caller: &'a Identity,
-    arguments: BTreeMap<&'static str, String>,
+    pub(super) caller: &'a Identity,
+    pub(super) arguments: BTreeMap<&'static str, String>,
 }
 
 /// Runs a command. Blocks on the disk.
@@ -128,6 +151,7 @@ pub fn run(
         });
     }
     let call = Call {
+        command: command.name,
         broker,
         tenancy,
         caller,
@@ -178,7 +202,7 @@ fn checked(
 }
 
 impl Call<'_> {
-    fn reality(&self) -> Result<Arc<Reality>, Error> {
+    pub(super) fn reality(&self) -> Result<Arc<Reality>, Error> {
         let text = self.arguments.get("reality").map_or("", String::as_str);
         let name = reality_name("arguments.reality", text)?;
         if name.is_system() && self.caller.role != Role::Admin {

@@ -11,6 +11,8 @@
 
 pub mod accept;
 pub mod access;
+mod ask;
+pub mod causality;
 pub mod command;
 pub mod consumer;
 pub mod damage;
