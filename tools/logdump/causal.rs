@@ -248,7 +248,7 @@ impl<'a> Files<'a> {
             (Some(root), Some(header)) => root == header.previous_root,
             _ => false,
         };
-        (survey.end < next.base && !agrees).then(|| survey.end..next.base)
+        (survey.end < next.base && !agrees).then_some(survey.end..next.base)
     }
 
     fn read_segment(

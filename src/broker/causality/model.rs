@@ -155,14 +155,15 @@ impl Made {
             Some(Stop::Window) => assert!(answer.scanned <= limits.records),
             None => {}
         }
-        self.check_causes(answer.records.iter().chain(&answer.asked));
+        let all: Vec<_> = answer.records.iter().chain(&answer.asked).collect();
+        self.check_causes(&all);
     }
 
     /// Every direct cause among them is named, and nothing else.
-    fn check_causes<'a>(&self, records: impl Iterator<Item = &'a CausalRecord> + Clone) {
-        for effect in records.clone() {
+    fn check_causes(&self, records: &[&CausalRecord]) {
+        for effect in records {
             let causes: BTreeSet<u64> = records
-                .clone()
+                .iter()
                 .map(|record| record.sequence)
                 .filter(|cause| self.is_direct(*cause, effect.sequence))
                 .collect();
@@ -338,7 +339,7 @@ proptest! {
                 }
                 prop_assert_eq!(steps.last() == Some(&to), answer.stopped.is_none());
                 prop_assert!(steps.len() <= limits.answers);
-                made.check_causes(answer.records.iter());
+                made.check_causes(&answer.records.iter().collect::<Vec<_>>());
                 if answer.stopped.is_none() {
                     prop_assert_eq!((answer.first, answer.last), (from, to));
                     let lost = made.lost.range(from..to).count() as u64;
