@@ -118,11 +118,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    let Cli {
-        target,
-        form,
-        verb,
-    } = cli;
+    let Cli { target, form, verb } = cli;
     let output = match form {
         Form::Json => Output::Json,
         Form::Dot if !matches!(verb, Verb::Causal(_)) => {
