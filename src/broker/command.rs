@@ -9,6 +9,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::access::{Identity, Role};
+use super::ask;
 use super::damage::without_directories;
 use super::error::{ArgumentFault, Error};
 use super::name::RealityName;
@@ -42,7 +43,7 @@ pub struct Argument {
     pub doc: &'static str,
 }
 
-const REALITY: Argument = Argument {
+pub(super) const REALITY: Argument = Argument {
     name: "reality",
     required: false,
     doc: "the reality; main if left out",
@@ -89,6 +90,27 @@ pub const COMMANDS: &[Command] = &[
         ],
         doc: "Reads a piece of a file of a backup; empty at its end.",
         handler: backup_read,
+    },
+    Command {
+        name: "causal.concurrent",
+        role: Role::User,
+        arguments: ask::ABOUT_ONE,
+        doc: "Shows the records that happened neither before a record nor after it.",
+        handler: ask::concurrent,
+    },
+    Command {
+        name: "causal.past",
+        role: Role::User,
+        arguments: ask::ABOUT_ONE,
+        doc: "Shows the records that happened before a record.",
+        handler: ask::past,
+    },
+    Command {
+        name: "causal.path",
+        role: Role::User,
+        arguments: ask::ABOUT_TWO,
+        doc: "Shows the chain of direct causes from one record to another.",
+        handler: ask::path,
     },
     Command {
         name: "consumer.list",
@@ -138,12 +160,12 @@ pub const COMMANDS: &[Command] = &[
     },
 ];
 
-struct Call<'a> {
-    name: &'static str,
+pub(super) struct Call<'a> {
+    pub(super) command: &'static str,
     broker: &'a Broker,
     tenancy: &'a Tenancy,
-    caller: &'a Identity,
-    arguments: BTreeMap<&'static str, String>,
+    pub(super) caller: &'a Identity,
+    pub(super) arguments: BTreeMap<&'static str, String>,
 }
 
 /// Runs a command. Blocks on the disk.
@@ -172,7 +194,7 @@ pub fn run(
         });
     }
     let call = Call {
-        name: command.name,
+        command: command.name,
         broker,
         tenancy,
         caller,
@@ -231,14 +253,14 @@ impl Call<'_> {
                 wanted: "a whole number, as a text",
             };
             Error::Argument {
-                command: self.name,
+                command: self.command,
                 argument: argument.to_owned(),
                 fault,
             }
         })
     }
 
-    fn reality(&self) -> Result<Arc<Reality>, Error> {
+    pub(super) fn reality(&self) -> Result<Arc<Reality>, Error> {
         let text = self.arguments.get("reality").map_or("", String::as_str);
         let name = reality_name("arguments.reality", text)?;
         if name.is_system() && self.caller.role != Role::Admin {

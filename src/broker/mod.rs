@@ -11,7 +11,9 @@
 
 pub mod accept;
 pub mod access;
+mod ask;
 mod backup;
+pub mod causality;
 pub mod command;
 pub mod consumer;
 pub mod damage;

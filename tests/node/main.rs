@@ -1,6 +1,7 @@
 //! Black box: the built node over real sockets.
 
 mod backup;
+mod causal;
 mod drain;
 mod events;
 mod full_disk;
