@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod damaged;
+mod decode;
+mod diff;
 mod format;
 mod healthy;
 mod made;
