@@ -239,6 +239,15 @@ fn a_message_can_be_named_by_topic() {
     // Without the option, bytes that look like nothing are left alone.
     let lines = cat(&[]);
     assert!(lines[4].get("decoding").is_none(), "{}", lines[4]);
+    // For people the same: fields where nothing is named, text where it is text.
+    let text = logdump(&["cat", &made.log]).stdout;
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(
+        lines[2].ends_with(r#"1:"o-1" 2:{1:1517363399} 3:1250"#),
+        "{text}"
+    );
+    assert!(lines[3].ends_with(r#"{"text":1}"#), "{text}");
+    assert!(lines[4].ends_with("(3 bytes of order)"), "{text}");
 
     let run = logdump(&["cat", &made.log, "--message", ">=acme.Nothing"]);
     assert_eq!(run.code, 0);

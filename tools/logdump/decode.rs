@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::Common;
 use crate::fields::Tree;
 use crate::select::Pattern;
-use crate::table::printable;
+use crate::table::{is_plain, printable};
 use crate::walk::warn;
 
 /// The message that payloads of some topics are, where their envelopes do not say.
@@ -190,8 +190,9 @@ impl Decoder {
         {
             return printable(&decoded);
         }
-        if let Ok(text) = std::str::from_utf8(data)
-            && (message.is_empty() || !text.chars().any(char::is_control))
+        let text = std::str::from_utf8(data).ok();
+        if let Some(text) = text
+            && (is_plain(text) || reads_as_text(text, message))
         {
             return printable(text);
         }
@@ -204,7 +205,7 @@ impl Decoder {
             Some(unread) if !unread.tree.is_empty() => {
                 format!("{head} {}", unread.tree.to_line())
             }
-            _ => head,
+            _ => text.map_or(head, printable),
         }
     }
 
@@ -269,6 +270,18 @@ impl Decoder {
         }
         lines
     }
+}
+
+/// Small messages are often valid UTF-8 too; text has no control characters but those of layout,
+/// and what is said to be a message has none, unless it is JSON.
+fn reads_as_text(text: &str, message: &str) -> bool {
+    if message.is_empty() {
+        let layout = |symbol: char| matches!(symbol, '\n' | '\r' | '\t');
+        return !text
+            .chars()
+            .any(|symbol| symbol.is_control() && !layout(symbol));
+    }
+    serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok()
 }
 
 fn printable_line(text: &str) -> String {

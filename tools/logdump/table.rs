@@ -60,7 +60,7 @@ pub(crate) fn printable(text: &str) -> String {
 
 /// Whether `text` certainly holds no control character. Looks at every byte, because that is
 /// faster than looking for the first; those from U+0080 to U+009F begin with the byte 0xC2.
-fn is_plain(text: &str) -> bool {
+pub(crate) fn is_plain(text: &str) -> bool {
     text.bytes().fold(true, |plain, byte| {
         plain & (byte >= 0x20) & (byte != 0x7f) & (byte != 0xc2)
     })
