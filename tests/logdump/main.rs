@@ -4,6 +4,8 @@
 
 mod causal;
 mod damaged;
+mod decode;
+mod diff;
 mod format;
 mod healthy;
 mod made;

@@ -5,7 +5,10 @@
 
 mod cat;
 mod causal;
+mod decode;
+mod diff;
 mod failure;
+mod fields;
 mod grep;
 mod hexdump;
 mod index;
@@ -71,6 +74,11 @@ struct Common {
     /// Encoded FileDescriptorSet by whose types payloads are decoded too; may be repeated
     #[arg(long, global = true, value_name = "FILE")]
     descriptors: Vec<std::path::PathBuf>,
+
+    /// Message that payloads of these topics are if their envelopes name no schema; may be
+    /// repeated, the first that matches counts
+    #[arg(long = "message", global = true, value_name = "FILTER=NAME")]
+    messages: Vec<decode::Binding>,
 }
 
 /// What can be asked for.
@@ -117,6 +125,7 @@ enum Verb {
     Grep(grep::Arguments),
     Stats(stats::Arguments),
     Verify(verify::Arguments),
+    Diff(diff::Arguments),
     Hexdump(hexdump::Arguments),
     Index(index::Arguments),
     Recover(recover::Arguments),
@@ -147,7 +156,7 @@ fn main() -> ExitCode {
         });
     match done {
         Ok(Outcome::Well) => ExitCode::SUCCESS,
-        Ok(Outcome::Damaged | Outcome::Nothing) => ExitCode::from(1),
+        Ok(Outcome::Damaged | Outcome::Nothing | Outcome::Different) => ExitCode::from(1),
         Err(error) => {
             let code = failure::exit_code(&error);
             if code != 0 {
@@ -167,6 +176,7 @@ fn run(common: &Common, verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Grep(arguments) => grep::run(common, &arguments),
         Verb::Stats(arguments) => stats::run(common, &arguments),
         Verb::Verify(arguments) => verify::run(common, &arguments),
+        Verb::Diff(arguments) => diff::run(common, &arguments),
         Verb::Hexdump(arguments) => hexdump::run(common, &arguments),
         Verb::Index(arguments) => index::run(common, &arguments),
         Verb::Recover(arguments) => recover::run(common, &arguments),

@@ -28,7 +28,7 @@ impl<'a> ClockView<'a> {
     }
 
     /// The entries in the order they are encoded. Of two with one name the later counts.
-    pub fn entries(&self) -> impl Iterator<Item = (&'a str, u64)> + use<'a> {
+    pub fn entries(&self) -> impl Iterator<Item = (&'a str, u64)> + Clone + use<'a> {
         let mut reader = Reader::new(self.encoded);
         // `parse` has been over these bytes, so that no error is left to meet here.
         std::iter::from_fn(move || {
