@@ -119,6 +119,9 @@ fn run(loaded: Loaded, profile: Profile, dir: &Path) -> anyhow::Result<ExitCode>
         clock,
         committer: Committer::start(config.log.commit_threads),
     };
+    environment
+        .committer
+        .bound_tails(config.log.tail_bytes_total);
     raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -238,8 +241,10 @@ fn start_broker(
         node: node.number(),
         node_name: node.name().to_owned(),
         log: config.log.options(),
+        idle_close: Duration::from_millis(config.log.idle_close_ms),
         tenants_max: limits.tenants_max,
         realities_max: limits.realities_max,
+        tenant_bytes_max: (limits.tenant_bytes_max > 0).then_some(limits.tenant_bytes_max),
         consumers_max: limits.consumers_max,
         producers_max: limits.producers_max,
     };
