@@ -174,7 +174,7 @@ sections! {
         segment_bytes: u64 = 64 * MIB, Bound::Within(64 * KIB, 2 * GIB);
         /// Size of a log's first segment file; each later one is four times as large, up to
         /// `segment_bytes`.
-        segment_bytes_first: u64 = MIB, Bound::Within(64 * KIB, 2 * GIB);
+        segment_bytes_first: u64 = 256 * KIB, Bound::Within(64 * KIB, 2 * GIB);
         /// Appends that wait together are written and flushed together up to this size.
         group_bytes_max: usize = 1 << 20, Bound::Within(4 * KIB, 64 * MIB);
         /// Appends that wait for the writer of one log, beyond which they are refused as busy.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use arqonbus::broker::{self, Broker};
 use arqonbus::config::layers::Loaded;
-use arqonbus::config::{Config, Profile};
+use arqonbus::config::{self, Config, Profile};
 use arqonbus::data_dir::DataDir;
 use arqonbus::edge::checkup::Checkup;
 use arqonbus::edge::development::{self, Credentials};
@@ -194,7 +194,7 @@ async fn live(
         broker: Arc::clone(&broker),
         checkup,
         data: data_dir.path().to_owned(),
-        room_bytes_min: config.log.segment_bytes_first.min(config.log.segment_bytes),
+        room_bytes_min: room_bytes_min(&config.log),
         seats: Arc::clone(&seats),
         metrics,
         verifier,
@@ -227,6 +227,14 @@ async fn live(
     }
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// The smallest segment that takes a full group, with its headers and marks: without room for it
+/// appends are refused under load, however small each of them is.
+fn room_bytes_min(log: &config::Log) -> u64 {
+    const FRAMING_BYTES: u64 = 64 << 10;
+    let group = log.group_bytes_max as u64 + FRAMING_BYTES;
+    group.max(log.segment_bytes_first).min(log.segment_bytes)
 }
 
 fn start_broker(

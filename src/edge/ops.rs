@@ -58,7 +58,8 @@ pub struct Ops {
     pub checkup: Arc<Checkup>,
     /// Where its logs are.
     pub data: PathBuf,
-    /// Room that a log needs at least to go on, in bytes: its smallest segment.
+    /// Room that a log needs at least to go on, in bytes: the smallest segment that takes a full
+    /// group.
     pub room_bytes_min: u64,
     /// Its sessions.
     pub seats: Arc<Seats>,
