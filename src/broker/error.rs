@@ -65,6 +65,18 @@ pub enum Error {
         /// Its number.
         id: u64,
     },
+    /// The tenant may not store so much.
+    #[error(
+        "the tenant stores {stored} bytes and may store {limit}, so that {wanted} more do not fit; nothing was stored; make room, or have `limits.tenant_bytes_max` raised"
+    )]
+    TenantBytesFull {
+        /// What it stores now.
+        stored: u64,
+        /// What it wanted to add.
+        wanted: u64,
+        /// Most that it may store.
+        limit: u64,
+    },
     /// The tenant has no room for another named consumer.
     #[error("the tenant has {limit} named consumers, which is the limit")]
     ConsumersFull {
@@ -321,9 +333,10 @@ impl Error {
                 ErrorCode::NotFound
             }
             Self::BackupsFull { .. } => ErrorCode::RateLimited,
-            Self::TenantsFull { .. } | Self::RealitiesFull { .. } | Self::ConsumersFull { .. } => {
-                ErrorCode::TooLarge
-            }
+            Self::TenantsFull { .. }
+            | Self::RealitiesFull { .. }
+            | Self::TenantBytesFull { .. }
+            | Self::ConsumersFull { .. } => ErrorCode::TooLarge,
             Self::OutOfRange { .. } | Self::CursorBeyondEnd { .. } => ErrorCode::OffsetOutOfRange,
             Self::RoleMissing { .. } | Self::RealityClosed { .. } | Self::RecordHidden { .. } => {
                 ErrorCode::Forbidden
@@ -389,6 +402,7 @@ impl Error {
             Self::Argument { argument, .. } => format!("arguments.{argument}"),
             Self::TenantsFull { .. }
             | Self::RealitiesFull { .. }
+            | Self::TenantBytesFull { .. }
             | Self::ConsumersFull { .. }
             | Self::BackupsFull { .. }
             | Self::NoSuchBackup { .. }
