@@ -120,6 +120,20 @@ pub const COMMANDS: &[Command] = &[
         handler: consumer_list,
     },
     Command {
+        name: "log.repair",
+        role: Role::Operator,
+        arguments: &[REALITY],
+        doc: "Repairs a reality's damaged log: damaged bytes are put aside, the rest takes writes again.",
+        handler: log_repair,
+    },
+    Command {
+        name: "log.scrub",
+        role: Role::Operator,
+        arguments: &[REALITY],
+        doc: "Reads all of a reality's log and says what is damaged; answered when it is done.",
+        handler: log_scrub,
+    },
+    Command {
         name: "log.status",
         role: Role::Operator,
         arguments: &[REALITY],
@@ -335,8 +349,63 @@ fn log_status(call: &Call<'_>) -> Result<Value, Error> {
             ("epoch", number(u64::from(status.epoch))),
         ]
         .into_iter()
+        .chain(scrubbed(&reality))
         .chain(health(&reality)),
     ))
+}
+
+fn log_repair(call: &Call<'_>) -> Result<Value, Error> {
+    let reality = call.reality()?;
+    let statement = call.tenancy.mend(reality.name())?;
+    let mut about = vec![
+        ("reality", text(reality.name().as_str())),
+        ("repaired", flag(statement.is_some())),
+    ];
+    if let Some(statement) = &statement {
+        let named = |path: &std::path::Path| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            text(name.unwrap_or_default())
+        };
+        let damages = statement.damages.iter();
+        about.push((
+            "damages",
+            list(damages.map(|damage| text(&without_directories(damage)))),
+        ));
+        let aside = statement.quarantined.iter();
+        about.push(("quarantined", list(aside.map(|aside| named(&aside.copy)))));
+        about.push(("statement", named(&statement.path)));
+    }
+    about.push(("next", number(reality.bounds().written_end.get())));
+    about.extend(health(&reality));
+    Ok(fields(about))
+}
+
+fn log_scrub(call: &Call<'_>) -> Result<Value, Error> {
+    let reality = call.reality()?;
+    reality.log().scrub(&crate::log::Unthrottled)?;
+    Ok(fields(
+        [("reality", text(reality.name().as_str()))]
+            .into_iter()
+            .chain(scrubbed(&reality)),
+    ))
+}
+
+/// What the last look at all of the log has found.
+fn scrubbed(reality: &Reality) -> Vec<(&'static str, Value)> {
+    let scrub = reality.log().status().scrub;
+    let Some(at) = scrub.finished_at else {
+        return vec![("scrubbed_at", value::Kind::Null(true).into())];
+    };
+    let damages = scrub.damages.iter();
+    vec![
+        ("scrubbed_at", number(at.0)),
+        ("scrubbed_segments", number(scrub.segments)),
+        ("scrubbed_bytes", number(scrub.bytes)),
+        (
+            "scrub_damages",
+            list(damages.map(|damage| text(&without_directories(damage)))),
+        ),
+    ]
 }
 
 /// Whether a reality takes writes, why not, and what damage reading has met in it.

@@ -51,6 +51,15 @@ pub(super) struct Past {
     pub(super) damaged_reads: AtomicU64,
 }
 
+impl Ground {
+    fn writer(&self, clock_key: &str) -> Writer {
+        Writer {
+            node: self.node,
+            clock_key: clock_key.to_owned(),
+        }
+    }
+}
+
 /// Why a reality takes no writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadOnly {
@@ -363,6 +372,34 @@ impl Reality {
             tracing::warn!(tenant = %self.tenant, reality = %self.name, %error, "poisoned log closed");
         }
         self.remember_flushes();
+        self.open_again()
+    }
+
+    /// Repairs a damaged log and goes on with it; `None` if nothing was damaged. Blocks for as long
+    /// as it takes to read all of it.
+    pub(super) fn mend(&self) -> Result<Option<LossStatement>, Error> {
+        if let Err(error) = self.log().close() {
+            tracing::warn!(tenant = %self.tenant, reality = %self.name, %error, "log closed for its repair");
+        }
+        self.remember_flushes();
+        let writer = self.ground.writer(&self.clock_key);
+        let repaired = Log::repair(
+            &self.ground.environment,
+            &self.directory,
+            &writer,
+            &self.ground.options,
+            &log::Unthrottled,
+        );
+        // Whatever came of it, the reality goes on with the log that is there.
+        let reopened = self.open_again()?;
+        let repaired = repaired?;
+        if repaired.is_some() {
+            self.encounters.forget();
+        }
+        Ok(repaired.or(reopened.filter(|loss| !loss.damages.is_empty())))
+    }
+
+    fn open_again(&self) -> Result<Option<LossStatement>, Error> {
         let (log, loss) = open_log(&self.ground, &self.directory, &self.clock_key, &self.watch)?;
         {
             let mut current = self.log.write().unwrap_or_else(PoisonError::into_inner);
@@ -499,10 +536,7 @@ fn open_log(
     clock_key: &str,
     watch: &Arc<Watch>,
 ) -> Result<(Log, Option<LossStatement>), Error> {
-    let writer = Writer {
-        node: ground.node,
-        clock_key: clock_key.to_owned(),
-    };
+    let writer = ground.writer(clock_key);
     let observer = Arc::clone(watch) as Arc<dyn Observer>;
     let opened = Log::open(
         &ground.environment,

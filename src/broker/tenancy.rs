@@ -267,6 +267,22 @@ impl Tenancy {
         Ok(())
     }
 
+    /// Repairs the damaged log of a reality; `None` if nothing was damaged. Blocks.
+    ///
+    /// # Errors
+    /// There is no such reality; the repair failed, and the log is as good or bad as it was.
+    pub(super) fn mend(&self, name: &RealityName) -> Result<Option<crate::log::LossStatement>, Error> {
+        let reality = self.reality(name)?;
+        let Some(_turn) = self.open.turn(name) else {
+            return Err(Error::ShuttingDown);
+        };
+        let statement = reality.mend()?;
+        if let Some(statement) = &statement {
+            system::state_loss(&self.system, &reality, statement);
+        }
+        Ok(statement)
+    }
+
     /// Closes the realities that have been idle long enough. Blocks.
     pub(super) fn close_idle(&self, idle: Idle) {
         self.open.close_idle(
