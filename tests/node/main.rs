@@ -1,9 +1,12 @@
 //! Black box: the built node over real sockets.
 
+#[path = "../log/dice.rs"]
+mod dice;
 mod drain;
 mod events;
 mod full_disk;
 mod handshake;
+mod histories;
 mod kill;
 mod live;
 mod operations;
