@@ -9,6 +9,7 @@ mod damage;
 mod dice;
 mod disk_faults;
 mod golden;
+mod histories;
 mod history;
 mod locking;
 mod memory;

@@ -300,6 +300,14 @@ fn good_histories() -> Vec<(&'static str, Draft)> {
                 .read((8, 9), 1, &[(1, 1), (100, 3)]),
         ),
         (
+            "a number that nobody had been told, given up and given again",
+            Draft::new()
+                .append((1, 2), &[1], UNKNOWN)
+                .power_cut(3, 1, 1)
+                .append((4, 5), &[2], stored(1, 1))
+                .read((6, 7), 1, &[(1, 2)]),
+        ),
+        (
             "a stream and a read of one topic",
             two_batches()
                 .streamed((5, 6), 1, &[(1, 1)])
@@ -579,6 +587,15 @@ fn bad_reads() -> Vec<(&'static str, Rule, Draft)> {
                 .power_cut(3, 2, 9)
                 .append((4, 5), &[2], stored(10, 10))
                 .read((6, 7), 1, &[(10, 2)]),
+        ),
+        (
+            "a number given up and given again, and then missing",
+            Rule::Lost,
+            Draft::new()
+                .power_cut(1, 1, 9)
+                .append((2, 3), &[1], stored(1, 1))
+                .append((4, 5), &[2], stored(2, 2))
+                .reads((6, 7), 1, vec![(2, value(2))], 3, true),
         ),
         (
             "synced and given up in a power cut",

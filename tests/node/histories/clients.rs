@@ -424,7 +424,13 @@ pub(super) async fn follow_for_ever(
     mut end: tokio::sync::watch::Receiver<Option<u64>>,
 ) {
     let patience = Reconnect::Within(Duration::from_secs(60));
-    let process = life.connect(to, patience).await.expect("a connection");
+    let process = loop {
+        match life.connect(to, patience).await {
+            Ok(process) => break process,
+            // A first connection is tried once, and the node may be on its way down.
+            Err(_) => tokio::time::sleep(RETRY).await,
+        }
+    };
     let stream = life.scribe.process();
     let start = process.now();
     let mut next = 1;

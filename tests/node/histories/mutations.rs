@@ -8,7 +8,7 @@ use super::model;
 use super::violation::{Rule, explain};
 use crate::dice::Dice;
 
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 100;
 
 /// Changes one thing so that no log can have done that; `false` if there is nothing to change.
 type Mutation = fn(&mut History, &mut Dice) -> bool;
@@ -496,7 +496,7 @@ fn histories_of_a_good_log_are_accepted() {
             .count();
     }
     assert!(
-        records > 10_000 && lost > 100 && conflicts > 100,
+        records > 4_000 && lost > 100 && conflicts > 100,
         "too tame: {records} records, {lost} appends lost, {conflicts} conflicts"
     );
 }
@@ -525,7 +525,7 @@ fn a_history_with_one_lie_is_rejected() {
     }
     for ((name, ..), told) in MUTATIONS.iter().zip(told) {
         assert!(
-            told > SEEDS / 10,
+            told >= SEEDS / 10,
             "{name}: tried in {told} of {SEEDS} histories"
         );
     }

@@ -199,16 +199,17 @@ impl<'a> World<'a> {
         &self.append(place.append).values[usize::try_from(index).expect("an index")]
     }
 
-    /// When the last life ended in which a sequence was given up.
+    /// When the last life ended in which a sequence was given up, with the record that is known to
+    /// have had it: a number that nobody had been told may be given again.
     fn given_up(&self, sequence: u64) -> Option<Tick> {
-        let lives = self.history.lives.iter().rev();
-        lives
-            .filter(|life| match &life.ending {
-                Ending::Power { given_up } => given_up.iter().any(|part| part.contains(&sequence)),
-                Ending::Process => false,
-            })
-            .map(|life| life.end)
-            .next()
+        let place = self.places.get(&sequence);
+        let since = place.map_or(0, |place| self.operations[place.append].life);
+        let mut lives = self.history.lives.iter().skip(since).rev();
+        let last = lives.find(|life| match &life.ending {
+            Ending::Power { given_up } => given_up.iter().any(|part| part.contains(&sequence)),
+            Ending::Process => false,
+        });
+        last.map(|life| life.end)
     }
 
     /// Whether an operation that ended at `end` need not know of a sequence, because it may

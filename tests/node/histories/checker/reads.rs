@@ -34,6 +34,13 @@ impl World<'_> {
             while expected < end {
                 let missing = expected;
                 if let Some(last) = self.given_up_through(missing, operation.end) {
+                    let again = self.places.range(missing..end.min(last.saturating_add(1)));
+                    let mut again = again.map(|(sequence, _)| *sequence);
+                    let again = again.find(|again| !self.may_be_gone(*again, operation.end));
+                    if let Some(again) = again {
+                        self.report_missing(at, operation, &shown, again);
+                        break;
+                    }
                     expected = last.saturating_add(1);
                     continue;
                 }
