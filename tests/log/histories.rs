@@ -172,20 +172,20 @@ impl Run {
         };
         self.under_way.insert(token, (process, start, append));
         if let Err(error) = session.append(token, records, wanted, None) {
-            self.answered(token, Err(error));
+            self.answered(token, &Err(error));
         }
     }
 
     fn hear(&mut self, session: &Session) {
         for event in session.scribe.take() {
             match event {
-                Event::Answered(token, outcome) => self.answered(token, outcome),
+                Event::Answered(token, outcome) => self.answered(token, &outcome),
                 Event::Written(_) | Event::Durable(_) | Event::Poisoned(_) => {}
             }
         }
     }
 
-    fn answered(&mut self, token: u64, outcome: Result<Appended, AppendError>) {
+    fn answered(&mut self, token: u64, outcome: &Result<Appended, AppendError>) {
         let call = self.under_way.remove(&token);
         let (process, start, mut append) = call.expect("answered once");
         append.outcome = match outcome {
