@@ -10,6 +10,7 @@ mod dice;
 mod disk_faults;
 mod gated_disk;
 mod golden;
+mod histories;
 mod history;
 mod locking;
 mod many;

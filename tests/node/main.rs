@@ -2,10 +2,13 @@
 
 mod backup;
 mod causal;
+#[path = "../log/dice.rs"]
+mod dice;
 mod drain;
 mod events;
 mod full_disk;
 mod handshake;
+mod histories;
 mod kill;
 mod live;
 mod many;
