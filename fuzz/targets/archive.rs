@@ -22,7 +22,8 @@ use super::disk::Disk;
 pub const DIR: &str = "/data/dev/main";
 /// More of an input than this is not looked at.
 const INPUT_BYTES_MAX: usize = 64 << 10;
-const BLOCK: usize = HEADER_BLOCK_BYTES as usize;
+const BLOCK: usize = 4096;
+const _: () = assert!(BLOCK as u64 == HEADER_BLOCK_BYTES);
 const ENTRY_BYTES: usize = 5;
 const ZEROS_UNIT: usize = 256;
 

@@ -21,7 +21,7 @@ pub fn topic_filter(data: &[u8]) {
         }
     }
     for topic in lines.take(16) {
-        let is_valid = is_well_formed(topic, |token| is_plain(token));
+        let is_valid = is_well_formed(topic, is_plain);
         assert_eq!(check_topic(topic).is_ok(), is_valid, "topic {topic:?}");
         if !is_valid {
             continue;
