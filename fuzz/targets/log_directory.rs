@@ -68,7 +68,8 @@ pub fn log_directory(data: &[u8]) {
         assert_eq!(all, opened.read_all(1), "in small pieces");
         assert_eq!(all, by_topic, "by topic");
     }
-    if status.read_only.is_some() {
+    // A mark may reserve all the sequences there are, and then none is left to append at.
+    if status.read_only.is_some() || status.bounds.written_end.get() > u64::MAX / 2 {
         return;
     }
     let appended = opened.append(TOPIC, ENVELOPE);

@@ -13,6 +13,7 @@
 #[path = "../log/dice.rs"]
 mod dice;
 mod mutation;
+mod offline_tool;
 mod run;
 mod seeds;
 #[path = "../../fuzz/targets/mod.rs"]

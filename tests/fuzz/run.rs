@@ -14,11 +14,11 @@ use crate::targets::{ALL, Target};
 /// Far above what any input takes, also on a busy machine without optimisation.
 const INPUT_TIME_MAX: Duration = Duration::from_secs(20);
 
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz")
 }
 
-fn number(variable: &str, default: u64) -> u64 {
+pub(crate) fn number(variable: &str, default: u64) -> u64 {
     env::var(variable).map_or(default, |text| {
         text.parse()
             .unwrap_or_else(|_| panic!("{variable}={text} is no number"))
@@ -26,7 +26,7 @@ fn number(variable: &str, default: u64) -> u64 {
 }
 
 /// The files of a folder by name; none if there is no such folder.
-fn inputs(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+pub(crate) fn inputs(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let Ok(entries) = fs::read_dir(folder) else {
         return Vec::new();
     };
