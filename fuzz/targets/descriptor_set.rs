@@ -1,5 +1,7 @@
 //! Target: descriptors that somebody registers, and a payload decoded by them.
 
+use std::sync::OnceLock;
+
 use arqonbus::proto::json::{Origin, RecordJson, Schemas};
 use arqonbus::proto::v1::{Envelope, Event, Record, envelope};
 use arqonbus::proto::view::RecordView;
@@ -14,8 +16,9 @@ const INPUT_BYTES_MAX: usize = 16 << 10;
 /// # Panics
 /// Something does not hold.
 pub fn descriptors(data: &[u8]) {
+    static BUILTIN: OnceLock<Schemas> = OnceLock::new();
     let data = &data[..data.len().min(INPUT_BYTES_MAX)];
-    let mut schemas = Schemas::builtin();
+    let mut schemas = BUILTIN.get_or_init(Schemas::builtin).clone();
     if let Err(error) = schemas.add(data) {
         assert!(!error.to_string().is_empty());
     }
