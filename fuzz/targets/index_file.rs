@@ -67,7 +67,7 @@ pub fn log_index(data: &[u8]) {
     let opened = Opened::new(&disk).expect("good segments");
     assert_eq!(opened.statement, None, "the log was closed");
     opened.ask();
-    let all = opened.read_all(2000);
+    let all = opened.read_all(2000, true);
     let by_topic = opened.read_by_topic(true);
     for (sequence, record) in all.iter().chain(&by_topic) {
         assert!(sequence.get() <= RECORDS, "{record:?} was never written");
