@@ -271,7 +271,10 @@ impl Tenancy {
     ///
     /// # Errors
     /// There is no such reality; the repair failed, and the log is as good or bad as it was.
-    pub(super) fn mend(&self, name: &RealityName) -> Result<Option<crate::log::LossStatement>, Error> {
+    pub(super) fn mend(
+        &self,
+        name: &RealityName,
+    ) -> Result<Option<crate::log::LossStatement>, Error> {
         let reality = self.reality(name)?;
         let Some(_turn) = self.open.turn(name) else {
             return Err(Error::ShuttingDown);
