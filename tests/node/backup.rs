@@ -66,7 +66,7 @@ fn backup_of_a_live_node_is_restored_elsewhere() {
     assert_eq!(node.records(&consume).len(), 100);
 
     let mut busy = node
-        .arqon(&["bench", "produce", "--messages", "20000"])
+        .arqon(&["bench", "produce", "--count", "20000"])
         .spawn()
         .expect("arqon starts");
     let taken = rows(&node.ok(&["backup", text(&backup), "--output", "json"]));
