@@ -19,6 +19,7 @@ mod memory;
 mod model;
 mod power_cut;
 mod repair;
+mod replay_memory;
 mod scrub;
 mod session;
 mod sim_storage;
