@@ -81,6 +81,12 @@ pub(super) fn open(
     for name in [PREPARING, REWRITING, KEYS_COMING, "loss.tmp"] {
         remove_if_there(opening.storage, &dir.join(name)).map_err(io("clean up"))?;
     }
+    // A process that was killed, or refused by the disk, may have given a segment or the keys a name
+    // that power would still take away, with all that is now added under it.
+    opening
+        .storage
+        .sync_dir(dir)
+        .map_err(io("flush directory"))?;
     let keyring = opening.settle(keys)?;
     if segments.is_empty() {
         segments.push(opening.create(&keyring)?);
