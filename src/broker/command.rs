@@ -5,6 +5,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use prost::Message as _;
+
 use super::access::{Identity, Role};
 use super::damage::without_directories;
 use super::error::{ArgumentFault, Error};
@@ -12,6 +15,7 @@ use super::name::RealityName;
 use super::reality::Reality;
 use super::tenancy::Tenancy;
 use super::{Broker, name};
+use crate::log::KeyId;
 use crate::proto::v1::{Value, value};
 
 /// A command, as listed.
@@ -45,14 +49,79 @@ const REALITY: Argument = Argument {
     doc: "the reality; main if left out",
 };
 
+const BACKUP: Argument = Argument {
+    name: "backup",
+    required: true,
+    doc: "number of the backup, as backup.begin has answered",
+};
+
 /// All commands, by name.
 pub const COMMANDS: &[Command] = &[
+    Command {
+        name: "backup.begin",
+        role: Role::Admin,
+        arguments: &[],
+        doc: "Takes a picture of all logs of the tenant, and holds it as long as it is read.",
+        handler: backup_begin,
+    },
+    Command {
+        name: "backup.end",
+        role: Role::Admin,
+        arguments: &[BACKUP],
+        doc: "Lets go of a backup's picture.",
+        handler: backup_end,
+    },
+    Command {
+        name: "backup.read",
+        role: Role::Admin,
+        arguments: &[
+            BACKUP,
+            REALITY,
+            Argument {
+                name: "file",
+                required: true,
+                doc: "name of the file",
+            },
+            Argument {
+                name: "offset",
+                required: true,
+                doc: "where in the file, in bytes",
+            },
+        ],
+        doc: "Reads a piece of a file of a backup; empty at its end.",
+        handler: backup_read,
+    },
     Command {
         name: "consumer.list",
         role: Role::User,
         arguments: &[],
         doc: "Lists the named consumers of the tenant and where each has got to.",
         handler: consumer_list,
+    },
+    Command {
+        name: "log.rotate_key",
+        role: Role::Operator,
+        arguments: &[REALITY],
+        doc: "Encrypts a reality's log with a new data key from its next segment on.",
+        handler: log_rotate_key,
+    },
+    Command {
+        name: "log.shred_keys",
+        role: Role::Admin,
+        arguments: &[
+            Argument {
+                name: "reality",
+                required: true,
+                doc: "the reality",
+            },
+            Argument {
+                name: "confirm",
+                required: true,
+                doc: "the reality's name once more",
+            },
+        ],
+        doc: "Destroys the keys of a reality's log for good: nobody can read it again.",
+        handler: log_shred_keys,
     },
     Command {
         name: "log.status",
@@ -96,6 +165,7 @@ pub const COMMANDS: &[Command] = &[
 ];
 
 struct Call<'a> {
+    name: &'static str,
     broker: &'a Broker,
     tenancy: &'a Tenancy,
     caller: &'a Identity,
@@ -128,6 +198,7 @@ pub fn run(
         });
     }
     let call = Call {
+        name: command.name,
         broker,
         tenancy,
         caller,
@@ -178,6 +249,21 @@ fn checked(
 }
 
 impl Call<'_> {
+    /// An argument that is a number in decimal digits.
+    fn number(&self, argument: &'static str) -> Result<u64, Error> {
+        let text = self.arguments.get(argument).map_or("", String::as_str);
+        text.parse().map_err(|_not_a_number| {
+            let fault = ArgumentFault::Kind {
+                wanted: "a whole number, as a text",
+            };
+            Error::Argument {
+                command: self.name,
+                argument: argument.to_owned(),
+                fault,
+            }
+        })
+    }
+
     fn reality(&self) -> Result<Arc<Reality>, Error> {
         let text = self.arguments.get("reality").map_or("", String::as_str);
         let name = reality_name("arguments.reality", text)?;
@@ -190,6 +276,35 @@ impl Call<'_> {
 
 fn reality_name(field: &'static str, text: &str) -> Result<RealityName, Error> {
     RealityName::new(text).map_err(|fault| Error::Name { field, fault })
+}
+
+fn backup_begin(call: &Call<'_>) -> Result<Value, Error> {
+    let (id, manifest) = call.broker.begin_backup(call.tenancy)?;
+    let manifest = Bytes::from(manifest.encode_to_vec());
+    Ok(fields([
+        ("backup", number(id)),
+        ("manifest", value::Kind::Bytes(manifest).into()),
+    ]))
+}
+
+fn backup_read(call: &Call<'_>) -> Result<Value, Error> {
+    let id = call.number("backup")?;
+    let offset = call.number("offset")?;
+    let text = call.arguments.get("reality").map_or("", String::as_str);
+    let reality = reality_name("arguments.reality", text)?;
+    let file = call.arguments.get("file").map_or("", String::as_str);
+    let tenant = call.tenancy.tenant();
+    let piece = call
+        .broker
+        .backups()
+        .read(tenant, id, &reality, file, offset)?;
+    Ok(value::Kind::Bytes(piece).into())
+}
+
+fn backup_end(call: &Call<'_>) -> Result<Value, Error> {
+    let id = call.number("backup")?;
+    call.broker.backups().end(call.tenancy.tenant(), id);
+    Ok(fields([("backup", number(id))]))
 }
 
 fn consumer_list(call: &Call<'_>) -> Result<Value, Error> {
@@ -222,8 +337,46 @@ fn log_status(call: &Call<'_>) -> Result<Value, Error> {
             ("epoch", number(u64::from(status.epoch))),
         ]
         .into_iter()
+        .chain(reality.log().current_key().map(|key| ("key", text(&key_name(&key)))))
         .chain(health(&reality)),
     ))
+}
+
+fn log_rotate_key(call: &Call<'_>) -> Result<Value, Error> {
+    let reality = call.reality()?;
+    let key = reality.log().rotate_key()?;
+    tracing::info!(tenant = %call.tenancy.tenant(), reality = %reality.name(), by = %call.caller.subject, "data key rotated");
+    Ok(fields([
+        ("reality", text(reality.name().as_str())),
+        ("key", text(&key_name(&key))),
+    ]))
+}
+
+fn key_name(key: &KeyId) -> String {
+    key.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn log_shred_keys(call: &Call<'_>) -> Result<Value, Error> {
+    let given = call.arguments.get("reality").map_or("", String::as_str);
+    let name = reality_name("arguments.reality", given)?;
+    // The system's own log is what keeps the tenant running.
+    if name.is_system() {
+        return Err(Error::RealityClosed { reality: name });
+    }
+    if call.arguments.get("confirm").map(String::as_str) != Some(name.as_str()) {
+        return Err(Error::Argument {
+            command: "log.shred_keys",
+            argument: "confirm".to_owned(),
+            fault: ArgumentFault::Kind {
+                wanted: "the name of the reality",
+            },
+        });
+    }
+    call.tenancy.shred_keys(&name, &call.caller.subject)?;
+    Ok(fields([
+        ("reality", text(name.as_str())),
+        ("shredded", flag(true)),
+    ]))
 }
 
 /// Whether a reality takes writes, why not, and what damage reading has met in it.

@@ -49,6 +49,22 @@ pub enum Error {
         /// Most that it may have.
         limit: usize,
     },
+    /// The node holds enough pictures for backups.
+    #[error(
+        "the node holds {limit} backups under way, which is the limit; try again in five minutes, when those that nobody reads are dropped"
+    )]
+    BackupsFull {
+        /// Most that it holds.
+        limit: usize,
+    },
+    /// A picture for a backup is not held, or has no such file.
+    #[error(
+        "backup {id} is not held by this node, or has no such file; it is dropped when nobody reads it for five minutes: begin another one"
+    )]
+    NoSuchBackup {
+        /// Its number.
+        id: u64,
+    },
     /// The tenant has no room for another named consumer.
     #[error("the tenant has {limit} named consumers, which is the limit")]
     ConsumersFull {
@@ -285,7 +301,8 @@ impl Error {
             | Self::ConsumerInUse { .. }
             | Self::ConsumerFilter { .. } => ErrorCode::ValidationError,
             Self::Rejected(rejection) => rejection.fault.code(),
-            Self::NoSuchReality { .. } => ErrorCode::NotFound,
+            Self::NoSuchReality { .. } | Self::NoSuchBackup { .. } => ErrorCode::NotFound,
+            Self::BackupsFull { .. } => ErrorCode::RateLimited,
             Self::TenantsFull { .. } | Self::RealitiesFull { .. } | Self::ConsumersFull { .. } => {
                 ErrorCode::TooLarge
             }
@@ -353,6 +370,8 @@ impl Error {
             Self::TenantsFull { .. }
             | Self::RealitiesFull { .. }
             | Self::ConsumersFull { .. }
+            | Self::BackupsFull { .. }
+            | Self::NoSuchBackup { .. }
             | Self::RoleMissing { .. }
             | Self::Append(_)
             | Self::ReadOnly { .. }

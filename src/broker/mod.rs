@@ -11,6 +11,7 @@
 
 pub mod accept;
 pub mod access;
+mod backup;
 pub mod command;
 pub mod consumer;
 pub mod damage;
@@ -45,6 +46,8 @@ pub use subscription::Subscription;
 pub use tenancy::Tenancy;
 
 use crate::log::{self, Environment, Micros};
+use crate::proto::v1::BackupManifest;
+use backup::Backups;
 use reality::Ground;
 use repair::Repairs;
 use stamp::IdSource;
@@ -117,6 +120,7 @@ pub struct Broker {
     /// Held while a tenant is opened, so that none is opened twice.
     opening: Mutex<()>,
     repairer: Mutex<Option<JoinHandle<()>>>,
+    backups: Backups,
 }
 
 impl Broker {
@@ -141,6 +145,7 @@ impl Broker {
             tenants: RwLock::default(),
             opening: Mutex::new(()),
             repairer: Mutex::new(None),
+            backups: Backups::default(),
         });
         let ground = Arc::clone(&broker.ground);
         let weak = Arc::downgrade(&broker);
@@ -161,6 +166,16 @@ impl Broker {
     #[must_use]
     pub fn now(&self) -> Micros {
         self.ground.environment.clock.now()
+    }
+
+    fn backups(&self) -> &Backups {
+        &self.backups
+    }
+
+    /// Takes a picture of all logs of a tenant. Blocks.
+    fn begin_backup(&self, tenancy: &Tenancy) -> Result<(u64, BackupManifest), Error> {
+        let node = (self.ground.node_name.as_str(), self.ground.node);
+        self.backups.begin(tenancy, node)
     }
 
     /// Name of the node in vector clocks.

@@ -333,6 +333,39 @@ impl Reality {
         Ok(loss)
     }
 
+    /// Closes the log and destroys its keys for good, in memory too: whoever still reads it is told
+    /// that its records are lost. Blocks.
+    pub(super) fn shred_keys(&self) -> Result<(), Error> {
+        let log = self.log();
+        if log.current_key().is_none() && !log.has_keys()? {
+            return Err(Error::Log(log::Error::NotEncrypted {
+                path: self.directory.clone(),
+            }));
+        }
+        let state = ReadOnly {
+            reason: "its keys were destroyed on purpose".to_owned(),
+            repairing: false,
+        };
+        let slot = &self.watch.read_only;
+        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
+        log.shred(&self.ground.environment)?;
+        self.watch.fanout.look_again();
+        Ok(())
+    }
+
+    /// The same for a log that is not open, which may be because its keys are not at hand.
+    pub(super) fn shred_closed(
+        ground: &Ground,
+        name: &RealityName,
+        directory: &std::path::Path,
+    ) -> Result<(), Error> {
+        let writer = Writer {
+            node: ground.node,
+            clock_key: format!("{}/{name}", ground.node_name),
+        };
+        Ok(log::shred(&ground.environment, directory, &writer)?)
+    }
+
     /// Flushes and closes the log. Blocks.
     pub(super) fn close(&self) {
         if let Err(error) = self.log().close() {

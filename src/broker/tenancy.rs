@@ -92,6 +92,11 @@ impl Tenancy {
         open.get(name).cloned()
     }
 
+    /// The wall clock.
+    pub(super) fn now(&self) -> crate::log::Micros {
+        self.ground.environment.clock.now()
+    }
+
     /// Those that are open already.
     #[must_use]
     pub fn all_opened(&self) -> Vec<Arc<Reality>> {
@@ -206,6 +211,36 @@ impl Tenancy {
         if let Some(loss) = reality.reopen()? {
             system::state_loss(&self.system, &reality, &loss);
         }
+        Ok(())
+    }
+
+    /// Destroys the keys of a reality for good, whether they are at hand or not. Who has it open
+    /// is told by errors from now on. Blocks.
+    ///
+    /// # Errors
+    /// There is no such reality; it is not encrypted; I/O errors.
+    pub fn shred_keys(&self, name: &RealityName, by: &str) -> Result<(), Error> {
+        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.names().contains(name) {
+            return Err(Error::NoSuchReality {
+                reality: name.clone(),
+            });
+        }
+        // Said first, so that it is known even if power fails in between.
+        let statement = serde_json::json!({ "reality": name.as_str(), "by": by });
+        let data = Bytes::from(statement.to_string());
+        let topic = system::LOG_TOPIC.to_owned();
+        let record = system::event(&self.system, topic, "log.keys_shredding", "", data);
+        system::append_and_wait(&self.system, record)?;
+        match self.opened(name) {
+            Some(reality) => {
+                reality.shred_keys()?;
+                let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+                open.remove(name);
+            }
+            None => Reality::shred_closed(&self.ground, name, &self.directory.join(name.as_str()))?,
+        }
+        tracing::warn!(tenant = %self.tenant, reality = %name, by, "the keys of a log were destroyed");
         Ok(())
     }
 

@@ -15,6 +15,8 @@ mod locking;
 mod memory;
 mod model;
 mod power_cut;
+mod repair;
+mod scrub;
 mod secrets;
 mod session;
 mod sim_storage;

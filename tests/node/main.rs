@@ -1,5 +1,6 @@
 //! Black box: the built node over real sockets.
 
+mod backup;
 mod drain;
 mod events;
 mod full_disk;

@@ -18,7 +18,10 @@ const MAY_IMPORT: [(&str, &[&str]); 12] = [
     ),
     ("src/projections", &["log", "proto", "config"]),
     ("src/client", &["proto"]),
-    ("tools/arqon", &["client", "log", "proto"]),
+    (
+        "tools/arqon",
+        &["client", "data_dir", "log", "proto", "wall_clock"],
+    ),
     ("tools/logdump", &["log", "proto"]),
     ("examples", &["client", "proto"]),
 ];

@@ -10,7 +10,9 @@ use crate::{Output, table};
 #[command(after_help = "\
 Examples:
   arqon log status
-  arqon log status --reality what-if --output json")]
+  arqon log status --reality what-if --output json
+  arqon log rotate-key --reality what-if
+  arqon log shred-keys --reality what-if --yes-destroy what-if")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     action: Action,
@@ -21,6 +23,21 @@ enum Action {
     /// How far it reaches, how large it is, whether it takes writes
     #[command(after_help = "Example:\n  arqon log status --output json")]
     Status,
+    /// Encrypt with a new data key from the next segment on
+    #[command(after_help = "Example:\n  arqon log rotate-key --reality what-if")]
+    RotateKey,
+    /// Destroy the keys of an encrypted reality: nobody can read it again
+    #[command(after_help = "\
+Example:
+  arqon log shred-keys --reality what-if --yes-destroy what-if
+
+Backups and forks of the log have keys of their own copies and stay readable; shred or delete them
+too. Needs a token of the role admin.")]
+    ShredKeys {
+        /// The reality's name once more
+        #[arg(long, value_name = "REALITY")]
+        yes_destroy: String,
+    },
 }
 
 pub(crate) async fn run(
@@ -29,9 +46,16 @@ pub(crate) async fn run(
     arguments: Arguments,
 ) -> anyhow::Result<()> {
     let connection = target.connect(Patience::None).await?;
-    let reality = [("reality", connection.reality.as_str().into())];
+    let (client, name) = (&connection.client, connection.reality.as_str());
+    let reality = [("reality", name.into())];
     let result = match arguments.action {
-        Action::Status => connection.client.command("log.status", reality).await?,
+        Action::Status => client.command("log.status", reality).await?,
+        Action::RotateKey => client.command("log.rotate_key", reality).await?,
+        Action::ShredKeys { yes_destroy } => {
+            let confirm = ("confirm", yes_destroy.as_str().into());
+            let [reality] = reality;
+            client.command("log.shred_keys", [reality, confirm]).await?
+        }
     };
     table::print(&result.to_json(), output)
 }

@@ -1,5 +1,6 @@
 //! `arqon`: ArqonBus from a shell. Reads the arguments and hands them to one file per verb.
 
+mod backup;
 mod bench;
 mod bounds;
 mod completions;
@@ -15,6 +16,7 @@ mod produce;
 mod progress;
 mod reality;
 mod replay;
+mod restore;
 mod show;
 mod status;
 mod table;
@@ -66,6 +68,8 @@ enum Verb {
     Consumers(consumers::Arguments),
     Reality(reality::Arguments),
     Log(log::Arguments),
+    Backup(backup::Arguments),
+    Restore(restore::Arguments),
     Status(status::Arguments),
     Token(token::Arguments),
     Context(context::Arguments),
@@ -123,6 +127,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Consumers(arguments) => consumers::run(&target, output, arguments).await,
             Verb::Reality(arguments) => reality::run(&target, output, arguments).await,
             Verb::Log(arguments) => log::run(&target, output, arguments).await,
+            Verb::Backup(arguments) => backup::run(&target, output, arguments).await,
+            Verb::Restore(arguments) => restore::run(output, &arguments),
             Verb::Status(arguments) => status::run(&target, output, arguments).await,
             Verb::Token(arguments) => token::run(&target, output, arguments),
             Verb::Context(arguments) => context::run(&target, output, arguments),
