@@ -348,6 +348,11 @@ impl StoredIndex {
         }
     }
 
+    fn is_locked(&self) -> bool {
+        let header = self.header.as_ref();
+        header.is_some_and(SegmentHeader::is_encrypted) && self.codec.key.is_none()
+    }
+
     /// Compares the file with `built`, which a scan of the segment has filled.
     #[must_use]
     pub fn check(&self, built: &SegmentIndex) -> IndexCheck {
@@ -357,6 +362,9 @@ impl StoredIndex {
         let Some(index) = self.index() else {
             let (expected, found) = Index::checksums(stored);
             let at = stored.len().saturating_sub(4);
+            if expected == found && self.is_locked() {
+                return IndexCheck::Locked;
+            }
             return IndexCheck::Damaged(if expected == found {
                 let expected = "an index of this segment, of a known version".to_owned();
                 self.damage(0, "index layout", expected, "another".to_owned())
@@ -441,6 +449,8 @@ fn io_error(path: &Path, operation: &'static str) -> impl FnOnce(io::Error) -> E
 pub enum IndexCheck {
     /// There is none; it is built again when it is needed.
     Missing,
+    /// It is encrypted with a key that is not at hand; its checksum is good.
+    Locked,
     /// Its bytes are not what was written.
     Damaged(Damage),
     /// Its bytes are good, but it belongs to another segment.
