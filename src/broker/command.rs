@@ -337,7 +337,12 @@ fn log_status(call: &Call<'_>) -> Result<Value, Error> {
             ("epoch", number(u64::from(status.epoch))),
         ]
         .into_iter()
-        .chain(reality.log().current_key().map(|key| ("key", text(&key_name(&key)))))
+        .chain(
+            reality
+                .log()
+                .current_key()
+                .map(|key| ("key", text(&key_name(&key)))),
+        )
         .chain(health(&reality)),
     ))
 }

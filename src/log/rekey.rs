@@ -128,11 +128,13 @@ impl super::Log {
     pub fn has_keys(&self) -> Result<bool, Error> {
         let state = self.state();
         let found = keyfile::bytes(&*state.storage, &state.dir);
-        found.map(|bytes| bytes.is_some()).map_err(|source| Error::Io {
-            operation: "read the keys in",
-            path: state.dir.clone(),
-            source,
-        })
+        found
+            .map(|bytes| bytes.is_some())
+            .map_err(|source| Error::Io {
+                operation: "read the keys in",
+                path: state.dir.clone(),
+                source,
+            })
     }
 
     /// Gives the log that is being made in `to` the wrapped keys of this one, which the segments

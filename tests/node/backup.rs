@@ -110,7 +110,8 @@ fn backup_of_a_live_node_is_restored_elsewhere() {
     let node = Node::dev_on(&data);
     let copied = node.records(&["replay", "usgs.>", "--from", "1"]);
     let contents = |records: &[crate::shell::Printed]| -> Vec<(u64, String)> {
-        let content = |record: &crate::shell::Printed| (record.sequence, record.payload.to_string());
+        let content =
+            |record: &crate::shell::Printed| (record.sequence, record.payload.to_string());
         records.iter().map(content).collect()
     };
     assert_eq!(contents(&copied), contents(&original));

@@ -2,6 +2,7 @@
 
 mod backup;
 mod drain;
+mod encryption;
 mod events;
 mod full_disk;
 mod handshake;

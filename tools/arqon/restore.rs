@@ -226,11 +226,7 @@ fn restore(
 }
 
 /// Opens the copy as the node will, checks all of it, and leaves out what may have been given out.
-fn go_on(
-    task: &Task,
-    node: &NodeId,
-    encryption: Option<&Encryption>,
-) -> anyhow::Result<Sequence> {
+fn go_on(task: &Task, node: &NodeId, encryption: Option<&Encryption>) -> anyhow::Result<Sequence> {
     let clock = Arc::new(WallClock);
     let passed_s = clock.now().0.saturating_sub(task.manifest.taken_at) / 1_000_000;
     let left_out = passed_s
