@@ -133,6 +133,9 @@ fn run(
         clock,
         committer: Committer::start(config.log.commit_threads),
     };
+    environment
+        .committer
+        .bound_tails(config.log.tail_bytes_total);
     raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -208,7 +211,7 @@ async fn live(
         broker: Arc::clone(&broker),
         checkup,
         data: data_dir.path().to_owned(),
-        room_bytes_min: config.log.segment_bytes_first.min(config.log.segment_bytes),
+        room_bytes_min: room_bytes_min(&config.log),
         seats: Arc::clone(&seats),
         metrics,
         verifier,
@@ -243,6 +246,14 @@ async fn live(
     Ok(ExitCode::SUCCESS)
 }
 
+/// The smallest segment that takes a full group, with its headers and marks: without room for it
+/// appends are refused under load, however small each of them is.
+fn room_bytes_min(log: &config::Log) -> u64 {
+    const FRAMING_BYTES: u64 = 64 << 10;
+    let group = log.group_bytes_max as u64 + FRAMING_BYTES;
+    group.max(log.segment_bytes_first).min(log.segment_bytes)
+}
+
 fn start_broker(
     config: &Config,
     data_dir: &DataDir,
@@ -259,8 +270,10 @@ fn start_broker(
             encryption,
             ..config.log.options()
         },
+        idle_close: Duration::from_millis(config.log.idle_close_ms),
         tenants_max: limits.tenants_max,
         realities_max: limits.realities_max,
+        tenant_bytes_max: (limits.tenant_bytes_max > 0).then_some(limits.tenant_bytes_max),
         consumers_max: limits.consumers_max,
         producers_max: limits.producers_max,
     };

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::access::{Identity, Role};
+use super::ask;
 use super::damage::without_directories;
 use super::error::{ArgumentFault, Error};
 use super::name::RealityName;
@@ -43,7 +44,7 @@ pub struct Argument {
     pub doc: &'static str,
 }
 
-const REALITY: Argument = Argument {
+pub(super) const REALITY: Argument = Argument {
     name: "reality",
     required: false,
     doc: "the reality; main if left out",
@@ -92,6 +93,27 @@ pub const COMMANDS: &[Command] = &[
         handler: backup_read,
     },
     Command {
+        name: "causal.concurrent",
+        role: Role::User,
+        arguments: ask::ABOUT_ONE,
+        doc: "Shows the records that happened neither before a record nor after it.",
+        handler: ask::concurrent,
+    },
+    Command {
+        name: "causal.past",
+        role: Role::User,
+        arguments: ask::ABOUT_ONE,
+        doc: "Shows the records that happened before a record.",
+        handler: ask::past,
+    },
+    Command {
+        name: "causal.path",
+        role: Role::User,
+        arguments: ask::ABOUT_TWO,
+        doc: "Shows the chain of direct causes from one record to another.",
+        handler: ask::path,
+    },
+    Command {
         name: "consumer.list",
         role: Role::User,
         arguments: &[],
@@ -99,11 +121,25 @@ pub const COMMANDS: &[Command] = &[
         handler: consumer_list,
     },
     Command {
+        name: "log.repair",
+        role: Role::Operator,
+        arguments: &[REALITY],
+        doc: "Repairs a reality's damaged log: damaged bytes are put aside, the rest takes writes again.",
+        handler: log_repair,
+    },
+    Command {
         name: "log.rotate_key",
         role: Role::Operator,
         arguments: &[REALITY],
         doc: "Encrypts a reality's log with a new data key from its next segment on.",
         handler: log_rotate_key,
+    },
+    Command {
+        name: "log.scrub",
+        role: Role::Operator,
+        arguments: &[REALITY],
+        doc: "Reads all of a reality's log and says what is damaged; answered when it is done.",
+        handler: log_scrub,
     },
     Command {
         name: "log.shred_keys",
@@ -164,12 +200,12 @@ pub const COMMANDS: &[Command] = &[
     },
 ];
 
-struct Call<'a> {
-    name: &'static str,
+pub(super) struct Call<'a> {
+    pub(super) command: &'static str,
     broker: &'a Broker,
     tenancy: &'a Tenancy,
-    caller: &'a Identity,
-    arguments: BTreeMap<&'static str, String>,
+    pub(super) caller: &'a Identity,
+    pub(super) arguments: BTreeMap<&'static str, String>,
 }
 
 /// Runs a command. Blocks on the disk.
@@ -198,7 +234,7 @@ pub fn run(
         });
     }
     let call = Call {
-        name: command.name,
+        command: command.name,
         broker,
         tenancy,
         caller,
@@ -257,14 +293,14 @@ impl Call<'_> {
                 wanted: "a whole number, as a text",
             };
             Error::Argument {
-                command: self.name,
+                command: self.command,
                 argument: argument.to_owned(),
                 fault,
             }
         })
     }
 
-    fn reality(&self) -> Result<Arc<Reality>, Error> {
+    pub(super) fn reality(&self) -> Result<Arc<Reality>, Error> {
         let text = self.arguments.get("reality").map_or("", String::as_str);
         let name = reality_name("arguments.reality", text)?;
         if name.is_system() && self.caller.role != Role::Admin {
@@ -332,6 +368,8 @@ fn log_status(call: &Call<'_>) -> Result<Value, Error> {
             ("segments", number(status.segments as u64)),
             ("used_bytes", number(status.used_bytes)),
             ("tail_bytes", number(status.tail_bytes as u64)),
+            ("index_bytes", number(status.index_bytes)),
+            ("file_handles", number(status.file_handles as u64)),
             ("waiting_bytes", number(status.waiting_bytes as u64)),
             ("flushes", number(status.flushes)),
             ("epoch", number(u64::from(status.epoch))),
@@ -343,6 +381,7 @@ fn log_status(call: &Call<'_>) -> Result<Value, Error> {
                 .current_key()
                 .map(|key| ("key", text(&key_name(&key)))),
         )
+        .chain(scrubbed(&reality))
         .chain(health(&reality)),
     ))
 }
@@ -384,6 +423,60 @@ fn log_shred_keys(call: &Call<'_>) -> Result<Value, Error> {
     ]))
 }
 
+fn log_repair(call: &Call<'_>) -> Result<Value, Error> {
+    let reality = call.reality()?;
+    let statement = call.tenancy.mend(reality.name())?;
+    let mut about = vec![
+        ("reality", text(reality.name().as_str())),
+        ("repaired", flag(statement.is_some())),
+    ];
+    if let Some(statement) = &statement {
+        let named = |path: &std::path::Path| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            text(name.unwrap_or_default())
+        };
+        let damages = statement.damages.iter();
+        about.push((
+            "damages",
+            list(damages.map(|damage| text(&without_directories(damage)))),
+        ));
+        let aside = statement.quarantined.iter();
+        about.push(("quarantined", list(aside.map(|aside| named(&aside.copy)))));
+        about.push(("statement", named(&statement.path)));
+    }
+    about.push(("next", number(reality.bounds().written_end.get())));
+    about.extend(health(&reality));
+    Ok(fields(about))
+}
+
+fn log_scrub(call: &Call<'_>) -> Result<Value, Error> {
+    let reality = call.reality()?;
+    reality.log().scrub(&crate::log::Unthrottled)?;
+    Ok(fields(
+        [("reality", text(reality.name().as_str()))]
+            .into_iter()
+            .chain(scrubbed(&reality)),
+    ))
+}
+
+/// What the last look at all of the log has found.
+fn scrubbed(reality: &Reality) -> Vec<(&'static str, Value)> {
+    let scrub = reality.log().status().scrub;
+    let Some(at) = scrub.finished_at else {
+        return vec![("scrubbed_at", value::Kind::Null(true).into())];
+    };
+    let damages = scrub.damages.iter();
+    vec![
+        ("scrubbed_at", number(at.0)),
+        ("scrubbed_segments", number(scrub.segments)),
+        ("scrubbed_bytes", number(scrub.bytes)),
+        (
+            "scrub_damages",
+            list(damages.map(|damage| text(&without_directories(damage)))),
+        ),
+    ]
+}
+
 /// Whether a reality takes writes, why not, and what damage reading has met in it.
 fn health(reality: &Reality) -> Vec<(&'static str, Value)> {
     let read_only = reality.read_only();
@@ -420,7 +513,7 @@ fn reality_list(call: &Call<'_>) -> Result<Value, Error> {
 
 fn describe(call: &Call<'_>, name: &RealityName) -> Value {
     let mut about = vec![("reality", text(name.as_str()))];
-    let opened = call.tenancy.opened(name);
+    let opened = call.tenancy.peek(name);
     about.push(("open", flag(opened.is_some())));
     if let Some(reality) = opened {
         let bounds = reality.bounds();
@@ -434,7 +527,7 @@ fn describe(call: &Call<'_>, name: &RealityName) -> Value {
 
 fn status(call: &Call<'_>) -> Result<Value, Error> {
     let names = call.tenancy.names();
-    Ok(fields([
+    let mut about = vec![
         ("node", text(call.broker.node_name())),
         ("version", text(env!("CARGO_PKG_VERSION"))),
         ("tenant", text(call.tenancy.tenant().as_str())),
@@ -444,7 +537,12 @@ fn status(call: &Call<'_>) -> Result<Value, Error> {
             "realities",
             list(names.iter().map(|name| describe(call, name))),
         ),
-    ]))
+    ];
+    if let Some((stored, limit)) = call.tenancy.stored_bytes() {
+        about.push(("stored_bytes", number(stored)));
+        about.push(("stored_bytes_max", number(limit)));
+    }
+    Ok(fields(about))
 }
 
 fn topics_list(call: &Call<'_>) -> Result<Value, Error> {

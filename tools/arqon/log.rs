@@ -5,12 +5,14 @@ use clap::{Args, Subcommand};
 use crate::connection::{Patience, Target};
 use crate::{Output, table};
 
-/// Look at the log of a reality
+/// Look at the log of a reality, check it, mend it
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   arqon log status
   arqon log status --reality what-if --output json
+  arqon log scrub
+  arqon log repair
   arqon log rotate-key --reality what-if
   arqon log shred-keys --reality what-if --yes-destroy what-if")]
 pub(crate) struct Arguments {
@@ -38,6 +40,22 @@ too. Needs a token of the role admin.")]
         #[arg(long, value_name = "REALITY")]
         yes_destroy: String,
     },
+    /// Read all of it and name what is damaged
+    #[command(after_help = "\
+Example:
+  arqon log scrub --reality what-if
+
+Damage that is found is told by `arqon log status` from then on; `arqon log repair` mends it.")]
+    Scrub,
+    /// Mend a damaged log: put damaged bytes aside, keep all that is good
+    #[command(after_help = "\
+Example:
+  arqon log repair
+
+Nothing is thrown away: damaged bytes are copied to quarantine-*.bin beside the log, and
+loss-*.json says what was found. Lost records are told to every reader for ever. A log without
+damage is left alone.")]
+    Repair,
 }
 
 pub(crate) async fn run(
@@ -50,6 +68,8 @@ pub(crate) async fn run(
     let reality = [("reality", name.into())];
     let result = match arguments.action {
         Action::Status => client.command("log.status", reality).await?,
+        Action::Scrub => client.command("log.scrub", reality).await?,
+        Action::Repair => client.command("log.repair", reality).await?,
         Action::RotateKey => client.command("log.rotate_key", reality).await?,
         Action::ShredKeys { yes_destroy } => {
             let confirm = ("confirm", yes_destroy.as_str().into());
