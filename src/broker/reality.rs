@@ -419,22 +419,26 @@ impl Reality {
         Ok(loss)
     }
 
+    /// Refuses if the log has no keys that could be destroyed.
+    pub(super) fn check_keys(&self) -> Result<(), Error> {
+        if self.log().has_keys()? {
+            return Ok(());
+        }
+        Err(Error::Log(log::Error::NotEncrypted {
+            path: self.directory.clone(),
+        }))
+    }
+
     /// Closes the log and destroys its keys for good, in memory too: whoever still reads it is told
     /// that its records are lost. Blocks.
     pub(super) fn shred_keys(&self) -> Result<(), Error> {
-        let log = self.log();
-        if log.current_key().is_none() && !log.has_keys()? {
-            return Err(Error::Log(log::Error::NotEncrypted {
-                path: self.directory.clone(),
-            }));
-        }
         let state = ReadOnly {
             reason: "its keys were destroyed on purpose".to_owned(),
             repairing: false,
         };
         let slot = &self.watch.read_only;
         *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
-        log.shred(&self.ground.environment)?;
+        self.log().shred(&self.ground.environment)?;
         self.watch.fanout.look_again();
         Ok(())
     }

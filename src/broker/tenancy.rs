@@ -279,16 +279,22 @@ impl Tenancy {
                 reality: name.clone(),
             });
         }
+        let opened = self.opened(name);
+        if let Some(reality) = &opened {
+            reality.check_keys()?;
+        }
         // Said first, so that it is known even if power fails in between.
         let statement = serde_json::json!({ "reality": name.as_str(), "by": by });
         let data = Bytes::from(statement.to_string());
         let topic = system::LOG_TOPIC.to_owned();
         let record = system::event(&self.system, topic, "log.keys_shredding", "", data);
         system::append_and_wait(&self.system, record)?;
-        match self.opened(name) {
+        match opened {
             Some(reality) => {
-                reality.shred_keys()?;
+                let shredded = reality.shred_keys();
+                // Whatever came of it, the log is closed.
                 self.open.remove(name);
+                shredded?;
             }
             None => Reality::shred_closed(&self.ground, name, &self.directory.join(name.as_str()))?,
         }
@@ -300,7 +306,10 @@ impl Tenancy {
     ///
     /// # Errors
     /// There is no such reality; the repair failed, and the log is as good or bad as it was.
-    pub(super) fn mend(&self, name: &RealityName) -> Result<Option<crate::log::LossStatement>, Error> {
+    pub(super) fn mend(
+        &self,
+        name: &RealityName,
+    ) -> Result<Option<crate::log::LossStatement>, Error> {
         let reality = self.reality(name)?;
         let Some(_turn) = self.open.turn(name) else {
             return Err(Error::ShuttingDown);

@@ -33,8 +33,12 @@ pub struct OsEntropy;
 impl Entropy for OsEntropy {
     fn fill(&self, bytes: &mut [u8]) {
         use ring::rand::SecureRandom as _;
-        let filled = ring::rand::SystemRandom::new().fill(bytes);
-        assert!(filled.is_ok(), "the operating system gives no random bytes");
+        if ring::rand::SystemRandom::new().fill(bytes).is_err() {
+            // Linux gives them to every process once it has booted. A panic would end one thread
+            // of many, and leave its log waiting for ever.
+            tracing::error!("the operating system gives no random bytes; ended");
+            std::process::abort();
+        }
     }
 }
 

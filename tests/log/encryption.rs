@@ -9,7 +9,7 @@ use arqonbus::log::offline::Directory;
 use arqonbus::log::segment::SegmentHeader;
 use arqonbus::log::{
     Durability, Encryption, Environment, Error, Found, KeyProblem, Log, Micros, NewSegments,
-    Options, Sequence, Storage as _,
+    Options, Sequence, Storage as _, Unthrottled,
 };
 
 use crate::secrets::{
@@ -57,6 +57,14 @@ impl Machine {
 
     fn with_masters(&self, lines: &str) -> Options {
         self.with(|encryption| encryption.masters = masters(lines))
+    }
+
+    fn environment(&self, session: &Session) -> Environment {
+        Environment {
+            storage: Arc::new(self.storage.clone()),
+            clock: Arc::<SimClock>::clone(&self.clock),
+            committer: Arc::clone(&session.committer),
+        }
     }
 
     /// One batch with a record of each topic, a millisecond later.
@@ -341,7 +349,8 @@ fn assert_refused(machine: &Machine, options: &Options, words: &[&str]) {
         assert!(error.contains(word), "no {word:?} in: {error}");
     }
     for secret in [OLD, NEW] {
-        assert!(!error.contains(&secret[4..20]), "a key is in {error}");
+        let (_, key) = secret.split_once(':').expect("NAME:KEY");
+        assert!(!error.contains(key), "a key is in {error}");
     }
     assert!(machine.files() == before, "the refused opener has written");
 }
@@ -554,11 +563,7 @@ fn shredded_keys_are_gone_for_everybody() {
         .map(|entry| entry[64..124].to_vec())
         .collect();
     assert_eq!(wrapped.len(), 2);
-    let environment = Environment {
-        storage: Arc::new(machine.storage.clone()),
-        clock: Arc::<SimClock>::clone(&machine.clock),
-        committer: Arc::clone(&session.committer),
-    };
+    let environment = machine.environment(&session);
     session.log.shred(&environment).expect("a sound disk");
 
     assert_eq!(read_around(&session.log), BTreeSet::new());
@@ -607,17 +612,68 @@ fn shredded_keys_are_gone_for_everybody() {
     assert!(log.segments.iter().all(|segment| segment.is_locked()));
 }
 
+// LOG-14: a log whose keys are not at hand can be shredded too.
+#[test]
+fn keys_are_destroyed_without_a_master_key() {
+    let machine = Machine::new(encrypted_options(12));
+    let session = machine.open();
+    machine.sing(&session, 5);
+    let environment = machine.environment(&session);
+    let open = arqonbus::log::shred(&environment, Path::new(DIR), &writer());
+    assert!(matches!(open, Err(Error::Locked { .. })), "{open:?}");
+    drop(session);
+    machine
+        .storage
+        .plant(&Machine::keys_path(), b"not even a file of keys".to_vec());
+    arqonbus::log::shred(&environment, Path::new(DIR), &writer()).expect("a sound disk");
+    assert_refused(&machine, &machine.options, &["destroyed on purpose"]);
+}
+
+// LOG-14, LOG-03: what a repair writes again is encrypted with a new salt and new nonces, and every
+// good record of it can still be read.
+#[test]
+fn a_repaired_segment_is_encrypted_anew() {
+    let machine = Machine::new(encrypted_options(13));
+    let session = machine.open();
+    machine.sing(&session, 60);
+    session.log.close().expect("a sound disk");
+    let environment = machine.environment(&session);
+    drop(session);
+    let path = Path::new(DIR).join("00000000000000000001.seg");
+    let mut bad = machine.storage.files()[&path].clone();
+    bad[BATCHES_AT + batch::HEADER_BYTES + 50] ^= 1;
+    machine.storage.plant(&path, bad);
+    let before = machine.headers()[0].clone();
+    Log::repair(
+        &environment,
+        Path::new(DIR),
+        &writer(),
+        &machine.options,
+        &Unthrottled,
+    )
+    .expect("a sound disk")
+    .expect("there is damage");
+    let after = machine.headers()[0].clone();
+    assert!(after.is_encrypted() && after.salt != before.salt);
+    let session = machine.open();
+    assert_eq!(read_around(&session.log), (3..=120).collect());
+    assert!(
+        ever_written(&machine)
+            .iter()
+            .all(|bytes| !holds(bytes, SONG))
+    );
+    let before = 60;
+    let count = nonces(&machine.storage.written()).unwrap_or_else(|twice| panic!("{twice}"));
+    assert!(count > before + 10, "nothing was encrypted anew: {count}");
+}
+
 // LOG-14: a log without keys has none to destroy, and is closed and whole.
 #[test]
 fn a_plain_log_cannot_be_shredded() {
     let machine = Machine::new(small_options());
     let session = machine.open();
     machine.sing(&session, 3);
-    let environment = Environment {
-        storage: Arc::new(machine.storage.clone()),
-        clock: Arc::<SimClock>::clone(&machine.clock),
-        committer: Arc::clone(&session.committer),
-    };
+    let environment = machine.environment(&session);
     let error = session.log.shred(&environment).expect_err("nothing to do");
     assert!(matches!(error, Error::NotEncrypted { .. }), "{error}");
     drop(session);
@@ -641,11 +697,7 @@ fn a_log_that_takes_over_segments_has_a_key_of_its_own() {
             machine.storage.place(&child.join(name), bytes);
         }
     }
-    let environment = Environment {
-        storage: Arc::new(machine.storage.clone()),
-        clock: Arc::<SimClock>::clone(&machine.clock),
-        committer: Arc::clone(&session.committer),
-    };
+    let environment = machine.environment(&session);
     session.log.shred(&environment).expect("a sound disk");
     let observer = Arc::<crate::session::Scribe>::clone(&session.scribe);
     let (log, _) = Log::open(&environment, child, &writer(), &machine.options, observer)

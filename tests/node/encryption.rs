@@ -283,6 +283,13 @@ fn a_shredded_reality_is_gone_and_says_so() {
         );
     };
     told(&node);
+    let again = shred(&node, "vault");
+    assert_eq!(again.code, 0, "{}", again.stderr);
+    let backup = node.ok(&["backup", text(&dir.path().join("backup"))]);
+    assert!(
+        backup.contains("_system") && !backup.contains("vault"),
+        "{backup}"
+    );
     say(&node, "a", "x", "main");
     node.signal("TERM");
     assert!(node.ended().0.success());
