@@ -120,13 +120,13 @@ impl Backups {
         })?;
         let read = snapshot.read(file, offset, PIECE_BYTES_MAX);
         let read = read.map_err(|source| {
-            Error::Log(crate::log::Error::Io {
+            Error::Log(log::Error::Io {
                 operation: "read",
                 path: file.into(),
                 source,
             })
         })?;
-        read.ok_or_else(|| Error::NoSuchBackup { id })
+        read.ok_or(Error::NoSuchBackup { id })
     }
 
     /// Lets go of a picture.
@@ -143,7 +143,7 @@ impl Backups {
 }
 
 fn describe(name: &RealityName, snapshot: &Snapshot) -> BackupReality {
-    let file = |file: &crate::log::SnapshotFile| BackupFile {
+    let file = |file: &log::SnapshotFile| BackupFile {
         name: file.name.clone(),
         bytes: file.bytes,
         identity: file.identity,

@@ -5,6 +5,7 @@
 
 mod append_promises;
 mod bounds;
+mod clock_jumps;
 mod damage;
 mod dice;
 mod disk_faults;
