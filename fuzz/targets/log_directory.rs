@@ -43,7 +43,8 @@ pub fn log_directory(data: &[u8]) {
 
     let opened = match Opened::new(&disk) {
         Ok(opened) => opened,
-        Err(Error::Version { .. }) => return,
+        // Bits of a header say that it is of another version, or encrypted.
+        Err(Error::Version { .. } | Error::Key { .. }) => return,
         Err(error) => panic!("a sound disk, but {error:?}"),
     };
     let status = opened.log.status();
