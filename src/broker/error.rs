@@ -238,7 +238,16 @@ fn log_text(error: &log::Error) -> String {
         log::Error::Key { .. } => "the log of the reality is encrypted with a key that this node \
              was not given; the node's own log says which"
             .into(),
-        log::Error::Io { .. } | log::Error::Locked { .. } | log::Error::OutOfRange { .. } => {
+        log::Error::Unfinished { .. } => {
+            "the log of the reality is being made or deleted; the node \
+             clears up when it is started again"
+                .into()
+        }
+        log::Error::Io { .. }
+        | log::Error::Locked { .. }
+        | log::Error::OutOfRange { .. }
+        | log::Error::BeyondEnd { .. }
+        | log::Error::Occupied { .. } => {
             "the log of the reality cannot be read; the node's own log says why".into()
         }
     }
@@ -254,10 +263,16 @@ impl From<log::Error> for Error {
     fn from(error: log::Error) -> Self {
         match error {
             log::Error::OutOfRange { asked, first } => Self::OutOfRange { asked, first },
+            log::Error::BeyondEnd { asked, last } => {
+                let asked = asked.get();
+                Self::BeyondEnd { asked, last }
+            }
             error @ (log::Error::Io { .. }
             | log::Error::Locked { .. }
             | log::Error::Version { .. }
             | log::Error::Key { .. }
+            | log::Error::Occupied { .. }
+            | log::Error::Unfinished { .. }
             | log::Error::Damaged(_)) => Self::Log(error),
         }
     }

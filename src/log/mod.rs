@@ -28,9 +28,11 @@ mod commit;
 mod committer;
 mod disk;
 pub mod error;
+mod fork;
 pub mod fsync;
 mod index;
 mod keyring;
+mod lineage;
 mod loss;
 pub mod offline;
 mod open;
@@ -40,6 +42,7 @@ mod prepare;
 mod reader;
 mod record;
 mod recovery;
+pub mod removal;
 mod rewrite;
 pub mod scan;
 pub mod segment;
@@ -58,6 +61,7 @@ pub use chunk::{Chunk, Found, RecordRef};
 pub use cipher::{DataKey, KeyId};
 pub use committer::Committer;
 pub use error::{AppendError, Damage, Error};
+pub use fork::ForkPoint;
 pub use keyring::{Entropy, Keyring, OsEntropy};
 pub use options::{Environment, Options, Writer};
 pub use position::{ByteOffset, Clock, Micros, Sequence};
@@ -266,6 +270,26 @@ impl Log {
     /// I/O errors; some segments may be gone already.
     pub fn trim(&self, before: Sequence) -> Result<Sequence, Error> {
         self.state.trim(before)
+    }
+
+    /// Makes a fork in `dir`, which must be empty or not there: a log that has every record up to
+    /// and including `at` (if `None`, all that is on disk) in common with this one, at the price of
+    /// a link for each segment, and goes on with the next sequence as `writer`. Open it with
+    /// [`Log::open`]. From then on neither can do the other any harm.
+    ///
+    /// On `Ok` the fork is on the disk; after a crash before that there is none, though its
+    /// directory may have to be cleared away ([`removal`]), which a second attempt does too.
+    ///
+    /// # Errors
+    /// `at` is before the first record or beyond the last on disk; `dir` is in use; the segment
+    /// that the fork point divides is damaged; I/O errors.
+    pub fn fork(
+        &self,
+        dir: &std::path::Path,
+        at: Option<Sequence>,
+        writer: &Writer,
+    ) -> Result<ForkPoint, Error> {
+        self.state.fork(dir, at, writer)
     }
 
     /// State, for people and metrics.

@@ -18,6 +18,7 @@ use super::position::{ByteOffset, Micros, Sequence};
 use super::prepare::{self, remove_if_there};
 use super::reader::Segment;
 use super::recovery::{self, Ending, Survey};
+use super::removal;
 use super::segment::{
     self, BadSegmentHeader, HEADER_BYTES, PREPARING, REWRITING, SegmentHeader, VERSION,
 };
@@ -74,6 +75,11 @@ pub(super) fn open(
         .create_dir_all(dir)
         .map_err(io("create directory"))?;
     let lock = opening.lock()?;
+    if removal::unfinished(opening.storage, dir)?.is_some() {
+        return Err(Error::Unfinished {
+            path: dir.to_owned(),
+        });
+    }
     let session = last_session(opening.storage, dir, &opening.instance());
     for name in [PREPARING, REWRITING, "loss.tmp"] {
         remove_if_there(opening.storage, &dir.join(name)).map_err(io("clean up"))?;
@@ -500,7 +506,7 @@ pub(super) fn judge(
     stated: u32,
 ) -> Verdict {
     // A log that was only just created has ended in no way at all.
-    let fresh = survey.epoch == 0
+    let fresh = survey.unopened
         && survey.index.data_end.0 == segment::HEADER_BLOCK_BYTES
         && survey.cut.is_none();
     let writable = damages.is_empty();
@@ -682,7 +688,7 @@ pub(super) fn header(path: &Path, base: Sequence, bytes: &[u8]) -> Result<Segmen
 }
 
 /// Differs between any two logs: when, by whom and under which name it was created.
-fn new_log_id(writer: &Writer, created_at: Micros) -> [u8; 16] {
+pub(super) fn new_log_id(writer: &Writer, created_at: Micros) -> [u8; 16] {
     let mut id = [0; 16];
     id[..8].copy_from_slice(&created_at.0.to_le_bytes());
     id[8..12].copy_from_slice(&writer.node.to_le_bytes());

@@ -157,7 +157,9 @@ impl<'a> SegmentWriter<'a> {
         let Some(block) = &mut self.block else {
             unreachable!("a block was just begun")
         };
-        block.end = source.end();
+        // A batch that the end divides stands for its first part.
+        block.end =
+            Sequence::new(self.header.end).map_or(source.end(), |end| end.min(source.end()));
         block.header.durable_through = block.header.durable_through.max(source.durable_through);
         block.records.extend_from_slice(record.field);
         block.count += 1;
@@ -338,6 +340,9 @@ pub(super) fn rewrite(
     for scanned in segment.scan()? {
         match scanned {
             Scanned::Batch(batch) => {
+                if batch.header.base >= end {
+                    break;
+                }
                 if !throttle.take(2 * batch.header.file_len()) {
                     return Ok(None);
                 }
@@ -359,6 +364,9 @@ pub(super) fn rewrite(
                 }
             }
             Scanned::Damaged(region) => {
+                if region.expected >= end {
+                    break;
+                }
                 let Some(quarantine) = &mut quarantine else {
                     return Err(region.damage.into());
                 };
