@@ -8,6 +8,7 @@ mod bounds;
 mod damage;
 mod dice;
 mod disk_faults;
+mod fork;
 mod golden;
 mod history;
 mod locking;
