@@ -217,6 +217,8 @@ fn log_status(call: &Call<'_>) -> Result<Value, Error> {
             ("segments", number(status.segments as u64)),
             ("used_bytes", number(status.used_bytes)),
             ("tail_bytes", number(status.tail_bytes as u64)),
+            ("index_bytes", number(status.index_bytes)),
+            ("file_handles", number(status.file_handles as u64)),
             ("waiting_bytes", number(status.waiting_bytes as u64)),
             ("flushes", number(status.flushes)),
             ("epoch", number(u64::from(status.epoch))),
@@ -262,7 +264,7 @@ fn reality_list(call: &Call<'_>) -> Result<Value, Error> {
 
 fn describe(call: &Call<'_>, name: &RealityName) -> Value {
     let mut about = vec![("reality", text(name.as_str()))];
-    let opened = call.tenancy.opened(name);
+    let opened = call.tenancy.peek(name);
     about.push(("open", flag(opened.is_some())));
     if let Some(reality) = opened {
         let bounds = reality.bounds();
@@ -276,7 +278,7 @@ fn describe(call: &Call<'_>, name: &RealityName) -> Value {
 
 fn status(call: &Call<'_>) -> Result<Value, Error> {
     let names = call.tenancy.names();
-    Ok(fields([
+    let mut about = vec![
         ("node", text(call.broker.node_name())),
         ("version", text(env!("CARGO_PKG_VERSION"))),
         ("tenant", text(call.tenancy.tenant().as_str())),
@@ -286,7 +288,12 @@ fn status(call: &Call<'_>) -> Result<Value, Error> {
             "realities",
             list(names.iter().map(|name| describe(call, name))),
         ),
-    ]))
+    ];
+    if let Some((stored, limit)) = call.tenancy.stored_bytes() {
+        about.push(("stored_bytes", number(stored)));
+        about.push(("stored_bytes_max", number(limit)));
+    }
+    Ok(fields(about))
 }
 
 fn topics_list(call: &Call<'_>) -> Result<Value, Error> {

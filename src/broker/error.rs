@@ -49,6 +49,18 @@ pub enum Error {
         /// Most that it may have.
         limit: usize,
     },
+    /// The tenant may not store so much.
+    #[error(
+        "the tenant stores {stored} bytes and may store {limit}, so that {wanted} more do not fit; nothing was stored; make room, or have `limits.tenant_bytes_max` raised"
+    )]
+    TenantBytesFull {
+        /// What it stores now.
+        stored: u64,
+        /// What it wanted to add.
+        wanted: u64,
+        /// Most that it may store.
+        limit: u64,
+    },
     /// The tenant has no room for another named consumer.
     #[error("the tenant has {limit} named consumers, which is the limit")]
     ConsumersFull {
@@ -291,9 +303,10 @@ impl Error {
             | Self::ConsumerFilter { .. } => ErrorCode::ValidationError,
             Self::Rejected(rejection) => rejection.fault.code(),
             Self::NoSuchReality { .. } => ErrorCode::NotFound,
-            Self::TenantsFull { .. } | Self::RealitiesFull { .. } | Self::ConsumersFull { .. } => {
-                ErrorCode::TooLarge
-            }
+            Self::TenantsFull { .. }
+            | Self::RealitiesFull { .. }
+            | Self::TenantBytesFull { .. }
+            | Self::ConsumersFull { .. } => ErrorCode::TooLarge,
             Self::OutOfRange { .. } | Self::CursorBeyondEnd { .. } => ErrorCode::OffsetOutOfRange,
             Self::RoleMissing { .. } | Self::RealityClosed { .. } => ErrorCode::Forbidden,
             Self::UnknownCommand { .. } => ErrorCode::UnknownCommand,
@@ -351,6 +364,7 @@ impl Error {
             Self::Argument { argument, .. } => format!("arguments.{argument}"),
             Self::TenantsFull { .. }
             | Self::RealitiesFull { .. }
+            | Self::TenantBytesFull { .. }
             | Self::ConsumersFull { .. }
             | Self::RoleMissing { .. }
             | Self::Append(_)

@@ -2,10 +2,11 @@
 //!
 //! Owns the current log behind a lock, so that a poisoned one can be replaced by its reopened
 //! successor while subscriptions go on. Appends do not wait; acknowledgements come through the
-//! sink. Knows no session.
+//! sink. Whoever holds an `Arc` of it uses it: it is closed only when nobody does. Knows no
+//! session.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use uuid::Uuid;
@@ -18,6 +19,7 @@ use super::name::{RealityName, Tenant};
 use super::producers::{Producer, ProducerClocks};
 use super::repair::Repairs;
 use super::stamp::IdSource;
+use super::stored::RealityBytes;
 use super::system;
 use crate::log::{
     self, Append, AppendError, AppendSink, Bounds, Chunk, Durability, Environment, Found, Log,
@@ -39,6 +41,14 @@ pub(super) struct Ground {
     pub(super) producers_max: usize,
     pub(super) ids: IdSource,
     pub(super) repairs: Repairs,
+    pub(super) past: Past,
+}
+
+/// What logs had counted that are closed now.
+#[derive(Debug, Default)]
+pub(super) struct Past {
+    pub(super) flushes: AtomicU64,
+    pub(super) damaged_reads: AtomicU64,
 }
 
 /// Why a reality takes no writes.
@@ -63,6 +73,7 @@ pub struct Reality {
     watch: Arc<Watch>,
     producers: Mutex<ProducerClocks>,
     encounters: Arc<Encounters>,
+    bytes: Arc<RealityBytes>,
 }
 
 /// What the log tells, on commit threads.
@@ -105,6 +116,7 @@ impl Reality {
         tenant: &Tenant,
         name: &RealityName,
         directory: PathBuf,
+        bytes: Arc<RealityBytes>,
     ) -> Result<(Arc<Self>, Option<LossStatement>), Error> {
         let watch = Arc::new(Watch {
             fanout: Arc::default(),
@@ -126,7 +138,9 @@ impl Reality {
             watch,
             producers: Mutex::new(ProducerClocks::new(ground.producers_max)),
             encounters: Arc::new(Encounters::new(tenant.clone(), name.clone())),
+            bytes,
         };
+        reality.measure();
         reality.note_damage();
         reality.remember_producers();
         Ok((Arc::new(reality), loss))
@@ -237,6 +251,7 @@ impl Reality {
         token: u64,
     ) -> Result<(), Error> {
         let Batch { records, own, .. } = batch;
+        let reserved = self.reserve(&records)?;
         let append = Append {
             records,
             durability,
@@ -244,6 +259,14 @@ impl Reality {
             sink,
             token,
         };
+        let queued = self.queue(append, own);
+        if queued.is_err() {
+            self.bytes.give_back(reserved);
+        }
+        queued
+    }
+
+    fn queue(&self, append: Append, own: Vec<super::accept::OwnEntry>) -> Result<(), Error> {
         if own.is_empty() {
             return self
                 .log()
@@ -264,6 +287,30 @@ impl Reality {
             producers.observe(&entry.producer, entry.counter);
         }
         Ok(())
+    }
+
+    /// Takes room for `records` in what the tenant may store.
+    fn reserve(&self, records: &[NewRecord]) -> Result<u64, Error> {
+        if !self.bytes.counts() {
+            return Ok(0);
+        }
+        let size = |record: &NewRecord| {
+            record.topic.len()
+                + record.clock_entries.len()
+                + record.stamp.len()
+                + record.envelope.len()
+        };
+        let bytes = records.iter().map(size).sum();
+        self.bytes.reserve(records.len(), bytes)
+    }
+
+    /// Replaces what was counted of its bytes by what the log says. May wait for a flush.
+    pub(super) fn measure(&self) {
+        if self.bytes.counts() {
+            let log = self.log();
+            let waiting = log.waiting_bytes();
+            self.bytes.set(log.used_bytes() + waiting as u64);
+        }
     }
 
     /// Gets written what [`Reality::append`] has queued. Called when no more is at hand, so that
@@ -315,6 +362,7 @@ impl Reality {
         if let Err(error) = self.log().close() {
             tracing::warn!(tenant = %self.tenant, reality = %self.name, %error, "poisoned log closed");
         }
+        self.remember_flushes();
         let (log, loss) = open_log(&self.ground, &self.directory, &self.clock_key, &self.watch)?;
         {
             let mut current = self.log.write().unwrap_or_else(PoisonError::into_inner);
@@ -329,6 +377,7 @@ impl Reality {
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = None;
         self.note_damage();
+        self.measure();
         self.watch.fanout.look_again();
         Ok(loss)
     }
@@ -338,6 +387,24 @@ impl Reality {
         if let Err(error) = self.log().close() {
             tracing::error!(tenant = %self.tenant, reality = %self.name, %error, "log not closed cleanly");
         }
+        self.measure();
+        self.remember_flushes();
+        let reads = self.encounters.reads();
+        let past = &self.ground.past.damaged_reads;
+        past.fetch_add(reads, Ordering::Relaxed);
+    }
+
+    /// Keeps what a log that goes has counted.
+    fn remember_flushes(&self) {
+        let flushes = self.log().flushes();
+        let past = &self.ground.past.flushes;
+        past.fetch_add(flushes, Ordering::Relaxed);
+    }
+
+    /// Whether nothing is lost to the node's operators if it is closed: one that takes no writes,
+    /// or in which reading has met damage, stays open to say so.
+    pub(super) fn is_healthy(&self) -> bool {
+        self.read_only().is_none() && self.encounters.reads() == 0
     }
 
     /// A log with damage opens read-only, and opening it again would not help.

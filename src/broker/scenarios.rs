@@ -1,5 +1,7 @@
 //! Whole stories of the broker over a real log in a temporary directory.
 
+mod idle;
+
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -164,6 +166,12 @@ struct Node {
 
 impl Node {
     fn start(dir: &Path, log: log::Options) -> Self {
+        let mut options = Options::new(dir.to_owned(), 1, "n1".into());
+        options.log = log;
+        Self::start_with(options)
+    }
+
+    fn start_with(options: Options) -> Self {
         let failing = Arc::new(AtomicBool::new(false));
         let environment = Environment {
             storage: Arc::new(Faulty {
@@ -173,8 +181,6 @@ impl Node {
             clock: Arc::new(TestClock::default()),
             committer: Committer::start(1),
         };
-        let mut options = Options::new(dir.to_owned(), 1, "n1".into());
-        options.log = log;
         let (ready, heard_ready) = channel();
         let (appended, heard_appended) = channel();
         let (moved, heard_moved) = channel();

@@ -94,6 +94,7 @@ impl Log {
         observer: Arc<dyn Observer>,
     ) -> Result<(Self, Option<LossStatement>), Error> {
         let (state, statement) = open::open(environment, dir, writer, options, observer)?;
+        environment.committer.tails().admit(&state);
         Ok((Self { state }, statement))
     }
 
@@ -296,33 +297,49 @@ impl Log {
     #[must_use]
     pub fn status(&self) -> Status {
         let segments = self.state.segments();
-        let (used_bytes, epoch) = {
-            let core = self.state.lock_core();
-            let sealed = segments
-                .iter()
-                .rev()
-                .skip(1)
-                .filter_map(|s| s.header.as_ref());
-            (
-                sealed.map(|header| header.capacity).sum::<u64>() + core.at.0,
-                core.epoch,
-            )
-        };
+        let epoch = self.state.lock_core().epoch;
         Status {
             bounds: self.bounds(),
             segments: segments.len(),
-            used_bytes,
+            used_bytes: self.used_bytes(),
             tail_bytes: self
                 .state
                 .tail
                 .read()
                 .unwrap_or_else(PoisonError::into_inner)
                 .bytes(),
-            waiting_bytes: self.state.lock_queue().bytes,
+            index_bytes: self.state.index_bytes(),
+            file_handles: segments.len() + self.state.handles_beside_segments(),
+            waiting_bytes: self.waiting_bytes(),
             read_only: self.state.read_only(),
-            flushes: self.state.flushes.load(Ordering::Relaxed),
+            flushes: self.flushes(),
             epoch,
         }
+    }
+
+    /// Bytes waiting to be written.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> usize {
+        self.state.lock_queue().bytes
+    }
+
+    /// Flushes done since it was opened.
+    #[must_use]
+    pub fn flushes(&self) -> u64 {
+        self.state.flushes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of records and their framing in all segments. Waits for a flush under way.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        let core = self.state.lock_core();
+        let segments = self.state.segments();
+        let sealed = segments
+            .iter()
+            .rev()
+            .skip(1)
+            .filter_map(|segment| segment.header.as_ref());
+        sealed.map(|header| header.capacity).sum::<u64>() + core.at.0
     }
 
     /// Writes what is queued, flushes, marks the log as cleanly closed and releases its lock.

@@ -63,6 +63,10 @@ pub struct Status {
     pub used_bytes: u64,
     /// Bytes of memory in the tail ring.
     pub tail_bytes: usize,
+    /// About how many bytes of memory the indexes take that are in memory.
+    pub index_bytes: u64,
+    /// Files held open.
+    pub file_handles: usize,
     /// Bytes waiting to be written.
     pub waiting_bytes: usize,
     /// Why it takes no writes, if it does not.

@@ -6,6 +6,7 @@ mod full_disk;
 mod handshake;
 mod kill;
 mod live;
+mod many;
 mod operations;
 mod profiles;
 mod raw;

@@ -120,6 +120,11 @@ impl Node {
         }
     }
 
+    /// Of its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The admin token that the development profile writes.
     pub(crate) fn dev_token(&self) -> String {
         std::fs::read_to_string(self.data.join("dev-token")).expect("dev-token")
