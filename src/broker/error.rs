@@ -37,6 +37,34 @@ pub enum Error {
         /// The name.
         reality: RealityName,
     },
+    /// The reality has been deleted meanwhile.
+    #[error(
+        "reality {reality} has been deleted; if there is another of that name now, begin anew in it"
+    )]
+    RealityDeleted {
+        /// The name.
+        reality: RealityName,
+    },
+    /// A deletion names something else as what it means to delete.
+    #[error("reality {reality} is deleted only if `confirm` names it too, and it names {found:?}")]
+    NotConfirmed {
+        /// What would be deleted.
+        reality: RealityName,
+        /// What was given instead.
+        found: String,
+    },
+    /// There is no such tenant.
+    #[error("there is no tenant {tenant} in the data directory")]
+    NoSuchTenant {
+        /// The name.
+        tenant: Tenant,
+    },
+    /// The tenant is open.
+    #[error("tenant {tenant} is in use; stop the node first")]
+    TenantInUse {
+        /// The name.
+        tenant: Tenant,
+    },
     /// The node serves no more tenants.
     #[error("the node has {limit} tenants open, which is its limit")]
     TenantsFull {
@@ -299,10 +327,14 @@ impl Error {
             | Self::BeyondEnd { .. }
             | Self::Argument { .. }
             | Self::RealityExists { .. }
+            | Self::NotConfirmed { .. }
+            | Self::TenantInUse { .. }
             | Self::ConsumerInUse { .. }
             | Self::ConsumerFilter { .. } => ErrorCode::ValidationError,
             Self::Rejected(rejection) => rejection.fault.code(),
-            Self::NoSuchReality { .. } => ErrorCode::NotFound,
+            Self::NoSuchReality { .. }
+            | Self::RealityDeleted { .. }
+            | Self::NoSuchTenant { .. } => ErrorCode::NotFound,
             Self::TenantsFull { .. }
             | Self::RealitiesFull { .. }
             | Self::TenantBytesFull { .. }
@@ -353,7 +385,11 @@ impl Error {
         match self {
             Self::Name { field, .. } => (*field).into(),
             Self::Rejected(rejection) => rejection.path(),
-            Self::NoSuchReality { .. } | Self::RealityClosed { .. } => "reality".into(),
+            Self::NoSuchReality { .. }
+            | Self::RealityDeleted { .. }
+            | Self::RealityClosed { .. } => "reality".into(),
+            Self::NotConfirmed { .. } => "arguments.confirm".into(),
+            Self::NoSuchTenant { .. } | Self::TenantInUse { .. } => "tenant".into(),
             Self::ConsumerInUse { .. }
             | Self::CursorBeyondEnd { .. }
             | Self::CursorsDamaged { .. } => "consumer".into(),

@@ -93,6 +93,12 @@ impl<K: Clone + Eq + Hash, V> Roster<K, V> {
         open.insert(name, entry);
     }
 
+    /// Takes out what is open under `name`, whoever uses it. The caller has its turn.
+    pub(super) fn remove(&self, name: &K) -> Option<Arc<V>> {
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        open.remove(name).map(|entry| entry.held)
+    }
+
     /// Takes out what has been idle long enough and is `at_rest`, and has `close` close it while
     /// nobody else can open it. Blocks as long as that takes.
     pub(super) fn close_idle(

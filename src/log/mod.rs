@@ -70,6 +70,7 @@ pub use status::{Bounds, LossStatement, Status, TopicSummary};
 pub use storage::{Access, RealStorage, Storage, StorageFile, StorageLock};
 pub use topic_reader::TopicReader;
 
+use index::Index;
 use state::State;
 /// One open log. Cheap to clone; closed by [`Log::close`].
 #[derive(Clone, Debug)]
@@ -262,6 +263,66 @@ impl Log {
             self.state.keep_index(&segment);
         }
         Ok(all.into_values().collect())
+    }
+
+    /// The topics of the records from `from` on, by name, from the indexes but for the segment that
+    /// `from` divides, which is read.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn topics_from(&self, from: Sequence) -> Result<Vec<TopicSummary>, Error> {
+        let mut all = std::collections::BTreeMap::<String, TopicSummary>::new();
+        let mut add = |summary: TopicSummary| match all.get_mut(&summary.topic) {
+            Some(known) => {
+                known.records += summary.records;
+                known.bytes += summary.bytes;
+                known.last = summary.last;
+            }
+            None => drop(all.insert(summary.topic.clone(), summary)),
+        };
+        let segments = self.state.segments();
+        for (at, segment) in segments.iter().enumerate() {
+            let end = segments.get(at + 1).map_or(Sequence::MAX, |next| next.base);
+            if end <= from {
+                continue;
+            }
+            if segment.base < from {
+                self.read_topics(from, end, &mut add)?;
+                continue;
+            }
+            let topics = segment.with_index(&*self.state.storage, Index::summaries)?;
+            topics.into_iter().for_each(&mut add);
+            self.state.keep_index(segment);
+        }
+        Ok(all.into_values().collect())
+    }
+
+    fn read_topics(
+        &self,
+        from: Sequence,
+        end: Sequence,
+        add: &mut impl FnMut(TopicSummary),
+    ) -> Result<(), Error> {
+        const READ_BYTES: usize = 1 << 20;
+        let mut at = from.max(self.state.first());
+        loop {
+            match self.read(at, end, READ_BYTES)? {
+                Found::Records(chunk) => {
+                    for record in chunk.iter() {
+                        add(TopicSummary {
+                            topic: record.topic.to_owned(),
+                            records: 1,
+                            bytes: record.field.len() as u64,
+                            first: record.sequence,
+                            last: record.sequence,
+                        });
+                    }
+                    at = chunk.last.next();
+                }
+                Found::Damaged { next, .. } => at = next,
+                Found::End => return Ok(()),
+            }
+        }
     }
 
     /// Removes whole segments from the front as long as every record in them lies before

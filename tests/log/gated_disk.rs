@@ -111,6 +111,14 @@ impl Storage for GatedDisk {
         self.disk.remove(path)
     }
 
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.hard_link(from, to)
+    }
+
+    fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.disk.remove_dir_all(dir)
+    }
+
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.disk.sync_dir(dir)
     }
@@ -156,6 +164,10 @@ impl StorageFile for GatedFile {
 
     fn is_shared(&self) -> bool {
         self.file.is_shared()
+    }
+
+    fn links(&self) -> io::Result<u64> {
+        self.file.links()
     }
 
     fn path(&self) -> &Path {

@@ -35,7 +35,7 @@ fn what_nobody_uses_is_closed_and_comes_back_whole() {
     let dir = TempDir::new().unwrap();
     let node = Node::start(dir.path(), small());
     let other = RealityName::new("other").unwrap();
-    node.tenancy().create(&other).unwrap();
+    node.tenancy().create(&other, "me").unwrap();
     let done = Sequence::new(2).unwrap();
     for round in 1..=3 {
         node.append_on("a", 3, 100);
