@@ -12,7 +12,7 @@ use super::error::Error;
 use super::name::RealityName;
 use super::reality::Reality;
 use super::system;
-use crate::log::{Found, Sequence};
+use crate::log::Found;
 use crate::proto::view::RecordView;
 
 /// First tokens of the topics that say which realities there are.
@@ -87,10 +87,9 @@ fn birth_in<E>(found: &Result<Found, E>) -> Option<Birth> {
     }
 }
 
-/// Whether the last that is said of `name` is that it was deleted.
-pub(super) fn is_deleted(system: &Reality, name: &RealityName) -> bool {
+/// Whether the last record on `topic` is an event with `data`.
+pub(super) fn is_last(system: &Reality, topic: &str, data: &str) -> bool {
     let log = system.log();
-    let topic = format!("{TOPIC_PREFIX}{name}");
     let topics = log.topics().unwrap_or_default();
     let Some(last) = topics.iter().find(|one| one.topic == topic) else {
         return false;
@@ -98,11 +97,14 @@ pub(super) fn is_deleted(system: &Reality, name: &RealityName) -> bool {
     let Ok(Found::Records(chunk)) = log.read(last.last, last.last.next(), 1) else {
         return false;
     };
-    let kind = |record: &[u8]| {
-        let view = RecordView::parse(record).ok()?;
-        Some(view.envelope.payload.kind() == DELETED)
+    let is_it = |record: &[u8]| {
+        let view = RecordView::parse(record);
+        view.is_ok_and(|view| view.envelope.payload.data() == data.as_bytes())
     };
-    chunk.iter().next().and_then(|record| kind(record.record)) == Some(true)
+    chunk
+        .iter()
+        .next()
+        .is_some_and(|record| is_it(record.record))
 }
 
 /// Notes how a reality came into being. On disk on `Ok`. Blocks.
@@ -122,8 +124,11 @@ pub(super) fn note_birth(
     note(system, name, kind, &data.to_string())
 }
 
-/// Notes that a reality is gone; `data` says by whom and since when. On disk on `Ok`. Blocks.
+/// Notes that a reality is gone, once; `data` says by whom and since when. On disk on `Ok`. Blocks.
 pub(super) fn note_death(system: &Reality, name: &RealityName, data: &str) -> Result<(), Error> {
+    if is_last(system, &format!("{TOPIC_PREFIX}{name}"), data) {
+        return Ok(());
+    }
     note(system, name, DELETED, data)
 }
 
@@ -132,15 +137,4 @@ fn note(system: &Reality, name: &RealityName, kind: &str, data: &str) -> Result<
     let data = Bytes::copy_from_slice(data.as_bytes());
     let record = system::event(system, topic, kind, "", data);
     system::append_and_wait(system, record).map(drop)
-}
-
-impl Birth {
-    /// Of a fork: the sequence after the last in common.
-    #[must_use]
-    pub fn fork_end(&self) -> Option<Sequence> {
-        match self {
-            Self::Created => None,
-            Self::Forked { at, .. } => Sequence::new(at.saturating_add(1)),
-        }
-    }
 }

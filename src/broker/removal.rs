@@ -49,16 +49,14 @@ impl Tenancy {
         }
         let at = self.ground().environment.clock.now();
         let note = json!({ "by": by, "at": at.0 }).to_string();
-        removal::begin(&*storage, &directory, &note)?;
+        let note = marked(&*storage, &directory, &note)?;
         self.finish_deletion(name, &note)
     }
 
     /// Goes on with a deletion that has begun.
     pub(super) fn finish_deletion(&self, name: &RealityName, note: &str) -> Result<(), Error> {
         self.consumers().forget(name)?;
-        if !register::is_deleted(self.system(), name) {
-            register::note_death(self.system(), name, note)?;
-        }
+        register::note_death(self.system(), name, note)?;
         let storage = &self.ground().environment.storage;
         removal::finish(&**storage, &self.directory_of(name))?;
         self.unlist(name);
@@ -146,8 +144,17 @@ pub(super) fn delete_tenant(
     }
     let at = ground.environment.clock.now();
     let note = json!({ "by": by, "at": at.0 }).to_string();
-    removal::begin(&**storage, &directory, &note)?;
+    let note = marked(&**storage, &directory, &note)?;
     finish_tenant(ground, data, tenant, &note)
+}
+
+/// Marks a directory; the note of the first attempt counts, which is returned.
+fn marked(storage: &dyn Storage, directory: &Path, note: &str) -> Result<String, Error> {
+    removal::begin(storage, directory, note)?;
+    Ok(match removal::unfinished(storage, directory)? {
+        Some(Unfinished::Removal(found)) => found,
+        Some(Unfinished::Fork) | None => note.to_owned(),
+    })
 }
 
 /// Goes on with the deletion of a tenant that has begun.
@@ -165,9 +172,13 @@ pub(super) fn finish_tenant(
     let bytes = RealityBytes::new(&TenantBytes::new(None));
     let (log, _loss) = Reality::open(ground, &node, &system, at, bytes)?;
     let topic = format!("sys.tenant.{tenant}");
-    let data = Bytes::copy_from_slice(note.as_bytes());
-    let record = system::event(&log, topic, "tenant.deleted", "", data);
-    let recorded = system::append_and_wait(&log, record);
+    let recorded = if register::is_last(&log, &topic, note) {
+        Ok(())
+    } else {
+        let data = Bytes::copy_from_slice(note.as_bytes());
+        let record = system::event(&log, topic, "tenant.deleted", "", data);
+        system::append_and_wait(&log, record).map(drop)
+    };
     log.close();
     recorded?;
     for reality in directories_in(&directory) {

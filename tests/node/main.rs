@@ -2,6 +2,7 @@
 
 mod drain;
 mod events;
+mod fork;
 mod full_disk;
 mod handshake;
 mod kill;
