@@ -12,7 +12,6 @@ use super::position::{ByteOffset, Micros, Sequence};
 use super::record::Records;
 use super::scan::Batch;
 use super::segment::SegmentHeader;
-use super::status::TopicSummary;
 use super::wire::{length_prefixed, put_varint, varint};
 
 const MAGIC: [u8; 8] = *b"ARQONIDX";
@@ -140,18 +139,6 @@ impl Index {
             }
             at += len;
         }
-    }
-
-    /// Its topics, in no order.
-    pub(super) fn summaries(&self) -> Vec<TopicSummary> {
-        let summary = |(name, topic): (&Box<str>, &Topic)| TopicSummary {
-            topic: name.to_string(),
-            records: topic.records,
-            bytes: topic.bytes,
-            first: topic.first,
-            last: topic.last,
-        };
-        self.topics.iter().map(summary).collect()
     }
 
     /// The last known batch that starts at or before `sequence`.

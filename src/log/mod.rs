@@ -70,7 +70,7 @@ pub use status::{Bounds, LossStatement, Status, TopicSummary};
 pub use storage::{Access, RealStorage, Storage, StorageFile, StorageLock};
 pub use topic_reader::TopicReader;
 
-use index::Index;
+use index::{Index, Topic};
 use state::State;
 /// One open log. Cheap to clone; closed by [`Log::close`].
 #[derive(Clone, Debug)]
@@ -244,25 +244,7 @@ impl Log {
     /// # Errors
     /// I/O errors.
     pub fn topics(&self) -> Result<Vec<TopicSummary>, Error> {
-        let mut all = std::collections::BTreeMap::<String, TopicSummary>::new();
-        for segment in self.state.segments() {
-            segment.with_index(&*self.state.storage, |index| {
-                for (name, topic) in &index.topics {
-                    let summary = all.entry(name.to_string()).or_insert_with(|| TopicSummary {
-                        topic: name.to_string(),
-                        records: 0,
-                        bytes: 0,
-                        first: topic.first,
-                        last: topic.last,
-                    });
-                    summary.records += topic.records;
-                    summary.bytes += topic.bytes;
-                    summary.last = topic.last;
-                }
-            })?;
-            self.state.keep_index(&segment);
-        }
-        Ok(all.into_values().collect())
+        self.topics_from(Sequence::FIRST)
     }
 
     /// The topics of the records from `from` on, by name, from the indexes but for the segment that
@@ -290,7 +272,7 @@ impl Log {
                 self.read_topics(from, end, &mut add)?;
                 continue;
             }
-            let topics = segment.with_index(&*self.state.storage, Index::summaries)?;
+            let topics = segment.with_index(&*self.state.storage, summaries)?;
             topics.into_iter().for_each(&mut add);
             self.state.keep_index(segment);
         }
@@ -416,4 +398,16 @@ impl Log {
     fn state(&self) -> &Arc<State> {
         &self.state
     }
+}
+
+/// The topics of one segment, in no order.
+fn summaries(index: &Index) -> Vec<TopicSummary> {
+    let summary = |(name, topic): (&Box<str>, &Topic)| TopicSummary {
+        topic: name.to_string(),
+        records: topic.records,
+        bytes: topic.bytes,
+        first: topic.first,
+        last: topic.last,
+    };
+    index.topics.iter().map(summary).collect()
 }

@@ -9,6 +9,7 @@ mod damage;
 mod dice;
 mod disk_faults;
 mod fork;
+mod fork_cost;
 mod gated_disk;
 mod golden;
 mod history;

@@ -60,13 +60,16 @@ async fn sequences(client: &Client, reality: &str) -> Vec<u64> {
     loop {
         let options = FetchOptions {
             reality: reality.to_owned(),
-            ..FetchOptions::default()
+            filter: ">".to_owned(),
+            from,
+            records: 0,
+            bytes: 0,
         };
-        let fetched = client.fetch(">", from, &options).await.expect("fetched");
+        let fetched = client.fetch(options).await.expect("fetched");
         if fetched.records.is_empty() {
             return found;
         }
-        found.extend(fetched.records.iter().map(|record| record.sequence));
+        found.extend(fetched.views().map(|view| view.expect("a record").sequence));
         from = fetched.next;
     }
 }
