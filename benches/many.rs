@@ -234,9 +234,10 @@ fn main() {
     );
     drop(many);
 
-    let single = [encoded("bench.topic.0")];
+    // As many envelopes of one topic, so that both read as much memory.
+    let single: Vec<_> = (0..TOPICS).map(|_| encoded("bench.topic.00000")).collect();
     let topics: Vec<_> = (0..TOPICS)
-        .map(|number| encoded(&format!("bench.topic.{number}")))
+        .map(|number| encoded(&format!("bench.topic.{number:05}")))
         .collect();
     let of_topics = |name: &str| tenancy.create(&RealityName::new(name).unwrap()).unwrap();
     let realities = [of_topics("one-topic"), of_topics("many-topics")];

@@ -711,7 +711,7 @@ fn a_poisoned_reality_is_read_only_and_comes_back() {
     let outcome = node.heard.appended.recv_timeout(WAIT).unwrap();
     assert!(matches!(outcome, Err(AppendError::Indeterminate { .. })));
     // The producer can be told before the watcher is.
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     while node.broker.read_only().is_empty() {
         assert!(started.elapsed() < WAIT, "the log is not poisoned");
         std::thread::yield_now();
@@ -728,7 +728,7 @@ fn a_poisoned_reality_is_read_only_and_comes_back() {
     assert_eq!(take_all(&mut subscription).0, [0_u64; 0], "reading goes on");
 
     node.failing.store(false, Ordering::SeqCst);
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     while !node.broker.read_only().is_empty() {
         assert!(started.elapsed() < WAIT, "the log is not reopened");
         std::thread::sleep(Duration::from_millis(5));
@@ -741,7 +741,7 @@ fn a_poisoned_reality_is_read_only_and_comes_back() {
 
     let tenancy = node.tenancy();
     let system = tenancy.reality(&RealityName::system()).unwrap();
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     while !system
         .log()
         .topics()
@@ -1008,7 +1008,7 @@ fn a_reality_whose_creation_failed_can_be_created_again() {
     let missing = tenancy.reality(&other).unwrap_err();
     assert!(matches!(missing, Error::NoSuchReality { .. }), "{missing}");
     node.failing.store(false, Ordering::SeqCst);
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     while !node.broker.read_only().is_empty() {
         assert!(started.elapsed() < WAIT, "the log is not reopened");
         std::thread::sleep(Duration::from_millis(5));

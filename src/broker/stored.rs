@@ -85,10 +85,17 @@ impl RealityBytes {
         Ok(wanted)
     }
 
-    /// Gives back room that was not used.
+    /// Gives back room that was not used, as far as it is still counted: the log may have been
+    /// asked since it was taken.
     pub(super) fn give_back(&self, bytes: u64) {
-        self.own.fetch_sub(bytes, Ordering::Relaxed);
-        self.tenant.sum.fetch_sub(bytes, Ordering::Relaxed);
+        let less = |own: u64| Some(own.saturating_sub(bytes));
+        let before = self
+            .own
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
+            .unwrap_or_default();
+        self.tenant
+            .sum
+            .fetch_sub(before.min(bytes), Ordering::Relaxed);
     }
 
     /// Replaces what was counted by what the log says.
@@ -129,4 +136,49 @@ pub(super) fn measure(storage: &dyn Storage, directory: &Path) -> std::io::Resul
         sum += end;
     }
     Ok(sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // BRK-12: the sum is that of the realities, whatever was taken, given back and measured.
+    #[test]
+    fn the_sum_follows_its_realities() {
+        let tenant = TenantBytes::new(Some(1_000));
+        let (a, b) = (RealityBytes::new(&tenant), RealityBytes::new(&tenant));
+        let taken = a.reserve(1, 400).unwrap();
+        assert_eq!((taken, tenant.stored()), (448, 448));
+        b.set(500);
+        let refused = b.reserve(1, 100).unwrap_err();
+        assert!(
+            matches!(
+                refused,
+                Error::TenantBytesFull {
+                    stored: 948,
+                    wanted: 148,
+                    limit: 1_000
+                }
+            ),
+            "{refused}"
+        );
+        assert_eq!(tenant.stored(), 948);
+        // Measured in between: what was taken is no longer counted.
+        a.set(10);
+        a.give_back(taken);
+        assert_eq!(tenant.stored(), 500);
+        b.set(0);
+        assert_eq!(tenant.stored(), 0);
+        assert_eq!(b.reserve(1, 900).unwrap(), 948);
+    }
+
+    // BRK-12: without a limit nothing is counted.
+    #[test]
+    fn nothing_is_counted_without_a_limit() {
+        let tenant = TenantBytes::new(None);
+        let reality = RealityBytes::new(&tenant);
+        assert_eq!(reality.reserve(10, 1 << 40).unwrap(), 0);
+        assert!(!reality.counts());
+        assert_eq!(tenant.stored(), 0);
+    }
 }

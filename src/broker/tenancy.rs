@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::consumer::Consumers;
@@ -382,6 +383,8 @@ impl Tenancy {
         let unused = Arc::get_mut(&mut self.consumers).is_some()
             && Arc::strong_count(&self.system) == SYSTEM_HOLDERS
             && self.open.is_at_rest(|reality| reality.is_healthy());
+        // The count alone orders nothing: whatever the last holder did comes before what follows.
+        fence(Ordering::Acquire);
         unused && self.system.is_healthy()
     }
 

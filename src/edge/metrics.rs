@@ -106,6 +106,7 @@ impl Metrics {
             log_waiting_bytes: Gauge::default(),
         };
         metrics.register();
+        metrics.register_logs();
         metrics
     }
 
@@ -182,6 +183,10 @@ impl Metrics {
             "Open subscriptions",
             self.subscriptions.clone(),
         );
+    }
+
+    fn register_logs(&mut self) {
+        let r = &mut self.registry;
         r.register("log_flushes", "Flushes to disk", self.flushes.clone());
         r.register(
             "log_damaged_reads",

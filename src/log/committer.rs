@@ -18,6 +18,10 @@ use std::time::{Duration, Instant};
 use super::state::State;
 use super::tail::TailBudget;
 
+/// Marks are at least so far apart, those of all logs taken together: where many logs get a record
+/// now and then, each would be followed by a mark and its flush, as costly as the record's own.
+const BETWEEN_MARKS: Duration = Duration::from_millis(5);
+
 /// What the housekeeping threads do for a log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Chore {
@@ -79,6 +83,8 @@ struct Work {
     lengthy: Chores,
     /// Chores queued so far.
     queued: u64,
+    /// No mark is due before this.
+    next_mark: Option<Instant>,
     stopping: bool,
 }
 
@@ -231,11 +237,17 @@ impl Queues {
         self.ready.notify_one();
     }
 
-    /// Queues `chore` for `log`, to be done after `delay`.
+    /// Queues `chore` for `log`, to be done after `delay`, or later if it is a mark and there are
+    /// many.
     pub(super) fn later(&self, log: Arc<State>, chore: Chore, delay: Duration) {
         let mut work = self.lock();
         work.queued += 1;
-        let key = (Instant::now() + delay, work.queued);
+        let mut due = Instant::now() + delay;
+        if chore == Chore::Mark {
+            due = work.next_mark.map_or(due, |next| next.max(due));
+            work.next_mark = Some(due + BETWEEN_MARKS);
+        }
+        let key = (due, work.queued);
         let desk = chore.desk();
         work.chores(desk).waiting.insert(key, (chore, log));
         drop(work);

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arqonbus::log::{
     Append, AppendError, AppendSink, Appended, Chunk, Committer, Durability, Environment, Found,
@@ -287,4 +287,39 @@ fn tails_share_a_bound_and_the_longest_unused_give_way() {
     assert!(status.tail_bytes > small_options().tail_bytes / 2);
     assert!(status.index_bytes > 0);
     assert!(status.file_handles > status.segments, "the lock counts too");
+}
+
+// LOG-18: where many logs get a record now and then, their marks do not take more of the disk than
+// the records do.
+#[test]
+fn marks_of_many_idle_logs_are_spread_out() {
+    const LOGS: usize = 100;
+    let disk = GatedDisk::new();
+    let environment = threaded(&disk);
+    let logs: Vec<Log> = (0..LOGS)
+        .map(|number| {
+            let name = format!("idle-{number}");
+            open(&environment, &name, &Arc::default(), &small_options())
+        })
+        .collect();
+    let syncs = || disk.disk.sync_calls().len();
+    let (before, started) = (syncs(), Instant::now());
+    for log in &logs {
+        append_synced(log, 100);
+    }
+    // Each record takes a flush, and the mark that follows it another.
+    loop {
+        let marks = syncs() - before - LOGS;
+        let since = started.elapsed();
+        let most = since.as_millis() / 5 + 1;
+        assert!(marks as u128 <= most, "{marks} marks within {since:?}");
+        if marks == LOGS {
+            break;
+        }
+        assert!(since < PATIENCE, "only {marks} marks");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    for log in logs {
+        log.close().expect("a sound disk");
+    }
 }

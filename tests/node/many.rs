@@ -72,7 +72,7 @@ async fn at_rest(node: &Node, descriptors: usize) -> Holds {
 
 async fn connect(node: &Node) -> Client {
     let url = format!("ws://{}/v1/ws", node.edge);
-    let options = ConnectOptions::new(&url, &node.dev_token());
+    let options = ConnectOptions::new(&url, node.dev_token());
     Client::connect(options).await.expect("a connection")
 }
 
