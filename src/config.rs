@@ -352,6 +352,7 @@ impl Log {
             tail_bytes: self.tail_bytes,
             index_interval_bytes: self.index_interval_bytes,
             flush_after: Duration::from_millis(self.flush_after_ms),
+            encryption: None,
         }
     }
 }

@@ -8,7 +8,7 @@ use super::damage::without_directories;
 use super::filter::Filter;
 use super::name::{NameError, RealityName, Tenant};
 use super::reality::ReadOnly;
-use crate::log::{self, AppendError, Sequence};
+use crate::log::{self, AppendError, KeyProblem, Sequence};
 use crate::proto::code::ErrorCode;
 
 /// Why the broker did not do what was asked.
@@ -275,8 +275,17 @@ fn log_text(error: &log::Error) -> String {
         } => format!(
             "the log of the reality has format version {found}; this node reads version {supported}"
         ),
+        log::Error::Key {
+            problem: KeyProblem::Destroyed { .. },
+            ..
+        } => "the keys of the reality were destroyed on purpose: nobody can read it again; \
+              create another one"
+            .into(),
         log::Error::Key { .. } => "the log of the reality is encrypted with a key that this node \
              was not given; the node's own log says which"
+            .into(),
+        log::Error::NotEncrypted { .. } => "the log of the reality is not encrypted, so it has no \
+             key to rotate or destroy; log.encrypt = true encrypts it from its next segment on"
             .into(),
         log::Error::Unfinished { .. } => {
             "the log of the reality is being made or deleted; the node \
@@ -313,6 +322,7 @@ impl From<log::Error> for Error {
             | log::Error::Key { .. }
             | log::Error::Occupied { .. }
             | log::Error::Unfinished { .. }
+            | log::Error::NotEncrypted { .. }
             | log::Error::Damaged(_)) => Self::Log(error),
         }
     }
@@ -349,6 +359,7 @@ impl Error {
                 AppendError::Busy { .. } => ErrorCode::RateLimited,
                 AppendError::TooLarge { .. } => ErrorCode::TooLarge,
             },
+            Self::Log(log::Error::NotEncrypted { .. }) => ErrorCode::ValidationError,
             Self::ReadOnly { .. } | Self::Log(_) | Self::CursorsDamaged { .. } => {
                 ErrorCode::StorageFailure
             }
@@ -362,7 +373,12 @@ impl Error {
     pub fn retryable(&self) -> bool {
         match self {
             Self::Append(AppendError::Indeterminate { .. })
-            | Self::Log(log::Error::Damaged(_) | log::Error::Version { .. })
+            | Self::Log(
+                log::Error::Damaged(_)
+                | log::Error::Version { .. }
+                | log::Error::Key { .. }
+                | log::Error::NotEncrypted { .. },
+            )
             | Self::CursorsDamaged { .. } => false,
             Self::ReadOnly { state, .. } => state.repairing,
             _ => self.code().retryable(),

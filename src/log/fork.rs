@@ -15,6 +15,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::commit::Core;
 use super::error::{AppendError, Error};
+use super::keyring::{self, Keyring};
 use super::open::new_log_id;
 use super::options::Writer;
 use super::position::{Micros, Sequence};
@@ -143,8 +144,11 @@ impl State {
 
     /// Fills `dir`, and takes its marker away when everything is on the disk.
     fn build(&self, dir: &Path, cut: &Cut, writer: &Writer) -> Result<ForkPoint, Error> {
-        let before = self.share(dir, cut)?;
-        self.begin_own(dir, cut, &before, writer)?;
+        // First taken, then carried over: a key is in the file before it is in the keyring.
+        let keyring = self.keyring();
+        keyring::carry_over(&*self.storage, &self.dir, dir)?;
+        let before = self.share(dir, cut, &keyring)?;
+        self.begin_own(dir, cut, &before, writer, &keyring)?;
         removal::end_fork(&*self.storage, dir)?;
         Ok(ForkPoint {
             end: cut.end,
@@ -154,7 +158,7 @@ impl State {
     }
 
     /// Links or copies all that lies below the fork point.
-    fn share(&self, dir: &Path, cut: &Cut) -> Result<Before, Error> {
+    fn share(&self, dir: &Path, cut: &Cut, keyring: &Keyring) -> Result<Before, Error> {
         let segments = self.segments();
         let mut before = Before {
             log_id: cut.log_id,
@@ -188,7 +192,7 @@ impl State {
                 self.link(dir, segment)?;
                 before.shared += 1;
             } else {
-                let (root, copied) = self.copy(dir, segment, cut.end)?;
+                let (root, copied) = self.copy(dir, segment, cut.end, keyring)?;
                 before.root = root;
                 before.copied = copied;
             }
@@ -231,7 +235,13 @@ impl State {
 
     /// Copies what stands in `segment` below `end` to `dir`. Returns the root that the next segment
     /// names, and how many records that were.
-    fn copy(&self, dir: &Path, segment: &Segment, end: Sequence) -> Result<(u32, u64), Error> {
+    fn copy(
+        &self,
+        dir: &Path,
+        segment: &Segment,
+        end: Sequence,
+        keyring: &Keyring,
+    ) -> Result<(u32, u64), Error> {
         let compressed = segment
             .header
             .as_ref()
@@ -246,7 +256,7 @@ impl State {
             &*self.storage,
             dir,
             segment,
-            &self.keyring(),
+            keyring,
             self.options.index_interval_bytes,
             &Unthrottled,
             plan,
@@ -272,9 +282,9 @@ impl State {
         cut: &Cut,
         before: &Before,
         writer: &Writer,
+        keyring: &Keyring,
     ) -> Result<(), Error> {
         let created_at = cut.last_appended_at.max(self.clock.now());
-        let keyring = self.keyring();
         let (key_id, salt) = keyring.for_new_segment();
         let header = SegmentHeader {
             version: VERSION,

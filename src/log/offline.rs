@@ -8,14 +8,16 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::body::BodyCodec;
 use super::error::{Damage, Error};
 use super::index::Index;
-use super::keyring::Keyring;
+use super::keyring::{Keyring, Loaded, OsEntropy};
 use super::loss;
+use super::master::MasterKeys;
 use super::open::{self, LastSession, Verdict};
 use super::position::{ByteOffset, Micros, Sequence};
 use super::reader::index_scanned;
@@ -138,6 +140,25 @@ impl Directory {
                 segment.codec = keyring.codec(header);
             }
         }
+    }
+
+    /// Decrypts with the data keys of the log's own file of keys that `masters` open. Segments
+    /// whose keys cannot be had stay [`SegmentFile::is_locked`]; the first error says why.
+    ///
+    /// # Errors
+    /// I/O errors; the file of keys is damaged.
+    pub fn unlock_with(
+        &mut self,
+        storage: &dyn Storage,
+        masters: Option<&MasterKeys>,
+    ) -> Result<Option<Error>, Error> {
+        let keys = Loaded::load(storage, &self.path, masters, Arc::new(OsEntropy))?;
+        self.unlock(&keys.keyring);
+        let headers = self.segments.iter().filter_map(|segment| {
+            let header = segment.header.as_ref()?;
+            keys.check(&segment.path, header).err()
+        });
+        Ok(headers.into_iter().next())
     }
 
     /// Where the segment after the one at `at` starts.
@@ -388,6 +409,7 @@ fn look_at_header(
             Error::Io { .. }
             | Error::Locked { .. }
             | Error::Key { .. }
+            | Error::NotEncrypted { .. }
             | Error::OutOfRange { .. }
             | Error::BeyondEnd { .. }
             | Error::Occupied { .. }
