@@ -9,10 +9,11 @@ use std::sync::Arc;
 use arqonbus::log::removal::{self, Unfinished};
 use arqonbus::log::{
     Append, Committer, Durability, Environment, Error, Found, Log, LossStatement, Observer,
-    RealStorage, Sequence, Storage, Writer,
+    Options, RealStorage, Sequence, Storage, Writer,
 };
 use proptest::prelude::*;
 
+use crate::secrets::encrypted_options;
 use crate::session::{Scribe, SimClock, record, small_options};
 use crate::sim_storage::{Fault, SimStorage};
 
@@ -63,6 +64,7 @@ struct Family {
     storage: SimStorage,
     clock: Arc<SimClock>,
     committer: Arc<Committer>,
+    options: Options,
     branches: Vec<Branch>,
     names: u64,
     numbers: u64,
@@ -77,10 +79,15 @@ fn writer_of(name: u64) -> Writer {
 
 impl Family {
     fn new(seed: u64) -> Self {
+        Self::with(seed, small_options())
+    }
+
+    fn with(seed: u64, options: Options) -> Self {
         let mut family = Self {
             storage: SimStorage::new(seed),
             clock: SimClock::new(),
             committer: Committer::manual(),
+            options,
             branches: Vec::new(),
             names: 0,
             numbers: 0,
@@ -109,7 +116,7 @@ impl Family {
             committer: Arc::clone(&self.committer),
         };
         let observer: Arc<dyn Observer> = Arc::new(Scribe::default());
-        Log::open(&environment, dir, writer, &small_options(), observer)
+        Log::open(&environment, dir, writer, &self.options, observer)
     }
 
     fn append(&mut self, branch: usize, lens: &[usize]) {
@@ -319,11 +326,53 @@ proptest! {
 
     // LOG-12, REL-06: parents, forks and forks of forks are each what their own history says.
     #[test]
-    fn every_branch_equals_its_own_vector(operations in prop::collection::vec(operation(), 1..60)) {
-        let mut family = Family::new(1);
+    fn every_branch_equals_its_own_vector(
+        operations in prop::collection::vec(operation(), 1..60),
+        encrypted in any::<bool>(),
+    ) {
+        let options = if encrypted { encrypted_options(1) } else { small_options() };
+        let mut family = Family::with(1, options);
         for operation in &operations {
             apply(&mut family, operation);
         }
+        if encrypted {
+            let files = family.storage.files();
+            assert_eq!(canaries(files.values()).len(), 0);
+        }
+    }
+}
+
+// LOG-12, LOG-14: a fork has the keys that its segments need, and loses them with nobody else's.
+#[test]
+fn an_encrypted_fork_outlives_the_keys_of_its_parent() {
+    for at in [None, Some(sequence(30))] {
+        let mut family = Family::with(1, encrypted_options(1));
+        for _ in 0..20 {
+            family.append(0, &[900, 500]);
+        }
+        family.branches[0].log.rotate_key().expect("a further key");
+        family.append(0, &[800]);
+        family.fork(0, at);
+        let child = family.branches.remove(1);
+        assert_ne!(
+            child.log.current_key(),
+            family.branches[0].log.current_key()
+        );
+        let environment = Environment {
+            storage: Arc::new(family.storage.clone()),
+            clock: Arc::<SimClock>::clone(&family.clock),
+            committer: Arc::clone(&family.committer),
+        };
+        let parent = family.branches.remove(0);
+        parent.log.shred(&environment).expect("its keys are gone");
+        assert!(matches!(
+            family.open(&parent.dir, &parent.writer),
+            Err(Error::Key { .. })
+        ));
+        family.branches.push(child);
+        family.append(0, &[300, 400]);
+        family.restart(family.storage.power_cut(1));
+        family.check();
     }
 }
 
@@ -466,6 +515,7 @@ fn a_fork_is_whole_or_nothing_after_a_power_cut_anywhere() {
                     storage: family.storage.power_cut(seed ^ calls << 8),
                     clock: Arc::clone(&family.clock),
                     committer: Committer::manual(),
+                    options: family.options.clone(),
                     branches: Vec::new(),
                     names: family.names,
                     numbers: family.numbers,
