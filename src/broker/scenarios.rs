@@ -1,5 +1,6 @@
 //! Whole stories of the broker over a real log in a temporary directory.
 
+mod forks;
 mod idle;
 
 use std::io;
@@ -217,8 +218,20 @@ impl Node {
     }
 
     fn try_append(&self, envelopes: &[Envelope], durability: Durability) -> Result<(), Error> {
-        let reality = self.main();
-        let mut batch = Batch::new(&reality, &self.identity, envelopes.len());
+        self.try_append_as(&self.main(), envelopes, durability)
+    }
+
+    fn try_append_to(&self, reality: &Arc<Reality>, envelopes: &[Envelope]) -> Result<(), Error> {
+        self.try_append_as(reality, envelopes, Durability::Synced)
+    }
+
+    fn try_append_as(
+        &self,
+        reality: &Arc<Reality>,
+        envelopes: &[Envelope],
+        durability: Durability,
+    ) -> Result<(), Error> {
+        let mut batch = Batch::new(reality, &self.identity, envelopes.len());
         for envelope in envelopes {
             let bytes = Bytes::from(envelope.encode_to_vec());
             let view = EnvelopeView::parse(&bytes).unwrap();

@@ -75,7 +75,7 @@ pub use status::{Bounds, LossStatement, Status, TopicSummary};
 pub use storage::{Access, RealStorage, Storage, StorageFile, StorageLock};
 pub use topic_reader::TopicReader;
 
-use index::{Index, Topic};
+use index::Index;
 use state::State;
 /// One open log. Cheap to clone; closed by [`Log::close`].
 #[derive(Clone, Debug)]
@@ -407,12 +407,13 @@ impl Log {
 
 /// The topics of one segment, in no order.
 fn summaries(index: &Index) -> Vec<TopicSummary> {
-    let summary = |(name, topic): (&Box<str>, &Topic)| TopicSummary {
+    let topics = index.topics.iter();
+    let summaries = topics.map(|(name, topic)| TopicSummary {
         topic: name.to_string(),
         records: topic.records,
         bytes: topic.bytes,
         first: topic.first,
         last: topic.last,
-    };
-    index.topics.iter().map(summary).collect()
+    });
+    summaries.collect()
 }

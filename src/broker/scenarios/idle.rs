@@ -121,7 +121,7 @@ fn idle_close_is_never_noticed() {
     let node = Node::start(dir.path(), small());
     let names = ["main", "b", "c"].map(|name| RealityName::new(name).unwrap());
     for name in &names[1..] {
-        node.tenancy().create(name).unwrap();
+        node.tenancy().create(name, "me").unwrap();
     }
     let stop = AtomicBool::new(false);
     let reopened = AtomicU64::new(0);
