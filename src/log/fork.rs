@@ -148,6 +148,7 @@ impl State {
         let keyring = self.keyring();
         keyring::carry_over(&*self.storage, &self.dir, dir)?;
         let before = self.share(dir, cut, &keyring)?;
+        // Flushes the names of all that is there by then.
         self.begin_own(dir, cut, &before, writer, &keyring)?;
         removal::end_fork(&*self.storage, dir)?;
         Ok(ForkPoint {

@@ -111,17 +111,13 @@ pub(super) fn begin_fork(storage: &dyn Storage, dir: &Path) -> Result<(), Error>
     mark(storage, dir, FORKING, "")
 }
 
-/// The fork is complete, and on the disk on `Ok`.
+/// The fork is complete, and on the disk on `Ok`. The names of its files are there already.
 pub(super) fn end_fork(storage: &dyn Storage, dir: &Path) -> Result<(), Error> {
-    let flush = || {
-        storage
-            .sync_dir(dir)
-            .map_err(io_error("flush directory", dir))
-    };
-    flush()?;
     let path = dir.join(FORKING);
     storage.remove(&path).map_err(io_error("remove", &path))?;
-    flush()
+    storage
+        .sync_dir(dir)
+        .map_err(io_error("flush directory", dir))
 }
 
 fn mark(storage: &dyn Storage, dir: &Path, marker: &str, note: &str) -> Result<(), Error> {
@@ -132,9 +128,11 @@ fn mark(storage: &dyn Storage, dir: &Path, marker: &str, note: &str) -> Result<(
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
             file => file?,
         };
-        if !note.is_empty() {
-            file.write_at(0, note.as_bytes())?;
+        if note.is_empty() {
+            // Its name says it all, and is flushed below.
+            return Ok(());
         }
+        file.write_at(0, note.as_bytes())?;
         file.sync_data()
     };
     write().map_err(io_error("write", &path))?;

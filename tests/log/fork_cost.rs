@@ -38,7 +38,7 @@ fn filled(dir: &Path, segments: usize, segment_bytes: u64) -> Log {
     };
     let options = Options {
         segment_bytes,
-        segment_bytes_first: segment_bytes,
+        segment_bytes_first: Options::default().segment_bytes_first.min(segment_bytes),
         ..Options::default()
     };
     let observer: Arc<dyn Observer> = Arc::new(Scribe::default());
