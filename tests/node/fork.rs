@@ -82,7 +82,7 @@ async fn a_reality_is_forked_while_it_is_written_to() {
     let node = Node::dev_on(&dir.path().join("data"));
     let connect = || async {
         let url = format!("ws://{}/v1/ws", node.edge);
-        let options = ConnectOptions::new(&url, &node.dev_token());
+        let options = ConnectOptions::new(&url, node.dev_token());
         Client::connect(options).await.expect("a connection")
     };
     let (producer, client) = (connect().await, connect().await);
@@ -279,7 +279,7 @@ fn a_deleted_reality_leaves_nothing_behind() {
     assert_eq!(first, [1, 2, 3], "the old cursor is not in the way");
     node.ok(&["reality", "delete", "doomed"]);
     node.ok(&["reality", "delete", "kept"]);
-    assert_eq!(holders(&data, CANARY.as_bytes()), [PathBuf::new(); 0]);
+    assert_eq!(holders(&data, CANARY.as_bytes()), Vec::<PathBuf>::new());
     stop(node);
 
     let node = Node::dev_on(&data);
@@ -325,7 +325,7 @@ fn unfinished_deletions_and_forks_are_cleared_up_at_the_start() {
     write(&data.join("dev/half/forking"), b"");
     let node = Node::dev_on(&data);
     assert!(!data.join("dev/doomed").exists() && !data.join("dev/half").exists());
-    assert_eq!(holders(&data, CANARY.as_bytes()), [PathBuf::new(); 0]);
+    assert_eq!(holders(&data, CANARY.as_bytes()), Vec::<PathBuf>::new());
     let said = node.records(&[
         "consume",
         "sys.reality.doomed",
@@ -378,7 +378,7 @@ fn a_deleted_tenant_leaves_nothing_behind_but_the_record_of_it() {
     let stderr = String::from_utf8_lossy(&deleted.stderr).into_owned();
     assert!(deleted.status.success(), "{stderr}");
     assert!(!data.join("dev").exists());
-    assert_eq!(holders(&data, CANARY.as_bytes()), [PathBuf::new(); 0]);
+    assert_eq!(holders(&data, CANARY.as_bytes()), Vec::<PathBuf>::new());
     assert_eq!(holders(&data, b"tenant.deleted").len(), 1);
     assert!(!delete("dev").status.success(), "there is none any more");
 
