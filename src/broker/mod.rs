@@ -11,6 +11,9 @@
 
 pub mod accept;
 pub mod access;
+mod ask;
+mod backup;
+pub mod causality;
 pub mod command;
 pub mod compare;
 pub mod consumer;
@@ -53,6 +56,8 @@ pub use subscription::Subscription;
 pub use tenancy::Tenancy;
 
 use crate::log::{self, Environment, Micros};
+use crate::proto::v1::BackupManifest;
+use backup::Backups;
 use reality::{Ground, Past};
 use repair::Repairs;
 use roster::{Idle, Roster};
@@ -140,6 +145,7 @@ pub struct Broker {
     /// Tenants that are open, or being opened or closed.
     seats: AtomicUsize,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    backups: Backups,
 }
 
 impl Broker {
@@ -165,6 +171,7 @@ impl Broker {
             tenants: Roster::default(),
             seats: AtomicUsize::new(0),
             threads: Mutex::default(),
+            backups: Backups::default(),
         });
         broker.spawn("arqon-repair", |ground, broker| {
             while let Some(due) = ground.repairs.next() {
@@ -241,6 +248,16 @@ impl Broker {
     #[must_use]
     pub fn now(&self) -> Micros {
         self.ground.environment.clock.now()
+    }
+
+    fn backups(&self) -> &Backups {
+        &self.backups
+    }
+
+    /// Takes a picture of all logs of a tenant. Blocks.
+    fn begin_backup(&self, tenancy: &Tenancy) -> Result<(u64, BackupManifest), Error> {
+        let node = (self.ground.node_name.as_str(), self.ground.node);
+        self.backups.begin(tenancy, node)
     }
 
     /// Name of the node in vector clocks.

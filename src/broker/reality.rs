@@ -51,6 +51,15 @@ pub(super) struct Past {
     pub(super) damaged_reads: AtomicU64,
 }
 
+impl Ground {
+    fn writer(&self, clock_key: &str) -> Writer {
+        Writer {
+            node: self.node,
+            clock_key: clock_key.to_owned(),
+        }
+    }
+}
+
 /// Why a reality takes no writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadOnly {
@@ -376,6 +385,34 @@ impl Reality {
             tracing::warn!(tenant = %self.tenant, reality = %self.name, %error, "poisoned log closed");
         }
         self.remember_flushes();
+        self.open_again()
+    }
+
+    /// Repairs a damaged log and goes on with it; `None` if nothing was damaged. Blocks for as long
+    /// as it takes to read all of it.
+    pub(super) fn mend(&self) -> Result<Option<LossStatement>, Error> {
+        if let Err(error) = self.log().close() {
+            tracing::warn!(tenant = %self.tenant, reality = %self.name, %error, "log closed for its repair");
+        }
+        self.remember_flushes();
+        let writer = self.ground.writer(&self.clock_key);
+        let repaired = Log::repair(
+            &self.ground.environment,
+            &self.directory,
+            &writer,
+            &self.ground.options,
+            &log::Unthrottled,
+        );
+        // Whatever came of it, the reality goes on with the log that is there.
+        let reopened = self.open_again()?;
+        let repaired = repaired?;
+        if repaired.is_some() {
+            self.encounters.forget();
+        }
+        Ok(repaired.or(reopened.filter(|loss| !loss.damages.is_empty())))
+    }
+
+    fn open_again(&self) -> Result<Option<LossStatement>, Error> {
         let (log, loss) = open_log(&self.ground, &self.directory, &self.clock_key, &self.watch)?;
         {
             let mut current = self.log.write().unwrap_or_else(PoisonError::into_inner);
@@ -418,6 +455,39 @@ impl Reality {
         self.gone.store(true, Ordering::SeqCst);
         self.close();
         self.watch.fanout.look_again();
+    }
+
+    /// Closes the log and destroys its keys for good, in memory too: whoever still reads it is told
+    /// that its records are lost. Blocks.
+    pub(super) fn shred_keys(&self) -> Result<(), Error> {
+        let log = self.log();
+        if log.current_key().is_none() && !log.has_keys()? {
+            return Err(Error::Log(log::Error::NotEncrypted {
+                path: self.directory.clone(),
+            }));
+        }
+        let state = ReadOnly {
+            reason: "its keys were destroyed on purpose".to_owned(),
+            repairing: false,
+        };
+        let slot = &self.watch.read_only;
+        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
+        log.shred(&self.ground.environment)?;
+        self.watch.fanout.look_again();
+        Ok(())
+    }
+
+    /// The same for a log that is not open, which may be because its keys are not at hand.
+    pub(super) fn shred_closed(
+        ground: &Ground,
+        name: &RealityName,
+        directory: &std::path::Path,
+    ) -> Result<(), Error> {
+        let writer = Writer {
+            node: ground.node,
+            clock_key: format!("{}/{name}", ground.node_name),
+        };
+        Ok(log::shred(&ground.environment, directory, &writer)?)
     }
 
     /// Flushes and closes the log. Blocks.
@@ -537,10 +607,7 @@ fn open_log(
     clock_key: &str,
     watch: &Arc<Watch>,
 ) -> Result<(Log, Option<LossStatement>), Error> {
-    let writer = Writer {
-        node: ground.node,
-        clock_key: clock_key.to_owned(),
-    };
+    let writer = ground.writer(clock_key);
     let observer = Arc::clone(watch) as Arc<dyn Observer>;
     let opened = Log::open(
         &ground.environment,

@@ -383,6 +383,34 @@ fn a_subscriber_that_takes_nothing_has_little_read_ahead_for_it() {
     }
 }
 
+// BRK-02, LOG-01: written before a subscription begins and flushed afterwards, a record is as new to
+// it as what comes next.
+#[test]
+fn a_record_on_its_way_to_the_disk_when_a_subscription_begins_is_delivered() {
+    let dir = TempDir::new().unwrap();
+    let options = log::Options {
+        flush_after: Duration::from_secs(3600),
+        ..log::Options::default()
+    };
+    let node = Node::start(dir.path(), options);
+    // The first one is flushed with the reservation that a log needs before it shows what is
+    // only written.
+    for _ in 1..=2 {
+        let written = node.try_append(&[on("a.b", 8)], Durability::Written);
+        written.unwrap();
+        node.heard.appended.recv_timeout(WAIT).unwrap().unwrap();
+    }
+    let begin = |filter| node.subscribe(filter, Start::Earliest);
+    let mut subscriptions = [">", "a.*", "a.b"].map(begin);
+    for subscription in &mut subscriptions {
+        assert_eq!(take_all(subscription).0, [1], "2 is not on disk yet");
+    }
+    node.append_on("a.b", 1, 8);
+    for subscription in &mut subscriptions {
+        assert_eq!(take_all(subscription).0, [2, 3]);
+    }
+}
+
 // EDGE-11, LOG-09: no loss on the way from the tail to the files and back.
 #[test]
 fn a_subscription_that_falls_behind_comes_back_and_loses_nothing() {

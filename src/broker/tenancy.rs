@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
+
 use super::consumer::Consumers;
 use super::error::Error;
 use super::name::{RealityName, Tenant};
@@ -119,6 +121,12 @@ impl Tenancy {
         self.open.get(name)
     }
 
+    /// The wall clock.
+    pub(super) fn now(&self) -> log::Micros {
+        self.ground.environment.clock.now()
+    }
+
+    /// Those that are open already.
     /// A reality that is open already, for whoever looks at it and lets go.
     #[must_use]
     pub fn peek(&self, name: &RealityName) -> Option<Arc<Reality>> {
@@ -352,6 +360,51 @@ impl Tenancy {
             system::state_loss(&self.system, &reality, &loss);
         }
         Ok(())
+    }
+
+    /// Destroys the keys of a reality for good, whether they are at hand or not. Who has it open
+    /// is told by errors from now on. Blocks.
+    ///
+    /// # Errors
+    /// There is no such reality; it is not encrypted; I/O errors.
+    pub fn shred_keys(&self, name: &RealityName, by: &str) -> Result<(), Error> {
+        let _turn = self.open.turn(name).ok_or(Error::ShuttingDown)?;
+        if !self.names().contains(name) {
+            return Err(Error::NoSuchReality {
+                reality: name.clone(),
+            });
+        }
+        // Said first, so that it is known even if power fails in between.
+        let statement = serde_json::json!({ "reality": name.as_str(), "by": by });
+        let data = Bytes::from(statement.to_string());
+        let topic = system::LOG_TOPIC.to_owned();
+        let record = system::event(&self.system, topic, "log.keys_shredding", "", data);
+        system::append_and_wait(&self.system, record)?;
+        match self.opened(name) {
+            Some(reality) => {
+                reality.shred_keys()?;
+                self.open.remove(name);
+            }
+            None => Reality::shred_closed(&self.ground, name, &self.directory.join(name.as_str()))?,
+        }
+        tracing::warn!(tenant = %self.tenant, reality = %name, by, "the keys of a log were destroyed");
+        Ok(())
+    }
+
+    /// Repairs the damaged log of a reality; `None` if nothing was damaged. Blocks.
+    ///
+    /// # Errors
+    /// There is no such reality; the repair failed, and the log is as good or bad as it was.
+    pub(super) fn mend(&self, name: &RealityName) -> Result<Option<log::LossStatement>, Error> {
+        let reality = self.reality(name)?;
+        let Some(_turn) = self.open.turn(name) else {
+            return Err(Error::ShuttingDown);
+        };
+        let statement = reality.mend()?;
+        if let Some(statement) = &statement {
+            system::state_loss(&self.system, &reality, statement);
+        }
+        Ok(statement)
     }
 
     /// Closes the realities that have been idle long enough. Blocks.

@@ -22,7 +22,7 @@ use super::position::{Micros, Sequence};
 use super::prepare;
 use super::reader::Segment;
 use super::removal;
-use super::rewrite::{Plan, Rewritten, Unthrottled, rewrite};
+use super::rewrite::{Plan, Rewritten, copy_prefix};
 use super::segment::{self, Origin, REWRITING, SegmentHeader, VERSION};
 use super::state::State;
 
@@ -253,13 +253,12 @@ impl State {
             compression: compressed.then_some(COPY_COMPRESSION),
             quarantine: None,
         };
-        let copied = rewrite(
+        let copied = copy_prefix(
             &*self.storage,
             dir,
             segment,
             keyring,
             self.options.index_interval_bytes,
-            &Unthrottled,
             plan,
         )?;
         let Some(Rewritten { header, kept, .. }) = copied else {

@@ -7,6 +7,8 @@
 use std::io;
 use std::path::Path;
 
+use bytes::Bytes;
+
 use super::cipher::KeyId;
 use super::error::{Damage, Error};
 use super::master::{MasterName, NAME_BYTES_MAX, WRAPPED_BYTES, Wrapped, check_name};
@@ -58,17 +60,25 @@ pub(super) struct Entry {
 /// Which check failed, where, what it wanted, what is there.
 type Bad = (usize, &'static str, String, String);
 
+/// The bytes of the file in `dir`, whatever they are; `None` if there is none.
+pub(super) fn bytes(storage: &dyn Storage, dir: &Path) -> io::Result<Option<Bytes>> {
+    let file = match storage.open(&dir.join(KEYS), Access::Read) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    let bytes = file.read(0, usize::try_from(file.len()?).map_err(io::Error::other)?)?;
+    // Copied: the file may be overwritten when another takes its place.
+    Ok(Some(Bytes::copy_from_slice(&bytes)))
+}
+
 impl KeyFile {
     /// Reads the file in `dir`; `None` if there is none.
     pub(super) fn load(storage: &dyn Storage, dir: &Path) -> Result<Option<Self>, Error> {
         let path = dir.join(KEYS);
-        let io = |operation| io_error(&path, operation);
-        let file = match storage.open(&path, Access::Read) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            file => file.map_err(io("open"))?,
+        let read = bytes(storage, dir).map_err(io_error(&path, "read"))?;
+        let Some(bytes) = read else {
+            return Ok(None);
         };
-        let read = || file.read(0, usize::try_from(file.len()?).map_err(io::Error::other)?);
-        let bytes = read().map_err(io("read"))?;
         match Self::decode(&bytes) {
             Ok(keys) => Ok(Some(keys)),
             Err((offset, what, expected, found)) => Err(Error::Damaged(Damage {

@@ -19,7 +19,7 @@ use super::keyring::Entropy;
 /// Bytes of a wrapped data key: nonce, key, tag.
 pub(super) const WRAPPED_BYTES: usize = CIPHER_BYTES + KEY_BYTES;
 /// Longest name of a master key.
-pub const NAME_BYTES_MAX: usize = 32;
+pub(super) const NAME_BYTES_MAX: usize = 32;
 /// Enough for thousands of keys.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Whoever may read the keys may read the logs; whoever may write them may lock everybody out.

@@ -46,9 +46,12 @@ mod record;
 mod recovery;
 mod rekey;
 pub mod removal;
+mod repair;
 mod rewrite;
 pub mod scan;
+pub mod scrub;
 pub mod segment;
+mod snapshot;
 mod state;
 mod status;
 pub mod storage;
@@ -71,7 +74,8 @@ pub use options::{Encryption, Environment, NewSegments, Options, Writer};
 pub use position::{ByteOffset, Clock, Micros, Sequence};
 pub use rekey::shred;
 pub use rewrite::{Throttle, Unthrottled};
-pub use status::{Bounds, LossStatement, Status, TopicSummary};
+pub use snapshot::{Snapshot, SnapshotFile};
+pub use status::{Bounds, LossStatement, Quarantined, ScrubStatus, Status, TopicSummary};
 pub use storage::{Access, RealStorage, Storage, StorageFile, StorageLock};
 pub use topic_reader::TopicReader;
 
@@ -102,6 +106,25 @@ impl Log {
         let (state, statement) = open::open(environment, dir, writer, options, observer)?;
         environment.committer.tails().admit(&state);
         Ok((Self { state }, statement))
+    }
+
+    /// Mends a damaged log that nobody has open: what is damaged is copied aside, and what is
+    /// good goes on without it. Readers are told of the lost records for ever. `None` if nothing
+    /// is damaged; then nothing is changed.
+    ///
+    /// Every segment is read whole.
+    ///
+    /// # Errors
+    /// Locked by another process, encrypted without a key at hand, or I/O errors; nothing of what
+    /// can be read is lost, and the repair may be tried again.
+    pub fn repair(
+        environment: &Environment,
+        dir: &std::path::Path,
+        writer: &Writer,
+        options: &Options,
+        throttle: &dyn Throttle,
+    ) -> Result<Option<LossStatement>, Error> {
+        repair::repair(environment, dir, writer, options, throttle)
     }
 
     /// Queues a batch; `append.sink` hears of it. The order of calls is the order of sequences.
@@ -362,7 +385,38 @@ impl Log {
             read_only: self.state.read_only(),
             flushes: self.flushes(),
             epoch,
+            scrub: self.state.scrub_status(),
         }
+    }
+
+    /// A picture of all that is written by now, which stays readable while the log goes on.
+    ///
+    /// # Errors
+    /// What is written cannot be flushed.
+    pub fn snapshot(&self) -> Result<Snapshot, AppendError> {
+        self.state.snapshot()
+    }
+
+    /// Leaves out all sequences below `next`: the next record gets `next`, if that is not lower
+    /// than what it would get anyhow. Durable on `Ok`.
+    ///
+    /// For a log that was restored from a backup: what was given out after the backup was taken
+    /// must not be given out again.
+    ///
+    /// # Errors
+    /// The log takes no writes; no room for a segment.
+    pub fn skip_to(&self, next: Sequence) -> Result<(), AppendError> {
+        self.state.skip_to(next)
+    }
+
+    /// Reads every sealed segment and checks all of it, as fast as `throttle` allows. What is
+    /// damaged is told by [`Log::status`] from then on; the log still takes writes. `None` if
+    /// `throttle` has ended it.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn scrub(&self, throttle: &dyn Throttle) -> Result<Option<ScrubStatus>, Error> {
+        self.state.scrub(throttle)
     }
 
     /// Bytes waiting to be written.

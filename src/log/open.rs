@@ -21,7 +21,8 @@ use super::reader::Segment;
 use super::recovery::{self, Ending, Survey};
 use super::removal;
 use super::segment::{
-    self, BadSegmentHeader, HEADER_BYTES, PREPARING, REWRITING, SegmentHeader, VERSION,
+    self, BadSegmentHeader, HEADER_BLOCK_BYTES, HEADER_BYTES, PREPARING, REWRITING, SegmentHeader,
+    VERSION,
 };
 use super::state::{Queue, State};
 use super::status::LossStatement;
@@ -45,12 +46,13 @@ pub enum Interruption {
     Machine,
 }
 
-struct Opening<'a> {
+/// A log that is being opened or repaired.
+pub(super) struct Opening<'a> {
     environment: &'a Environment,
-    storage: &'a dyn Storage,
-    dir: &'a Path,
-    writer: &'a Writer,
-    options: &'a Options,
+    pub(super) storage: &'a dyn Storage,
+    pub(super) dir: &'a Path,
+    pub(super) writer: &'a Writer,
+    pub(super) options: &'a Options,
 }
 
 /// See [`super::Log::open`].
@@ -61,13 +63,7 @@ pub(super) fn open(
     options: &Options,
     observer: Arc<dyn Observer>,
 ) -> Result<(Arc<State>, Option<LossStatement>), Error> {
-    let opening = Opening {
-        environment,
-        storage: &*environment.storage,
-        dir,
-        writer,
-        options,
-    };
+    let opening = Opening::new(environment, dir, writer, options);
     let io = |operation| opening.io(operation);
     opening
         .storage
@@ -142,6 +138,7 @@ pub(super) fn open(
         lock: Mutex::new(Some(lock)),
         keyring: RwLock::new(Arc::new(keyring)),
         rewriting: Mutex::new(()),
+        scrub: Mutex::default(),
     };
     let begun = if statement.is_some() && state.read_only().is_none() {
         state.begin_epoch()?
@@ -207,8 +204,27 @@ struct Recovered {
     read_only: Option<String>,
 }
 
-impl Opening<'_> {
-    fn io(&self, operation: &'static str) -> impl FnOnce(io::Error) -> Error {
+impl<'a> Opening<'a> {
+    pub(super) fn new(
+        environment: &'a Environment,
+        dir: &'a Path,
+        writer: &'a Writer,
+        options: &'a Options,
+    ) -> Self {
+        Self {
+            environment,
+            storage: &*environment.storage,
+            dir,
+            writer,
+            options,
+        }
+    }
+
+    pub(super) fn now(&self) -> Micros {
+        self.environment.clock.now()
+    }
+
+    pub(super) fn io(&self, operation: &'static str) -> impl FnOnce(io::Error) -> Error {
         let path = self.dir.to_owned();
         move |source| Error::Io {
             operation,
@@ -217,11 +233,11 @@ impl Opening<'_> {
         }
     }
 
-    fn lock(&self) -> Result<Box<dyn StorageLock>, Error> {
+    pub(super) fn lock(&self) -> Result<Box<dyn StorageLock>, Error> {
         lock(self.storage, self.dir, self.writer)
     }
 
-    fn keys(&self) -> Result<Loaded<'_>, Error> {
+    pub(super) fn keys(&self) -> Result<Loaded<'_>, Error> {
         let encryption = self.options.encryption.as_ref();
         let masters = encryption.map(|encryption| &*encryption.masters);
         let entropy = encryption.map(|encryption| Arc::clone(&encryption.entropy));
@@ -229,7 +245,7 @@ impl Opening<'_> {
         Loaded::load(self.storage, self.dir, masters, entropy)
     }
 
-    fn settle(&self, keys: Loaded<'_>) -> Result<Keyring, Error> {
+    pub(super) fn settle(&self, keys: Loaded<'_>) -> Result<Keyring, Error> {
         let now = self.environment.clock.now();
         keys.settle(
             self.storage,
@@ -250,7 +266,7 @@ impl Opening<'_> {
         replace_session(self.storage, self.dir, &session)
     }
 
-    fn segments(
+    pub(super) fn segments(
         &self,
         keys: &Loaded<'_>,
         damages: &mut Vec<Damage>,
@@ -275,10 +291,17 @@ impl Opening<'_> {
                 .open(&path, Access::Write)
                 .map_err(io("open"))?;
             let file_len = file.len().map_err(io("measure"))?;
-            let len = usize::try_from(file_len.min(HEADER_BYTES as u64)).unwrap_or(HEADER_BYTES);
+            let len = usize::try_from(file_len.min(HEADER_BLOCK_BYTES)).unwrap_or(HEADER_BYTES);
             let bytes = file.read(0, len).map_err(io("read header of"))?;
             let header = match header(&path, base, &bytes) {
-                Ok(header) => {
+                Ok((header, damage)) => {
+                    keys.check(&path, &header)?;
+                    if let Some(damage) = damage {
+                        tracing::warn!(%damage, "the copy of the header is good; putting it back");
+                        file.write_at(0, &header.block())
+                            .map_err(io("mend header of"))?;
+                        file.sync_data().map_err(io("flush"))?;
+                    }
                     damages.extend(shortened(&path, &header, file_len));
                     Some(header)
                 }
@@ -289,10 +312,7 @@ impl Opening<'_> {
                 Err(error) => return Err(error),
             };
             let codec = match &header {
-                Some(header) => {
-                    keys.check(&path, header)?;
-                    keys.keyring.codec(header)
-                }
+                Some(header) => keys.keyring.codec(header),
                 None => BodyCodec::default(),
             };
             segments.push(Arc::new(Segment::sealed(base, header, path, file, codec)));
@@ -492,28 +512,43 @@ pub(super) struct LastSession {
     pub(super) closed_at: Option<Sequence>,
 }
 
-/// What the session's file tells the process that is called `instance`.
+/// What the session's file tells the process that is called `instance`. One that cannot be read
+/// is as good as none.
 pub(super) fn last_session(storage: &dyn Storage, dir: &Path, instance: &str) -> LastSession {
-    let session = storage
+    let session = session_text(storage, dir).unwrap_or_default();
+    LastSession::parse(&session, storage.boot_id().ok().as_deref(), instance)
+}
+
+/// The session's file; empty if there is none.
+pub(super) fn session_text(storage: &dyn Storage, dir: &Path) -> io::Result<String> {
+    let read = storage
         .open(&dir.join(SESSION), Access::Read)
         .and_then(|file| file.read(0, usize::try_from(file.len()?).map_err(io::Error::other)?));
-    let session = session.map_or_else(|_| String::new(), |s| String::from_utf8_lossy(&s).into());
-    let mut lines = session.lines();
-    let boot = storage.boot_id().ok();
-    let same_boot = boot.is_some() && lines.next().map(str::to_owned) == boot;
-    let same_process = lines.next() == Some(instance);
-    let closed_at = lines
-        .next()
-        .and_then(|line| line.strip_prefix(CLOSED_AT)?.parse().ok());
-    // The same process opens a log again only after it has given it up.
-    let interruption = if same_boot && !same_process {
-        Interruption::Process
-    } else {
-        Interruption::Machine
-    };
-    LastSession {
-        interruption,
-        closed_at: closed_at.and_then(Sequence::new),
+    match read {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(error),
+    }
+}
+
+impl LastSession {
+    pub(super) fn parse(session: &str, boot: Option<&str>, instance: &str) -> Self {
+        let mut lines = session.lines();
+        let (of_boot, of_process) = (lines.next(), lines.next());
+        let closed_at = lines
+            .next()
+            .and_then(|line| line.strip_prefix(CLOSED_AT)?.parse().ok());
+        let same_boot = boot.is_some() && of_boot == boot;
+        // The same process opens a log again only after it has given it up.
+        let interruption = if same_boot && of_process != Some(instance) {
+            Interruption::Process
+        } else {
+            Interruption::Machine
+        };
+        Self {
+            interruption,
+            closed_at: closed_at.and_then(Sequence::new),
+        }
     }
 }
 
@@ -538,9 +573,8 @@ pub(super) fn judge(
     stated: u32,
 ) -> Verdict {
     // A log that was only just created has ended in no way at all.
-    let fresh = survey.unopened
-        && survey.index.data_end.0 == segment::HEADER_BLOCK_BYTES
-        && survey.cut.is_none();
+    let fresh =
+        survey.unopened && survey.index.data_end.0 == HEADER_BLOCK_BYTES && survey.cut.is_none();
     let writable = damages.is_empty();
     let (next, skipped) = resume_at(survey, interruption, fresh);
     // If an opening was interrupted after it had made its loss statement, that one is kept, and the
@@ -565,6 +599,7 @@ pub(super) fn judge(
                 && (cut.is_some() || skipped.is_some()),
             skipped,
             damages,
+            quarantined: Vec::new(),
             path: loss::path(dir, epoch),
         }
     });
@@ -592,6 +627,7 @@ pub(super) fn headless_statement(
         possibly_acknowledged: false,
         skipped: None,
         damages,
+        quarantined: Vec::new(),
         path: loss::path(dir, 0),
     }
 }
@@ -672,8 +708,26 @@ pub(super) fn cut_since_close(path: &Path, survey: &Survey, closed_at: Sequence)
     })
 }
 
-/// Reads the header of a segment file with the name of `base`.
-pub(super) fn header(path: &Path, base: Sequence, bytes: &[u8]) -> Result<SegmentHeader, Error> {
+/// Reads the header of a segment file with the name of `base` from its header block. If it is
+/// damaged and its copy is not, the copy, and what is wrong.
+pub(super) fn header(
+    path: &Path,
+    base: Sequence,
+    block: &[u8],
+) -> Result<(SegmentHeader, Option<Damage>), Error> {
+    match header_in(path, base, block) {
+        Err(Error::Damaged(damage)) => {
+            let copy = block.get(segment::HEADER_COPY_AT..).unwrap_or_default();
+            match header_in(path, base, copy) {
+                Ok(header) => Ok((header, Some(damage))),
+                Err(_) => Err(damage.into()),
+            }
+        }
+        header => header.map(|header| (header, None)),
+    }
+}
+
+fn header_in(path: &Path, base: Sequence, bytes: &[u8]) -> Result<SegmentHeader, Error> {
     let damage = |what, expected: String, found: String| {
         Error::Damaged(Damage {
             path: path.to_owned(),

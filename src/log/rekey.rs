@@ -9,6 +9,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::cipher::KeyId;
 use super::error::Error;
+use super::keyfile;
 use super::keyring::{self, Keyring};
 use super::open;
 use super::options::{Environment, NewSegments, Writer};
@@ -118,6 +119,22 @@ impl super::Log {
     #[must_use]
     pub fn current_key(&self) -> Option<KeyId> {
         self.state().keyring().current()
+    }
+
+    /// Whether it has keys, whatever is done with new segments.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn has_keys(&self) -> Result<bool, Error> {
+        let state = self.state();
+        let found = keyfile::bytes(&*state.storage, &state.dir);
+        found
+            .map(|bytes| bytes.is_some())
+            .map_err(|source| Error::Io {
+                operation: "read the keys in",
+                path: state.dir.clone(),
+                source,
+            })
     }
 
     /// Gives the log that is being made in `to` the wrapped keys of this one, which the segments

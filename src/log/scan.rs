@@ -425,17 +425,9 @@ pub(super) fn lost_damage(
     header: &BatchHeader,
     reason: &str,
 ) -> Damage {
-    Damage {
-        path: path.to_owned(),
-        offset,
-        what: "records put aside by a repair",
-        expected: format!(
-            "sequences {} to {}",
-            header.base,
-            header.end().previous().unwrap_or(header.base)
-        ),
-        found: reason.to_owned(),
-    }
+    let last = header.end().previous().unwrap_or(header.base);
+    let expected = format!("sequences {} to {last}", header.base);
+    Damage::put_aside(path.to_owned(), offset, expected, reason.to_owned())
 }
 
 /// What a reader is told of records whose key is gone.

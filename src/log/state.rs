@@ -18,6 +18,7 @@ use super::options::{Options, Writer};
 use super::position::{Clock, Sequence};
 use super::prepare::Prepared;
 use super::reader::Segment;
+use super::status::ScrubStatus;
 use super::storage::{Storage, StorageLock};
 use super::tail::Tail;
 
@@ -66,6 +67,7 @@ pub(super) struct State {
     pub(super) keyring: RwLock<Arc<Keyring>>,
     /// Held by whoever removes, replaces or shares sealed segments. Taken before every other lock.
     pub(super) rewriting: Mutex<()>,
+    pub(super) scrub: Mutex<ScrubStatus>,
 }
 
 /// Appends that wait for a turn.

@@ -1,10 +1,16 @@
 //! Black box: the built node over real sockets.
 
+mod backup;
+mod causal;
+#[path = "../log/dice.rs"]
+mod dice;
 mod drain;
+mod encryption;
 mod events;
 mod fork;
 mod full_disk;
 mod handshake;
+mod histories;
 mod kill;
 mod live;
 mod many;

@@ -70,11 +70,26 @@ impl Node {
         Self::dev_at(data, SocketAddr::from(([127, 0, 0, 1], 0)))
     }
 
+    /// The same with settings from the environment.
+    pub(crate) fn dev_on_with(data: &Path, settings: &[(&str, &str)]) -> Self {
+        let mut command = command(&["serve", "--dev", "--ops", "127.0.0.1:0"]);
+        command.args(["--listen", "127.0.0.1:0"]);
+        command.arg("--data").arg(data);
+        command.envs(settings.iter().copied());
+        Self::started(command, data.to_owned(), None)
+    }
+
     /// The same where clients of that other node look for it.
     pub(crate) fn dev_at(data: &Path, edge: SocketAddr) -> Self {
+        Self::dev_at_with(data, edge, &[])
+    }
+
+    /// The same with settings from the environment.
+    pub(crate) fn dev_at_with(data: &Path, edge: SocketAddr, settings: &[(&str, &str)]) -> Self {
         let mut command = command(&["serve", "--dev", "--ops", "127.0.0.1:0"]);
         command.arg("--listen").arg(edge.to_string());
         command.arg("--data").arg(data);
+        command.envs(settings.iter().copied());
         Self::started(command, data.to_owned(), None)
     }
 

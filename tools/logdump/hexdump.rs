@@ -13,12 +13,18 @@ use serde_json::{Value, json};
 
 use crate::cat::no_records;
 use crate::failure::{Outcome, Usage};
+use crate::fields::{field, number, varint};
 use crate::ls::file_name;
 use crate::select::Selection;
 use crate::show::sequence_and_paths;
 use crate::source::{self, Source};
 use crate::table::{hex, printable, table};
 use crate::{Common, Output, table, walk};
+
+/// Flag of a batch whose body is encrypted, and what stands around the encrypted bytes.
+const ENCRYPTED: u64 = 16;
+const NONCE_BYTES: usize = 12;
+const TAG_BYTES: usize = 16;
 
 /// Show the bytes of a batch or a record, annotated
 ///
@@ -272,6 +278,20 @@ impl Dump {
             self.fixed(body, start, &[(0, 8, "reserved_end", Show::Number)]);
             return good;
         }
+        let is_encrypted = number(header, 28, 2).is_some_and(|flags| flags & ENCRYPTED != 0);
+        if is_encrypted {
+            let Some((nonce, rest)) = body.split_at_checked(NONCE_BYTES) else {
+                return false;
+            };
+            let (sealed, tag) = rest.split_at(rest.len().saturating_sub(TAG_BYTES));
+            let sealed_at = start + NONCE_BYTES as u64;
+            let shown = if self.whole { sealed } else { &[] };
+            self.row(start, nonce, "nonce", "");
+            let text = format!("{} bytes (cat decrypts, given --key-file)", sealed.len());
+            self.row(sealed_at, shown, "encrypted", text);
+            self.row(sealed_at + sealed.len() as u64, tag, "tag", "");
+            return good;
+        }
         let mut at = 0;
         while let Some(frame) = frame_len(&body[at..]) {
             let end = at + frame;
@@ -444,6 +464,7 @@ impl Show {
                 0 => "records".to_owned(),
                 1 => "mark".to_owned(),
                 3 => "mark of a clean close".to_owned(),
+                16 => "records, encrypted".to_owned(),
                 other => format!("unknown: {other:#x}"),
             },
         }
@@ -460,31 +481,6 @@ fn compared(stored: &[u8], computed: u32) -> String {
     format!("stored {stored:#010x}, computed {computed:#010x}: {verdict}")
 }
 
-/// A little-endian number of up to eight bytes.
-fn number(bytes: &[u8], at: usize, len: usize) -> Option<u64> {
-    if len > 8 {
-        return None;
-    }
-    let bytes = bytes.get(at..at.checked_add(len)?)?;
-    Some(
-        bytes
-            .iter()
-            .rev()
-            .fold(0, |value, &byte| value << 8 | u64::from(byte)),
-    )
-}
-
-fn varint(bytes: &[u8]) -> Option<(u64, usize)> {
-    let mut value = 0_u64;
-    for (at, &byte) in bytes.iter().take(10).enumerate() {
-        value |= u64::from(byte & 0x7f).checked_shl(7 * u32::try_from(at).ok()?)?;
-        if byte < 0x80 {
-            return Some((value, at + 1));
-        }
-    }
-    None
-}
-
 /// Bytes that the framed record at the start takes, if one is there whole.
 fn frame_len(bytes: &[u8]) -> Option<usize> {
     if *bytes.first()? != 0x0a {
@@ -493,24 +489,6 @@ fn frame_len(bytes: &[u8]) -> Option<usize> {
     let (len, prefix) = varint(&bytes[1..])?;
     let len = usize::try_from(len).ok()?.checked_add(1 + prefix)?;
     (len <= bytes.len()).then_some(len)
-}
-
-/// Key, value bytes and whole length of the protobuf field at the start of `bytes`.
-fn field(bytes: &[u8]) -> Option<(u64, &[u8], usize)> {
-    let (key, at) = varint(bytes)?;
-    let rest = &bytes[at..];
-    let (skip, len) = match key & 7 {
-        0 => (0, varint(rest)?.1),
-        1 => (0, 8),
-        2 => {
-            let (len, prefix) = varint(rest)?;
-            (prefix, usize::try_from(len).ok()?)
-        }
-        5 => (0, 4),
-        _ => return None,
-    };
-    let end = skip.checked_add(len)?;
-    Some((key, rest.get(skip..end)?, at.checked_add(end)?))
 }
 
 fn scalar(wire: u64, value: &[u8], kind: Option<&Kind>, name: &str) -> String {

@@ -152,6 +152,7 @@ impl Report {
             "batches": self.batches,
             "marks": self.marks,
             "records": self.records,
+            "locked_segments": source.log.segments.iter().filter(|s| s.is_locked()).count(),
             "findings": findings,
             "notices": self.notices,
         })
@@ -206,6 +207,14 @@ impl<'a> Check<'a> {
             progress.add(segment.bytes.len() as u64);
         }
         self.what_recovery_misses();
+        self.report.findings.extend(self.source.keys_damage.clone());
+        if let Some(why) = &self.source.locked {
+            let count = log.segments.iter().filter(|s| s.is_locked()).count();
+            self.report.notices.push(format!(
+                "{count} segments are encrypted: their checksums and chains were checked, their \
+                 contents were not; {why}"
+            ));
+        }
         if self.undecodable > 0 {
             let count = self.undecodable;
             self.report.notices.push(format!(
@@ -456,7 +465,10 @@ impl<'a> Check<'a> {
             return;
         }
         self.report.batches += 1;
-        self.records(segment, batch);
+        // The checksum of what is stored is good; that is all that can be said without the key.
+        if !batch.locked {
+            self.records(segment, batch);
+        }
     }
 
     fn records(&mut self, segment: &SegmentFile, batch: &Batch) {
@@ -469,7 +481,7 @@ impl<'a> Check<'a> {
             at += record.field.len() as u64;
             sequence = record.sequence.next();
         }
-        let end = start + u64::from(header.body_len);
+        let end = start + batch.body.len() as u64;
         if at != end {
             self.finding(segment, at, "record", "a framed record", "something else");
         } else if sequence != header.end() {
@@ -539,7 +551,10 @@ impl<'a> Check<'a> {
             IndexCheck::Damaged(damage) => self.report.findings.push(damage),
             // A damaged segment cannot tell whether its index is right.
             IndexCheck::Differs(damage) if segment_is_good => self.report.findings.push(damage),
-            IndexCheck::Differs(_) | IndexCheck::Missing | IndexCheck::Agrees(_) => {}
+            IndexCheck::Differs(_)
+            | IndexCheck::Missing
+            | IndexCheck::Locked
+            | IndexCheck::Agrees(_) => {}
         }
     }
 
