@@ -217,6 +217,14 @@ impl Log {
                     let next = next.min(next_base.unwrap_or(Sequence::MAX)).min(end);
                     return Ok(Found::Damaged { damage, next });
                 }
+                reader::SegmentRead::Found(Found::Records(chunk))
+                    if chunk.base < at || chunk.last < chunk.base =>
+                {
+                    // Only a forger makes every checksum fit; readers must get on nevertheless.
+                    let next = next_base.unwrap_or(Sequence::MAX).min(end);
+                    let damage = segment.out_of_order(&chunk);
+                    return Ok(Found::Damaged { damage, next });
+                }
                 reader::SegmentRead::Found(found) => return Ok(found),
                 reader::SegmentRead::Exhausted => match next_base {
                     Some(base) if base < end => at = base.max(at),

@@ -72,8 +72,24 @@ pub enum Unreadable {
 
 /// Descriptors that cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("the descriptor set cannot be used")]
-pub struct SchemaError(#[from] prost_reflect::DescriptorError);
+pub enum SchemaError {
+    /// Malformed, incomplete, or at odds with the types already known.
+    #[error("the descriptor set cannot be used")]
+    Unusable(#[from] prost_reflect::DescriptorError),
+    /// No `FileDescriptorSet`.
+    #[error("the descriptor set cannot be read")]
+    Unreadable(#[from] prost::DecodeError),
+    /// Written in a language that is not known here, such as that of editions.
+    #[error(
+        "{file:?} in the descriptor set has the syntax {syntax:?}; known are proto2 and proto3"
+    )]
+    Syntax {
+        /// Its name.
+        file: String,
+        /// What it says.
+        syntax: String,
+    },
+}
 
 impl Schemas {
     /// The types of ArqonBus itself, and the well-known ones of `google.protobuf`.
@@ -92,6 +108,16 @@ impl Schemas {
     /// # Errors
     /// It is malformed, incomplete, or at odds with the types already known.
     pub fn add(&mut self, descriptors: &[u8]) -> Result<(), SchemaError> {
+        // The pool panics over a syntax that it does not know.
+        let set = prost_types::FileDescriptorSet::decode(descriptors)?;
+        for file in &set.file {
+            if !matches!(file.syntax.as_deref(), None | Some("proto2" | "proto3")) {
+                return Err(SchemaError::Syntax {
+                    file: file.name().to_owned(),
+                    syntax: file.syntax().to_owned(),
+                });
+            }
+        }
         Ok(self.pool.decode_file_descriptor_set(descriptors)?)
     }
 
@@ -596,6 +622,30 @@ mod tests {
             no_json.starts_with("google.protobuf.Duration has no JSON form: "),
             "{no_json}"
         );
+    }
+
+    // MSG-15, REL-10: as protoc writes it for a file of an edition.
+    #[test]
+    fn descriptors_in_an_unknown_syntax_are_refused_by_name() {
+        let file = |syntax: Option<&str>| {
+            let file = prost_types::FileDescriptorProto {
+                name: Some("a.proto".into()),
+                syntax: syntax.map(str::to_owned),
+                ..prost_types::FileDescriptorProto::default()
+            };
+            prost_types::FileDescriptorSet { file: vec![file] }.encode_to_vec()
+        };
+        for syntax in ["editions", ""] {
+            let found = Schemas::builtin().add(&file(Some(syntax))).unwrap_err();
+            let text = found.to_string();
+            assert!(
+                text.contains("\"a.proto\"") && text.contains(&format!("{syntax:?}")),
+                "{text}"
+            );
+        }
+        for syntax in [None, Some("proto2"), Some("proto3")] {
+            Schemas::builtin().add(&file(syntax)).unwrap();
+        }
     }
 
     // MSG-12

@@ -5,6 +5,7 @@
 
 mod append_promises;
 mod bounds;
+mod clock_jumps;
 mod damage;
 mod dice;
 mod disk_faults;
@@ -21,6 +22,7 @@ mod memory;
 mod model;
 mod power_cut;
 mod repair;
+mod replay_memory;
 mod scrub;
 mod secrets;
 mod session;
