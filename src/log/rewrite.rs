@@ -384,7 +384,8 @@ pub(super) fn copy_prefix(
 
 #[expect(
     clippy::too_many_arguments,
-    reason = "all that both forms of it are given"
+    clippy::too_many_lines,
+    reason = "all that both forms of it are given, and one loop over it"
 )]
 fn write_again(
     storage: &dyn Storage,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arqonbus::log::removal::{self, Unfinished};
 use arqonbus::log::{
     Append, Committer, Durability, Environment, Error, Found, Log, LossStatement, Observer,
-    Options, RealStorage, Sequence, Storage, Writer,
+    Options, RealStorage, Sequence, Storage, Unthrottled, Writer,
 };
 use proptest::prelude::*;
 
@@ -373,6 +373,67 @@ fn an_encrypted_fork_outlives_the_keys_of_its_parent() {
         family.append(0, &[300, 400]);
         family.restart(family.storage.power_cut(1));
         family.check();
+    }
+}
+
+// LOG-12, LOG-03: a repair of a fork knows which log a segment without a header belongs to, so that
+// the fork stays one.
+#[test]
+fn a_repaired_fork_is_still_a_fork() {
+    let bases = |family: &Family| -> Vec<PathBuf> {
+        let names = family
+            .storage
+            .list(&family.branches[1].dir)
+            .expect("listed");
+        let segments = names
+            .iter()
+            .filter(|name| name.ends_with(".seg") && name.starts_with('0'));
+        segments
+            .map(|name| family.branches[1].dir.join(name))
+            .collect()
+    };
+    let made = || {
+        let mut family = parent(1);
+        family.fork(0, Some(sequence(100)));
+        for _ in 0..40 {
+            family.append(1, &[900, 500]);
+        }
+        family.branches[1].log.close().expect("closed");
+        family
+    };
+    let count = bases(&made()).len();
+    assert!(count > 4, "{count} segments");
+    for at in 0..count {
+        let family = made();
+        let path = &bases(&family)[at];
+        let mut bytes = family.storage.files()[path].clone();
+        bytes[..256].fill(0);
+        family.storage.plant(path, bytes);
+        let (main, child) = (&family.branches[0], &family.branches[1]);
+        let environment = Environment {
+            storage: Arc::new(family.storage.clone()),
+            clock: Arc::<SimClock>::clone(&family.clock),
+            committer: Arc::clone(&family.committer),
+        };
+        Log::repair(
+            &environment,
+            &child.dir,
+            &child.writer,
+            &family.options,
+            &Unthrottled,
+        )
+        .expect("repaired")
+        .expect("a statement");
+        let (log, _) = family
+            .open(&child.dir, &child.writer)
+            .expect("a sound disk");
+        assert_eq!(log.status().read_only, None, "segment {at}");
+        check(&log, &child.model);
+        assert_eq!(
+            log.common_end(&main.log),
+            Some(sequence(101)),
+            "segment {at}"
+        );
     }
 }
 

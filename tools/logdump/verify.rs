@@ -300,7 +300,7 @@ impl<'a> Check<'a> {
         // Only a fork goes on in another log's directory, and its own segments say where.
         let forked_from = header
             .origin
-            .filter(|origin| origin.end == header.base)
+            .filter(|origin| origin.end <= header.base)
             .map(|origin| origin.log_id);
         if let Some(before) = before.filter(|before| before.log_id != header.log_id)
             && forked_from != Some(before.log_id)
