@@ -164,7 +164,6 @@ fn identity(
     let bytes = segment.bytes()?;
     let tag = first_log_tag(bytes.get(start..).unwrap_or_default());
     let named = |header: &SegmentHeader| tag == Some(header.log_tag());
-    let named = |header: &SegmentHeader| tag == Some(header.log_tag());
     let of = |header: SegmentHeader| (header.log_id, header.origin);
     if let Some(header) = segments.iter().filter_map(header).find(named) {
         return Ok(of(header));

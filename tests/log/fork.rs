@@ -121,12 +121,11 @@ impl Family {
 
     fn append(&mut self, branch: usize, lens: &[usize]) {
         let branch = &mut self.branches[branch];
-        let mut next = branch.log.bounds().written_end.get();
+        let next = branch.log.bounds().written_end.get();
         let mut records = Vec::new();
-        for &len in lens {
+        for (sequence, &len) in (next..).zip(lens) {
             self.numbers += 1;
-            branch.model.insert(next, self.numbers);
-            next += 1;
+            branch.model.insert(sequence, self.numbers);
             let topic = ["a", "b.c", "d"][len % 3];
             records.push(record(topic, &payload(self.numbers, len)));
         }

@@ -86,6 +86,7 @@ fn links(from: &Path, to: &Path) -> Duration {
 
 // PERF-13, LOG-12: a fork costs a link for each segment and a few flushes, whatever is in them.
 #[test]
+#[expect(clippy::print_stdout, reason = "what was measured")]
 fn a_fork_costs_links_and_not_bytes() {
     let long = std::env::var("ARQONBUS_FORK_SEGMENTS").ok();
     let segments = long
