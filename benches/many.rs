@@ -199,7 +199,7 @@ fn main() {
     let many: Vec<_> = (0..REALITIES)
         .map(|number| {
             let name = RealityName::new(&format!("r{number}")).unwrap();
-            tenancy.create(&name).unwrap()
+            tenancy.create(&name, "bench").unwrap()
         })
         .collect();
     println!(
@@ -239,7 +239,11 @@ fn main() {
     let topics: Vec<_> = (0..TOPICS)
         .map(|number| encoded(&format!("bench.topic.{number:05}")))
         .collect();
-    let of_topics = |name: &str| tenancy.create(&RealityName::new(name).unwrap()).unwrap();
+    let of_topics = |name: &str| {
+        tenancy
+            .create(&RealityName::new(name).unwrap(), "bench")
+            .unwrap()
+    };
     let realities = [of_topics("one-topic"), of_topics("many-topics")];
     compare(
         rounds,

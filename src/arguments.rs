@@ -21,6 +21,8 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     /// Run the node
     Serve(ServeArguments),
+    /// Work on the tenants of a node that does not run
+    Tenant(TenantArguments),
     /// Show every setting, its value and where it comes from
     Config(ConfigArguments),
     /// Make a master key for encrypted logs
@@ -80,6 +82,33 @@ impl ServeArguments {
         })
         .collect()
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TenantArguments {
+    #[command(subcommand)]
+    pub(crate) action: TenantAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TenantAction {
+    /// Delete a tenant: all its realities, all records, all cursors
+    ///
+    /// There is no way back. The node must be stopped. The deletion is recorded in the reality
+    /// `_system` of the tenant `_node`.
+    #[command(after_help = "\
+Example:
+  arqonbus tenant delete acme --confirm acme --data /var/lib/arqonbus")]
+    Delete {
+        /// The tenant
+        name: String,
+        /// Its name again
+        #[arg(long, value_name = "NAME")]
+        confirm: String,
+        /// Data directory
+        #[arg(long, value_name = "DIR")]
+        data: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]

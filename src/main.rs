@@ -2,6 +2,7 @@
 
 mod arguments;
 mod node;
+mod tenant;
 
 use std::io::{self, Write as _};
 use std::path::Path;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match &arguments.command {
         Command::Serve(serve) => return node::serve(serve),
+        Command::Tenant(arguments) => tenant::run(&arguments.action),
         Command::Config(config) => show_config(config),
         Command::Keygen(keygen) => make_key(&keygen.name),
         Command::Version(version) => show_version(version),

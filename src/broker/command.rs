@@ -10,13 +10,15 @@ use prost::Message as _;
 
 use super::access::{Identity, Role};
 use super::ask;
+use super::compare;
 use super::damage::without_directories;
 use super::error::{ArgumentFault, Error};
 use super::name::RealityName;
 use super::reality::Reality;
+use super::register::Birth;
 use super::tenancy::Tenancy;
 use super::{Broker, name};
-use crate::log::KeyId;
+use crate::log::{KeyId, Sequence};
 use crate::proto::v1::{Value, value};
 
 /// A command, as listed.
@@ -167,6 +169,24 @@ pub const COMMANDS: &[Command] = &[
         handler: log_status,
     },
     Command {
+        name: "reality.compare",
+        role: Role::Operator,
+        arguments: &[
+            Argument {
+                name: "a",
+                required: true,
+                doc: "one reality",
+            },
+            Argument {
+                name: "b",
+                required: true,
+                doc: "the other",
+            },
+        ],
+        doc: "Shows what two realities have in common, where they differ first, and what each has since.",
+        handler: reality_compare,
+    },
+    Command {
         name: "reality.create",
         role: Role::Operator,
         arguments: &[Argument {
@@ -176,6 +196,47 @@ pub const COMMANDS: &[Command] = &[
         }],
         doc: "Creates a reality.",
         handler: reality_create,
+    },
+    Command {
+        name: "reality.delete",
+        role: Role::Operator,
+        arguments: &[
+            Argument {
+                name: "name",
+                required: true,
+                doc: "the reality to be deleted",
+            },
+            Argument {
+                name: "confirm",
+                required: true,
+                doc: "its name again",
+            },
+        ],
+        doc: "Deletes a reality with all its records and cursors; forks of it keep theirs.",
+        handler: reality_delete,
+    },
+    Command {
+        name: "reality.fork",
+        role: Role::Operator,
+        arguments: &[
+            Argument {
+                name: "from",
+                required: true,
+                doc: "the reality to be forked",
+            },
+            Argument {
+                name: "at",
+                required: false,
+                doc: "the last sequence that both have, in digits; the last on disk if left out",
+            },
+            Argument {
+                name: "to",
+                required: true,
+                doc: "name of the fork",
+            },
+        ],
+        doc: "Makes a reality that shares the records of another up to a sequence.",
+        handler: reality_fork,
     },
     Command {
         name: "reality.list",
@@ -307,6 +368,41 @@ impl Call<'_> {
             return Err(Error::RealityClosed { reality: name });
         }
         self.tenancy.reality(&name)
+    }
+}
+
+impl Call<'_> {
+    /// A name that must be there: empty does not mean `main` where something is made or deleted.
+    fn required_name(
+        &self,
+        argument: &'static str,
+        field: &'static str,
+    ) -> Result<RealityName, Error> {
+        match self.arguments.get(argument).map_or("", String::as_str) {
+            "" => Err(Error::Name {
+                field,
+                fault: name::NameError::Empty,
+            }),
+            given => reality_name(field, given),
+        }
+    }
+
+    fn sequence(
+        &self,
+        command: &'static str,
+        argument: &'static str,
+    ) -> Result<Option<Sequence>, Error> {
+        let Some(given) = self.arguments.get(argument) else {
+            return Ok(None);
+        };
+        let parsed = given.parse().ok().and_then(Sequence::new);
+        parsed.map(Some).ok_or_else(|| Error::Argument {
+            command,
+            argument: argument.to_owned(),
+            fault: ArgumentFault::Kind {
+                wanted: "a sequence, from 1 on, in digits",
+            },
+        })
     }
 }
 
@@ -502,8 +598,115 @@ fn reality_create(call: &Call<'_>) -> Result<Value, Error> {
         return Err(Error::Name { field, fault });
     }
     let name = reality_name("arguments.name", given)?;
-    let reality = call.tenancy.create(&name)?;
+    let reality = call.tenancy.create(&name, &call.caller.subject)?;
     Ok(fields([("reality", text(reality.name().as_str()))]))
+}
+
+fn reality_fork(call: &Call<'_>) -> Result<Value, Error> {
+    let (from, to) = (
+        call.required_name("from", "arguments.from")?,
+        call.required_name("to", "arguments.to")?,
+    );
+    let at = call.sequence("reality.fork", "at")?;
+    let by = &call.caller.subject;
+    let reality = call.tenancy.fork(&from, at, &to, by)?;
+    let mut about = vec![("reality", text(to.as_str()))];
+    about.extend(origin(call.tenancy, &to));
+    about.push(("next", number(reality.bounds().durable_end.get())));
+    Ok(fields(about))
+}
+
+/// What a fork was forked from, and where.
+fn origin(tenancy: &Tenancy, name: &RealityName) -> Vec<(&'static str, Value)> {
+    match tenancy.birth(name) {
+        Some(Birth::Forked { from, at }) => vec![
+            ("forked_from", text(from.as_str())),
+            ("forked_at", number(at)),
+        ],
+        Some(Birth::Created) | None => Vec::new(),
+    }
+}
+
+fn reality_delete(call: &Call<'_>) -> Result<Value, Error> {
+    let name = call.required_name("name", "arguments.name")?;
+    let found = call.arguments.get("confirm").map_or("", String::as_str);
+    if found != name.as_str() {
+        return Err(Error::NotConfirmed {
+            reality: name,
+            found: found.chars().take(64).collect(),
+        });
+    }
+    call.tenancy.delete(&name, &call.caller.subject)?;
+    Ok(fields([("deleted", text(name.as_str()))]))
+}
+
+fn reality_compare(call: &Call<'_>) -> Result<Value, Error> {
+    let (a, b) = (
+        call.required_name("a", "arguments.a")?,
+        call.required_name("b", "arguments.b")?,
+    );
+    for name in [&a, &b] {
+        if name.is_system() && call.caller.role != Role::Admin {
+            let reality = name.clone();
+            return Err(Error::RealityClosed { reality });
+        }
+    }
+    let (one, other) = (call.tenancy.reality(&a)?, call.tenancy.reality(&b)?);
+    let compared = compare::compare(&one, &other)?;
+    let mut about = vec![
+        ("identical", flag(compared.identical())),
+        ("related", flag(compared.related)),
+        ("common_through", number(compared.common_through)),
+        ("compared_from", number(compared.compared_from.get())),
+        ("equal", number(compared.equal)),
+        ("unfinished", flag(compared.unfinished)),
+        ("scan_limit", number(compare::SCANNED_MAX)),
+    ];
+    if let Some(difference) = &compared.difference {
+        about.push(("first_difference", number(difference.sequence.get())));
+        let side = |topic: &Option<String>| match topic {
+            Some(topic) if call.caller.may_see(topic) => text(topic),
+            Some(_) => text("(not visible to this token)"),
+            None => text("(no record)"),
+        };
+        about.push(("difference_a", side(&difference.a)));
+        about.push(("difference_b", side(&difference.b)));
+    }
+    for (name, side, topics) in [
+        ("a", &compared.a, "topics_a"),
+        ("b", &compared.b, "topics_b"),
+    ] {
+        let reality = if name == "a" { &a } else { &b };
+        about.push((
+            name,
+            fields([
+                ("reality", text(reality.as_str())),
+                ("first", number(side.first.get())),
+                ("last", number(side.last)),
+                (
+                    "records",
+                    number(side.topics.iter().map(|one| one.records).sum()),
+                ),
+            ]),
+        ));
+        let visible = side
+            .topics
+            .iter()
+            .filter(|topic| call.caller.may_see(&topic.topic));
+        about.push((
+            topics,
+            list(visible.map(|topic| {
+                fields([
+                    ("topic", text(&topic.topic)),
+                    ("records", number(topic.records)),
+                    ("bytes", number(topic.bytes)),
+                    ("first", number(topic.first.get())),
+                    ("last", number(topic.last.get())),
+                ])
+            })),
+        ));
+    }
+    Ok(fields(about))
 }
 
 fn reality_list(call: &Call<'_>) -> Result<Value, Error> {
@@ -515,6 +718,7 @@ fn describe(call: &Call<'_>, name: &RealityName) -> Value {
     let mut about = vec![("reality", text(name.as_str()))];
     let opened = call.tenancy.peek(name);
     about.push(("open", flag(opened.is_some())));
+    about.extend(origin(call.tenancy, name));
     if let Some(reality) = opened {
         let bounds = reality.bounds();
         about.push(("first", number(bounds.first.get())));

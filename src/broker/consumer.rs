@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use prost::Message as _;
 
@@ -17,7 +17,7 @@ use super::filter::Filter;
 use super::name::{self, RealityName};
 use super::reality::Reality;
 use super::system;
-use crate::log::{self, AppendError, AppendSink, Appended, Found, Sequence};
+use crate::log::{self, AppendError, AppendSink, Appended, Found, NewRecord, Sequence};
 use crate::proto::v1::ConsumerCursor;
 use crate::proto::view::RecordView;
 
@@ -72,6 +72,9 @@ struct Holder {
 pub struct Consumers {
     system: Arc<Reality>,
     states: Mutex<HashMap<Name, State>>,
+    /// Held for reading while a cursor is handed to the log, so that none comes after the end of
+    /// its reality. Taken before `states`.
+    storing: RwLock<()>,
     /// Why the cursors found at the start are not all there are.
     damage: Option<String>,
     limit: usize,
@@ -116,8 +119,12 @@ impl Consumers {
             let Ok(reality) = RealityName::new(&cursor.reality) else {
                 continue;
             };
+            let Some(stored) = Sequence::new(cursor.sequence) else {
+                // It ended with its reality.
+                continue;
+            };
             let state = State {
-                stored: Sequence::new(cursor.sequence),
+                stored: Some(stored),
                 filter: (!cursor.filter.is_empty()).then(|| cursor.filter.into()),
                 ..State::default()
             };
@@ -126,6 +133,7 @@ impl Consumers {
         Ok(Arc::new(Self {
             system: Arc::clone(system),
             states: Mutex::new(states),
+            storing: RwLock::new(()),
             damage,
             limit,
         }))
@@ -151,6 +159,7 @@ impl Consumers {
         self.check_intact()?;
         let name = (reality.name().clone(), consumer.into());
         let mut states = self.lock();
+        reality.check_there()?;
         let known = states.len();
         if !states.contains_key(&name) && known >= self.limit {
             return Err(Error::ConsumersFull { limit: self.limit });
@@ -229,16 +238,13 @@ impl Consumers {
 
     /// Stores a position that is noted as under way; if the log refuses, it is so no more.
     fn store(self: &Arc<Self>, name: &Name, sequence: Sequence) -> Result<(), AppendError> {
-        let bound = self.lock().get(name).and_then(|state| state.filter.clone());
-        let cursor = ConsumerCursor {
-            reality: name.0.as_str().into(),
-            consumer: name.1.to_string(),
-            sequence: sequence.get(),
-            filter: bound.unwrap_or_default().into(),
+        let _storing = self.storing.read().unwrap_or_else(PoisonError::into_inner);
+        let bound = match self.lock().get(name) {
+            Some(state) => state.filter.clone(),
+            // Its reality has been deleted.
+            None => return Ok(()),
         };
-        let topic = format!("{TOPIC_PREFIX}{}.{}", name.0, name.1);
-        let data = cursor.encode_to_vec().into();
-        let record = system::event(&self.system, topic, "consumer.cursor", SCHEMA, data);
+        let record = self.record(name, sequence.get(), bound.unwrap_or_default());
         let stored = Arc::new(Stored {
             consumers: Arc::clone(self),
             name: name.clone(),
@@ -249,6 +255,40 @@ impl Consumers {
             self.settle(name, sequence, false);
         }
         result
+    }
+
+    fn record(&self, name: &Name, sequence: u64, filter: Box<str>) -> NewRecord {
+        let cursor = ConsumerCursor {
+            reality: name.0.as_str().into(),
+            consumer: name.1.to_string(),
+            sequence,
+            filter: filter.into(),
+        };
+        let topic = format!("{TOPIC_PREFIX}{}.{}", name.0, name.1);
+        let data = cursor.encode_to_vec().into();
+        system::event(&self.system, topic, "consumer.cursor", SCHEMA, data)
+    }
+
+    /// Ends the cursors of a reality that is being deleted, so that another of its name begins
+    /// without. On disk on `Ok`. Blocks.
+    pub(super) fn forget(&self, reality: &RealityName) -> Result<(), Error> {
+        let mut ended: Vec<(Name, State)> = {
+            let _storing = self.storing.write().unwrap_or_else(PoisonError::into_inner);
+            let mut states = self.lock();
+            let of_it = states.extract_if(|(of, _), _| of == reality);
+            of_it.collect()
+        };
+        while let Some((name, state)) = ended.pop() {
+            // Sequence 0: nothing is done.
+            let record = self.record(&name, 0, Box::default());
+            if let Err(error) = system::append_and_wait(&self.system, record) {
+                // Another attempt must find those that have not ended yet.
+                ended.push((name, state));
+                self.lock().extend(ended);
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     /// Notes how storing a position ended; returns who is to be told.
@@ -350,6 +390,8 @@ impl Lease {
             });
         }
         let mut states = self.consumers.lock();
+        // With the lock held: what is noted now is still found by whoever ends the cursors.
+        self.reality.check_there()?;
         let state = states.entry(self.name.clone()).or_default();
         if state.stored >= Some(sequence) {
             return Ok(true);
@@ -367,6 +409,10 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         let mut states = self.consumers.lock();
+        if self.reality.is_gone() {
+            // Its cursor has ended, and one of the same name is another's.
+            return;
+        }
         let Some(state) = states.get_mut(&self.name) else {
             return;
         };

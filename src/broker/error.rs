@@ -37,6 +37,34 @@ pub enum Error {
         /// The name.
         reality: RealityName,
     },
+    /// The reality has been deleted meanwhile.
+    #[error(
+        "reality {reality} has been deleted; if there is another of that name now, begin anew in it"
+    )]
+    RealityDeleted {
+        /// The name.
+        reality: RealityName,
+    },
+    /// A deletion names something else as what it means to delete.
+    #[error("reality {reality} is deleted only if `confirm` names it too, and it names {found:?}")]
+    NotConfirmed {
+        /// What would be deleted.
+        reality: RealityName,
+        /// What was given instead.
+        found: String,
+    },
+    /// There is no such tenant.
+    #[error("there is no tenant {tenant} in the data directory")]
+    NoSuchTenant {
+        /// The name.
+        tenant: Tenant,
+    },
+    /// The tenant is open.
+    #[error("tenant {tenant} is in use; stop the node first")]
+    TenantInUse {
+        /// The name.
+        tenant: Tenant,
+    },
     /// The node serves no more tenants.
     #[error("the node has {limit} tenants open, which is its limit")]
     TenantsFull {
@@ -301,7 +329,16 @@ fn log_text(error: &log::Error) -> String {
         log::Error::NotEncrypted { .. } => "the log of the reality is not encrypted, so it has no \
              key to rotate or destroy; log.encrypt = true encrypts it from its next segment on"
             .into(),
-        log::Error::Io { .. } | log::Error::Locked { .. } | log::Error::OutOfRange { .. } => {
+        log::Error::Unfinished { .. } => {
+            "the log of the reality is being made or deleted; the node \
+             clears up when it is started again"
+                .into()
+        }
+        log::Error::Io { .. }
+        | log::Error::Locked { .. }
+        | log::Error::OutOfRange { .. }
+        | log::Error::BeyondEnd { .. }
+        | log::Error::Occupied { .. } => {
             "the log of the reality cannot be read; the node's own log says why".into()
         }
     }
@@ -317,10 +354,16 @@ impl From<log::Error> for Error {
     fn from(error: log::Error) -> Self {
         match error {
             log::Error::OutOfRange { asked, first } => Self::OutOfRange { asked, first },
+            log::Error::BeyondEnd { asked, last } => {
+                let asked = asked.get();
+                Self::BeyondEnd { asked, last }
+            }
             error @ (log::Error::Io { .. }
             | log::Error::Locked { .. }
             | log::Error::Version { .. }
             | log::Error::Key { .. }
+            | log::Error::Occupied { .. }
+            | log::Error::Unfinished { .. }
             | log::Error::NotEncrypted { .. }
             | log::Error::Damaged(_)) => Self::Log(error),
         }
@@ -336,12 +379,16 @@ impl Error {
             | Self::BeyondEnd { .. }
             | Self::Argument { .. }
             | Self::RealityExists { .. }
+            | Self::NotConfirmed { .. }
+            | Self::TenantInUse { .. }
             | Self::ConsumerInUse { .. }
             | Self::ConsumerFilter { .. } => ErrorCode::ValidationError,
             Self::Rejected(rejection) => rejection.fault.code(),
-            Self::NoSuchReality { .. } | Self::NoSuchBackup { .. } | Self::NoSuchRecord { .. } => {
-                ErrorCode::NotFound
-            }
+            Self::NoSuchReality { .. }
+            | Self::RealityDeleted { .. }
+            | Self::NoSuchTenant { .. }
+            | Self::NoSuchBackup { .. }
+            | Self::NoSuchRecord { .. } => ErrorCode::NotFound,
             Self::BackupsFull { .. } => ErrorCode::RateLimited,
             Self::TenantsFull { .. }
             | Self::RealitiesFull { .. }
@@ -403,7 +450,11 @@ impl Error {
         match self {
             Self::Name { field, .. } => (*field).into(),
             Self::Rejected(rejection) => rejection.path(),
-            Self::NoSuchReality { .. } | Self::RealityClosed { .. } => "reality".into(),
+            Self::NoSuchReality { .. }
+            | Self::RealityDeleted { .. }
+            | Self::RealityClosed { .. } => "reality".into(),
+            Self::NotConfirmed { .. } => "arguments.confirm".into(),
+            Self::NoSuchTenant { .. } | Self::TenantInUse { .. } => "tenant".into(),
             Self::ConsumerInUse { .. }
             | Self::CursorBeyondEnd { .. }
             | Self::CursorsDamaged { .. } => "consumer".into(),

@@ -15,6 +15,7 @@ mod ask;
 mod backup;
 pub mod causality;
 pub mod command;
+pub mod compare;
 pub mod consumer;
 pub mod damage;
 pub mod error;
@@ -23,6 +24,8 @@ pub mod filter;
 pub mod name;
 pub mod producers;
 pub mod reality;
+mod register;
+mod removal;
 pub mod repair;
 mod roster;
 pub mod scan;
@@ -48,6 +51,7 @@ pub use error::Error;
 pub use filter::Filter;
 pub use name::{NameError, RealityName, Tenant};
 pub use reality::{ReadOnly, Reality};
+pub use register::Birth;
 pub use subscription::Subscription;
 pub use tenancy::Tenancy;
 
@@ -187,7 +191,39 @@ impl Broker {
                 broker.tenancies().iter().for_each(|one| one.measure());
             }
         })?;
+        broker.finish_unfinished();
         Ok(broker)
+    }
+
+    /// Goes on with deletions that the last run of the node did not finish, and clears unfinished
+    /// forks away.
+    fn finish_unfinished(&self) {
+        let (ground, data) = (&self.ground, &self.options.directory);
+        for (tenant, note) in removal::unfinished_tenants(&*ground.environment.storage, data) {
+            let finished = match note {
+                Some(note) => removal::finish_tenant(ground, data, &tenant, &note),
+                // Opening it clears up.
+                None => self.tenancy(&tenant).map(drop),
+            };
+            if let Err(error) = finished {
+                tracing::error!(%tenant, %error, "what was unfinished is unfinished still");
+            }
+        }
+    }
+
+    /// Deletes a tenant with all its realities; the deletion is recorded in the reality `_system` of
+    /// the tenant `_node`. Blocks.
+    ///
+    /// # Errors
+    /// There is none; it is open; it cannot be removed, or the removal not recorded: another attempt
+    /// goes on then.
+    pub fn delete_tenant(&self, tenant: &Tenant, by: &str) -> Result<(), Error> {
+        let _turn = self.tenants.turn(tenant).ok_or(Error::ShuttingDown)?;
+        if self.tenants.holds(tenant) {
+            let tenant = tenant.clone();
+            return Err(Error::TenantInUse { tenant });
+        }
+        removal::delete_tenant(&self.ground, &self.options.directory, tenant, by)
     }
 
     fn spawn(

@@ -189,6 +189,12 @@ impl Tenant {
         check_name(name).map(|()| Self(name.into()))
     }
 
+    /// The node itself, which keeps here what outlives every tenant. No token can name it.
+    #[must_use]
+    pub fn node() -> Self {
+        Self("_node".into())
+    }
+
     /// The name.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -79,6 +79,8 @@ pub struct Reality {
     clock_key: String,
     log: RwLock<(u64, Log)>,
     shows_written: AtomicBool,
+    /// It has been deleted.
+    gone: AtomicBool,
     watch: Arc<Watch>,
     producers: Mutex<ProducerClocks>,
     encounters: Arc<Encounters>,
@@ -93,6 +95,13 @@ struct Watch {
     ground: Arc<Ground>,
     tenant: Tenant,
     name: RealityName,
+}
+
+impl Ground {
+    /// Entry of the reality called `name` in vector clocks.
+    pub(super) fn clock_key(&self, name: &RealityName) -> String {
+        format!("{}/{name}", self.node_name)
+    }
 }
 
 impl Observer for Watch {
@@ -134,7 +143,7 @@ impl Reality {
             tenant: tenant.clone(),
             name: name.clone(),
         });
-        let clock_key = format!("{}/{name}", ground.node_name);
+        let clock_key = ground.clock_key(name);
         let (log, loss) = open_log(ground, &directory, &clock_key, &watch)?;
         let reality = Self {
             ground: Arc::clone(ground),
@@ -144,6 +153,7 @@ impl Reality {
             clock_key,
             log: RwLock::new((0, log)),
             shows_written: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
             watch,
             producers: Mutex::new(ProducerClocks::new(ground.producers_max)),
             encounters: Arc::new(Encounters::new(tenant.clone(), name.clone())),
@@ -332,6 +342,9 @@ impl Reality {
     #[must_use]
     pub fn refusal(&self, error: AppendError) -> Error {
         match error {
+            AppendError::ReadOnly { .. } if self.is_gone() => Error::RealityDeleted {
+                reality: self.name.clone(),
+            },
             AppendError::ReadOnly { .. } => self.read_only().map_or_else(
                 // Reopened meanwhile: sending again will do.
                 || Error::Append(error),
@@ -427,6 +440,31 @@ impl Reality {
         Err(Error::Log(log::Error::NotEncrypted {
             path: self.directory.clone(),
         }))
+    }
+
+    /// Whether it has been deleted: then another of its name is another.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::SeqCst)
+    }
+
+    /// That it has been deleted, if it has.
+    ///
+    /// # Errors
+    /// It has.
+    pub fn check_there(&self) -> Result<(), Error> {
+        if self.is_gone() {
+            let reality = self.name.clone();
+            return Err(Error::RealityDeleted { reality });
+        }
+        Ok(())
+    }
+
+    /// Takes no more writes, for good, and tells everybody who reads. Blocks.
+    pub(super) fn end(&self) {
+        self.gone.store(true, Ordering::SeqCst);
+        self.close();
+        self.watch.fanout.look_again();
     }
 
     /// Closes the log and destroys its keys for good, in memory too: whoever still reads it is told

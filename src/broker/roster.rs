@@ -93,10 +93,10 @@ impl<K: Clone + Eq + Hash, V> Roster<K, V> {
         open.insert(name, entry);
     }
 
-    /// Takes `name` out, whoever still holds it; for whoever has its turn and has closed it.
-    pub(super) fn remove(&self, name: &K) {
+    /// Takes out what is open under `name`, whoever uses it. The caller has its turn.
+    pub(super) fn remove(&self, name: &K) -> Option<Arc<V>> {
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
-        open.remove(name);
+        open.remove(name).map(|entry| entry.held)
     }
 
     /// Takes out what has been idle long enough and is `at_rest`, and has `close` close it while

@@ -1,5 +1,6 @@
 //! Whole stories of the broker over a real log in a temporary directory.
 
+mod forks;
 mod idle;
 
 use std::io;
@@ -217,8 +218,20 @@ impl Node {
     }
 
     fn try_append(&self, envelopes: &[Envelope], durability: Durability) -> Result<(), Error> {
-        let reality = self.main();
-        let mut batch = Batch::new(&reality, &self.identity, envelopes.len());
+        self.try_append_as(&self.main(), envelopes, durability)
+    }
+
+    fn try_append_to(&self, reality: &Arc<Reality>, envelopes: &[Envelope]) -> Result<(), Error> {
+        self.try_append_as(reality, envelopes, Durability::Synced)
+    }
+
+    fn try_append_as(
+        &self,
+        reality: &Arc<Reality>,
+        envelopes: &[Envelope],
+        durability: Durability,
+    ) -> Result<(), Error> {
+        let mut batch = Batch::new(reality, &self.identity, envelopes.len());
         for envelope in envelopes {
             let bytes = Bytes::from(envelope.encode_to_vec());
             let view = EnvelopeView::parse(&bytes).unwrap();
@@ -1003,7 +1016,7 @@ fn damage_in_the_system_log_hides_no_reality_and_restarts_no_consumer() {
     {
         let node = Node::start(dir.path(), log::Options::default());
         node.append_on("a", 3, 10);
-        node.tenancy().create(&other).unwrap();
+        node.tenancy().create(&other, "me").unwrap();
         for sequence in 1..=3 {
             let lease = node.lease("c1").unwrap();
             lease.ack(Sequence::new(sequence).unwrap()).unwrap();
@@ -1032,7 +1045,7 @@ fn a_reality_whose_creation_failed_can_be_created_again() {
     let tenancy = node.tenancy();
     let other = RealityName::new("other").unwrap();
     node.failing.store(true, Ordering::SeqCst);
-    tenancy.create(&other).unwrap_err();
+    tenancy.create(&other, "me").unwrap_err();
     let missing = tenancy.reality(&other).unwrap_err();
     assert!(matches!(missing, Error::NoSuchReality { .. }), "{missing}");
     node.failing.store(false, Ordering::SeqCst);
@@ -1041,7 +1054,7 @@ fn a_reality_whose_creation_failed_can_be_created_again() {
         assert!(started.elapsed() < WAIT, "the log is not reopened");
         std::thread::sleep(Duration::from_millis(5));
     }
-    tenancy.create(&other).unwrap();
+    tenancy.create(&other, "me").unwrap();
     assert!(tenancy.names().contains(&other));
 }
 
@@ -1192,9 +1205,9 @@ fn realities_exist_when_they_were_created() {
             tenancy.reality(&fork),
             Err(Error::NoSuchReality { .. })
         ));
-        tenancy.create(&fork).unwrap();
+        tenancy.create(&fork, "me").unwrap();
         assert!(matches!(
-            tenancy.create(&fork),
+            tenancy.create(&fork, "me"),
             Err(Error::RealityExists { .. })
         ));
         node.broker.close();

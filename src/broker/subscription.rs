@@ -329,6 +329,15 @@ impl Subscription {
 
     /// The same, into what holds `before` records already.
     fn fill_after(&mut self, before: u64, out: &mut BytesMut, bytes_max: usize) -> Filled {
+        if let Err(deleted) = self.reality.check_there() {
+            return Filled {
+                records: 0,
+                lost: None,
+                next: self.next,
+                end_of_log: false,
+                then: Then::Failed(deleted),
+            };
+        }
         let mut records = before;
         let mut lost = None;
         let then = loop {

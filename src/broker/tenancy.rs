@@ -6,10 +6,10 @@
 //! are first used. A reality that nobody uses is closed after a while, and opened again when it is
 //! next used.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{Ordering, fence};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
@@ -17,12 +17,13 @@ use super::consumer::Consumers;
 use super::error::Error;
 use super::name::{RealityName, Tenant};
 use super::reality::{Ground, Reality};
+use super::register::{self, Birth, Register};
 use super::roster::{Idle, Roster};
 use super::stored::{self, RealityBytes, TenantBytes};
 use super::system;
-
-/// First tokens of the topics that say which realities were created.
-const TOPIC_PREFIX: &str = "sys.reality.";
+use super::turns::Turn;
+use crate::log::removal;
+use crate::log::{self, Sequence, Writer};
 
 /// A tenant's realities and consumers.
 #[derive(Debug)]
@@ -32,10 +33,10 @@ pub struct Tenancy {
     directory: PathBuf,
     system: Arc<Reality>,
     consumers: Arc<Consumers>,
-    created: Mutex<BTreeSet<RealityName>>,
+    there: Mutex<BTreeMap<RealityName, Birth>>,
     /// Those that are open, the system's own excepted.
     open: Roster<RealityName, Reality>,
-    /// Held while a reality is created, so that there are never too many.
+    /// Held while a reality is created or deleted, so that there are never too many.
     creating: Mutex<()>,
     bytes: Arc<TenantBytes>,
     bytes_of: Mutex<HashMap<RealityName, Arc<RealityBytes>>>,
@@ -61,40 +62,42 @@ impl Tenancy {
         directory: PathBuf,
         allowance: Allowance,
     ) -> Result<Arc<Self>, Error> {
+        if removal::unfinished(&*ground.environment.storage, &directory)?.is_some() {
+            return Err(log::Error::Unfinished { path: directory }.into());
+        }
         let name = RealityName::system();
         let bytes = TenantBytes::new(allowance.bytes_max);
         let of_system = RealityBytes::new(&bytes);
         let system_directory = directory.join(name.as_str());
         let (system, loss) = Reality::open(ground, tenant, &name, system_directory, of_system)?;
         let consumers = Consumers::fold(&system, allowance.consumers_max)?;
-        let topics = system.log().topics().unwrap_or_else(|error| {
-            tracing::error!(%tenant, %error, "realities not folded; taken from the directories");
-            Vec::new()
-        });
-        let mut created: BTreeSet<_> = topics
-            .iter()
-            .filter_map(|topic| topic.topic.strip_prefix(TOPIC_PREFIX))
-            .filter_map(|name| RealityName::new(name).ok())
-            .collect();
+        let mut there = Register::fold(&system).there;
         let stored = stored_in(ground, &directory);
         let bytes_of = bytes_of(ground, &directory, &stored, &bytes);
-        created.extend(stored);
+        for name in stored {
+            there.entry(name).or_insert(Birth::Created);
+        }
         if let Some(loss) = loss {
             system::state_loss(&system, &system, &loss);
         }
-        Ok(Arc::new(Self {
+        let tenancy = Arc::new(Self {
             ground: Arc::clone(ground),
             tenant: tenant.clone(),
             directory,
             open: Roster::default(),
             system,
             consumers,
-            created: Mutex::new(created),
+            there: Mutex::new(there),
             creating: Mutex::new(()),
             bytes,
             bytes_of: Mutex::new(bytes_of),
             realities_max: allowance.realities_max,
-        }))
+        });
+        if let Err(error) = tenancy.finish_unfinished() {
+            // What is unfinished is not served; the next opening tries again.
+            tracing::error!(%tenant, %error, "forks or deletions not cleared up");
+        }
+        Ok(tenancy)
     }
 
     /// Whose it is.
@@ -119,7 +122,7 @@ impl Tenancy {
     }
 
     /// The wall clock.
-    pub(super) fn now(&self) -> crate::log::Micros {
+    pub(super) fn now(&self) -> log::Micros {
         self.ground.environment.clock.now()
     }
 
@@ -155,10 +158,22 @@ impl Tenancy {
     /// Names of all realities, open or not, the system's own excepted.
     #[must_use]
     pub fn names(&self) -> Vec<RealityName> {
-        let created = self.created.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut names = created.clone();
-        names.insert(RealityName::main());
-        names.into_iter().collect()
+        let mut names: Vec<_> = self.lock().keys().cloned().collect();
+        let main = RealityName::main();
+        if let Err(at) = names.binary_search(&main) {
+            names.insert(at, main);
+        }
+        names
+    }
+
+    /// How a reality came into being; `None` if there is none, or it has not been used yet.
+    #[must_use]
+    pub fn birth(&self, name: &RealityName) -> Option<Birth> {
+        self.lock().get(name).cloned()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<RealityName, Birth>> {
+        self.there.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A reality, opened if it is not. Blocks.
@@ -173,12 +188,7 @@ impl Tenancy {
         if let Some(reality) = self.opened(name) {
             return Ok(reality);
         }
-        let exists = name.created_on_use()
-            || self
-                .created
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .contains(name);
+        let exists = name.created_on_use() || self.lock().contains_key(name);
         if !exists {
             return Err(Error::NoSuchReality {
                 reality: name.clone(),
@@ -191,8 +201,56 @@ impl Tenancy {
     ///
     /// # Errors
     /// It exists; there are too many; it cannot be stored.
-    pub fn create(&self, name: &RealityName) -> Result<Arc<Reality>, Error> {
-        let _creating = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn create(&self, name: &RealityName, by: &str) -> Result<Arc<Reality>, Error> {
+        let _creating = self.creating();
+        self.check_free(name)?;
+        let _turn = self.turn(name)?;
+        // The log first: a name without one would be taken, and of no use.
+        self.admit(name, Birth::Created, by)
+    }
+
+    /// Makes the reality `name`, which has all records of `from` up to and including `at` (if
+    /// `None`, all that are on disk), and goes on from there. Blocks; `from` goes on meanwhile.
+    ///
+    /// # Errors
+    /// It exists; there are too many; there is no `from`, or not so many records in it; it cannot
+    /// be stored.
+    pub fn fork(
+        &self,
+        from: &RealityName,
+        at: Option<Sequence>,
+        name: &RealityName,
+        by: &str,
+    ) -> Result<Arc<Reality>, Error> {
+        let _creating = self.creating();
+        self.check_free(name)?;
+        if from.is_system() {
+            let reality = from.clone();
+            return Err(Error::RealityClosed { reality });
+        }
+        let parent = self.reality(from)?;
+        let _turn = self.turn(name)?;
+        let writer = Writer {
+            node: self.ground.node,
+            clock_key: self.ground.clock_key(name),
+        };
+        let point = parent.log().fork(&self.directory_of(name), at, &writer)?;
+        let birth = Birth::Forked {
+            from: from.clone(),
+            at: point.end.get() - 1,
+        };
+        let admitted = self.admit(name, birth, by);
+        if admitted.is_err() {
+            let storage = &self.ground.environment.storage;
+            if let Err(error) = removal::remove(&**storage, &self.directory_of(name), "") {
+                tracing::error!(reality = %name, %error, "a fork that was not recorded is still there");
+            }
+        }
+        admitted
+    }
+
+    /// Whether there can be another reality with this name.
+    fn check_free(&self, name: &RealityName) -> Result<(), Error> {
         let known = self.names();
         if name.is_system() || known.contains(name) {
             return Err(Error::RealityExists {
@@ -204,21 +262,58 @@ impl Tenancy {
                 limit: self.realities_max,
             });
         }
-        let _turn = self.open.turn(name).ok_or(Error::ShuttingDown)?;
-        // The log first: a name without one would be taken, and of no use.
+        Ok(())
+    }
+
+    /// Opens the log of a new reality, records how it came into being, and lets everybody have it.
+    fn admit(&self, name: &RealityName, birth: Birth, by: &str) -> Result<Arc<Reality>, Error> {
         let reality = self.open_apart(name)?;
-        let topic = format!("{TOPIC_PREFIX}{name}");
-        let data = Bytes::from_static(b"{}");
-        let record = system::event(&self.system, topic, "reality.created", "", data);
-        if let Err(error) = system::append_and_wait(&self.system, record) {
+        if let Err(error) = register::note_birth(&self.system, name, &birth, by) {
             reality.close();
             return Err(error);
         }
-        let mut created = self.created.lock().unwrap_or_else(PoisonError::into_inner);
-        created.insert(name.clone());
-        drop(created);
+        self.lock().insert(name.clone(), birth);
         self.list(&reality);
         Ok(reality)
+    }
+
+    pub(super) fn creating(&self) -> MutexGuard<'_, ()> {
+        self.creating.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until nobody else opens or closes `name`.
+    pub(super) fn turn(&self, name: &RealityName) -> Result<Turn<'_, RealityName>, Error> {
+        self.open.turn(name).ok_or(Error::ShuttingDown)
+    }
+
+    /// Lets nobody have it any more. The caller has its turn.
+    pub(super) fn take_out(&self, name: &RealityName) -> Option<Arc<Reality>> {
+        self.open.remove(name)
+    }
+
+    /// It is not there any more.
+    pub(super) fn unlist(&self, name: &RealityName) {
+        self.lock().remove(name);
+        let mut bytes_of = self.bytes_of.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bytes) = bytes_of.remove(name) {
+            bytes.set(0);
+        }
+    }
+
+    pub(super) const fn ground(&self) -> &Arc<Ground> {
+        &self.ground
+    }
+
+    pub(super) const fn system(&self) -> &Arc<Reality> {
+        &self.system
+    }
+
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    pub(super) fn directory_of(&self, name: &RealityName) -> PathBuf {
+        self.directory.join(name.as_str())
     }
 
     fn open_log(&self, name: &RealityName) -> Result<Arc<Reality>, Error> {
@@ -238,7 +333,7 @@ impl Tenancy {
         if self.ground.repairs.closed() {
             return Err(Error::ShuttingDown);
         }
-        let directory = self.directory.join(name.as_str());
+        let directory = self.directory_of(name);
         let bytes = {
             let mut bytes_of = self.bytes_of.lock().unwrap_or_else(PoisonError::into_inner);
             let bytes = bytes_of
@@ -306,10 +401,7 @@ impl Tenancy {
     ///
     /// # Errors
     /// There is no such reality; the repair failed, and the log is as good or bad as it was.
-    pub(super) fn mend(
-        &self,
-        name: &RealityName,
-    ) -> Result<Option<crate::log::LossStatement>, Error> {
+    pub(super) fn mend(&self, name: &RealityName) -> Result<Option<log::LossStatement>, Error> {
         let reality = self.reality(name)?;
         let Some(_turn) = self.open.turn(name) else {
             return Err(Error::ShuttingDown);
@@ -407,7 +499,9 @@ fn stored_in(ground: &Ground, directory: &Path) -> Vec<RealityName> {
         .filter(|name| !name.is_system())
         .filter(|name| {
             let files = storage.list(&directory.join(name.as_str()));
+            let unfinished = removal::unfinished(&**storage, &directory.join(name.as_str()));
             files.is_ok_and(|files| files.iter().any(|file| file.ends_with(".seg")))
+                && matches!(unfinished, Ok(None))
         })
         .collect()
 }

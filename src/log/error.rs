@@ -108,6 +108,26 @@ pub enum Error {
         /// What could be had.
         first: Sequence,
     },
+    /// The position lies behind the last record on disk.
+    #[error("sequence {asked} is not on disk; the last that is, is {last}")]
+    BeyondEnd {
+        /// What was asked for.
+        asked: Sequence,
+        /// The last durable sequence; 0 = none.
+        last: u64,
+    },
+    /// Something is where a new log was to be.
+    #[error("{path} has files in it already; choose another directory", path = path.display())]
+    Occupied {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The directory holds a fork that was never finished, or what is left of a deleted log.
+    #[error("{path} is no log: a fork or a deletion was not finished there; remove the directory", path = path.display())]
+    Unfinished {
+        /// The directory.
+        path: PathBuf,
+    },
 }
 
 /// Why a data key cannot be had.

@@ -28,10 +28,12 @@ mod commit;
 mod committer;
 mod disk;
 pub mod error;
+mod fork;
 pub mod fsync;
 mod index;
 mod keyfile;
 mod keyring;
+mod lineage;
 mod loss;
 mod master;
 pub mod offline;
@@ -43,6 +45,7 @@ mod reader;
 mod record;
 mod recovery;
 mod rekey;
+pub mod removal;
 mod repair;
 mod rewrite;
 pub mod scan;
@@ -64,6 +67,7 @@ pub use chunk::{Chunk, Found, RecordRef};
 pub use cipher::{DataKey, KeyId};
 pub use committer::Committer;
 pub use error::{AppendError, Damage, Error, KeyProblem};
+pub use fork::ForkPoint;
 pub use keyring::{Entropy, Keyring, OsEntropy};
 pub use master::{LineFault, MasterId, MasterKeyError, MasterKeys, MasterName};
 pub use options::{Encryption, Environment, NewSegments, Options, Writer};
@@ -75,6 +79,7 @@ pub use status::{Bounds, LossStatement, Quarantined, ScrubStatus, Status, TopicS
 pub use storage::{Access, RealStorage, Storage, StorageFile, StorageLock};
 pub use topic_reader::TopicReader;
 
+use index::Index;
 use state::State;
 /// One open log. Cheap to clone; closed by [`Log::close`].
 #[derive(Clone, Debug)]
@@ -275,25 +280,67 @@ impl Log {
     /// # Errors
     /// I/O errors.
     pub fn topics(&self) -> Result<Vec<TopicSummary>, Error> {
+        self.topics_from(Sequence::FIRST)
+    }
+
+    /// The topics of the records from `from` on, by name, from the indexes but for the segment that
+    /// `from` divides, which is read.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn topics_from(&self, from: Sequence) -> Result<Vec<TopicSummary>, Error> {
         let mut all = std::collections::BTreeMap::<String, TopicSummary>::new();
-        for segment in self.state.segments() {
-            segment.with_index(&*self.state.storage, |index| {
-                for (name, topic) in &index.topics {
-                    let summary = all.entry(name.to_string()).or_insert_with(|| TopicSummary {
-                        topic: name.to_string(),
-                        records: 0,
-                        bytes: 0,
-                        first: topic.first,
-                        last: topic.last,
-                    });
-                    summary.records += topic.records;
-                    summary.bytes += topic.bytes;
-                    summary.last = topic.last;
-                }
-            })?;
-            self.state.keep_index(&segment);
+        let mut add = |summary: TopicSummary| match all.get_mut(&summary.topic) {
+            Some(known) => {
+                known.records += summary.records;
+                known.bytes += summary.bytes;
+                known.last = summary.last;
+            }
+            None => drop(all.insert(summary.topic.clone(), summary)),
+        };
+        let segments = self.state.segments();
+        for (at, segment) in segments.iter().enumerate() {
+            let end = segments.get(at + 1).map_or(Sequence::MAX, |next| next.base);
+            if end <= from {
+                continue;
+            }
+            if segment.base < from {
+                self.read_topics(from, end, &mut add)?;
+                continue;
+            }
+            let topics = segment.with_index(&*self.state.storage, summaries)?;
+            topics.into_iter().for_each(&mut add);
+            self.state.keep_index(segment);
         }
         Ok(all.into_values().collect())
+    }
+
+    fn read_topics(
+        &self,
+        from: Sequence,
+        end: Sequence,
+        add: &mut impl FnMut(TopicSummary),
+    ) -> Result<(), Error> {
+        const READ_BYTES: usize = 1 << 20;
+        let mut at = from.max(self.state.first());
+        loop {
+            match self.read(at, end, READ_BYTES)? {
+                Found::Records(chunk) => {
+                    for record in chunk.iter() {
+                        add(TopicSummary {
+                            topic: record.topic.to_owned(),
+                            records: 1,
+                            bytes: record.field.len() as u64,
+                            first: record.sequence,
+                            last: record.sequence,
+                        });
+                    }
+                    at = chunk.last.next();
+                }
+                Found::Damaged { next, .. } => at = next,
+                Found::End => return Ok(()),
+            }
+        }
     }
 
     /// Removes whole segments from the front as long as every record in them lies before
@@ -303,6 +350,26 @@ impl Log {
     /// I/O errors; some segments may be gone already.
     pub fn trim(&self, before: Sequence) -> Result<Sequence, Error> {
         self.state.trim(before)
+    }
+
+    /// Makes a fork in `dir`, which must be empty or not there: a log that has every record up to
+    /// and including `at` (if `None`, all that is on disk) in common with this one, at the price of
+    /// a link for each segment, and goes on with the next sequence as `writer`. Open it with
+    /// [`Log::open`]. From then on neither can do the other any harm.
+    ///
+    /// On `Ok` the fork is on the disk; after a crash before that there is none, though its
+    /// directory may have to be cleared away ([`removal`]), which a second attempt does too.
+    ///
+    /// # Errors
+    /// `at` is before the first record or beyond the last on disk; `dir` is in use; the segment
+    /// that the fork point divides is damaged; I/O errors.
+    pub fn fork(
+        &self,
+        dir: &std::path::Path,
+        at: Option<Sequence>,
+        writer: &Writer,
+    ) -> Result<ForkPoint, Error> {
+        self.state.fork(dir, at, writer)
     }
 
     /// State, for people and metrics.
@@ -398,4 +465,17 @@ impl Log {
     fn state(&self) -> &Arc<State> {
         &self.state
     }
+}
+
+/// The topics of one segment, in no order.
+fn summaries(index: &Index) -> Vec<TopicSummary> {
+    let topics = index.topics.iter();
+    let summaries = topics.map(|(name, topic)| TopicSummary {
+        topic: name.to_string(),
+        records: topic.records,
+        bytes: topic.bytes,
+        first: topic.first,
+        last: topic.last,
+    });
+    summaries.collect()
 }

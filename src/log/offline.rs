@@ -92,8 +92,10 @@ impl Directory {
                 Err(error) => return Err(error),
             }
         }
-        let known = segments.iter().find(|segment| segment.header.is_some());
-        if let Some(tag) = known.and_then(|segment| segment.log_tag) {
+        // A fork holds segments of several logs: there each has to say for itself.
+        let mut known: Vec<u32> = segments.iter().filter_map(|one| one.log_tag).collect();
+        known.dedup();
+        if let [tag] = known[..] {
             for segment in segments
                 .iter_mut()
                 .filter(|segment| segment.header.is_none())
@@ -430,7 +432,10 @@ fn look_at_header(
             | Error::Locked { .. }
             | Error::Key { .. }
             | Error::NotEncrypted { .. }
-            | Error::OutOfRange { .. },
+            | Error::OutOfRange { .. }
+            | Error::BeyondEnd { .. }
+            | Error::Occupied { .. }
+            | Error::Unfinished { .. },
         ) => (None, None, false),
     }
 }

@@ -19,6 +19,7 @@ use super::position::{ByteOffset, Micros, Sequence};
 use super::prepare::{self, remove_if_there};
 use super::reader::Segment;
 use super::recovery::{self, Ending, Survey};
+use super::removal;
 use super::segment::{
     self, BadSegmentHeader, HEADER_BLOCK_BYTES, HEADER_BYTES, PREPARING, REWRITING, SegmentHeader,
     VERSION,
@@ -69,6 +70,11 @@ pub(super) fn open(
         .create_dir_all(dir)
         .map_err(io("create directory"))?;
     let lock = opening.lock()?;
+    if removal::unfinished(opening.storage, dir)?.is_some() {
+        return Err(Error::Unfinished {
+            path: dir.to_owned(),
+        });
+    }
     let session = last_session(opening.storage, dir, &opening.instance());
     let mut damages = Vec::new();
     // A log whose keys are not at hand is refused before anything is written.
@@ -568,7 +574,7 @@ pub(super) fn judge(
 ) -> Verdict {
     // A log that was only just created has ended in no way at all.
     let fresh =
-        survey.epoch == 0 && survey.index.data_end.0 == HEADER_BLOCK_BYTES && survey.cut.is_none();
+        survey.unopened && survey.index.data_end.0 == HEADER_BLOCK_BYTES && survey.cut.is_none();
     let writable = damages.is_empty();
     let (next, skipped) = resume_at(survey, interruption, fresh);
     // If an opening was interrupted after it had made its loss statement, that one is kept, and the

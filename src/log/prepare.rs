@@ -4,6 +4,7 @@
 //! beyond the end of a file costs a journal commit of the file system as well, twice the time.
 //! A segment that retention has removed is zeroed and used again.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use std::{io, path::Path};
@@ -232,7 +233,12 @@ impl State {
             sealed_root: 0,
             end: 0,
             salt,
-            origin: empty.and_then(|empty| empty.origin),
+            // Of every own segment, so that the oldest may go without a fork forgetting its parent.
+            origin: core
+                .segment
+                .header
+                .as_ref()
+                .and_then(|header| header.origin),
         };
         let codec = keyring.codec(&header);
         let capacity = prepared.capacity;
@@ -390,6 +396,10 @@ impl State {
     /// Removes every sealed segment all of whose records lie before `before`. One of them is kept
     /// aside for reuse.
     pub(super) fn trim(self: &Arc<Self>, before: Sequence) -> Result<Sequence, Error> {
+        let _removing = self
+            .rewriting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let removed: Vec<Arc<Segment>> = {
             let mut segments = self
                 .segments
@@ -401,8 +411,7 @@ impl State {
                 .count();
             let removed = segments.drain(..keep).collect();
             if let Some(first) = segments.first() {
-                self.first
-                    .store(first.base.get(), std::sync::atomic::Ordering::Release);
+                self.first.store(first.base.get(), Ordering::Release);
             }
             removed
         };
@@ -431,13 +440,18 @@ impl State {
         remove_if_there(&*self.storage, &path.with_extension("idx"))
             .map_err(io("remove index of"))?;
         // Reusable only if nobody can still look at its bytes: neither through the segment, nor
-        // through a mapping of it, nor as a file of a fork. A rewritten one is of no use.
+        // through a mapping of it, nor as a file of a fork, nor through a fork's mapping, which can
+        // outlast the fork's file. A rewritten one is of no use.
         let unused = Arc::into_inner(segment).is_some_and(|segment| {
+            let shared = segment.shared.load(Ordering::Acquire);
             let rewritten = segment
                 .header
                 .as_ref()
                 .is_none_or(SegmentHeader::is_rewritten);
-            !rewritten && !segment.file.is_shared() && matches!(segment.file.links(), Ok(1))
+            !shared
+                && !rewritten
+                && !segment.file.is_shared()
+                && matches!(segment.file.links(), Ok(1))
         });
         let retired = self.dir.join(RETIRED);
         let free = self.storage.open(&retired, Access::Read).is_err();

@@ -10,6 +10,7 @@
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::{Bytes, BytesMut};
@@ -65,6 +66,9 @@ pub(super) struct Segment {
     pub(super) path: PathBuf,
     pub(super) file: Box<dyn StorageFile>,
     pub(super) codec: BodyCodec,
+    /// Somebody may look at its file under another name. Taken for granted of a file that was there
+    /// before: who else had it open then is not known.
+    pub(super) shared: AtomicBool,
     index: RwLock<IndexState>,
     /// The encoded body that was read last, which the next read is likely to need again.
     decoded: Mutex<Option<(ByteOffset, Bytes)>>,
@@ -100,6 +104,7 @@ impl Segment {
             path,
             file,
             codec,
+            shared: AtomicBool::new(false),
             index: RwLock::new(IndexState::Growing(index)),
             decoded: Mutex::default(),
         }
@@ -118,6 +123,7 @@ impl Segment {
             path,
             file,
             codec,
+            shared: AtomicBool::new(true),
             index: RwLock::new(IndexState::Sealed(None)),
             decoded: Mutex::default(),
         }

@@ -94,6 +94,8 @@ pub(super) struct Survey {
     pub(super) cut: Option<Cut>,
     /// What is damaged for good.
     pub(super) damages: Vec<Damage>,
+    /// By its header and its batches, no session has written to the log since it was made.
+    pub(super) unopened: bool,
 }
 
 /// Bytes beyond the end of the log.
@@ -127,6 +129,7 @@ pub(super) fn survey(
         unflushed_at: start,
         cut: None,
         damages: Vec::new(),
+        unopened: false,
     };
     let mut closed = false;
     let mut first_bad: Option<Sequence> = None;
@@ -165,6 +168,9 @@ pub(super) fn survey(
         }
     }
 
+    // A fork begins in its parent's epoch. A reservation is made in a session.
+    let new_fork = header.origin.is_some() && header.reserved_end == 0;
+    survey.unopened = survey.epoch == header.epoch && (header.epoch == 0 || new_fork);
     let expected = survey.next;
     survey.ending = decide(Facts {
         closed,

@@ -19,9 +19,9 @@ use super::prepare::remove_if_there;
 use super::reader::Segment;
 use super::recovery::{self, Ending};
 use super::rewrite::{self, Mending, Plan, Throttle};
-use super::scan::{DamagedRegion, Scanned};
+use super::scan::{DamagedRegion, Scanned, first_log_tag};
 use super::scrub::missing_before;
-use super::segment::{HEADER_BLOCK_BYTES, REWRITING, SegmentHeader, VERSION};
+use super::segment::{HEADER_BLOCK_BYTES, Origin, REWRITING, SegmentHeader, VERSION};
 use super::status::{LossStatement, Quarantined};
 use super::storage::Storage;
 
@@ -91,17 +91,16 @@ fn examine(
     header_damages: &[Damage],
     throttle: &dyn Throttle,
 ) -> Result<Option<Vec<Patient>>, Error> {
-    let known = segments.iter().find_map(|segment| segment.header.as_ref());
-    let log_id = known.map_or_else(
-        || open::new_log_id(opening.writer, opening.now()),
-        |header| header.log_id,
-    );
     let mut patients: Vec<Patient> = Vec::new();
     for (at, segment) in segments.iter().enumerate() {
         let of_header = header_damages
             .iter()
             .filter(|damage| damage.path == segment.path);
         let before = patients.last();
+        let (log_id, origin) = match &segment.header {
+            Some(header) => (header.log_id, header.origin),
+            None => identity(opening, segments, at)?,
+        };
         let mut patient = Patient {
             segment: Arc::clone(segment),
             header: segment.header.clone().unwrap_or_else(|| SegmentHeader {
@@ -120,7 +119,7 @@ fn examine(
                 sealed_root: 0,
                 end: 0,
                 salt: [0; 16],
-                origin: None,
+                origin,
             }),
             damages: of_header.cloned().collect(),
             ranges: Vec::new(),
@@ -148,6 +147,38 @@ fn examine(
         patients.push(patient);
     }
     Ok(Some(patients))
+}
+
+/// Which log the segment at `at`, whose header cannot be read, belongs to: in a fork there are
+/// several. Its batches tell, if there are any.
+fn identity(
+    opening: &Opening<'_>,
+    segments: &[Arc<Segment>],
+    at: usize,
+) -> Result<([u8; 16], Option<Origin>), Error> {
+    let segment = &segments[at];
+    let header = |segment: &Arc<Segment>| segment.header.clone();
+    let before = segments[..at].iter().rev().find_map(header);
+    let after = segments[at + 1..].iter().find_map(header);
+    let start = usize::try_from(HEADER_BLOCK_BYTES).unwrap_or(usize::MAX);
+    let bytes = segment.bytes()?;
+    let tag = first_log_tag(bytes.get(start..).unwrap_or_default());
+    let named = |header: &SegmentHeader| tag == Some(header.log_tag());
+    let of = |header: SegmentHeader| (header.log_id, header.origin);
+    if let Some(header) = segments.iter().filter_map(header).find(named) {
+        return Ok(of(header));
+    }
+    if tag.is_none()
+        && let Some(header) = before.clone().or(after)
+    {
+        return Ok(of(header));
+    }
+    // The only own segment of a fork, or of a log: its id is lost, and it gets another.
+    let origin = before.map(|before| Origin {
+        log_id: before.log_id,
+        end: segment.base,
+    });
+    Ok((open::new_log_id(opening.writer, opening.now()), origin))
 }
 
 impl Patient {

@@ -176,7 +176,9 @@ impl<'a> SegmentWriter<'a> {
         let Some(block) = &mut self.block else {
             unreachable!("a block was just begun")
         };
-        block.end = source.end();
+        // A batch that the end divides stands for its first part.
+        block.end =
+            Sequence::new(self.header.end).map_or(source.end(), |end| end.min(source.end()));
         self.epoch = self.epoch.max(source.epoch);
         block.records.extend_from_slice(record.field);
         block.count += 1;
@@ -338,6 +340,63 @@ pub(super) fn rewrite(
     throttle: &dyn Throttle,
     plan: Plan<'_>,
 ) -> Result<Option<Rewritten>, Error> {
+    let scan = segment.scan()?;
+    write_again(
+        storage,
+        dir,
+        segment,
+        scan,
+        keyring,
+        index_interval_bytes,
+        throttle,
+        plan,
+    )
+}
+
+/// The same of what stands below the end of `plan` alone: what follows is not looked at, because
+/// somebody may be writing there.
+pub(super) fn copy_prefix(
+    storage: &dyn Storage,
+    dir: &Path,
+    segment: &Segment,
+    keyring: &Keyring,
+    index_interval_bytes: u32,
+    plan: Plan<'_>,
+) -> Result<Option<Rewritten>, Error> {
+    let end = plan.end;
+    let below = move |scanned: &Scanned| match scanned {
+        Scanned::Batch(batch) => batch.header.base < end,
+        Scanned::Damaged(region) => region.expected < end,
+        Scanned::End(_) => false,
+    };
+    let scan = segment.scan()?.take_while(below);
+    write_again(
+        storage,
+        dir,
+        segment,
+        scan,
+        keyring,
+        index_interval_bytes,
+        &Unthrottled,
+        plan,
+    )
+}
+
+#[expect(
+    clippy::too_many_arguments,
+    clippy::too_many_lines,
+    reason = "all that both forms of it are given, and one loop over it"
+)]
+fn write_again(
+    storage: &dyn Storage,
+    dir: &Path,
+    segment: &Segment,
+    scan: impl Iterator<Item = Scanned>,
+    keyring: &Keyring,
+    index_interval_bytes: u32,
+    throttle: &dyn Throttle,
+    plan: Plan<'_>,
+) -> Result<Option<Rewritten>, Error> {
     let Plan {
         keep,
         end,
@@ -379,7 +438,7 @@ pub(super) fn rewrite(
     let mut writer = writer.map_err(io("create"))?;
     let (mut kept, mut removed) = (0, 0);
     let mut next = segment.base;
-    for scanned in segment.scan()? {
+    for scanned in scan {
         match scanned {
             Scanned::Batch(batch) => {
                 if !throttle.take(2 * batch.header.file_len()) {

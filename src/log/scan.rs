@@ -511,7 +511,7 @@ fn ascending(found: Vec<(Range<usize>, Sequence)>) -> Vec<(Range<usize>, Sequenc
 }
 
 /// The tag of the log that the first good batch header in `bytes` belongs to.
-fn first_log_tag(mut bytes: &[u8]) -> Option<u32> {
+pub(super) fn first_log_tag(mut bytes: &[u8]) -> Option<u32> {
     loop {
         bytes = bytes.get(batch::find_magic(bytes)?..)?;
         match BatchHeader::decode(bytes.first_chunk()?) {

@@ -44,7 +44,8 @@ pub struct SegmentHeader {
     pub version: u16,
     /// Node that created it.
     pub node: u32,
-    /// Identity of the log: the same in all its segments.
+    /// Identity of the log that wrote it: the same in all segments of a directory but those that a
+    /// fork has from its ancestors.
     pub log_id: [u8; 16],
     /// Sequence of the first record that may stand in it.
     pub base: Sequence,
@@ -70,14 +71,15 @@ pub struct SegmentHeader {
     pub end: u64,
     /// Random, new in each file: goes into the key of an encrypted segment.
     pub salt: [u8; 16],
-    /// Of the first own segment of a fork: where it comes from.
+    /// Of the own segments of a fork: where it comes from.
     pub origin: Option<Origin>,
 }
 
 /// The log that a fork was taken from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Origin {
-    /// Identity of the parent.
+    /// Identity of the log that the last record in common was written by: the parent, or one that
+    /// the parent had it from.
     pub log_id: [u8; 16],
     /// Exclusive end of what it had in common with its parent.
     pub end: Sequence,

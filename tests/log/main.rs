@@ -10,6 +10,8 @@ mod damage;
 mod dice;
 mod disk_faults;
 mod encryption;
+mod fork;
+mod fork_cost;
 mod gated_disk;
 mod golden;
 mod histories;

@@ -379,6 +379,9 @@ impl Disk {
             }
         }
         self.names = self.durable_names.clone();
+        // A directory is removed only with what was in it.
+        let parents = self.names.keys().flat_map(|path| path.ancestors().skip(1));
+        self.directories.extend(parents.map(Path::to_path_buf));
         let named: BTreeSet<u64> = self.names.values().copied().collect();
         self.inodes.retain(|inode, _| named.contains(inode));
         for inode in self.inodes.values_mut() {

@@ -6,6 +6,7 @@ mod causal;
 mod damaged;
 mod decode;
 mod diff;
+mod forked;
 mod format;
 mod healthy;
 mod made;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use arqonbus::log::offline::{self, Forecast, IndexCheck, SegmentFile};
 use arqonbus::log::scan::Scanned;
+use arqonbus::log::segment::Origin;
 use arqonbus::log::{Damage, Micros, RealStorage, RecordRef, Sequence};
 use arqonbus::proto::json::micros;
 use serde_json::{Value, json};
@@ -225,6 +226,10 @@ impl<'a> Listing<'a> {
             ]);
         }
         let mut text = format!("{tenant}/{reality} in {}\n", log.path.display());
+        if let Some(origin) = self.origin() {
+            let (log_id, last) = (table::hex(&origin.log_id), origin.end.get() - 1);
+            text.push_str(&format!("fork of log {log_id} at sequence {last}\n"));
+        }
         text.push_str(&table(
             &[
                 "SEGMENT", "#FIRST", "#LAST", "#RECORDS", "FROM", "TO", "#SIZE", "#USED", "STATE",
@@ -250,6 +255,12 @@ impl<'a> Listing<'a> {
         }
         text.push('\n');
         text
+    }
+
+    /// Where the log left its parent, if it is a fork.
+    fn origin(&self) -> Option<Origin> {
+        let last = self.source.log.segments.last()?;
+        last.header.as_ref()?.origin
     }
 
     fn problems(&self) -> Vec<String> {
@@ -302,6 +313,7 @@ impl<'a> Listing<'a> {
                 json!({
                     "file": segment.path.display().to_string(),
                     "base": segment.base.get(),
+                    "log_id": segment.header.as_ref().map(|header| table::hex(&header.log_id)),
                     "first": contents.bounds.map(|(first, _)| first.get()),
                     "last": contents.bounds.map(|(_, last)| last.get()),
                     "records": contents.records,
@@ -321,6 +333,10 @@ impl<'a> Listing<'a> {
             "path": log.path.display().to_string(),
             "tenant": tenant,
             "reality": reality,
+            "fork": self.origin().map(|origin| json!({
+                "log_id": table::hex(&origin.log_id),
+                "at": origin.end.get() - 1,
+            })),
             "segments": segments,
             "prepared_bytes": log.prepared,
             "problems": self.problems(),

@@ -297,7 +297,14 @@ impl<'a> Check<'a> {
             };
             self.report.findings.push(damage);
         }
-        if let Some(before) = before.filter(|before| before.log_id != header.log_id) {
+        // Only a fork goes on in another log's directory, and its own segments say where.
+        let forked_from = header
+            .origin
+            .filter(|origin| origin.end <= header.base)
+            .map(|origin| origin.log_id);
+        if let Some(before) = before.filter(|before| before.log_id != header.log_id)
+            && forked_from != Some(before.log_id)
+        {
             let (expected, found) = (table::hex(&before.log_id), table::hex(&header.log_id));
             self.finding(segment, 16, "log id", expected, found);
         }
@@ -361,6 +368,14 @@ impl<'a> Check<'a> {
             }
         }
         self.end = Some(self.end.map_or(expected, |end| end.max(expected)));
+        if let Some(header) = segment
+            .header
+            .as_ref()
+            .filter(|header| header.is_rewritten())
+        {
+            // Its successor names the root that it had when it was sealed.
+            self.root = self.root.map(|_good| header.sealed_root);
+        }
     }
 
     fn bad_region(&mut self, segment: &SegmentFile, region: &DamagedRegion) {

@@ -35,7 +35,7 @@ fn what_nobody_uses_is_closed_and_comes_back_whole() {
     let dir = TempDir::new().unwrap();
     let node = Node::start(dir.path(), small());
     let other = RealityName::new("other").unwrap();
-    node.tenancy().create(&other).unwrap();
+    node.tenancy().create(&other, "me").unwrap();
     let done = Sequence::new(2).unwrap();
     for round in 1..=3 {
         node.append_on("a", 3, 100);
@@ -121,7 +121,7 @@ fn idle_close_is_never_noticed() {
     let node = Node::start(dir.path(), small());
     let names = ["main", "b", "c"].map(|name| RealityName::new(name).unwrap());
     for name in &names[1..] {
-        node.tenancy().create(name).unwrap();
+        node.tenancy().create(name, "me").unwrap();
     }
     let stop = AtomicBool::new(false);
     let reopened = AtomicU64::new(0);

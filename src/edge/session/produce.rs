@@ -263,6 +263,7 @@ impl Session {
     pub(super) fn opened(&mut self, name: &RealityName) -> Option<Arc<Reality>> {
         if let Some(last) = &self.last_reality
             && last.name() == name
+            && !last.is_gone()
         {
             return Some(Arc::clone(last));
         }
