@@ -26,6 +26,8 @@ mod chunk;
 mod cipher;
 mod commit;
 mod committer;
+mod compaction;
+mod compression;
 mod disk;
 pub mod error;
 pub mod fsync;
@@ -35,11 +37,13 @@ mod loss;
 pub mod offline;
 mod open;
 mod options;
+mod pass;
 pub mod position;
 mod prepare;
 mod reader;
 mod record;
 mod recovery;
+mod retention;
 mod rewrite;
 pub mod scan;
 pub mod segment;
@@ -57,10 +61,14 @@ pub use append::{Append, AppendSink, Appended, Durability, NewRecord, Observer};
 pub use chunk::{Chunk, Found, RecordRef};
 pub use cipher::{DataKey, KeyId};
 pub use committer::Committer;
+pub use compaction::{Compaction, CompactionReport, Facts, KeyRule};
+pub use compression::{Compression, CompressionReport};
 pub use error::{AppendError, Damage, Error};
 pub use keyring::{Entropy, Keyring, OsEntropy};
 pub use options::{Environment, Options, Writer};
+pub use pass::{Ended, Rewrites};
 pub use position::{ByteOffset, Clock, Micros, Sequence};
+pub use retention::{Held, Holder, Limits, Retention, RetentionReport};
 pub use rewrite::{Throttle, Unthrottled};
 pub use status::{Bounds, LossStatement, Status, TopicSummary};
 pub use storage::{Access, RealStorage, Storage, StorageFile, StorageLock};
@@ -189,6 +197,11 @@ impl Log {
                     _ => break,
                 },
             }
+        }
+        // It may have been removed since it was looked for.
+        let first = self.state.first();
+        if from < first {
+            return Err(Error::OutOfRange { asked: from, first });
         }
         Ok(Found::End)
     }

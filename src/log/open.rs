@@ -14,6 +14,7 @@ use super::error::{Damage, Error};
 use super::keyring::Keyring;
 use super::loss;
 use super::options::{Environment, Options, Writer};
+use super::pass::Upkeep;
 use super::position::{ByteOffset, Micros, Sequence};
 use super::prepare::{self, remove_if_there};
 use super::reader::Segment;
@@ -128,6 +129,7 @@ pub(super) fn open(
         lock: Mutex::new(Some(lock)),
         keyring: RwLock::new(opening.keyring.clone()),
         rewriting: Mutex::new(()),
+        upkeep: Upkeep::default(),
     };
     let begun = if statement.is_some() && state.read_only().is_none() {
         state.begin_epoch()?

@@ -10,7 +10,7 @@
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::{Bytes, BytesMut};
 use memmap2::Mmap;
@@ -20,6 +20,7 @@ use super::body::BodyCodec;
 use super::chunk::{Chunk, Found};
 use super::error::{Damage, Error};
 use super::index::{Index, Place};
+use super::pass::Seen;
 use super::position::{ByteOffset, Micros, Sequence};
 use super::scan::{Scan, Scanned, chunk_of, lost_damage};
 use super::segment::{HEADER_BLOCK_BYTES, SegmentHeader};
@@ -68,6 +69,8 @@ pub(super) struct Segment {
     index: RwLock<IndexState>,
     /// The encoded body that was read last, which the next read is likely to need again.
     decoded: Mutex<Option<(ByteOffset, Bytes)>>,
+    /// What upkeep has found out about it.
+    seen: Mutex<Seen>,
 }
 
 /// Where the index of a segment is.
@@ -102,6 +105,7 @@ impl Segment {
             codec,
             index: RwLock::new(IndexState::Growing(index)),
             decoded: Mutex::default(),
+            seen: Mutex::default(),
         }
     }
 
@@ -120,7 +124,12 @@ impl Segment {
             codec,
             index: RwLock::new(IndexState::Sealed(None)),
             decoded: Mutex::default(),
+            seen: Mutex::default(),
         }
+    }
+
+    pub(super) fn lock_seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lends a sealed segment the index that it is known to have.

@@ -423,7 +423,11 @@ fn put_salvaged(
 
 impl State {
     /// Puts a rewritten segment in the place of `old`. The caller holds [`State::rewriting`].
-    pub(super) fn replace(&self, old: &Arc<Segment>, new: Rewritten) -> Result<(), Error> {
+    pub(super) fn replace(
+        &self,
+        old: &Arc<Segment>,
+        new: Rewritten,
+    ) -> Result<Arc<Segment>, Error> {
         let path = old.path.clone();
         let io = |operation| segment_error(&path, operation);
         let Rewritten {
@@ -431,8 +435,10 @@ impl State {
             file,
             index,
             codec,
+            removed,
             ..
         } = new;
+        let end = Sequence::at_least_first(header.end);
         self.storage
             .rename(&self.dir.join(REWRITING), &path)
             .map_err(io("replace"))?;
@@ -453,8 +459,13 @@ impl State {
                 *slot = Arc::clone(&segment);
             }
         }
+        if removed > 0 {
+            // What is gone from the file is not read from memory either.
+            let mut tail = self.tail.write().unwrap_or_else(PoisonError::into_inner);
+            tail.forget_before(end);
+        }
         self.keep_index(&segment);
-        Ok(())
+        Ok(segment)
     }
 }
 

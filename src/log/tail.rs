@@ -64,6 +64,13 @@ impl Tail {
             && self.chunks.back().is_some_and(|last| sequence <= last.last)
     }
 
+    /// Drops what lies before `end`.
+    pub(super) fn forget_before(&mut self, end: Sequence) {
+        while let Some(oldest) = self.chunks.pop_front_if(|chunk| chunk.base < end) {
+            self.bytes -= oldest.records.len() + OVERHEAD_BYTES;
+        }
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
