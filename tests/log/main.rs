@@ -5,6 +5,8 @@
 
 mod append_promises;
 mod bounds;
+mod compaction;
+mod compression;
 mod damage;
 mod dice;
 mod disk_faults;
@@ -13,9 +15,13 @@ mod history;
 mod locking;
 mod memory;
 mod model;
+mod model_upkept;
 mod power_cut;
+mod power_cut_rewriting;
+mod retention;
 mod session;
 mod sim_storage;
 mod simulated_disk;
 mod torn_tail;
 mod trim;
+mod upkept;
