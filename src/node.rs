@@ -242,6 +242,7 @@ fn start_broker(
         realities_max: limits.realities_max,
         consumers_max: limits.consumers_max,
         producers_max: limits.producers_max,
+        maintenance: config.maintenance_options(),
     };
     Broker::start(environment, options).context("cannot start the broker")
 }

@@ -17,6 +17,7 @@ pub mod damage;
 pub mod error;
 pub mod fanout;
 pub mod filter;
+pub mod maintenance;
 pub mod name;
 pub mod producers;
 pub mod reality;
@@ -28,6 +29,7 @@ pub mod stamp;
 pub mod subscription;
 mod system;
 pub mod tenancy;
+pub mod topic_rules;
 pub mod trie;
 
 use std::collections::HashMap;
@@ -43,8 +45,10 @@ pub use name::{NameError, RealityName, Tenant};
 pub use reality::{ReadOnly, Reality};
 pub use subscription::Subscription;
 pub use tenancy::Tenancy;
+pub use topic_rules::{TopicRule, TopicRules};
 
 use crate::log::{self, Environment, Micros};
+use maintenance::Maintenance;
 use reality::Ground;
 use repair::Repairs;
 use stamp::IdSource;
@@ -68,6 +72,8 @@ pub struct Options {
     pub consumers_max: usize,
     /// Most producers of a reality whose own clocks are remembered.
     pub producers_max: usize,
+    /// How logs are kept up.
+    pub maintenance: maintenance::Options,
 }
 
 impl Options {
@@ -83,6 +89,7 @@ impl Options {
             realities_max: 256,
             consumers_max: 10_000,
             producers_max: 65_536,
+            maintenance: maintenance::Options::default(),
         }
     }
 }
@@ -117,14 +124,16 @@ pub struct Broker {
     /// Held while a tenant is opened, so that none is opened twice.
     opening: Mutex<()>,
     repairer: Mutex<Option<JoinHandle<()>>>,
+    maintenance: Arc<Maintenance>,
+    maintainer: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Broker {
-    /// Starts a broker with no tenant open, and the thread that reopens logs after a failure; it
-    /// ends with [`Broker::close`].
+    /// Starts a broker with no tenant open, the thread that reopens logs after a failure, and the
+    /// one that keeps logs up; they end with [`Broker::close`].
     ///
     /// # Errors
-    /// The thread cannot be started.
+    /// A thread cannot be started.
     pub fn start(environment: Environment, options: Options) -> std::io::Result<Arc<Self>> {
         let ground = Arc::new(Ground {
             environment,
@@ -141,6 +150,8 @@ impl Broker {
             tenants: RwLock::default(),
             opening: Mutex::new(()),
             repairer: Mutex::new(None),
+            maintenance: Arc::default(),
+            maintainer: Mutex::new(None),
         });
         let ground = Arc::clone(&broker.ground);
         let weak = Arc::downgrade(&broker);
@@ -154,7 +165,43 @@ impl Broker {
             })?;
         let slot = &broker.repairer;
         *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(repairer);
+        broker.start_maintenance()?;
         Ok(broker)
+    }
+
+    fn start_maintenance(self: &Arc<Self>) -> std::io::Result<()> {
+        let weak = Arc::downgrade(self);
+        let maintenance = Arc::clone(&self.maintenance);
+        let interval = self.options.maintenance.interval;
+        let maintainer = std::thread::Builder::new()
+            .name("arqon-upkeep".into())
+            .spawn(move || {
+                while maintenance.sleep(interval) {
+                    let Some(broker) = weak.upgrade() else { return };
+                    if !maintenance::round(&broker) {
+                        return;
+                    }
+                }
+            })?;
+        let slot = &self.maintainer;
+        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(maintainer);
+        Ok(())
+    }
+
+    /// What upkeep has done to a reality, if it was there yet.
+    #[must_use]
+    pub fn maintained(
+        &self,
+        tenant: &Tenant,
+        reality: &RealityName,
+    ) -> Option<maintenance::Account> {
+        self.maintenance.account(tenant, reality)
+    }
+
+    /// What upkeep has done to all realities.
+    #[must_use]
+    pub fn maintained_in_all(&self) -> maintenance::Sums {
+        self.maintenance.sums()
     }
 
     /// The wall clock.
@@ -282,21 +329,19 @@ impl Broker {
         }
     }
 
-    /// Flushes and closes all logs and ends the repair thread. Nothing is opened afterwards.
-    /// Blocks.
+    /// Flushes and closes all logs and ends the threads. Nothing is opened afterwards. Blocks.
     pub fn close(&self) {
         self.ground.repairs.close();
-        let repairer = self
-            .repairer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        // The last handle may be dropped by the repair thread itself, which cannot wait for itself.
-        if let Some(repairer) = repairer
-            && repairer.thread().id() != std::thread::current().id()
-            && repairer.join().is_err()
-        {
-            tracing::error!("the repair thread panicked");
+        self.maintenance.stop();
+        for thread in [&self.repairer, &self.maintainer] {
+            let thread = thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+            // The last handle may be dropped by one of the threads, which cannot wait for itself.
+            if let Some(thread) = thread
+                && thread.thread().id() != std::thread::current().id()
+                && thread.join().is_err()
+            {
+                tracing::error!("a thread of the broker panicked");
+            }
         }
         let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
         for tenancy in self.tenancies() {

@@ -18,7 +18,7 @@ use super::reality::{Ground, Reality};
 use super::system;
 
 /// First tokens of the topics that say which realities were created.
-const TOPIC_PREFIX: &str = "sys.reality.";
+pub(super) const TOPIC_PREFIX: &str = "sys.reality.";
 
 /// A tenant's realities and consumers.
 #[derive(Debug)]

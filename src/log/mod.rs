@@ -74,6 +74,12 @@ pub use status::{Bounds, LossStatement, Status, TopicSummary};
 pub use storage::{Access, RealStorage, Storage, StorageFile, StorageLock};
 pub use topic_reader::TopicReader;
 
+/// The error's text with its cause.
+#[must_use]
+pub fn with_source(error: &Error) -> String {
+    prepare::with_source(error)
+}
+
 use state::State;
 /// One open log. Cheap to clone; closed by [`Log::close`].
 #[derive(Clone, Debug)]
