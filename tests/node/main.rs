@@ -12,4 +12,5 @@ mod raw;
 mod restart;
 mod shell;
 mod support;
+mod upkeep;
 mod verbs;

@@ -70,6 +70,15 @@ impl Node {
         Self::dev_at(data, SocketAddr::from(([127, 0, 0, 1], 0)))
     }
 
+    /// The same with settings from the environment.
+    pub(crate) fn dev_on_with(data: &Path, settings: &[(&str, &str)]) -> Self {
+        let ports = ["--listen", "127.0.0.1:0", "--ops", "127.0.0.1:0"];
+        let mut command = command(&["serve", "--dev"]);
+        command.args(ports).arg("--data").arg(data);
+        command.envs(settings.iter().copied());
+        Self::started(command, data.to_owned(), None)
+    }
+
     /// The same where clients of that other node look for it.
     pub(crate) fn dev_at(data: &Path, edge: SocketAddr) -> Self {
         let mut command = command(&["serve", "--dev", "--ops", "127.0.0.1:0"]);
