@@ -178,13 +178,19 @@ sections! {
         segment_bytes: u64 = 64 * MIB, Bound::Within(64 * KIB, 2 * GIB);
         /// Size of a log's first segment file; each later one is four times as large, up to
         /// `segment_bytes`.
-        segment_bytes_first: u64 = MIB, Bound::Within(64 * KIB, 2 * GIB);
+        segment_bytes_first: u64 = 256 * KIB, Bound::Within(64 * KIB, 2 * GIB);
         /// Appends that wait together are written and flushed together up to this size.
         group_bytes_max: usize = 1 << 20, Bound::Within(4 * KIB, 64 * MIB);
         /// Appends that wait for the writer of one log, beyond which they are refused as busy.
         waiting_bytes_max: usize = 64 << 20, Bound::Within(MIB, 4 * GIB);
         /// Encoded records that one log keeps in memory for live readers.
         tail_bytes: usize = 16 << 20, Bound::Within(64 * KIB, 4 * GIB);
+        /// Encoded records that all logs together keep in memory for live readers; beyond it those of
+        /// the log used longest ago go first.
+        tail_bytes_total: usize = 256 << 20, Bound::Within(64 * KIB, 1 << 40);
+        /// A log that no session, subscription or request has used for this long is closed, and
+        /// opened again when it is next used.
+        idle_close_ms: u64 = 300_000, Bound::Within(50, 7 * DAY_S * 1_000);
         /// Distance between two entries of the sparse index.
         index_interval_bytes: u32 = 16 << 10, Bound::Within(512, MIB);
         /// A write that nobody waits to see flushed is flushed after this long.
@@ -252,10 +258,14 @@ sections! {
         sessions_max: usize = 20_000, Bound::Within(1, 1_000_000);
         /// Sessions of one tenant on the node.
         tenant_sessions_max: usize = 10_000, Bound::Within(1, 1_000_000);
-        /// Tenants whose logs are open at a time.
+        /// Tenants whose logs are open at a time; when one more comes, the one that nobody uses for
+        /// longest is closed.
         tenants_max: usize = 1_000, Bound::Within(1, 100_000);
         /// Realities of one tenant.
         realities_max: usize = 256, Bound::Within(1, 10_000);
+        /// Bytes of records that all realities of one tenant may store, framing included, beyond
+        /// which Produce is refused; 0 for no limit.
+        tenant_bytes_max: u64 = 0, Bound::Within(0, u64::MAX);
         /// Named consumers of one tenant.
         consumers_max: usize = 10_000, Bound::Within(1, 1_000_000);
         /// Producers of one reality whose own clocks are remembered; the longest idle is forgotten.

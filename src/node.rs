@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use arqonbus::broker::{self, Broker};
 use arqonbus::config::layers::Loaded;
-use arqonbus::config::{Config, Profile};
+use arqonbus::config::{self, Config, Profile};
 use arqonbus::data_dir::DataDir;
 use arqonbus::edge::checkup::Checkup;
 use arqonbus::edge::development::{self, Credentials};
@@ -119,6 +119,9 @@ fn run(loaded: Loaded, profile: Profile, dir: &Path) -> anyhow::Result<ExitCode>
         clock,
         committer: Committer::start(config.log.commit_threads),
     };
+    environment
+        .committer
+        .bound_tails(config.log.tail_bytes_total);
     raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -191,7 +194,7 @@ async fn live(
         broker: Arc::clone(&broker),
         checkup,
         data: data_dir.path().to_owned(),
-        room_bytes_min: config.log.segment_bytes_first.min(config.log.segment_bytes),
+        room_bytes_min: room_bytes_min(&config.log),
         seats: Arc::clone(&seats),
         metrics,
         verifier,
@@ -226,6 +229,14 @@ async fn live(
     Ok(ExitCode::SUCCESS)
 }
 
+/// The smallest segment that takes a full group, with its headers and marks: without room for it
+/// appends are refused under load, however small each of them is.
+fn room_bytes_min(log: &config::Log) -> u64 {
+    const FRAMING_BYTES: u64 = 64 << 10;
+    let group = log.group_bytes_max as u64 + FRAMING_BYTES;
+    group.max(log.segment_bytes_first).min(log.segment_bytes)
+}
+
 fn start_broker(
     config: &Config,
     data_dir: &DataDir,
@@ -238,8 +249,10 @@ fn start_broker(
         node: node.number(),
         node_name: node.name().to_owned(),
         log: config.log.options(),
+        idle_close: Duration::from_millis(config.log.idle_close_ms),
         tenants_max: limits.tenants_max,
         realities_max: limits.realities_max,
+        tenant_bytes_max: (limits.tenant_bytes_max > 0).then_some(limits.tenant_bytes_max),
         consumers_max: limits.consumers_max,
         producers_max: limits.producers_max,
         maintenance: config.maintenance_options(),

@@ -86,8 +86,10 @@ impl Tree {
                     .to_str()
                     .expect("file names are UTF-8")
                     .replace('\\', "/");
-                if matches!(name.as_str(), ".git" | "target" | "Cargo.lock" | "LICENSE")
-                    || name.ends_with("__pycache__")
+                if matches!(
+                    name.as_str(),
+                    ".git" | "target" | "fuzz/target" | "Cargo.lock" | "LICENSE"
+                ) || name.ends_with("__pycache__")
                 {
                     continue;
                 }

@@ -21,7 +21,7 @@ pub const ID_BYTES_MAX: usize = 128;
 /// Longest name of a producer in bytes, also in a clock.
 pub const PRODUCER_BYTES_MAX: usize = 255;
 /// Most entries in a producer's clock.
-pub const CLOCK_ENTRIES_MAX: usize = 64;
+pub const CLOCK_ENTRIES_MAX: usize = crate::proto::clock::ENTRIES_MAX;
 /// Last millisecond of the year 9999, the last that RFC 3339 can write.
 const TIME_MS_MAX: i64 = 253_402_300_799_999;
 

@@ -5,7 +5,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use prost::Message as _;
+
 use super::access::{Identity, Role};
+use super::ask;
 use super::damage::without_directories;
 use super::error::{ArgumentFault, Error};
 use super::name::RealityName;
@@ -39,20 +43,95 @@ pub struct Argument {
     pub doc: &'static str,
 }
 
-const REALITY: Argument = Argument {
+pub(super) const REALITY: Argument = Argument {
     name: "reality",
     required: false,
     doc: "the reality; main if left out",
 };
 
+const BACKUP: Argument = Argument {
+    name: "backup",
+    required: true,
+    doc: "number of the backup, as backup.begin has answered",
+};
+
 /// All commands, by name.
 pub const COMMANDS: &[Command] = &[
+    Command {
+        name: "backup.begin",
+        role: Role::Admin,
+        arguments: &[],
+        doc: "Takes a picture of all logs of the tenant, and holds it as long as it is read.",
+        handler: backup_begin,
+    },
+    Command {
+        name: "backup.end",
+        role: Role::Admin,
+        arguments: &[BACKUP],
+        doc: "Lets go of a backup's picture.",
+        handler: backup_end,
+    },
+    Command {
+        name: "backup.read",
+        role: Role::Admin,
+        arguments: &[
+            BACKUP,
+            REALITY,
+            Argument {
+                name: "file",
+                required: true,
+                doc: "name of the file",
+            },
+            Argument {
+                name: "offset",
+                required: true,
+                doc: "where in the file, in bytes",
+            },
+        ],
+        doc: "Reads a piece of a file of a backup; empty at its end.",
+        handler: backup_read,
+    },
+    Command {
+        name: "causal.concurrent",
+        role: Role::User,
+        arguments: ask::ABOUT_ONE,
+        doc: "Shows the records that happened neither before a record nor after it.",
+        handler: ask::concurrent,
+    },
+    Command {
+        name: "causal.past",
+        role: Role::User,
+        arguments: ask::ABOUT_ONE,
+        doc: "Shows the records that happened before a record.",
+        handler: ask::past,
+    },
+    Command {
+        name: "causal.path",
+        role: Role::User,
+        arguments: ask::ABOUT_TWO,
+        doc: "Shows the chain of direct causes from one record to another.",
+        handler: ask::path,
+    },
     Command {
         name: "consumer.list",
         role: Role::User,
         arguments: &[],
         doc: "Lists the named consumers of the tenant and where each has got to.",
         handler: consumer_list,
+    },
+    Command {
+        name: "log.repair",
+        role: Role::Operator,
+        arguments: &[REALITY],
+        doc: "Repairs a reality's damaged log: damaged bytes are put aside, the rest takes writes again.",
+        handler: log_repair,
+    },
+    Command {
+        name: "log.scrub",
+        role: Role::Operator,
+        arguments: &[REALITY],
+        doc: "Reads all of a reality's log and says what is damaged; answered when it is done.",
+        handler: log_scrub,
     },
     Command {
         name: "log.status",
@@ -95,11 +174,12 @@ pub const COMMANDS: &[Command] = &[
     },
 ];
 
-struct Call<'a> {
+pub(super) struct Call<'a> {
+    pub(super) command: &'static str,
     broker: &'a Broker,
     tenancy: &'a Tenancy,
-    caller: &'a Identity,
-    arguments: BTreeMap<&'static str, String>,
+    pub(super) caller: &'a Identity,
+    pub(super) arguments: BTreeMap<&'static str, String>,
 }
 
 /// Runs a command. Blocks on the disk.
@@ -128,6 +208,7 @@ pub fn run(
         });
     }
     let call = Call {
+        command: command.name,
         broker,
         tenancy,
         caller,
@@ -178,7 +259,22 @@ fn checked(
 }
 
 impl Call<'_> {
-    fn reality(&self) -> Result<Arc<Reality>, Error> {
+    /// An argument that is a number in decimal digits.
+    fn number(&self, argument: &'static str) -> Result<u64, Error> {
+        let text = self.arguments.get(argument).map_or("", String::as_str);
+        text.parse().map_err(|_not_a_number| {
+            let fault = ArgumentFault::Kind {
+                wanted: "a whole number, as a text",
+            };
+            Error::Argument {
+                command: self.command,
+                argument: argument.to_owned(),
+                fault,
+            }
+        })
+    }
+
+    pub(super) fn reality(&self) -> Result<Arc<Reality>, Error> {
         let text = self.arguments.get("reality").map_or("", String::as_str);
         let name = reality_name("arguments.reality", text)?;
         if name.is_system() && self.caller.role != Role::Admin {
@@ -190,6 +286,35 @@ impl Call<'_> {
 
 fn reality_name(field: &'static str, text: &str) -> Result<RealityName, Error> {
     RealityName::new(text).map_err(|fault| Error::Name { field, fault })
+}
+
+fn backup_begin(call: &Call<'_>) -> Result<Value, Error> {
+    let (id, manifest) = call.broker.begin_backup(call.tenancy)?;
+    let manifest = Bytes::from(manifest.encode_to_vec());
+    Ok(fields([
+        ("backup", number(id)),
+        ("manifest", value::Kind::Bytes(manifest).into()),
+    ]))
+}
+
+fn backup_read(call: &Call<'_>) -> Result<Value, Error> {
+    let id = call.number("backup")?;
+    let offset = call.number("offset")?;
+    let text = call.arguments.get("reality").map_or("", String::as_str);
+    let reality = reality_name("arguments.reality", text)?;
+    let file = call.arguments.get("file").map_or("", String::as_str);
+    let tenant = call.tenancy.tenant();
+    let piece = call
+        .broker
+        .backups()
+        .read(tenant, id, &reality, file, offset)?;
+    Ok(value::Kind::Bytes(piece).into())
+}
+
+fn backup_end(call: &Call<'_>) -> Result<Value, Error> {
+    let id = call.number("backup")?;
+    call.broker.backups().end(call.tenancy.tenant(), id);
+    Ok(fields([("backup", number(id))]))
 }
 
 fn consumer_list(call: &Call<'_>) -> Result<Value, Error> {
@@ -217,12 +342,15 @@ fn log_status(call: &Call<'_>) -> Result<Value, Error> {
             ("segments", number(status.segments as u64)),
             ("used_bytes", number(status.used_bytes)),
             ("tail_bytes", number(status.tail_bytes as u64)),
+            ("index_bytes", number(status.index_bytes)),
+            ("file_handles", number(status.file_handles as u64)),
             ("waiting_bytes", number(status.waiting_bytes as u64)),
             ("flushes", number(status.flushes)),
             ("epoch", number(u64::from(status.epoch))),
         ]
         .into_iter()
         .chain(upkeep(call, &reality))
+        .chain(scrubbed(&reality))
         .chain(health(&reality)),
     ))
 }
@@ -266,6 +394,60 @@ fn upkeep(call: &Call<'_>, reality: &Reality) -> Vec<(&'static str, Value)> {
     about
 }
 
+fn log_repair(call: &Call<'_>) -> Result<Value, Error> {
+    let reality = call.reality()?;
+    let statement = call.tenancy.mend(reality.name())?;
+    let mut about = vec![
+        ("reality", text(reality.name().as_str())),
+        ("repaired", flag(statement.is_some())),
+    ];
+    if let Some(statement) = &statement {
+        let named = |path: &std::path::Path| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            text(name.unwrap_or_default())
+        };
+        let damages = statement.damages.iter();
+        about.push((
+            "damages",
+            list(damages.map(|damage| text(&without_directories(damage)))),
+        ));
+        let aside = statement.quarantined.iter();
+        about.push(("quarantined", list(aside.map(|aside| named(&aside.copy)))));
+        about.push(("statement", named(&statement.path)));
+    }
+    about.push(("next", number(reality.bounds().written_end.get())));
+    about.extend(health(&reality));
+    Ok(fields(about))
+}
+
+fn log_scrub(call: &Call<'_>) -> Result<Value, Error> {
+    let reality = call.reality()?;
+    reality.log().scrub(&crate::log::Unthrottled)?;
+    Ok(fields(
+        [("reality", text(reality.name().as_str()))]
+            .into_iter()
+            .chain(scrubbed(&reality)),
+    ))
+}
+
+/// What the last look at all of the log has found.
+fn scrubbed(reality: &Reality) -> Vec<(&'static str, Value)> {
+    let scrub = reality.log().status().scrub;
+    let Some(at) = scrub.finished_at else {
+        return vec![("scrubbed_at", value::Kind::Null(true).into())];
+    };
+    let damages = scrub.damages.iter();
+    vec![
+        ("scrubbed_at", number(at.0)),
+        ("scrubbed_segments", number(scrub.segments)),
+        ("scrubbed_bytes", number(scrub.bytes)),
+        (
+            "scrub_damages",
+            list(damages.map(|damage| text(&without_directories(damage)))),
+        ),
+    ]
+}
+
 /// Whether a reality takes writes, why not, and what damage reading has met in it.
 fn health(reality: &Reality) -> Vec<(&'static str, Value)> {
     let read_only = reality.read_only();
@@ -302,7 +484,7 @@ fn reality_list(call: &Call<'_>) -> Result<Value, Error> {
 
 fn describe(call: &Call<'_>, name: &RealityName) -> Value {
     let mut about = vec![("reality", text(name.as_str()))];
-    let opened = call.tenancy.opened(name);
+    let opened = call.tenancy.peek(name);
     about.push(("open", flag(opened.is_some())));
     if let Some(reality) = opened {
         let bounds = reality.bounds();
@@ -316,7 +498,7 @@ fn describe(call: &Call<'_>, name: &RealityName) -> Value {
 
 fn status(call: &Call<'_>) -> Result<Value, Error> {
     let names = call.tenancy.names();
-    Ok(fields([
+    let mut about = vec![
         ("node", text(call.broker.node_name())),
         ("version", text(env!("CARGO_PKG_VERSION"))),
         ("tenant", text(call.tenancy.tenant().as_str())),
@@ -326,7 +508,12 @@ fn status(call: &Call<'_>) -> Result<Value, Error> {
             "realities",
             list(names.iter().map(|name| describe(call, name))),
         ),
-    ]))
+    ];
+    if let Some((stored, limit)) = call.tenancy.stored_bytes() {
+        about.push(("stored_bytes", number(stored)));
+        about.push(("stored_bytes_max", number(limit)));
+    }
+    Ok(fields(about))
 }
 
 fn topics_list(call: &Call<'_>) -> Result<Value, Error> {

@@ -34,7 +34,11 @@ impl Encounters {
     }
 
     /// A read met `damage` where `from` should have been; it goes on at `next`. Logged once a place.
+    /// What a repair has put aside is known.
     pub(super) fn note(&self, damage: &Damage, from: Sequence, next: Sequence) {
+        if damage.is_put_aside() {
+            return;
+        }
         self.reads.fetch_add(1, Ordering::Relaxed);
         let place = (damage.path.clone(), damage.offset.0);
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
@@ -61,6 +65,15 @@ impl Encounters {
                 "further damage is counted, not named; `logdump verify` names all"
             );
         }
+    }
+
+    /// The log has been repaired.
+    pub(super) fn forget(&self) {
+        self.reads.store(0, Ordering::Relaxed);
+        self.places
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
     }
 
     /// How often a read has met damage, the same place again included.

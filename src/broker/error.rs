@@ -49,6 +49,34 @@ pub enum Error {
         /// Most that it may have.
         limit: usize,
     },
+    /// The node holds enough pictures for backups.
+    #[error(
+        "the node holds {limit} backups under way, which is the limit; try again in five minutes, when those that nobody reads are dropped"
+    )]
+    BackupsFull {
+        /// Most that it holds.
+        limit: usize,
+    },
+    /// A picture for a backup is not held, or has no such file.
+    #[error(
+        "backup {id} is not held by this node, or has no such file; it is dropped when nobody reads it for five minutes: begin another one"
+    )]
+    NoSuchBackup {
+        /// Its number.
+        id: u64,
+    },
+    /// The tenant may not store so much.
+    #[error(
+        "the tenant stores {stored} bytes and may store {limit}, so that {wanted} more do not fit; nothing was stored; make room, or have `limits.tenant_bytes_max` raised"
+    )]
+    TenantBytesFull {
+        /// What it stores now.
+        stored: u64,
+        /// What it wanted to add.
+        wanted: u64,
+        /// Most that it may store.
+        limit: u64,
+    },
     /// The tenant has no room for another named consumer.
     #[error("the tenant has {limit} named consumers, which is the limit")]
     ConsumersFull {
@@ -110,6 +138,24 @@ pub enum Error {
         asked: Sequence,
         /// The first there is.
         first: Sequence,
+    },
+    /// No record has this sequence, although the log reaches further.
+    #[error("there is no record {sequence}: an unclean stop has left a gap in the sequences here")]
+    NoSuchRecord {
+        /// What was asked for.
+        sequence: Sequence,
+    },
+    /// The record asked for cannot be read.
+    #[error("record {sequence} is damaged on disk; `logdump verify` shows how")]
+    RecordDamaged {
+        /// What was asked for.
+        sequence: Sequence,
+    },
+    /// The caller may not see the record.
+    #[error("record {sequence} is on a topic that this token may not subscribe to")]
+    RecordHidden {
+        /// What was asked for.
+        sequence: Sequence,
     },
     /// The caller may not do this.
     #[error("command {command} needs the role {needed}")]
@@ -184,6 +230,14 @@ pub enum ArgumentFault {
     Kind {
         /// The right type.
         wanted: &'static str,
+    },
+    /// Not a number, or not one that is allowed.
+    #[error("is {found:?}; needed is a whole number from 1 to {max}")]
+    Number {
+        /// What it says.
+        found: String,
+        /// The largest that is allowed.
+        max: u64,
     },
 }
 
@@ -275,12 +329,18 @@ impl Error {
             | Self::ConsumerInUse { .. }
             | Self::ConsumerFilter { .. } => ErrorCode::ValidationError,
             Self::Rejected(rejection) => rejection.fault.code(),
-            Self::NoSuchReality { .. } => ErrorCode::NotFound,
-            Self::TenantsFull { .. } | Self::RealitiesFull { .. } | Self::ConsumersFull { .. } => {
-                ErrorCode::TooLarge
+            Self::NoSuchReality { .. } | Self::NoSuchBackup { .. } | Self::NoSuchRecord { .. } => {
+                ErrorCode::NotFound
             }
+            Self::BackupsFull { .. } => ErrorCode::RateLimited,
+            Self::TenantsFull { .. }
+            | Self::RealitiesFull { .. }
+            | Self::TenantBytesFull { .. }
+            | Self::ConsumersFull { .. } => ErrorCode::TooLarge,
             Self::OutOfRange { .. } | Self::CursorBeyondEnd { .. } => ErrorCode::OffsetOutOfRange,
-            Self::RoleMissing { .. } | Self::RealityClosed { .. } => ErrorCode::Forbidden,
+            Self::RoleMissing { .. } | Self::RealityClosed { .. } | Self::RecordHidden { .. } => {
+                ErrorCode::Forbidden
+            }
             Self::UnknownCommand { .. } => ErrorCode::UnknownCommand,
             Self::Append(error) => match error {
                 AppendError::NoSpace { .. }
@@ -289,9 +349,10 @@ impl Error {
                 AppendError::Busy { .. } => ErrorCode::RateLimited,
                 AppendError::TooLarge { .. } => ErrorCode::TooLarge,
             },
-            Self::ReadOnly { .. } | Self::Log(_) | Self::CursorsDamaged { .. } => {
-                ErrorCode::StorageFailure
-            }
+            Self::ReadOnly { .. }
+            | Self::Log(_)
+            | Self::CursorsDamaged { .. }
+            | Self::RecordDamaged { .. } => ErrorCode::StorageFailure,
             Self::ShuttingDown => ErrorCode::ShuttingDown,
             Self::Internal => ErrorCode::Internal,
         }
@@ -303,7 +364,8 @@ impl Error {
         match self {
             Self::Append(AppendError::Indeterminate { .. })
             | Self::Log(log::Error::Damaged(_) | log::Error::Version { .. })
-            | Self::CursorsDamaged { .. } => false,
+            | Self::CursorsDamaged { .. }
+            | Self::RecordDamaged { .. } => false,
             Self::ReadOnly { state, .. } => state.repairing,
             _ => self.code().retryable(),
         }
@@ -330,13 +392,20 @@ impl Error {
             | Self::CursorBeyondEnd { .. }
             | Self::CursorsDamaged { .. } => "consumer".into(),
             Self::ConsumerFilter { .. } => "filter".into(),
-            Self::BeyondEnd { .. } | Self::OutOfRange { .. } => "sequence".into(),
+            Self::BeyondEnd { .. }
+            | Self::OutOfRange { .. }
+            | Self::NoSuchRecord { .. }
+            | Self::RecordDamaged { .. }
+            | Self::RecordHidden { .. } => "sequence".into(),
             Self::RealityExists { .. } => "arguments.name".into(),
             Self::UnknownCommand { .. } => "name".into(),
             Self::Argument { argument, .. } => format!("arguments.{argument}"),
             Self::TenantsFull { .. }
             | Self::RealitiesFull { .. }
+            | Self::TenantBytesFull { .. }
             | Self::ConsumersFull { .. }
+            | Self::BackupsFull { .. }
+            | Self::NoSuchBackup { .. }
             | Self::RoleMissing { .. }
             | Self::Append(_)
             | Self::ReadOnly { .. }

@@ -87,6 +87,8 @@ struct Index {
 struct Awaiting {
     listeners: Vec<Arc<Listener>>,
     written_end: u64,
+    /// As it was last announced; what is written from here on will be announced later.
+    durable_end: u64,
 }
 
 /// The subscriptions of one reality.
@@ -99,8 +101,8 @@ pub struct Fanout {
 }
 
 impl Fanout {
-    /// Adds a subscription. It hears of everything written from now on; what is there already it
-    /// must look for itself, afterwards.
+    /// Adds a subscription. It hears of everything that becomes visible to it from now on; what is
+    /// visible already it must look for itself, afterwards.
     #[must_use]
     pub fn listen(
         self: &Arc<Self>,
@@ -126,11 +128,25 @@ impl Fanout {
             Wanted::All => index.all.push(entry),
         }
         drop(index);
+        if visibility == Visibility::Durable {
+            self.await_what_is_written(&listener);
+        }
         Interest {
             fanout: Arc::clone(self),
             filter: filter.clone(),
             wanted,
             listener,
+        }
+    }
+
+    /// What was written before a subscription was added and is flushed afterwards was shown to
+    /// others only. Nobody knows any more whether it matches, so it is taken to: else the next
+    /// mark would let the subscription skip it.
+    fn await_what_is_written(&self, listener: &Arc<Listener>) {
+        let mut awaiting = self.awaiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let from = awaiting.durable_end;
+        if awaiting.written_end > from {
+            awaiting.saw(listener, from);
         }
     }
 
@@ -177,6 +193,7 @@ impl Fanout {
     pub fn durable(&self, durable_end: Sequence) {
         let mut awaiting = self.awaiting.lock().unwrap_or_else(PoisonError::into_inner);
         let end = durable_end.get();
+        awaiting.durable_end = awaiting.durable_end.max(end);
         let more = awaiting.written_end > end;
         awaiting.listeners.retain(|listener| {
             let from = listener.awaiting_from.load(Ordering::Relaxed);

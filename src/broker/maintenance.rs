@@ -7,7 +7,7 @@
 //! done; which topics keep what is decided by the topic rules.
 
 use std::collections::HashMap;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Broker;
@@ -17,7 +17,7 @@ use super::reality::Reality;
 use super::tenancy::Tenancy;
 use super::topic_rules::{TopicRules, facts};
 use crate::log::{
-    self, Compaction, CompactionReport, Compression, CompressionReport, Ended, Held, Holder,
+    self, Compaction, CompactionReport, Compression, CompressionReport, Ended, Held, Holder, Log,
     Micros, Retention, RetentionReport, Sequence, Throttle,
 };
 
@@ -197,8 +197,8 @@ impl Maintenance {
         sums
     }
 
-    fn enter(&self, reality: &Reality, account: Account) {
-        let key = (reality.tenant().clone(), reality.name().clone());
+    fn enter(&self, whose: &Whose, account: Account) {
+        let key = (whose.tenant.clone(), whose.name.clone());
         let mut state = self.lock();
         state.failures += u64::from(account.error.is_some());
         state.accounts.insert(key, account);
@@ -236,25 +236,42 @@ pub(super) fn round(broker: &Broker) -> bool {
         bytes_per_second: broker.options.maintenance.bytes_per_second,
         free_at: Mutex::new(Instant::now()),
     };
-    for tenancy in broker.tenancies() {
-        for reality in tenancy.all_opened() {
-            if !broker.maintenance.sleep(Duration::ZERO) {
-                return false;
-            }
-            keep_up(broker, &tenancy, &reality, &pace);
+    for reality in broker.realities().iter().map(Whose::of).collect::<Vec<_>>() {
+        if !broker.maintenance.sleep(Duration::ZERO) {
+            return false;
         }
+        keep_up(broker, &reality, &pace);
     }
     true
 }
 
-fn keep_up(broker: &Broker, tenancy: &Tenancy, reality: &Reality, pace: &Pace<'_>) {
-    let (tenant, name) = (reality.tenant(), reality.name());
+/// A reality by name: holding it would keep it open.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+struct Whose {
+    tenant: Tenant,
+    name: RealityName,
+}
+
+impl Whose {
+    fn of(reality: &Arc<Reality>) -> Self {
+        Self {
+            tenant: reality.tenant().clone(),
+            name: reality.name().clone(),
+        }
+    }
+}
+
+fn keep_up(broker: &Broker, whose: &Whose, pace: &Pace<'_>) {
+    let Whose { tenant, name } = whose;
     let maintenance = &broker.maintenance;
+    let Some((log, holders)) = log_and_holders(broker, whose) else {
+        return;
+    };
     let mut account = maintenance.account(tenant, name).unwrap_or_default();
     let before = (account.reclaimed_bytes, account.removed_records);
     account.dead_bytes = 0;
     account.error = None;
-    match passes(broker, tenancy, reality, pace, &mut account) {
+    match passes(broker, &log, &holders, pace, &mut account) {
         Ok(Ended::Complete) => account.runs += 1,
         Ok(Ended::Stopped) => {}
         // Whoever reopens it or mends it says so.
@@ -275,24 +292,33 @@ fn keep_up(broker: &Broker, tenancy: &Tenancy, reality: &Reality, pace: &Pace<'_
             "log kept up"
         );
     }
-    maintenance.enter(reality, account);
+    maintenance.enter(whose, account);
+}
+
+/// Only the log is held during the passes: whoever closes the reality ends them.
+fn log_and_holders(broker: &Broker, whose: &Whose) -> Option<(Log, Vec<Holder>)> {
+    let tenancy = broker.tenants.peek(&whose.tenant)?;
+    let named = |reality: &Arc<Reality>| *reality.name() == whose.name;
+    let reality = tenancy
+        .peek(&whose.name)
+        .or_else(|| tenancy.all_opened().into_iter().find(named))?;
+    let holders = holders(&tenancy, &reality, &broker.options.maintenance.hold_for);
+    Some((reality.log(), holders))
 }
 
 fn passes(
     broker: &Broker,
-    tenancy: &Tenancy,
-    reality: &Reality,
+    log: &Log,
+    holders: &[Holder],
     pace: &Pace<'_>,
     account: &mut Account,
 ) -> Result<Ended, log::Error> {
     let options = &broker.options.maintenance;
-    let log = reality.log();
     let overdue_micros = micros(options.overdue);
     if options.rules.limit_something() {
-        let holders = holders(tenancy, reality, &options.hold_for);
         let retention = Retention {
             limits: &|topic| options.rules.limits(topic),
-            holders: &holders,
+            holders,
             hold_bytes_max: options.hold_bytes_max,
             dead_percent: options.dead_percent,
             overdue_micros,

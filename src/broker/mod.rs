@@ -11,6 +11,9 @@
 
 pub mod accept;
 pub mod access;
+mod ask;
+mod backup;
+pub mod causality;
 pub mod command;
 pub mod consumer;
 pub mod damage;
@@ -22,20 +25,24 @@ pub mod name;
 pub mod producers;
 pub mod reality;
 pub mod repair;
+mod roster;
 pub mod scan;
 #[cfg(test)]
 mod scenarios;
 pub mod stamp;
+mod stored;
 pub mod subscription;
 mod system;
 pub mod tenancy;
 pub mod topic_rules;
 pub mod trie;
+mod turns;
 
-use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 pub use access::{Identity, Role, Topics};
 pub use consumer::Consumers;
@@ -48,10 +55,17 @@ pub use tenancy::Tenancy;
 pub use topic_rules::{TopicRule, TopicRules};
 
 use crate::log::{self, Environment, Micros};
+use crate::proto::v1::BackupManifest;
+use backup::Backups;
 use maintenance::Maintenance;
-use reality::Ground;
+use reality::{Ground, Past};
 use repair::Repairs;
+use roster::{Idle, Roster};
 use stamp::IdSource;
+use tenancy::Allowance;
+
+/// How often at least it is looked what nobody uses, and how much is stored.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What a broker is told when it starts.
 #[derive(Clone, Debug)]
@@ -64,10 +78,14 @@ pub struct Options {
     pub node_name: String,
     /// Sizes of each log.
     pub log: log::Options,
+    /// A reality or a tenant that nobody has used for so long is closed.
+    pub idle_close: Duration,
     /// Most tenants that are open at a time.
     pub tenants_max: usize,
     /// Most realities of a tenant.
     pub realities_max: usize,
+    /// Most bytes that the realities of a tenant may store.
+    pub tenant_bytes_max: Option<u64>,
     /// Most named consumers of a tenant.
     pub consumers_max: usize,
     /// Most producers of a reality whose own clocks are remembered.
@@ -85,8 +103,10 @@ impl Options {
             node,
             node_name,
             log: log::Options::default(),
+            idle_close: Duration::from_secs(300),
             tenants_max: 1_000,
             realities_max: 256,
+            tenant_bytes_max: None,
             consumers_max: 10_000,
             producers_max: 65_536,
             maintenance: maintenance::Options::default(),
@@ -94,7 +114,7 @@ impl Options {
     }
 }
 
-/// Sums over all open logs, for metrics.
+/// Sums over all open logs, for metrics; of flushes and damaged reads, over those closed since too.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Totals {
     /// Realities that are open.
@@ -109,6 +129,10 @@ pub struct Totals {
     pub used_bytes: u64,
     /// Bytes in memory for live readers.
     pub tail_bytes: usize,
+    /// About how many bytes of memory the indexes take.
+    pub index_bytes: u64,
+    /// Files held open.
+    pub file_handles: usize,
     /// Bytes waiting to be written.
     pub waiting_bytes: usize,
     /// How often reads have met damage.
@@ -120,17 +144,17 @@ pub struct Totals {
 pub struct Broker {
     ground: Arc<Ground>,
     options: Options,
-    tenants: RwLock<HashMap<Tenant, Arc<Tenancy>>>,
-    /// Held while a tenant is opened, so that none is opened twice.
-    opening: Mutex<()>,
-    repairer: Mutex<Option<JoinHandle<()>>>,
+    tenants: Roster<Tenant, Tenancy>,
+    /// Tenants that are open, or being opened or closed.
+    seats: AtomicUsize,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    backups: Backups,
     maintenance: Arc<Maintenance>,
-    maintainer: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Broker {
-    /// Starts a broker with no tenant open, the thread that reopens logs after a failure, and the
-    /// one that keeps logs up; they end with [`Broker::close`].
+    /// Starts a broker with no tenant open, and three threads, which end with [`Broker::close`]:
+    /// one reopens logs after a failure, one closes what nobody uses, one keeps logs up.
     ///
     /// # Errors
     /// A thread cannot be started.
@@ -143,48 +167,65 @@ impl Broker {
             producers_max: options.producers_max,
             ids: IdSource::new(),
             repairs: Repairs::default(),
+            past: Past::default(),
         });
         let broker = Arc::new(Self {
             ground,
             options,
-            tenants: RwLock::default(),
-            opening: Mutex::new(()),
-            repairer: Mutex::new(None),
+            tenants: Roster::default(),
+            seats: AtomicUsize::new(0),
+            threads: Mutex::default(),
+            backups: Backups::default(),
             maintenance: Arc::default(),
-            maintainer: Mutex::new(None),
         });
-        let ground = Arc::clone(&broker.ground);
-        let weak = Arc::downgrade(&broker);
-        let repairer = std::thread::Builder::new()
-            .name("arqon-repair".into())
-            .spawn(move || {
-                while let Some(due) = ground.repairs.next() {
-                    let Some(broker) = weak.upgrade() else { return };
-                    broker.repair(due);
+        broker.spawn("arqon-repair", |ground, broker| {
+            while let Some(due) = ground.repairs.next() {
+                let Some(broker) = broker.upgrade() else {
+                    return;
+                };
+                broker.repair(due);
+            }
+        })?;
+        let every = (broker.options.idle_close / 4).min(LOOK_EVERY);
+        broker.spawn("arqon-idle", move |ground, broker| {
+            while !ground.repairs.closes_within(every) {
+                let Some(broker) = broker.upgrade() else {
+                    return;
+                };
+                broker.close_idle(Instant::now());
+                broker.tenancies().iter().for_each(|one| one.measure());
+            }
+        })?;
+        let maintenance = Arc::clone(&broker.maintenance);
+        let interval = broker.options.maintenance.interval;
+        broker.spawn("arqon-upkeep", move |_, broker| {
+            while maintenance.sleep(interval) {
+                let Some(broker) = broker.upgrade() else {
+                    return;
+                };
+                if !maintenance::round(&broker) {
+                    return;
                 }
-            })?;
-        let slot = &broker.repairer;
-        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(repairer);
-        broker.start_maintenance()?;
+            }
+        })?;
         Ok(broker)
     }
 
-    fn start_maintenance(self: &Arc<Self>) -> std::io::Result<()> {
+    fn spawn(
+        self: &Arc<Self>,
+        name: &str,
+        body: impl FnOnce(&Ground, &Weak<Self>) + Send + 'static,
+    ) -> std::io::Result<()> {
+        let ground = Arc::clone(&self.ground);
         let weak = Arc::downgrade(self);
-        let maintenance = Arc::clone(&self.maintenance);
-        let interval = self.options.maintenance.interval;
-        let maintainer = std::thread::Builder::new()
-            .name("arqon-upkeep".into())
-            .spawn(move || {
-                while maintenance.sleep(interval) {
-                    let Some(broker) = weak.upgrade() else { return };
-                    if !maintenance::round(&broker) {
-                        return;
-                    }
-                }
-            })?;
-        let slot = &self.maintainer;
-        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(maintainer);
+        let thread = std::thread::Builder::new()
+            .name(name.into())
+            .spawn(move || body(&ground, &weak))?;
+        let threads = &self.threads;
+        threads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(thread);
         Ok(())
     }
 
@@ -210,6 +251,16 @@ impl Broker {
         self.ground.environment.clock.now()
     }
 
+    fn backups(&self) -> &Backups {
+        &self.backups
+    }
+
+    /// Takes a picture of all logs of a tenant. Blocks.
+    fn begin_backup(&self, tenancy: &Tenancy) -> Result<(u64, BackupManifest), Error> {
+        let node = (self.ground.node_name.as_str(), self.ground.node);
+        self.backups.begin(tenancy, node)
+    }
+
     /// Name of the node in vector clocks.
     #[must_use]
     pub fn node_name(&self) -> &str {
@@ -222,55 +273,113 @@ impl Broker {
         self.options.log.waiting_bytes_max
     }
 
-    /// A tenant that is open already.
+    /// A tenant that is open already, for whoever uses it.
     #[must_use]
     pub fn opened(&self, tenant: &Tenant) -> Option<Arc<Tenancy>> {
-        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
-        tenants.get(tenant).cloned()
+        self.tenants.get(tenant)
     }
 
     /// A tenant, opened if it is not, and created if there is none. Blocks.
     ///
     /// # Errors
-    /// Too many are open; its system log cannot be opened.
+    /// Too many are open and in use; its system log cannot be opened.
     pub fn tenancy(&self, tenant: &Tenant) -> Result<Arc<Tenancy>, Error> {
         if let Some(tenancy) = self.opened(tenant) {
             return Ok(tenancy);
         }
-        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.tenants.turn(tenant).ok_or(Error::ShuttingDown)?;
         if let Some(tenancy) = self.opened(tenant) {
             return Ok(tenancy);
         }
         if self.ground.repairs.closed() {
             return Err(Error::ShuttingDown);
         }
-        let limit = self.options.tenants_max;
-        if self.tenancies().len() >= limit {
-            return Err(Error::TenantsFull { limit });
+        self.take_seat()?;
+        let allowance = Allowance {
+            realities_max: self.options.realities_max,
+            consumers_max: self.options.consumers_max,
+            bytes_max: self.options.tenant_bytes_max,
+        };
+        let directory = self.options.directory.join(tenant.as_str());
+        let opened = Tenancy::open(&self.ground, tenant, directory, allowance);
+        if opened.is_err() {
+            self.seats.fetch_sub(1, Ordering::SeqCst);
         }
-        let tenancy = Tenancy::open(
-            &self.ground,
-            tenant,
-            self.options.directory.join(tenant.as_str()),
-            self.options.realities_max,
-            self.options.consumers_max,
-        )?;
-        let mut tenants = self.tenants.write().unwrap_or_else(PoisonError::into_inner);
-        tenants.insert(tenant.clone(), Arc::clone(&tenancy));
+        let tenancy = opened?;
+        self.tenants.insert(tenant.clone(), Arc::clone(&tenancy));
         Ok(tenancy)
     }
 
-    /// Tenants that are open.
+    /// Makes room for one more tenant, by closing the one that nobody uses for longest if need be.
+    fn take_seat(&self) -> Result<(), Error> {
+        let limit = self.options.tenants_max;
+        let take = || {
+            let one_more = |seats| (seats < limit).then_some(seats + 1);
+            let taken = self
+                .seats
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more);
+            taken.is_ok()
+        };
+        if take() {
+            return Ok(());
+        }
+        self.close_idle_tenants(Idle {
+            now: Instant::now(),
+            longer_than: Duration::ZERO,
+            at_most: 1,
+        });
+        if take() {
+            Ok(())
+        } else {
+            Err(Error::TenantsFull { limit })
+        }
+    }
+
+    /// Closes what nobody has used for long enough. Blocks.
+    fn close_idle(&self, now: Instant) {
+        let idle = Idle {
+            now,
+            longer_than: self.options.idle_close,
+            at_most: usize::MAX,
+        };
+        for tenancy in self.tenancies() {
+            tenancy.close_idle(idle);
+        }
+        self.close_idle_tenants(idle);
+    }
+
+    fn close_idle_tenants(&self, idle: Idle) {
+        self.tenants
+            .close_idle(idle, Tenancy::is_at_rest, |tenancy| {
+                tracing::debug!(tenant = %tenancy.tenant(), "idle tenant closed");
+                tenancy.close();
+                drop(tenancy);
+                self.seats.fetch_sub(1, Ordering::SeqCst);
+            });
+    }
+
+    /// Whether a reality is open, for whoever does not use it.
+    #[must_use]
+    pub fn is_open(&self, tenant: &Tenant, reality: &RealityName) -> bool {
+        let tenancy = self.tenants.peek(tenant);
+        tenancy.is_some_and(|tenancy| tenancy.is_open(reality))
+    }
+
+    /// Tenants that are open, for whoever looks at them and lets go.
     #[must_use]
     pub fn tenancies(&self) -> Vec<Arc<Tenancy>> {
-        let tenants = self.tenants.read().unwrap_or_else(PoisonError::into_inner);
-        tenants.values().cloned().collect()
+        self.tenants.all()
     }
 
     /// Sums over all open logs.
     #[must_use]
     pub fn totals(&self) -> Totals {
-        let mut totals = Totals::default();
+        let past = &self.ground.past;
+        let mut totals = Totals {
+            flushes: past.flushes.load(Ordering::Relaxed),
+            damaged_reads: past.damaged_reads.load(Ordering::Relaxed),
+            ..Totals::default()
+        };
         for reality in self.realities() {
             let status = reality.log().status();
             totals.realities += 1;
@@ -279,6 +388,8 @@ impl Broker {
             totals.flushes += status.flushes;
             totals.used_bytes += status.used_bytes;
             totals.tail_bytes += status.tail_bytes;
+            totals.index_bytes += status.index_bytes;
+            totals.file_handles += status.file_handles;
             totals.waiting_bytes += status.waiting_bytes;
             totals.damaged_reads += reality.encounters().reads();
         }
@@ -333,17 +444,15 @@ impl Broker {
     pub fn close(&self) {
         self.ground.repairs.close();
         self.maintenance.stop();
-        for thread in [&self.repairer, &self.maintainer] {
-            let thread = thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-            // The last handle may be dropped by one of the threads, which cannot wait for itself.
-            if let Some(thread) = thread
-                && thread.thread().id() != std::thread::current().id()
-                && thread.join().is_err()
-            {
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            // The last handle may be dropped by one of them, which cannot wait for itself.
+            if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
                 tracing::error!("a thread of the broker panicked");
             }
         }
-        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        self.tenants.shut();
         for tenancy in self.tenancies() {
             tenancy.close();
         }

@@ -2,10 +2,11 @@
 //!
 //! Owns the current log behind a lock, so that a poisoned one can be replaced by its reopened
 //! successor while subscriptions go on. Appends do not wait; acknowledgements come through the
-//! sink. Knows no session.
+//! sink. Whoever holds an `Arc` of it uses it: it is closed only when nobody does. Knows no
+//! session.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use uuid::Uuid;
@@ -18,6 +19,7 @@ use super::name::{RealityName, Tenant};
 use super::producers::{Producer, ProducerClocks};
 use super::repair::Repairs;
 use super::stamp::IdSource;
+use super::stored::RealityBytes;
 use super::system;
 use crate::log::{
     self, Append, AppendError, AppendSink, Bounds, Chunk, Durability, Environment, Found, Log,
@@ -39,6 +41,23 @@ pub(super) struct Ground {
     pub(super) producers_max: usize,
     pub(super) ids: IdSource,
     pub(super) repairs: Repairs,
+    pub(super) past: Past,
+}
+
+/// What logs had counted that are closed now.
+#[derive(Debug, Default)]
+pub(super) struct Past {
+    pub(super) flushes: AtomicU64,
+    pub(super) damaged_reads: AtomicU64,
+}
+
+impl Ground {
+    fn writer(&self, clock_key: &str) -> Writer {
+        Writer {
+            node: self.node,
+            clock_key: clock_key.to_owned(),
+        }
+    }
 }
 
 /// Why a reality takes no writes.
@@ -63,6 +82,7 @@ pub struct Reality {
     watch: Arc<Watch>,
     producers: Mutex<ProducerClocks>,
     encounters: Arc<Encounters>,
+    bytes: Arc<RealityBytes>,
 }
 
 /// What the log tells, on commit threads.
@@ -105,6 +125,7 @@ impl Reality {
         tenant: &Tenant,
         name: &RealityName,
         directory: PathBuf,
+        bytes: Arc<RealityBytes>,
     ) -> Result<(Arc<Self>, Option<LossStatement>), Error> {
         let watch = Arc::new(Watch {
             fanout: Arc::default(),
@@ -126,7 +147,9 @@ impl Reality {
             watch,
             producers: Mutex::new(ProducerClocks::new(ground.producers_max)),
             encounters: Arc::new(Encounters::new(tenant.clone(), name.clone())),
+            bytes,
         };
+        reality.measure();
         reality.note_damage();
         reality.remember_producers();
         Ok((Arc::new(reality), loss))
@@ -237,6 +260,7 @@ impl Reality {
         token: u64,
     ) -> Result<(), Error> {
         let Batch { records, own, .. } = batch;
+        let reserved = self.reserve(&records)?;
         let append = Append {
             records,
             durability,
@@ -244,6 +268,14 @@ impl Reality {
             sink,
             token,
         };
+        let queued = self.queue(append, own);
+        if queued.is_err() {
+            self.bytes.give_back(reserved);
+        }
+        queued
+    }
+
+    fn queue(&self, append: Append, own: Vec<super::accept::OwnEntry>) -> Result<(), Error> {
         if own.is_empty() {
             return self
                 .log()
@@ -264,6 +296,30 @@ impl Reality {
             producers.observe(&entry.producer, entry.counter);
         }
         Ok(())
+    }
+
+    /// Takes room for `records` in what the tenant may store.
+    fn reserve(&self, records: &[NewRecord]) -> Result<u64, Error> {
+        if !self.bytes.counts() {
+            return Ok(0);
+        }
+        let size = |record: &NewRecord| {
+            record.topic.len()
+                + record.clock_entries.len()
+                + record.stamp.len()
+                + record.envelope.len()
+        };
+        let bytes = records.iter().map(size).sum();
+        self.bytes.reserve(records.len(), bytes)
+    }
+
+    /// Replaces what was counted of its bytes by what the log says. May wait for a flush.
+    pub(super) fn measure(&self) {
+        if self.bytes.counts() {
+            let log = self.log();
+            let waiting = log.waiting_bytes();
+            self.bytes.set(log.used_bytes() + waiting as u64);
+        }
     }
 
     /// Gets written what [`Reality::append`] has queued. Called when no more is at hand, so that
@@ -315,6 +371,35 @@ impl Reality {
         if let Err(error) = self.log().close() {
             tracing::warn!(tenant = %self.tenant, reality = %self.name, %error, "poisoned log closed");
         }
+        self.remember_flushes();
+        self.open_again()
+    }
+
+    /// Repairs a damaged log and goes on with it; `None` if nothing was damaged. Blocks for as long
+    /// as it takes to read all of it.
+    pub(super) fn mend(&self) -> Result<Option<LossStatement>, Error> {
+        if let Err(error) = self.log().close() {
+            tracing::warn!(tenant = %self.tenant, reality = %self.name, %error, "log closed for its repair");
+        }
+        self.remember_flushes();
+        let writer = self.ground.writer(&self.clock_key);
+        let repaired = Log::repair(
+            &self.ground.environment,
+            &self.directory,
+            &writer,
+            &self.ground.options,
+            &log::Unthrottled,
+        );
+        // Whatever came of it, the reality goes on with the log that is there.
+        let reopened = self.open_again()?;
+        let repaired = repaired?;
+        if repaired.is_some() {
+            self.encounters.forget();
+        }
+        Ok(repaired.or(reopened.filter(|loss| !loss.damages.is_empty())))
+    }
+
+    fn open_again(&self) -> Result<Option<LossStatement>, Error> {
         let (log, loss) = open_log(&self.ground, &self.directory, &self.clock_key, &self.watch)?;
         {
             let mut current = self.log.write().unwrap_or_else(PoisonError::into_inner);
@@ -329,6 +414,7 @@ impl Reality {
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = None;
         self.note_damage();
+        self.measure();
         self.watch.fanout.look_again();
         Ok(loss)
     }
@@ -338,6 +424,24 @@ impl Reality {
         if let Err(error) = self.log().close() {
             tracing::error!(tenant = %self.tenant, reality = %self.name, %error, "log not closed cleanly");
         }
+        self.measure();
+        self.remember_flushes();
+        let reads = self.encounters.reads();
+        let past = &self.ground.past.damaged_reads;
+        past.fetch_add(reads, Ordering::Relaxed);
+    }
+
+    /// Keeps what a log that goes has counted.
+    fn remember_flushes(&self) {
+        let flushes = self.log().flushes();
+        let past = &self.ground.past.flushes;
+        past.fetch_add(flushes, Ordering::Relaxed);
+    }
+
+    /// Whether nothing is lost to the node's operators if it is closed: one that takes no writes,
+    /// or in which reading has met damage, stays open to say so.
+    pub(super) fn is_healthy(&self) -> bool {
+        self.read_only().is_none() && self.encounters.reads() == 0
     }
 
     /// A log with damage opens read-only, and opening it again would not help.
@@ -432,10 +536,7 @@ fn open_log(
     clock_key: &str,
     watch: &Arc<Watch>,
 ) -> Result<(Log, Option<LossStatement>), Error> {
-    let writer = Writer {
-        node: ground.node,
-        clock_key: clock_key.to_owned(),
-    };
+    let writer = ground.writer(clock_key);
     let observer = Arc::clone(watch) as Arc<dyn Observer>;
     let opened = Log::open(
         &ground.environment,

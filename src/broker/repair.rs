@@ -61,7 +61,7 @@ impl Repairs {
             .waiting
             .entry((tenant, reality))
             .or_insert(Turn { at, pause });
-        self.changed.notify_one();
+        self.changed.notify_all();
     }
 
     /// Waits for the next turn; `None` once closed.
@@ -103,7 +103,16 @@ impl Repairs {
         state.closed
     }
 
-    /// Ends the wait of [`Repairs::next`] for ever.
+    /// Waits for `pause`, or until the broker goes down; whether it does.
+    pub fn closes_within(&self, pause: Duration) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self
+            .changed
+            .wait_timeout_while(state, pause, |state| !state.closed);
+        waited.unwrap_or_else(PoisonError::into_inner).0.closed
+    }
+
+    /// Ends the waits of [`Repairs::next`] and [`Repairs::closes_within`] for ever.
     pub fn close(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.closed = true;

@@ -1,5 +1,7 @@
 //! Whole stories of the broker over a real log in a temporary directory.
 
+mod idle;
+
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -164,6 +166,12 @@ struct Node {
 
 impl Node {
     fn start(dir: &Path, log: log::Options) -> Self {
+        let mut options = Options::new(dir.to_owned(), 1, "n1".into());
+        options.log = log;
+        Self::start_with(options)
+    }
+
+    fn start_with(options: Options) -> Self {
         let failing = Arc::new(AtomicBool::new(false));
         let environment = Environment {
             storage: Arc::new(Faulty {
@@ -173,8 +181,6 @@ impl Node {
             clock: Arc::new(TestClock::default()),
             committer: Committer::start(1),
         };
-        let mut options = Options::new(dir.to_owned(), 1, "n1".into());
-        options.log = log;
         let (ready, heard_ready) = channel();
         let (appended, heard_appended) = channel();
         let (moved, heard_moved) = channel();
@@ -361,6 +367,34 @@ fn a_subscriber_that_takes_nothing_has_little_read_ahead_for_it() {
             little.read_ahead().is_none(),
             "no credit for more than that"
         );
+    }
+}
+
+// BRK-02, LOG-01: written before a subscription begins and flushed afterwards, a record is as new to
+// it as what comes next.
+#[test]
+fn a_record_on_its_way_to_the_disk_when_a_subscription_begins_is_delivered() {
+    let dir = TempDir::new().unwrap();
+    let options = log::Options {
+        flush_after: Duration::from_secs(3600),
+        ..log::Options::default()
+    };
+    let node = Node::start(dir.path(), options);
+    // The first one is flushed with the reservation that a log needs before it shows what is
+    // only written.
+    for _ in 1..=2 {
+        let written = node.try_append(&[on("a.b", 8)], Durability::Written);
+        written.unwrap();
+        node.heard.appended.recv_timeout(WAIT).unwrap().unwrap();
+    }
+    let begin = |filter| node.subscribe(filter, Start::Earliest);
+    let mut subscriptions = [">", "a.*", "a.b"].map(begin);
+    for subscription in &mut subscriptions {
+        assert_eq!(take_all(subscription).0, [1], "2 is not on disk yet");
+    }
+    node.append_on("a.b", 1, 8);
+    for subscription in &mut subscriptions {
+        assert_eq!(take_all(subscription).0, [2, 3]);
     }
 }
 
@@ -705,7 +739,7 @@ fn a_poisoned_reality_is_read_only_and_comes_back() {
     let outcome = node.heard.appended.recv_timeout(WAIT).unwrap();
     assert!(matches!(outcome, Err(AppendError::Indeterminate { .. })));
     // The producer can be told before the watcher is.
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     while node.broker.read_only().is_empty() {
         assert!(started.elapsed() < WAIT, "the log is not poisoned");
         std::thread::yield_now();
@@ -722,7 +756,7 @@ fn a_poisoned_reality_is_read_only_and_comes_back() {
     assert_eq!(take_all(&mut subscription).0, [0_u64; 0], "reading goes on");
 
     node.failing.store(false, Ordering::SeqCst);
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     while !node.broker.read_only().is_empty() {
         assert!(started.elapsed() < WAIT, "the log is not reopened");
         std::thread::sleep(Duration::from_millis(5));
@@ -735,7 +769,7 @@ fn a_poisoned_reality_is_read_only_and_comes_back() {
 
     let tenancy = node.tenancy();
     let system = tenancy.reality(&RealityName::system()).unwrap();
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     while !system
         .log()
         .topics()
@@ -1002,7 +1036,7 @@ fn a_reality_whose_creation_failed_can_be_created_again() {
     let missing = tenancy.reality(&other).unwrap_err();
     assert!(matches!(missing, Error::NoSuchReality { .. }), "{missing}");
     node.failing.store(false, Ordering::SeqCst);
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     while !node.broker.read_only().is_empty() {
         assert!(started.elapsed() < WAIT, "the log is not reopened");
         std::thread::sleep(Duration::from_millis(5));

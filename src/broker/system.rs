@@ -61,6 +61,11 @@ pub(super) fn state_loss(system: &Reality, of: &Reality, loss: &LossStatement) {
         range.map(|(first, last)| [first.get(), last.get()])
     };
     let damages: Vec<_> = loss.damages.iter().map(|damage| damage.what).collect();
+    let quarantined: Vec<_> = loss
+        .quarantined
+        .iter()
+        .filter_map(|aside| aside.copy.file_name()?.to_str())
+        .collect();
     let statement = serde_json::json!({
         "reality": reality.as_str(),
         "epoch": loss.epoch,
@@ -70,6 +75,7 @@ pub(super) fn state_loss(system: &Reality, of: &Reality, loss: &LossStatement) {
         "possibly_acknowledged_as_written": loss.possibly_acknowledged,
         "skipped": range(loss.skipped),
         "damages": damages,
+        "quarantined": quarantined,
     });
     let data = Bytes::from(statement.to_string());
     let record = event(system, LOG_TOPIC.into(), "log.loss", "", data);

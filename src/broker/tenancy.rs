@@ -3,11 +3,13 @@
 //! Opens logs on demand, one directory each below the tenant's. Which realities there are is a fold
 //! of the topics `sys.reality.<name>` in `_system`, and whatever logs are there besides, so that
 //! damage in `_system` hides no intact log; `main` and `_system` come into being when they
-//! are first used.
+//! are first used. A reality that nobody uses is closed after a while, and opened again when it is
+//! next used.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::{Ordering, fence};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
@@ -15,6 +17,8 @@ use super::consumer::Consumers;
 use super::error::Error;
 use super::name::{RealityName, Tenant};
 use super::reality::{Ground, Reality};
+use super::roster::{Idle, Roster};
+use super::stored::{self, RealityBytes, TenantBytes};
 use super::system;
 
 /// First tokens of the topics that say which realities were created.
@@ -29,10 +33,24 @@ pub struct Tenancy {
     system: Arc<Reality>,
     consumers: Arc<Consumers>,
     created: Mutex<BTreeSet<RealityName>>,
-    open: RwLock<HashMap<RealityName, Arc<Reality>>>,
-    /// Held while a log is opened, so that none is opened twice.
-    opening: Mutex<()>,
+    /// Those that are open, the system's own excepted.
+    open: Roster<RealityName, Reality>,
+    /// Held while a reality is created, so that there are never too many.
+    creating: Mutex<()>,
+    bytes: Arc<TenantBytes>,
+    bytes_of: Mutex<HashMap<RealityName, Arc<RealityBytes>>>,
     realities_max: usize,
+}
+
+/// Holders of the system reality when nobody uses the tenancy: itself, and its consumers.
+const SYSTEM_HOLDERS: usize = 2;
+
+/// What a tenant may use up.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Allowance {
+    pub(super) realities_max: usize,
+    pub(super) consumers_max: usize,
+    pub(super) bytes_max: Option<u64>,
 }
 
 impl Tenancy {
@@ -41,12 +59,14 @@ impl Tenancy {
         ground: &Arc<Ground>,
         tenant: &Tenant,
         directory: PathBuf,
-        realities_max: usize,
-        consumers_max: usize,
+        allowance: Allowance,
     ) -> Result<Arc<Self>, Error> {
         let name = RealityName::system();
-        let (system, loss) = Reality::open(ground, tenant, &name, directory.join(name.as_str()))?;
-        let consumers = Consumers::fold(&system, consumers_max)?;
+        let bytes = TenantBytes::new(allowance.bytes_max);
+        let of_system = RealityBytes::new(&bytes);
+        let system_directory = directory.join(name.as_str());
+        let (system, loss) = Reality::open(ground, tenant, &name, system_directory, of_system)?;
+        let consumers = Consumers::fold(&system, allowance.consumers_max)?;
         let topics = system.log().topics().unwrap_or_else(|error| {
             tracing::error!(%tenant, %error, "realities not folded; taken from the directories");
             Vec::new()
@@ -56,7 +76,9 @@ impl Tenancy {
             .filter_map(|topic| topic.topic.strip_prefix(TOPIC_PREFIX))
             .filter_map(|name| RealityName::new(name).ok())
             .collect();
-        created.extend(stored_in(ground, &directory));
+        let stored = stored_in(ground, &directory);
+        let bytes_of = bytes_of(ground, &directory, &stored, &bytes);
+        created.extend(stored);
         if let Some(loss) = loss {
             system::state_loss(&system, &system, &loss);
         }
@@ -64,12 +86,14 @@ impl Tenancy {
             ground: Arc::clone(ground),
             tenant: tenant.clone(),
             directory,
-            open: RwLock::new(HashMap::from([(name, Arc::clone(&system))])),
+            open: Roster::default(),
             system,
             consumers,
             created: Mutex::new(created),
-            opening: Mutex::new(()),
-            realities_max,
+            creating: Mutex::new(()),
+            bytes,
+            bytes_of: Mutex::new(bytes_of),
+            realities_max: allowance.realities_max,
         }))
     }
 
@@ -85,20 +109,47 @@ impl Tenancy {
         &self.consumers
     }
 
-    /// A reality that is open already.
+    /// A reality that is open already, for whoever uses it.
     #[must_use]
     pub fn opened(&self, name: &RealityName) -> Option<Arc<Reality>> {
-        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
-        open.get(name).cloned()
+        if name.is_system() {
+            return Some(Arc::clone(&self.system));
+        }
+        self.open.get(name)
+    }
+
+    /// The wall clock.
+    pub(super) fn now(&self) -> crate::log::Micros {
+        self.ground.environment.clock.now()
     }
 
     /// Those that are open already.
+    /// A reality that is open already, for whoever looks at it and lets go.
+    #[must_use]
+    pub fn peek(&self, name: &RealityName) -> Option<Arc<Reality>> {
+        self.open.peek(name)
+    }
+
+    /// Whether a reality is open, for whoever does not use it.
+    #[must_use]
+    pub fn is_open(&self, name: &RealityName) -> bool {
+        name.is_system() || self.open.holds(name)
+    }
+
+    /// Those that are open already, by name, for whoever looks at them and lets go.
     #[must_use]
     pub fn all_opened(&self) -> Vec<Arc<Reality>> {
-        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<_> = open.values().cloned().collect();
+        let mut all = self.open.all();
+        all.push(Arc::clone(&self.system));
         all.sort_by(|a, b| a.name().cmp(b.name()));
         all
+    }
+
+    /// Bytes that its realities store, and most that they may; `None` if there is no limit, and
+    /// nothing is counted.
+    #[must_use]
+    pub fn stored_bytes(&self) -> Option<(u64, u64)> {
+        Some((self.bytes.stored(), self.bytes.limit()?))
     }
 
     /// Names of all realities, open or not, the system's own excepted.
@@ -118,7 +169,7 @@ impl Tenancy {
         if let Some(reality) = self.opened(name) {
             return Ok(reality);
         }
-        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = self.open.turn(name).ok_or(Error::ShuttingDown)?;
         if let Some(reality) = self.opened(name) {
             return Ok(reality);
         }
@@ -141,7 +192,7 @@ impl Tenancy {
     /// # Errors
     /// It exists; there are too many; it cannot be stored.
     pub fn create(&self, name: &RealityName) -> Result<Arc<Reality>, Error> {
-        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        let _creating = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.names();
         if name.is_system() || known.contains(name) {
             return Err(Error::RealityExists {
@@ -153,6 +204,7 @@ impl Tenancy {
                 limit: self.realities_max,
             });
         }
+        let _turn = self.open.turn(name).ok_or(Error::ShuttingDown)?;
         // The log first: a name without one would be taken, and of no use.
         let reality = self.open_apart(name)?;
         let topic = format!("{TOPIC_PREFIX}{name}");
@@ -177,8 +229,8 @@ impl Tenancy {
 
     /// Lets everybody have it.
     fn list(&self, reality: &Arc<Reality>) {
-        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
-        open.insert(reality.name().clone(), Arc::clone(reality));
+        self.open
+            .insert(reality.name().clone(), Arc::clone(reality));
     }
 
     /// Opens a log that nobody else can reach yet.
@@ -187,7 +239,14 @@ impl Tenancy {
             return Err(Error::ShuttingDown);
         }
         let directory = self.directory.join(name.as_str());
-        let (reality, loss) = Reality::open(&self.ground, &self.tenant, name, directory)?;
+        let bytes = {
+            let mut bytes_of = self.bytes_of.lock().unwrap_or_else(PoisonError::into_inner);
+            let bytes = bytes_of
+                .entry(name.clone())
+                .or_insert_with(|| RealityBytes::new(&self.bytes));
+            Arc::clone(bytes)
+        };
+        let (reality, loss) = Reality::open(&self.ground, &self.tenant, name, directory, bytes)?;
         if let Some(loss) = loss {
             system::state_loss(&self.system, &reality, &loss);
         }
@@ -196,30 +255,105 @@ impl Tenancy {
 
     /// Reopens the poisoned log of a reality. Blocks.
     pub(super) fn repair(&self, name: &RealityName) -> Result<(), Error> {
+        let Some(_turn) = self.open.turn(name) else {
+            return Ok(());
+        };
         let Some(reality) = self.opened(name) else {
             return Ok(());
         };
-        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.ground.repairs.closed() {
-            return Ok(());
-        }
         if let Some(loss) = reality.reopen()? {
             system::state_loss(&self.system, &reality, &loss);
         }
         Ok(())
     }
 
-    /// Flushes and closes all logs, the system's own last. Blocks.
-    pub(super) fn close(&self) {
-        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
-        let (system, others): (Vec<_>, Vec<_>) = self
-            .all_opened()
-            .into_iter()
-            .partition(|reality| reality.name().is_system());
-        for reality in others.iter().chain(&system) {
-            reality.close();
+    /// Repairs the damaged log of a reality; `None` if nothing was damaged. Blocks.
+    ///
+    /// # Errors
+    /// There is no such reality; the repair failed, and the log is as good or bad as it was.
+    pub(super) fn mend(
+        &self,
+        name: &RealityName,
+    ) -> Result<Option<crate::log::LossStatement>, Error> {
+        let reality = self.reality(name)?;
+        let Some(_turn) = self.open.turn(name) else {
+            return Err(Error::ShuttingDown);
+        };
+        let statement = reality.mend()?;
+        if let Some(statement) = &statement {
+            system::state_loss(&self.system, &reality, statement);
+        }
+        Ok(statement)
+    }
+
+    /// Closes the realities that have been idle long enough. Blocks.
+    pub(super) fn close_idle(&self, idle: Idle) {
+        self.open.close_idle(
+            idle,
+            |reality| reality.is_healthy(),
+            |reality| {
+                tracing::debug!(tenant = %self.tenant, reality = %reality.name(), "idle log closed");
+                reality.close();
+            },
+        );
+    }
+
+    /// Replaces what was counted of the open realities' bytes by what their logs say. Blocks.
+    pub(super) fn measure(&self) {
+        if self.bytes.limit().is_some() {
+            for reality in self.all_opened() {
+                reality.measure();
+            }
         }
     }
+
+    /// Whether nobody uses any of it, and its closing keeps nothing from the node's operators.
+    ///
+    /// That nobody else holds the tenancy is known; sessions that end let go of it before their
+    /// subscriptions and leases, which hold realities and consumers.
+    pub(super) fn is_at_rest(&mut self) -> bool {
+        let unused = Arc::get_mut(&mut self.consumers).is_some()
+            && Arc::strong_count(&self.system) == SYSTEM_HOLDERS
+            && self.open.is_at_rest(|reality| reality.is_healthy());
+        // The count alone orders nothing: whatever the last holder did comes before what follows.
+        fence(Ordering::Acquire);
+        unused && self.system.is_healthy()
+    }
+
+    /// Flushes and closes all logs, the system's own last. Nothing is opened afterwards. Blocks.
+    pub(super) fn close(&self) {
+        self.open.shut();
+        for reality in self.open.all() {
+            reality.close();
+        }
+        self.system.close();
+    }
+}
+
+/// Counts what the logs of `names` hold, if it is to be known. One that cannot be read counts for
+/// nothing until it is opened.
+fn bytes_of(
+    ground: &Ground,
+    directory: &Path,
+    names: &[RealityName],
+    tenant: &Arc<TenantBytes>,
+) -> HashMap<RealityName, Arc<RealityBytes>> {
+    let mut all = HashMap::new();
+    if tenant.limit().is_none() {
+        return all;
+    }
+    for name in names {
+        let bytes = RealityBytes::new(tenant);
+        let path = directory.join(name.as_str());
+        match stored::measure(&*ground.environment.storage, &path) {
+            Ok(found) => bytes.set(found),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "size of a log not known");
+            }
+        }
+        all.insert(name.clone(), bytes);
+    }
+    all
 }
 
 /// Names of the realities that have a log below a tenant's directory.

@@ -187,8 +187,7 @@ impl Finding {
 
 impl Place {
     fn is_open(&self, broker: &Broker) -> bool {
-        let tenancy = broker.opened(&self.tenant);
-        tenancy.is_some_and(|tenancy| tenancy.opened(&self.reality).is_some())
+        broker.is_open(&self.tenant, &self.reality)
     }
 
     fn look(&self, storage: &dyn Storage) -> Option<Finding> {

@@ -58,6 +58,10 @@ pub struct Metrics {
     pub log_used_bytes: Gauge,
     /// Bytes of records kept in memory by all logs.
     pub log_tail_bytes: Gauge,
+    /// About how many bytes of memory the indexes of all logs take.
+    pub log_index_bytes: Gauge,
+    /// Files that all logs hold open.
+    pub log_file_handles: Gauge,
     /// Bytes waiting to be written by all logs.
     pub log_waiting_bytes: Gauge,
 }
@@ -122,9 +126,12 @@ impl Metrics {
             log_held_bytes: Gauge::default(),
             log_used_bytes: Gauge::default(),
             log_tail_bytes: Gauge::default(),
+            log_index_bytes: Gauge::default(),
+            log_file_handles: Gauge::default(),
             log_waiting_bytes: Gauge::default(),
         };
         metrics.register();
+        metrics.register_logs();
         metrics
     }
 
@@ -201,6 +208,10 @@ impl Metrics {
             "Open subscriptions",
             self.subscriptions.clone(),
         );
+    }
+
+    fn register_logs(&mut self) {
+        let r = &mut self.registry;
         r.register("log_flushes", "Flushes to disk", self.flushes.clone());
         r.register(
             "log_damaged_reads",
@@ -245,6 +256,17 @@ impl Metrics {
             "Records kept in memory",
             Unit::Bytes,
             self.log_tail_bytes.clone(),
+        );
+        r.register_with_unit(
+            "log_index",
+            "Indexes kept in memory",
+            Unit::Bytes,
+            self.log_index_bytes.clone(),
+        );
+        r.register(
+            "log_file_handles",
+            "Files that logs hold open",
+            self.log_file_handles.clone(),
         );
         r.register_with_unit(
             "log_waiting",

@@ -58,7 +58,8 @@ pub struct Ops {
     pub checkup: Arc<Checkup>,
     /// Where its logs are.
     pub data: PathBuf,
-    /// Room that a log needs at least to go on, in bytes: its smallest segment.
+    /// Room that a log needs at least to go on, in bytes: the smallest segment that takes a full
+    /// group.
     pub room_bytes_min: u64,
     /// Its sessions.
     pub seats: Arc<Seats>,
@@ -234,11 +235,18 @@ async fn status(State(ops): State<Arc<Ops>>, headers: HeaderMap) -> Response {
         Ok(seen) => seen,
         Err(refused) => return refused,
     };
-    let realities: Vec<Value> = ops
-        .broker
-        .tenancies()
+    let mut tenancies = ops.broker.tenancies();
+    tenancies.retain(|tenancy| seen.includes(tenancy.tenant().as_str()));
+    let limited: Vec<Value> = tenancies
         .iter()
-        .filter(|tenancy| seen.includes(tenancy.tenant().as_str()))
+        .filter_map(|tenancy| {
+            let (stored, limit) = tenancy.stored_bytes()?;
+            let tenant = tenancy.tenant().as_str();
+            Some(json!({ "tenant": tenant, "stored_bytes": stored, "stored_bytes_max": limit }))
+        })
+        .collect();
+    let realities: Vec<Value> = tenancies
+        .iter()
         .flat_map(|tenancy| tenancy.all_opened())
         .map(|reality| reality_status(&reality))
         .collect();
@@ -254,6 +262,7 @@ async fn status(State(ops): State<Arc<Ops>>, headers: HeaderMap) -> Response {
         "draining": *ops.draining.borrow(),
         "sessions": ops.seats.total(),
         "realities": realities,
+        "limited_tenants": limited,
     }))
     .into_response()
 }
@@ -269,6 +278,8 @@ fn reality_status(reality: &Reality) -> Value {
         "segments": log.segments,
         "used_bytes": log.used_bytes,
         "tail_bytes": log.tail_bytes,
+        "index_bytes": log.index_bytes,
+        "file_handles": log.file_handles,
         "waiting_bytes": log.waiting_bytes,
         "flushes": log.flushes,
         "epoch": log.epoch,
@@ -291,6 +302,8 @@ async fn metrics(State(ops): State<Arc<Ops>>) -> Response {
     gauge(&metrics.subscriptions, totals.subscriptions as u64);
     gauge(&metrics.log_used_bytes, totals.used_bytes);
     gauge(&metrics.log_tail_bytes, totals.tail_bytes as u64);
+    gauge(&metrics.log_index_bytes, totals.index_bytes);
+    gauge(&metrics.log_file_handles, totals.file_handles as u64);
     gauge(&metrics.log_waiting_bytes, totals.waiting_bytes as u64);
     metrics.set_flushes(totals.flushes);
     metrics.set_damaged_reads(totals.damaged_reads);

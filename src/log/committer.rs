@@ -1,21 +1,28 @@
 //! Threads that write and flush for many logs.
 //!
 //! Each log is served by one thread at a time, one group per turn, and goes to the back of the
-//! queue after its turn, so that a busy log does not starve the others. One more thread does what
-//! nobody waits for: late flushes, marks, the next segment, the index of a sealed one.
+//! queue after its turn, so that a busy log does not starve the others. Two more threads do what
+//! nobody waits for: one the late flushes and marks, which have a time by which they are due, the
+//! other what may take long, the next segment and the index of a sealed one, so that the zeros of
+//! one log's segment do not hold up the late flushes of all the others.
 //!
 //! The threads end when the last handle to the [`Committer`] is dropped, of which every open log has
 //! one; what was queued until then is still written.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher as _, Hasher as _};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::{JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 use super::state::State;
+use super::tail::TailBudget;
 
-/// What the housekeeping thread does for a log.
+/// Marks are at least so far apart, those of all logs taken together: where many logs get a record
+/// now and then, each would be followed by a mark and its flush, as costly as the record's own.
+const BETWEEN_MARKS: Duration = Duration::from_millis(5);
+
+/// What the housekeeping threads do for a log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Chore {
     /// Flush what nobody waits to see flushed.
@@ -28,10 +35,30 @@ pub(super) enum Chore {
     Seal,
 }
 
-/// Handle to the threads; share it among all logs of the process.
+/// Which thread does a chore.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Desk {
+    /// What is quick and has a time by which it is due.
+    Prompt,
+    /// What may take long and is in nobody's way.
+    Lengthy,
+}
+
+impl Chore {
+    const fn desk(self) -> Desk {
+        match self {
+            Self::Flush | Self::Mark => Desk::Prompt,
+            Self::Prepare | Self::Seal => Desk::Lengthy,
+        }
+    }
+}
+
+/// Handle to the threads, and to the memory that the logs share; give it to all logs of the
+/// process.
 #[derive(Debug)]
 pub struct Committer {
     queues: Arc<Queues>,
+    tails: Arc<TailBudget>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -40,7 +67,10 @@ pub struct Committer {
 pub(super) struct Queues {
     work: Mutex<Work>,
     ready: Condvar,
-    due: Condvar,
+    prompt_due: Condvar,
+    lengthy_due: Condvar,
+    /// Signalled when a chore is done.
+    done: Condvar,
     /// Distinguishes this process (and every other committer in it) from all others.
     pub(super) instance: u64,
     threaded: bool,
@@ -49,12 +79,44 @@ pub(super) struct Queues {
 #[derive(Debug, Default)]
 struct Work {
     commits: VecDeque<Arc<State>>,
-    chores: VecDeque<(Instant, Chore, Arc<State>)>,
+    prompt: Chores,
+    lengthy: Chores,
+    /// Chores queued so far.
+    queued: u64,
+    /// No mark is due before this.
+    next_mark: Option<Instant>,
     stopping: bool,
 }
 
+/// The chores of one thread.
+#[derive(Debug, Default)]
+struct Chores {
+    /// By when they are due, then in the order in which they were queued.
+    waiting: BTreeMap<(Instant, u64), (Chore, Arc<State>)>,
+    /// Whose chore is under way, on which thread.
+    doing: Option<(Weak<State>, ThreadId)>,
+}
+
+impl Chores {
+    fn is_busy_with(&self, log: &Arc<State>) -> bool {
+        let here = std::thread::current().id();
+        self.doing
+            .as_ref()
+            .is_some_and(|(doing, thread)| doing.as_ptr() == Arc::as_ptr(log) && *thread != here)
+    }
+}
+
+impl Work {
+    const fn chores(&mut self, desk: Desk) -> &mut Chores {
+        match desk {
+            Desk::Prompt => &mut self.prompt,
+            Desk::Lengthy => &mut self.lengthy,
+        }
+    }
+}
+
 impl Committer {
-    /// Starts `threads` commit threads (at least one) and the housekeeping thread.
+    /// Starts `threads` commit threads (at least one) and the two housekeeping threads.
     ///
     /// # Panics
     /// If the operating system refuses a thread.
@@ -71,8 +133,10 @@ impl Committer {
                 queues.commit_forever()
             }));
         }
-        let queues = Arc::clone(&committer.queues);
-        handles.push(spawn("log-chores", move || queues.do_chores_forever()));
+        for (name, desk) in [("log-chores", Desk::Prompt), ("log-ahead", Desk::Lengthy)] {
+            let queues = Arc::clone(&committer.queues);
+            handles.push(spawn(name, move || queues.do_chores_forever(desk)));
+        }
         drop(handles);
         committer
     }
@@ -88,7 +152,9 @@ impl Committer {
         let queues = Queues {
             work: Mutex::default(),
             ready: Condvar::new(),
-            due: Condvar::new(),
+            prompt_due: Condvar::new(),
+            lengthy_due: Condvar::new(),
+            done: Condvar::new(),
             instance: std::collections::hash_map::RandomState::new()
                 .build_hasher()
                 .finish(),
@@ -96,8 +162,19 @@ impl Committer {
         };
         Arc::new(Self {
             queues: Arc::new(queues),
+            tails: Arc::default(),
             threads: Mutex::default(),
         })
+    }
+
+    /// Bounds the memory that the tails of all logs take together, in bytes; without a call only
+    /// each log's own bound holds. The tail of the log used longest ago shrinks first.
+    pub fn bound_tails(&self, bytes: usize) {
+        self.tails.bound(bytes);
+    }
+
+    pub(super) const fn tails(&self) -> &Arc<TailBudget> {
+        &self.tails
     }
 
     /// Commits everything that is queued, on the caller's thread.
@@ -105,11 +182,17 @@ impl Committer {
         self.queues.run_until_idle();
     }
 
-    /// Does every chore that is queued by now, due or not, on the caller's thread. What they queue
-    /// in turn is left for the next call.
+    /// Does every chore that is queued by now, due or not, on the caller's thread, in the order in
+    /// which they were queued. What they queue in turn is left for the next call.
     pub fn run_chores(&self) {
-        let chores = std::mem::take(&mut self.queues.lock().chores);
-        for (_, chore, log) in chores {
+        let mut chores: Vec<_> = {
+            let mut work = self.queues.lock();
+            let prompt = std::mem::take(&mut work.prompt.waiting);
+            let lengthy = std::mem::take(&mut work.lengthy.waiting);
+            prompt.into_iter().chain(lengthy).collect()
+        };
+        chores.sort_unstable_by_key(|((_, number), _)| *number);
+        for (_, (chore, log)) in chores {
             log.do_chore(chore);
         }
     }
@@ -123,7 +206,8 @@ impl Drop for Committer {
     fn drop(&mut self) {
         self.queues.lock().stopping = true;
         self.queues.ready.notify_all();
-        self.queues.due.notify_all();
+        self.queues.prompt_due.notify_all();
+        self.queues.lengthy_due.notify_all();
         let threads = self
             .threads
             .get_mut()
@@ -153,12 +237,41 @@ impl Queues {
         self.ready.notify_one();
     }
 
-    /// Queues `chore` for `log`, to be done after `delay`.
+    /// Queues `chore` for `log`, to be done after `delay`, or later if it is a mark and there are
+    /// many.
     pub(super) fn later(&self, log: Arc<State>, chore: Chore, delay: Duration) {
-        self.lock()
-            .chores
-            .push_back((Instant::now() + delay, chore, log));
-        self.due.notify_one();
+        let mut work = self.lock();
+        work.queued += 1;
+        let mut due = Instant::now() + delay;
+        if chore == Chore::Mark {
+            due = work.next_mark.map_or(due, |next| next.max(due));
+            work.next_mark = Some(due + BETWEEN_MARKS);
+        }
+        let key = (due, work.queued);
+        let desk = chore.desk();
+        work.chores(desk).waiting.insert(key, (chore, log));
+        drop(work);
+        self.due(desk).notify_one();
+    }
+
+    /// Takes the chores of `log` out of the queue and waits until none is under way: whoever
+    /// opens its directory next meets no file in the making.
+    pub(super) fn forget(&self, log: &Arc<State>) {
+        let mut work = self.lock();
+        for desk in [Desk::Prompt, Desk::Lengthy] {
+            let waiting = &mut work.chores(desk).waiting;
+            waiting.retain(|_, (_, owner)| !Arc::ptr_eq(owner, log));
+        }
+        while work.prompt.is_busy_with(log) || work.lengthy.is_busy_with(log) {
+            work = self.done.wait(work).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    const fn due(&self, desk: Desk) -> &Condvar {
+        match desk {
+            Desk::Prompt => &self.prompt_due,
+            Desk::Lengthy => &self.lengthy_due,
+        }
     }
 
     pub(super) fn run_until_idle(&self) {
@@ -190,28 +303,41 @@ impl Queues {
         }
     }
 
-    fn do_chores_forever(&self) {
+    fn do_chores_forever(&self, desk: Desk) {
+        let here = std::thread::current().id();
         let mut work = self.lock();
         loop {
             let now = Instant::now();
-            let next = (0..work.chores.len()).min_by_key(|&at| work.chores[at].0);
+            let stopping = work.stopping;
+            let chores = work.chores(desk);
+            let next = chores.waiting.first_entry();
+            let due = next.as_ref().map(|next| next.key().0);
             match next {
-                Some(at) if work.chores[at].0 <= now || work.stopping => {
-                    let Some((_, chore, log)) = work.chores.remove(at) else {
-                        continue;
-                    };
+                Some(next) if next.key().0 <= now || stopping => {
+                    let (chore, log) = next.remove();
+                    chores.doing = Some((Arc::downgrade(&log), here));
                     drop(work);
                     log.do_chore(chore);
+                    work = self.lock();
+                    work.chores(desk).doing = None;
+                    drop(work);
+                    self.done.notify_all();
+                    // With no lock held: this may be the last handle to the log and, with it, to
+                    // the committer.
                     drop(log);
                     work = self.lock();
                 }
-                _ if work.stopping => return,
-                Some(at) => {
-                    let delay = work.chores[at].0 - now;
-                    let waited = self.due.wait_timeout(work, delay);
-                    work = waited.unwrap_or_else(PoisonError::into_inner).0;
+                _ if stopping => return,
+                _ => {
+                    let signal = self.due(desk);
+                    work = match due {
+                        Some(due) => {
+                            let waited = signal.wait_timeout(work, due - now);
+                            waited.unwrap_or_else(PoisonError::into_inner).0
+                        }
+                        None => signal.wait(work).unwrap_or_else(PoisonError::into_inner),
+                    };
                 }
-                None => work = self.due.wait(work).unwrap_or_else(PoisonError::into_inner),
             }
         }
     }

@@ -21,6 +21,33 @@ pub struct Damage {
     pub found: String,
 }
 
+/// What the damage of records is called that a repair has put aside.
+const PUT_ASIDE: &str = "records put aside by a repair";
+
+impl Damage {
+    /// Records that are known to be lost, because a repair has put them aside.
+    pub(super) fn put_aside(
+        path: PathBuf,
+        offset: ByteOffset,
+        expected: String,
+        found: String,
+    ) -> Self {
+        Self {
+            path,
+            offset,
+            what: PUT_ASIDE,
+            expected,
+            found,
+        }
+    }
+
+    /// Whether it was repaired: the bytes are good, the records are lost.
+    #[must_use]
+    pub fn is_put_aside(&self) -> bool {
+        self.what == PUT_ASIDE
+    }
+}
+
 /// Why a log cannot be opened or read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

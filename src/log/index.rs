@@ -112,14 +112,16 @@ impl Index {
     }
 
     fn add_point(&mut self, batch: &Batch) {
-        let due = self
-            .points
-            .last()
+        let last = self.points.last();
+        let due = last
             .is_none_or(|point| batch.offset.0 - point.offset.0 >= u64::from(self.interval_bytes));
         if due {
+            // No writer goes back in time; a file that says so must not bring the search into
+            // disorder.
+            let before = last.map_or(Micros(0), |point| point.appended_at);
             self.points.push(Point {
                 sequence: batch.header.base,
-                appended_at: batch.header.appended_at,
+                appended_at: batch.header.appended_at.max(before),
                 offset: batch.offset,
             });
         }

@@ -69,6 +69,12 @@ impl LossStatement {
                 "expected": damage.expected,
                 "found": damage.found,
             })).collect::<Vec<_>>(),
+            "quarantined": self.quarantined.iter().map(|put_aside| json!({
+                "file": put_aside.path.display().to_string(),
+                "first_byte": put_aside.range.start,
+                "end_byte": put_aside.range.end,
+                "copy": put_aside.copy.display().to_string(),
+            })).collect::<Vec<_>>(),
         })
     }
 }

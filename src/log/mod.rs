@@ -43,10 +43,13 @@ mod prepare;
 mod reader;
 mod record;
 mod recovery;
+mod repair;
 mod retention;
 mod rewrite;
 pub mod scan;
+pub mod scrub;
 pub mod segment;
+mod snapshot;
 mod state;
 mod status;
 pub mod storage;
@@ -70,7 +73,8 @@ pub use pass::{Ended, Rewrites};
 pub use position::{ByteOffset, Clock, Micros, Sequence};
 pub use retention::{Held, Holder, Limits, Retention, RetentionReport};
 pub use rewrite::{Throttle, Unthrottled};
-pub use status::{Bounds, LossStatement, Status, TopicSummary};
+pub use snapshot::{Snapshot, SnapshotFile};
+pub use status::{Bounds, LossStatement, Quarantined, ScrubStatus, Status, TopicSummary};
 pub use storage::{Access, RealStorage, Storage, StorageFile, StorageLock};
 pub use topic_reader::TopicReader;
 
@@ -104,7 +108,27 @@ impl Log {
         observer: Arc<dyn Observer>,
     ) -> Result<(Self, Option<LossStatement>), Error> {
         let (state, statement) = open::open(environment, dir, writer, options, observer)?;
+        environment.committer.tails().admit(&state);
         Ok((Self { state }, statement))
+    }
+
+    /// Mends a damaged log that nobody has open: what is damaged is copied aside, and what is
+    /// good goes on without it. Readers are told of the lost records for ever. `None` if nothing
+    /// is damaged; then nothing is changed.
+    ///
+    /// Every segment is read whole.
+    ///
+    /// # Errors
+    /// Locked by another process, encrypted without a key at hand, or I/O errors; nothing of what
+    /// can be read is lost, and the repair may be tried again.
+    pub fn repair(
+        environment: &Environment,
+        dir: &std::path::Path,
+        writer: &Writer,
+        options: &Options,
+        throttle: &dyn Throttle,
+    ) -> Result<Option<LossStatement>, Error> {
+        repair::repair(environment, dir, writer, options, throttle)
     }
 
     /// Queues a batch; `append.sink` hears of it. The order of calls is the order of sequences.
@@ -195,6 +219,14 @@ impl Log {
             match read {
                 reader::SegmentRead::Found(Found::Damaged { damage, next }) => {
                     let next = next.min(next_base.unwrap_or(Sequence::MAX)).min(end);
+                    return Ok(Found::Damaged { damage, next });
+                }
+                reader::SegmentRead::Found(Found::Records(chunk))
+                    if chunk.base < at || chunk.last < chunk.base =>
+                {
+                    // Only a forger makes every checksum fit; readers must get on nevertheless.
+                    let next = next_base.unwrap_or(Sequence::MAX).min(end);
+                    let damage = segment.out_of_order(&chunk);
                     return Ok(Found::Damaged { damage, next });
                 }
                 reader::SegmentRead::Found(found) => return Ok(found),
@@ -291,33 +323,80 @@ impl Log {
     #[must_use]
     pub fn status(&self) -> Status {
         let segments = self.state.segments();
-        let (used_bytes, epoch) = {
-            let core = self.state.lock_core();
-            let sealed = segments
-                .iter()
-                .rev()
-                .skip(1)
-                .filter_map(|s| s.header.as_ref());
-            (
-                sealed.map(|header| header.capacity).sum::<u64>() + core.at.0,
-                core.epoch,
-            )
-        };
+        let epoch = self.state.lock_core().epoch;
         Status {
             bounds: self.bounds(),
             segments: segments.len(),
-            used_bytes,
+            used_bytes: self.used_bytes(),
             tail_bytes: self
                 .state
                 .tail
                 .read()
                 .unwrap_or_else(PoisonError::into_inner)
                 .bytes(),
-            waiting_bytes: self.state.lock_queue().bytes,
+            index_bytes: self.state.index_bytes(),
+            file_handles: segments.len() + self.state.handles_beside_segments(),
+            waiting_bytes: self.waiting_bytes(),
             read_only: self.state.read_only(),
-            flushes: self.state.flushes.load(Ordering::Relaxed),
+            flushes: self.flushes(),
             epoch,
+            scrub: self.state.scrub_status(),
         }
+    }
+
+    /// A picture of all that is written by now, which stays readable while the log goes on.
+    ///
+    /// # Errors
+    /// What is written cannot be flushed.
+    pub fn snapshot(&self) -> Result<Snapshot, AppendError> {
+        self.state.snapshot()
+    }
+
+    /// Leaves out all sequences below `next`: the next record gets `next`, if that is not lower
+    /// than what it would get anyhow. Durable on `Ok`.
+    ///
+    /// For a log that was restored from a backup: what was given out after the backup was taken
+    /// must not be given out again.
+    ///
+    /// # Errors
+    /// The log takes no writes; no room for a segment.
+    pub fn skip_to(&self, next: Sequence) -> Result<(), AppendError> {
+        self.state.skip_to(next)
+    }
+
+    /// Reads every sealed segment and checks all of it, as fast as `throttle` allows. What is
+    /// damaged is told by [`Log::status`] from then on; the log still takes writes. `None` if
+    /// `throttle` has ended it.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn scrub(&self, throttle: &dyn Throttle) -> Result<Option<ScrubStatus>, Error> {
+        self.state.scrub(throttle)
+    }
+
+    /// Bytes waiting to be written.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> usize {
+        self.state.lock_queue().bytes
+    }
+
+    /// Flushes done since it was opened.
+    #[must_use]
+    pub fn flushes(&self) -> u64 {
+        self.state.flushes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of records and their framing in all segments. Waits for a flush under way.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        let core = self.state.lock_core();
+        let segments = self.state.segments();
+        let sealed = segments
+            .iter()
+            .rev()
+            .skip(1)
+            .filter_map(|segment| segment.header.as_ref());
+        sealed.map(|header| header.capacity).sum::<u64>() + core.at.0
     }
 
     /// Writes what is queued, flushes, marks the log as cleanly closed and releases its lock.

@@ -55,6 +55,8 @@ pub struct SegmentFile {
     pub header: Option<SegmentHeader>,
     /// What is wrong with the header or with the name.
     pub header_damage: Option<Damage>,
+    /// The header is damaged, but its copy is good: a node would put it back.
+    pub header_from_copy: bool,
     /// The whole file.
     pub bytes: Bytes,
     /// What its batches say about the log they belong to; `None` if only they can tell.
@@ -162,7 +164,7 @@ impl SegmentFile {
             .file_name()
             .and_then(|name| name.to_str())
             .and_then(segment::base_of);
-        let (header, header_damage) = look_at_header(path, named, &bytes);
+        let (header, header_damage, header_from_copy) = look_at_header(path, named, &bytes);
         let base = header
             .as_ref()
             .map(|header| header.base)
@@ -174,6 +176,7 @@ impl SegmentFile {
             base,
             header,
             header_damage,
+            header_from_copy,
             bytes,
             log_tag,
             codec: BodyCodec::default(),
@@ -189,13 +192,22 @@ impl SegmentFile {
         }
     }
 
-    /// Where the first byte of the header block stands that should be zero and is not.
+    /// Where the first byte of the header block stands that is not what the header says it should
+    /// be: zero, or the copy of the header.
     #[must_use]
     pub fn stray_header_byte(&self) -> Option<(ByteOffset, u8)> {
-        let block = usize::try_from(HEADER_BLOCK_BYTES).unwrap_or(usize::MAX);
-        let padding = self.bytes.get(HEADER_BYTES..self.bytes.len().min(block))?;
-        let at = padding.iter().position(|&byte| byte != 0)?;
-        Some((ByteOffset((HEADER_BYTES + at) as u64), padding[at]))
+        let expected = self.header.as_ref()?.block();
+        let found = self.bytes.get(..self.bytes.len().min(expected.len()))?;
+        let start = if self.header_from_copy {
+            HEADER_BYTES
+        } else {
+            0
+        };
+        let pairs = expected.iter().zip(found).enumerate().skip(start);
+        pairs
+            .filter(|(_, (expected, found))| expected != found)
+            .map(|(at, (_, found))| (ByteOffset(at as u64), *found))
+            .next()
     }
 
     /// Whether it is encrypted with a key that is not at hand.
@@ -355,10 +367,9 @@ fn look_at_header(
     path: &Path,
     named: Option<Sequence>,
     bytes: &Bytes,
-) -> (Option<SegmentHeader>, Option<Damage>) {
-    let front = bytes
-        .get(..bytes.len().min(HEADER_BYTES))
-        .unwrap_or_default();
+) -> (Option<SegmentHeader>, Option<Damage>, bool) {
+    let block = usize::try_from(HEADER_BLOCK_BYTES).unwrap_or(usize::MAX);
+    let front = bytes.get(..bytes.len().min(block)).unwrap_or_default();
     let decoded = front
         .first_chunk()
         .and_then(|bytes| SegmentHeader::decode(bytes).ok());
@@ -366,8 +377,11 @@ fn look_at_header(
         .or(decoded.as_ref().map(|header| header.base))
         .unwrap_or(Sequence::FIRST);
     match open::header(path, base, front) {
-        Ok(header) => (Some(header), None),
-        Err(Error::Damaged(damage)) => (decoded, Some(damage)),
+        Ok((header, damage)) => {
+            let from_copy = damage.is_some();
+            (Some(header), damage, from_copy)
+        }
+        Err(Error::Damaged(damage)) => (decoded, Some(damage), false),
         Err(Error::Version {
             path,
             found,
@@ -380,11 +394,11 @@ fn look_at_header(
                 expected: format!("at most {supported}"),
                 found: found.to_string(),
             };
-            (None, Some(damage))
+            (None, Some(damage), false)
         }
         Err(
             Error::Io { .. } | Error::Locked { .. } | Error::Key { .. } | Error::OutOfRange { .. },
-        ) => (None, None),
+        ) => (None, None, false),
     }
 }
 
@@ -515,6 +529,7 @@ pub fn forecast(storage: &dyn Storage, log: &Directory) -> Option<Forecast> {
     let mut damages: Vec<Damage> = log
         .segments
         .iter()
+        .filter(|segment| !segment.header_from_copy)
         .filter_map(|segment| segment.header_damage.clone())
         .collect();
     damages.extend(log.segments.iter().filter_map(|segment| {
@@ -524,7 +539,7 @@ pub fn forecast(storage: &dyn Storage, log: &Directory) -> Option<Forecast> {
     let good_header = active
         .header
         .as_ref()
-        .filter(|_| active.header_damage.is_none());
+        .filter(|_| active.header_damage.is_none() || active.header_from_copy);
     let Some(header) = good_header else {
         let next = active.index().end();
         return Some(Forecast {

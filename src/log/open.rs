@@ -20,7 +20,8 @@ use super::prepare::{self, remove_if_there};
 use super::reader::Segment;
 use super::recovery::{self, Ending, Survey};
 use super::segment::{
-    self, BadSegmentHeader, HEADER_BYTES, PREPARING, REWRITING, SegmentHeader, VERSION,
+    self, BadSegmentHeader, HEADER_BLOCK_BYTES, HEADER_BYTES, PREPARING, REWRITING, SegmentHeader,
+    VERSION,
 };
 use super::state::{Queue, State};
 use super::status::LossStatement;
@@ -44,13 +45,14 @@ pub enum Interruption {
     Machine,
 }
 
-struct Opening<'a> {
+/// A log that is being opened or repaired.
+pub(super) struct Opening<'a> {
     environment: &'a Environment,
-    storage: &'a dyn Storage,
-    dir: &'a Path,
-    writer: &'a Writer,
-    options: &'a Options,
-    keyring: Arc<Keyring>,
+    pub(super) storage: &'a dyn Storage,
+    pub(super) dir: &'a Path,
+    pub(super) writer: &'a Writer,
+    pub(super) options: &'a Options,
+    pub(super) keyring: Arc<Keyring>,
 }
 
 /// See [`super::Log::open`].
@@ -61,14 +63,7 @@ pub(super) fn open(
     options: &Options,
     observer: Arc<dyn Observer>,
 ) -> Result<(Arc<State>, Option<LossStatement>), Error> {
-    let opening = Opening {
-        environment,
-        storage: &*environment.storage,
-        dir,
-        writer,
-        options,
-        keyring: Arc::new(Keyring::default()),
-    };
+    let opening = Opening::new(environment, dir, writer, options);
     let io = |operation| opening.io(operation);
     opening
         .storage
@@ -130,6 +125,7 @@ pub(super) fn open(
         keyring: RwLock::new(opening.keyring.clone()),
         rewriting: Mutex::new(()),
         upkeep: Upkeep::default(),
+        scrub: Mutex::default(),
     };
     let begun = if statement.is_some() && state.read_only().is_none() {
         state.begin_epoch()?
@@ -195,8 +191,28 @@ struct Recovered {
     read_only: Option<String>,
 }
 
-impl Opening<'_> {
-    fn io(&self, operation: &'static str) -> impl FnOnce(io::Error) -> Error {
+impl<'a> Opening<'a> {
+    pub(super) fn new(
+        environment: &'a Environment,
+        dir: &'a Path,
+        writer: &'a Writer,
+        options: &'a Options,
+    ) -> Self {
+        Self {
+            environment,
+            storage: &*environment.storage,
+            dir,
+            writer,
+            options,
+            keyring: Arc::new(Keyring::default()),
+        }
+    }
+
+    pub(super) fn now(&self) -> Micros {
+        self.environment.clock.now()
+    }
+
+    pub(super) fn io(&self, operation: &'static str) -> impl FnOnce(io::Error) -> Error {
         let path = self.dir.to_owned();
         move |source| Error::Io {
             operation,
@@ -205,7 +221,7 @@ impl Opening<'_> {
         }
     }
 
-    fn lock(&self) -> Result<Box<dyn StorageLock>, Error> {
+    pub(super) fn lock(&self) -> Result<Box<dyn StorageLock>, Error> {
         let path = self.dir.join(LOCK);
         let owner = format!("pid {} ({})\n", std::process::id(), self.writer.clock_key);
         self.storage.lock(&path, &owner).map_err(|source| {
@@ -235,7 +251,7 @@ impl Opening<'_> {
         replace_session(self.storage, self.dir, &session)
     }
 
-    fn segments(&self, damages: &mut Vec<Damage>) -> Result<Vec<Arc<Segment>>, Error> {
+    pub(super) fn segments(&self, damages: &mut Vec<Damage>) -> Result<Vec<Arc<Segment>>, Error> {
         let names = self.storage.list(self.dir).map_err(self.io("list"))?;
         let mut segments = Vec::new();
         for name in names {
@@ -256,10 +272,16 @@ impl Opening<'_> {
                 .open(&path, Access::Write)
                 .map_err(io("open"))?;
             let file_len = file.len().map_err(io("measure"))?;
-            let len = usize::try_from(file_len.min(HEADER_BYTES as u64)).unwrap_or(HEADER_BYTES);
+            let len = usize::try_from(file_len.min(HEADER_BLOCK_BYTES)).unwrap_or(HEADER_BYTES);
             let bytes = file.read(0, len).map_err(io("read header of"))?;
             let header = match header(&path, base, &bytes) {
-                Ok(header) => {
+                Ok((header, damage)) => {
+                    if let Some(damage) = damage {
+                        tracing::warn!(%damage, "the copy of the header is good; putting it back");
+                        file.write_at(0, &header.block())
+                            .map_err(io("mend header of"))?;
+                        file.sync_data().map_err(io("flush"))?;
+                    }
                     damages.extend(shortened(&path, &header, file_len));
                     Some(header)
                 }
@@ -456,28 +478,43 @@ pub(super) struct LastSession {
     pub(super) closed_at: Option<Sequence>,
 }
 
-/// What the session's file tells the process that is called `instance`.
+/// What the session's file tells the process that is called `instance`. One that cannot be read
+/// is as good as none.
 pub(super) fn last_session(storage: &dyn Storage, dir: &Path, instance: &str) -> LastSession {
-    let session = storage
+    let session = session_text(storage, dir).unwrap_or_default();
+    LastSession::parse(&session, storage.boot_id().ok().as_deref(), instance)
+}
+
+/// The session's file; empty if there is none.
+pub(super) fn session_text(storage: &dyn Storage, dir: &Path) -> io::Result<String> {
+    let read = storage
         .open(&dir.join(SESSION), Access::Read)
         .and_then(|file| file.read(0, usize::try_from(file.len()?).map_err(io::Error::other)?));
-    let session = session.map_or_else(|_| String::new(), |s| String::from_utf8_lossy(&s).into());
-    let mut lines = session.lines();
-    let boot = storage.boot_id().ok();
-    let same_boot = boot.is_some() && lines.next().map(str::to_owned) == boot;
-    let same_process = lines.next() == Some(instance);
-    let closed_at = lines
-        .next()
-        .and_then(|line| line.strip_prefix(CLOSED_AT)?.parse().ok());
-    // The same process opens a log again only after it has given it up.
-    let interruption = if same_boot && !same_process {
-        Interruption::Process
-    } else {
-        Interruption::Machine
-    };
-    LastSession {
-        interruption,
-        closed_at: closed_at.and_then(Sequence::new),
+    match read {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(error),
+    }
+}
+
+impl LastSession {
+    pub(super) fn parse(session: &str, boot: Option<&str>, instance: &str) -> Self {
+        let mut lines = session.lines();
+        let (of_boot, of_process) = (lines.next(), lines.next());
+        let closed_at = lines
+            .next()
+            .and_then(|line| line.strip_prefix(CLOSED_AT)?.parse().ok());
+        let same_boot = boot.is_some() && of_boot == boot;
+        // The same process opens a log again only after it has given it up.
+        let interruption = if same_boot && of_process != Some(instance) {
+            Interruption::Process
+        } else {
+            Interruption::Machine
+        };
+        Self {
+            interruption,
+            closed_at: closed_at.and_then(Sequence::new),
+        }
     }
 }
 
@@ -502,9 +539,8 @@ pub(super) fn judge(
     stated: u32,
 ) -> Verdict {
     // A log that was only just created has ended in no way at all.
-    let fresh = survey.epoch == 0
-        && survey.index.data_end.0 == segment::HEADER_BLOCK_BYTES
-        && survey.cut.is_none();
+    let fresh =
+        survey.epoch == 0 && survey.index.data_end.0 == HEADER_BLOCK_BYTES && survey.cut.is_none();
     let writable = damages.is_empty();
     let (next, skipped) = resume_at(survey, interruption, fresh);
     // If an opening was interrupted after it had made its loss statement, that one is kept, and the
@@ -529,6 +565,7 @@ pub(super) fn judge(
                 && (cut.is_some() || skipped.is_some()),
             skipped,
             damages,
+            quarantined: Vec::new(),
             path: loss::path(dir, epoch),
         }
     });
@@ -556,6 +593,7 @@ pub(super) fn headless_statement(
         possibly_acknowledged: false,
         skipped: None,
         damages,
+        quarantined: Vec::new(),
         path: loss::path(dir, 0),
     }
 }
@@ -636,8 +674,26 @@ pub(super) fn cut_since_close(path: &Path, survey: &Survey, closed_at: Sequence)
     })
 }
 
-/// Reads the header of a segment file with the name of `base`.
-pub(super) fn header(path: &Path, base: Sequence, bytes: &[u8]) -> Result<SegmentHeader, Error> {
+/// Reads the header of a segment file with the name of `base` from its header block. If it is
+/// damaged and its copy is not, the copy, and what is wrong.
+pub(super) fn header(
+    path: &Path,
+    base: Sequence,
+    block: &[u8],
+) -> Result<(SegmentHeader, Option<Damage>), Error> {
+    match header_in(path, base, block) {
+        Err(Error::Damaged(damage)) => {
+            let copy = block.get(segment::HEADER_COPY_AT..).unwrap_or_default();
+            match header_in(path, base, copy) {
+                Ok(header) => Ok((header, Some(damage))),
+                Err(_) => Err(damage.into()),
+            }
+        }
+        header => header.map(|header| (header, None)),
+    }
+}
+
+fn header_in(path: &Path, base: Sequence, bytes: &[u8]) -> Result<SegmentHeader, Error> {
     let damage = |what, expected: String, found: String| {
         Error::Damaged(Damage {
             path: path.to_owned(),
@@ -684,7 +740,7 @@ pub(super) fn header(path: &Path, base: Sequence, bytes: &[u8]) -> Result<Segmen
 }
 
 /// Differs between any two logs: when, by whom and under which name it was created.
-fn new_log_id(writer: &Writer, created_at: Micros) -> [u8; 16] {
+pub(super) fn new_log_id(writer: &Writer, created_at: Micros) -> [u8; 16] {
     let mut id = [0; 16];
     id[..8].copy_from_slice(&created_at.0.to_le_bytes());
     id[8..12].copy_from_slice(&writer.node.to_le_bytes());

@@ -32,7 +32,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             segment_bytes: 64 << 20,
-            segment_bytes_first: 1 << 20,
+            segment_bytes_first: 256 << 10,
             group_bytes_max: 1 << 20,
             waiting_bytes_max: 64 << 20,
             tail_bytes: 16 << 20,

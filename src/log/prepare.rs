@@ -164,7 +164,7 @@ pub(super) fn activate(
     };
     prepared
         .file
-        .write_at(0, &header.encode())
+        .write_at(0, &header.block())
         .map_err(io("write header of"))?;
     prepared.file.sync_data().map_err(io("flush header of"))?;
     storage
@@ -228,7 +228,11 @@ impl State {
             log_id: core.log_id,
             base: core.next,
             epoch: core.epoch,
-            previous_root: empty.map_or(core.chain, |empty| empty.previous_root),
+            previous_root: match (empty, &core.segment.header) {
+                (Some(empty), _) => empty.previous_root,
+                (None, Some(header)) if header.is_rewritten() => header.sealed_root,
+                (None, _) => core.chain,
+            },
             created_at: core.last_appended_at.max(self.clock.now()),
             reserved_end: core.reserved_end,
             key_id,

@@ -297,11 +297,20 @@ impl Segment {
     ) -> Option<SegmentRead> {
         let mut gathered = Gathered::default();
         let mut at = start;
+        let mut next = self.base;
         while at < data_end {
             let header = self.header_at(at)?;
             let body_at = at.advance(batch::HEADER_BYTES as u64);
             at = at.advance(header.file_len());
-            if header.is_mark() || header.end() <= from {
+            if header.is_mark() {
+                continue;
+            }
+            // A batch that is good in itself may still stand in the wrong place.
+            if header.base < next || self.is_foreign(&header) {
+                return gathered.into_good();
+            }
+            next = header.end();
+            if header.end() <= from {
                 continue;
             }
             if header.base >= end {
@@ -315,12 +324,7 @@ impl Segment {
                 break;
             }
             let Some(chunk) = self.chunk_at(body_at, &header) else {
-                // What was gathered is good; the damage is found by the next read.
-                return if gathered.is_empty() {
-                    None
-                } else {
-                    Some(gathered.into_read(Found::End))
-                };
+                return gathered.into_good();
             };
             let Some(part) = chunk.between(from, end, bytes_max) else {
                 if chunk.last < from {
@@ -328,6 +332,9 @@ impl Segment {
                 }
                 break;
             };
+            if part.base < from || part.last < part.base || part.last >= header.end() {
+                return gathered.into_good();
+            }
             let cut_short = part.last < chunk.last;
             gathered.add(part);
             if cut_short {
@@ -339,6 +346,22 @@ impl Segment {
         } else {
             gathered.into_read(Found::End)
         })
+    }
+
+    /// The damage that records with sequences out of order are.
+    pub(super) fn out_of_order(&self, chunk: &Chunk) -> Damage {
+        Damage {
+            path: self.path.clone(),
+            offset: ByteOffset(HEADER_BLOCK_BYTES),
+            what: "order of records",
+            expected: "ascending sequences".to_owned(),
+            found: format!("{} to {}", chunk.base, chunk.last),
+        }
+    }
+
+    fn is_foreign(&self, header: &BatchHeader) -> bool {
+        let own = self.header.as_ref().map(SegmentHeader::log_tag);
+        own.is_some_and(|own| own != header.log_tag)
     }
 
     /// The records of the batch whose body is at `body_at`; `None` if they cannot be had.
@@ -539,6 +562,11 @@ impl Gathered {
 
     fn is_empty(&self) -> bool {
         self.first.is_none()
+    }
+
+    /// What was gathered before damage, which the next read finds; `None` if there is nothing.
+    fn into_good(self) -> Option<SegmentRead> {
+        (!self.is_empty()).then(|| self.into_read(Found::End))
     }
 
     fn has_room_for(&self, body_len: usize, bytes_max: usize) -> bool {

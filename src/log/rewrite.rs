@@ -12,7 +12,8 @@ use std::sync::{Arc, PoisonError};
 use bytes::Bytes;
 
 use super::batch::{
-    self, BatchHeader, FLAG_COMPRESSED, FLAG_ENCRYPTED, FLAG_HOLES, FLAG_LOST, HEADER_BYTES,
+    self, BatchHeader, FLAG_CLOSED, FLAG_COMPRESSED, FLAG_ENCRYPTED, FLAG_HOLES, FLAG_LOST,
+    FLAG_MARK, HEADER_BYTES, Mark,
 };
 use super::body::{self, BodyCodec};
 use super::chunk::RecordRef;
@@ -59,9 +60,22 @@ pub(super) struct Plan<'a> {
     pub(super) end: Sequence,
     /// Level of zstd; `None` = not compressed.
     pub(super) compression: Option<i32>,
-    /// What is done about damage; without it, damage is an error. The text says where the bytes
-    /// are now.
-    pub(super) quarantine: Option<&'a mut dyn FnMut(&DamagedRegion) -> io::Result<String>>,
+    /// What is done about damage; without it, damage is an error.
+    pub(super) quarantine: Option<Mending<'a>>,
+}
+
+/// How a damaged segment is mended.
+pub(super) struct Mending<'a> {
+    /// Says where the bytes of a damaged region are now.
+    pub(super) aside: &'a dyn Fn(&DamagedRegion) -> String,
+    /// The header that the segment should have had.
+    pub(super) header: SegmentHeader,
+    /// What the segment behind it says that it ended with, where that is known.
+    pub(super) root: Option<u32>,
+    /// Why records at its end are lost, if all damage that can be seen does not explain it.
+    pub(super) missing: Option<String>,
+    /// It is the last segment: the sequence to go on with.
+    pub(super) closed_at: Option<Sequence>,
 }
 
 /// A new file that has no name of its own yet.
@@ -85,6 +99,8 @@ pub(super) struct SegmentWriter<'a> {
     compression: Option<i32>,
     index: Index,
     chain: u32,
+    /// Of the last batch: epochs never decrease.
+    epoch: u32,
     /// Bytes that are not in the file yet, and where they go.
     buffer: Vec<u8>,
     written: u64,
@@ -124,6 +140,7 @@ impl<'a> SegmentWriter<'a> {
             index: Index::new(header.base, start, chain, index_interval_bytes),
             codec: keyring.codec(&header),
             keyring,
+            epoch: header.epoch,
             header,
             compression,
             chain,
@@ -158,6 +175,7 @@ impl<'a> SegmentWriter<'a> {
             unreachable!("a block was just begun")
         };
         block.end = source.end();
+        self.epoch = self.epoch.max(source.epoch);
         block.header.durable_through = block.header.durable_through.max(source.durable_through);
         block.records.extend_from_slice(record.field);
         block.count += 1;
@@ -209,7 +227,7 @@ impl<'a> SegmentWriter<'a> {
                 count: u32::try_from(count).map_err(io::Error::other)?,
                 flags: FLAG_LOST,
                 appended_at,
-                epoch: self.header.epoch,
+                epoch: self.epoch,
                 node: self.header.node,
                 durable_through: end.get() - 1,
                 chain: 0,
@@ -221,6 +239,28 @@ impl<'a> SegmentWriter<'a> {
         Ok(())
     }
 
+    /// What a clean close leaves behind, for the last segment of a log.
+    fn put_close(&mut self, next: Sequence, appended_at: Micros) -> io::Result<()> {
+        self.end_block()?;
+        let mark = Mark {
+            reserved_end: next.get(),
+        };
+        let header = BatchHeader {
+            body_len: 0,
+            body_crc: 0,
+            base: next,
+            count: 0,
+            flags: FLAG_MARK | FLAG_CLOSED,
+            appended_at,
+            epoch: self.epoch,
+            node: self.header.node,
+            durable_through: next.get() - 1,
+            chain: 0,
+            log_tag: 0,
+        };
+        self.write_batch(header, None, Bytes::copy_from_slice(&mark.encode()))
+    }
+
     fn write_batch(
         &mut self,
         mut header: BatchHeader,
@@ -229,7 +269,7 @@ impl<'a> SegmentWriter<'a> {
     ) -> io::Result<()> {
         header.chain = self.chain;
         header.log_tag = self.header.log_tag();
-        let holds_records = !header.is_lost();
+        let holds_records = !header.is_lost() && !header.is_mark();
         if holds_records && self.codec.key.is_some() {
             header.flags |= FLAG_ENCRYPTED;
         }
@@ -277,9 +317,7 @@ impl<'a> SegmentWriter<'a> {
         self.end_block()?;
         self.write_out()?;
         self.header.capacity = self.written;
-        let mut block = vec![0; usize::try_from(HEADER_BLOCK_BYTES).map_err(io::Error::other)?];
-        block[..segment::HEADER_BYTES].copy_from_slice(&self.header.encode());
-        self.file.write_at(0, &block)?;
+        self.file.write_at(0, &self.header.block())?;
         self.file.sync_data()?;
         Ok((self.header, self.file, self.index, self.codec))
     }
@@ -300,11 +338,12 @@ pub(super) fn rewrite(
         keep,
         end,
         compression,
-        mut quarantine,
+        quarantine,
     } = plan;
     let path = dir.join(REWRITING);
     let io = |operation| segment_error(&path, operation);
-    let Some(header) = segment.header.clone() else {
+    let mending = quarantine.as_ref().map(|mending| &mending.header);
+    let Some(header) = mending.or(segment.header.as_ref()).cloned() else {
         return Err(Error::Io {
             operation: "write again",
             path: segment.path.clone(),
@@ -312,10 +351,10 @@ pub(super) fn rewrite(
         });
     };
     remove_if_there(storage, &path).map_err(io("clean up"))?;
-    let root = if header.is_rewritten() {
-        header.sealed_root
-    } else {
-        segment.with_index(storage, |index| index.root)?
+    let root = match quarantine.as_ref().and_then(|mending| mending.root) {
+        Some(root) => root,
+        None if header.is_rewritten() => header.sealed_root,
+        None => segment.with_index(storage, |index| index.root)?,
     };
     let header = SegmentHeader {
         version: VERSION,
@@ -335,6 +374,7 @@ pub(super) fn rewrite(
     );
     let mut writer = writer.map_err(io("create"))?;
     let (mut kept, mut removed) = (0, 0);
+    let mut next = segment.base;
     for scanned in segment.scan()? {
         match scanned {
             Scanned::Batch(batch) => {
@@ -342,6 +382,13 @@ pub(super) fn rewrite(
                     return Ok(None);
                 }
                 appended_at = batch.header.appended_at;
+                next = batch.header.end();
+                if batch.locked {
+                    return Err(Error::Key {
+                        path: segment.path.clone(),
+                        key_id: writer.header.key_id,
+                    });
+                }
                 if let Some(reason) = batch.lost() {
                     let (first, last) = (batch.header.base, batch.header.end().min(end));
                     writer
@@ -359,14 +406,25 @@ pub(super) fn rewrite(
                 }
             }
             Scanned::Damaged(region) => {
-                let Some(quarantine) = &mut quarantine else {
+                let Some(mending) = &quarantine else {
                     return Err(region.damage.into());
                 };
-                let reason = quarantine(&region).map_err(io("put damaged bytes aside for"))?;
+                let reason = (mending.aside)(&region);
                 kept += put_salvaged(&mut writer, &region, &reason, appended_at, end)
                     .map_err(io("write"))?;
+                next = region.end.min(end);
             }
             Scanned::End(_) => break,
+        }
+    }
+    if let Some(mending) = quarantine {
+        if let Some(reason) = mending.missing.filter(|_| next < end) {
+            writer
+                .put_lost(next, end, &reason, appended_at)
+                .map_err(io("write"))?;
+        }
+        if let Some(next) = mending.closed_at {
+            writer.put_close(next, appended_at).map_err(io("write"))?;
         }
     }
     let (header, file, index, codec) = writer.finish().map_err(io("finish"))?;
@@ -402,7 +460,7 @@ fn put_salvaged(
             count: u32::try_from(chunk.last.next().since(chunk.base)).map_err(io::Error::other)?,
             flags: 0,
             appended_at: chunk.iter().next().map_or(appended_at, |r| r.appended_at),
-            epoch: writer.header.epoch,
+            epoch: writer.epoch,
             node: writer.header.node,
             durable_through: chunk.last.get(),
             chain: 0,
@@ -469,7 +527,10 @@ impl State {
     }
 }
 
-fn segment_error(path: &Path, operation: &'static str) -> impl FnOnce(io::Error) -> Error {
+pub(super) fn segment_error(
+    path: &Path,
+    operation: &'static str,
+) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
     move |source| Error::Io {
         operation,

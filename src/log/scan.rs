@@ -425,29 +425,21 @@ pub(super) fn lost_damage(
     header: &BatchHeader,
     reason: &str,
 ) -> Damage {
-    Damage {
-        path: path.to_owned(),
-        offset,
-        what: "records put aside by a repair",
-        expected: format!(
-            "sequences {} to {}",
-            header.base,
-            header.end().previous().unwrap_or(header.base)
-        ),
-        found: reason.to_owned(),
-    }
+    let last = header.end().previous().unwrap_or(header.base);
+    let expected = format!("sequences {} to {last}", header.base);
+    Damage::put_aside(path.to_owned(), offset, expected, reason.to_owned())
 }
 
 impl DamagedRegion {
-    /// Where good records are, and which. A record that cannot belong here, because a sector was
-    /// written to the wrong place, is none of them.
+    /// Where good records are, and which, in the order of both. A record that cannot belong here,
+    /// because a sector was written to the wrong place, is none of them.
     fn salvage(&self) -> Vec<(Range<usize>, Sequence)> {
         if self.encoded {
             return Vec::new();
         }
         let mut found = record::salvage(&self.bytes);
         found.retain(|(_, sequence)| (self.expected..self.end).contains(sequence));
-        found
+        ascending(found)
     }
 
     /// The records in the region that are still good, each with its offset in the file.
@@ -483,6 +475,30 @@ impl DamagedRegion {
     }
 }
 
+/// The longest ascending part of `found`: where a sector is there twice, some of its records are
+/// too, and only one of them may be read.
+fn ascending(found: Vec<(Range<usize>, Sequence)>) -> Vec<(Range<usize>, Sequence)> {
+    if found.is_sorted_by(|(_, before), (_, after)| before < after) {
+        return found;
+    }
+    // By length: where the part of that length with the lowest last sequence ends.
+    let mut ends: Vec<usize> = Vec::new();
+    let mut before: Vec<Option<usize>> = Vec::with_capacity(found.len());
+    for (at, (_, sequence)) in found.iter().enumerate() {
+        let length = ends.partition_point(|&end| found[end].1 < *sequence);
+        before.push(length.checked_sub(1).map(|shorter| ends[shorter]));
+        if length == ends.len() {
+            ends.push(at);
+        } else {
+            ends[length] = at;
+        }
+    }
+    let mut kept: Vec<usize> =
+        std::iter::successors(ends.last().copied(), |&at| before[at]).collect();
+    kept.reverse();
+    kept.into_iter().map(|at| found[at].clone()).collect()
+}
+
 /// The tag of the log that the first good batch header in `bytes` belongs to.
 fn first_log_tag(mut bytes: &[u8]) -> Option<u32> {
     loop {
@@ -504,4 +520,27 @@ fn is_zero(bytes: &[u8]) -> bool {
 
 fn hex(value: u32) -> String {
     format!("{value:#010x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // LOG-03: no record twice, and as many as can be.
+    #[test]
+    fn of_records_in_the_wrong_order_the_longest_row_is_kept() {
+        let kept = |sequences: &[u64]| -> Vec<u64> {
+            let found = sequences.iter().enumerate();
+            let found = found.filter_map(|(at, &n)| Some((at..at + 1, Sequence::new(n)?)));
+            let kept = ascending(found.collect());
+            assert!(kept.is_sorted_by(|(a, _), (b, _)| a.start < b.start));
+            kept.into_iter().map(|(_, n)| n.get()).collect()
+        };
+        assert_eq!(kept(&[]), [0; 0]);
+        assert_eq!(kept(&[5, 6, 9]), [5, 6, 9]);
+        assert_eq!(kept(&[5, 6, 6, 7]), [5, 6, 7]);
+        assert_eq!(kept(&[8, 5, 6, 7, 8]), [5, 6, 7, 8]);
+        assert_eq!(kept(&[5, 6, 2, 3, 4, 7]), [2, 3, 4, 7]);
+        assert_eq!(kept(&[3, 2, 1]), [1]);
+    }
 }

@@ -20,7 +20,11 @@ pub const HEADER_BLOCK_BYTES: u64 = 4096;
 /// Bytes of the header that mean something; the last four are its checksum.
 pub const HEADER_BYTES: usize = 256;
 
-/// The same in version 1.
+/// Where the header stands a second time, from version 2 on: without it the key of an encrypted
+/// segment would be lost with one sector.
+pub const HEADER_COPY_AT: usize = 2048;
+
+/// The same as [`HEADER_BYTES`] in version 1.
 const HEADER_BYTES_V1: usize = 128;
 
 /// Written again since it was sealed: as long as its batches are, with sequences left out.
@@ -123,6 +127,18 @@ impl SegmentHeader {
         let crc = crc32fast::hash(&out[..crc_at]);
         out[crc_at..crc_at + 4].copy_from_slice(&crc.to_le_bytes());
         out
+    }
+
+    /// The whole header block.
+    #[must_use]
+    pub fn block(&self) -> Vec<u8> {
+        let header = self.encode();
+        let mut block = vec![0; usize::try_from(HEADER_BLOCK_BYTES).unwrap_or(HEADER_BYTES)];
+        block[..HEADER_BYTES].copy_from_slice(&header);
+        if self.version > 1 {
+            block[HEADER_COPY_AT..HEADER_COPY_AT + HEADER_BYTES].copy_from_slice(&header);
+        }
+        block
     }
 
     /// Reads and checks a header.

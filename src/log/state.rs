@@ -6,18 +6,20 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
 
 use super::append::{Append, AppendSink, Appended, Durability, Observer};
 use super::commit::Core;
 use super::committer::{Chore, Committer, Queues};
 use super::error::{AppendError, Error};
+use super::index::{Index, Point, Topic};
 use super::keyring::Keyring;
 use super::options::{Options, Writer};
 use super::pass::Upkeep;
 use super::position::{Clock, Sequence};
 use super::prepare::Prepared;
 use super::reader::Segment;
+use super::status::ScrubStatus;
 use super::storage::{Storage, StorageLock};
 use super::tail::Tail;
 
@@ -67,6 +69,7 @@ pub(super) struct State {
     /// Held by whoever removes, replaces or shares sealed segments. Taken before every other lock.
     pub(super) rewriting: Mutex<()>,
     pub(super) upkeep: Upkeep,
+    pub(super) scrub: Mutex<ScrubStatus>,
 }
 
 /// Appends that wait for a turn.
@@ -170,6 +173,29 @@ impl State {
                 }
             }
         }
+    }
+
+    /// About how many bytes the indexes take that are in memory now.
+    pub(super) fn index_bytes(&self) -> u64 {
+        let segments = self.segments();
+        let growing = segments.last().map(|last| last.base);
+        segments
+            .iter()
+            .filter(|segment| Some(segment.base) == growing || segment.holds_sealed_index())
+            .filter_map(|segment| segment.with_index(&*self.storage, index_bytes).ok())
+            .sum()
+    }
+
+    /// Files held open that are no segments: the lock, and the segment that is being got ready.
+    pub(super) fn handles_beside_segments(&self) -> usize {
+        let prepared = match self.prepared.try_lock() {
+            Ok(prepared) => prepared.is_some(),
+            // Whoever holds it has the file.
+            Err(TryLockError::WouldBlock) => true,
+            Err(TryLockError::Poisoned(error)) => error.into_inner().is_some(),
+        };
+        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        usize::from(prepared) + usize::from(lock.is_some())
     }
 
     /// Queues a batch; [`State::start`] gets it written.
@@ -333,6 +359,8 @@ impl State {
         self.announce_poison();
         // An append that slipped in between is answered as refused.
         self.drain();
+        // Before the lock goes: whoever opens the log next must not meet a segment in the making.
+        self.queues.forget(self);
         self.lock
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -377,6 +405,18 @@ impl State {
                 source,
             })
     }
+}
+
+/// About how many bytes `index` takes: its points, the names of its topics, and for each record
+/// the distance to the one before, whose mean tells how many bytes it is written in.
+fn index_bytes(index: &Index) -> u64 {
+    let points = index.points.len() * size_of::<Point>();
+    let topics = index.topics.iter().map(|(name, topic)| {
+        let distance = index.data_end.0 / topic.records.max(1);
+        let width = u64::from((64 - distance.leading_zeros()).div_ceil(7).max(1));
+        (name.len() + size_of::<Topic>()) as u64 + topic.records * width
+    });
+    points as u64 + topics.sum::<u64>()
 }
 
 /// The appends at the front that make up one group.

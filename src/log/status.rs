@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::error::Damage;
-use super::position::Sequence;
+use super::position::{Micros, Sequence};
 
 /// How far a log reaches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,10 +46,36 @@ pub struct LossStatement {
     pub possibly_acknowledged: bool,
     /// Sequences skipped so that none is used twice.
     pub skipped: Option<(Sequence, Sequence)>,
-    /// Damaged places; any makes the log read-only.
+    /// Damaged places; any makes the log read-only until it is repaired.
     pub damages: Vec<Damage>,
+    /// What a repair has put aside.
+    pub quarantined: Vec<Quarantined>,
     /// File that holds this statement.
     pub path: PathBuf,
+}
+
+/// A damaged range that a repair has copied aside.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Quarantined {
+    /// The segment it stood in.
+    pub path: PathBuf,
+    /// Where in the file.
+    pub range: std::ops::Range<u64>,
+    /// The file that has its bytes now.
+    pub copy: PathBuf,
+}
+
+/// What the last look at all sealed segments has found (LOG-08).
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct ScrubStatus {
+    /// When it was done; `None`: never since the log was opened.
+    pub finished_at: Option<Micros>,
+    /// Segments that were looked at.
+    pub segments: u64,
+    /// Bytes that were read.
+    pub bytes: u64,
+    /// What is damaged, at most [`super::scrub::DAMAGES_MAX`] places.
+    pub damages: Vec<Damage>,
 }
 
 /// State of a log, for people and metrics.
@@ -63,6 +89,10 @@ pub struct Status {
     pub used_bytes: u64,
     /// Bytes of memory in the tail ring.
     pub tail_bytes: usize,
+    /// About how many bytes of memory the indexes take that are in memory.
+    pub index_bytes: u64,
+    /// Files held open.
+    pub file_handles: usize,
     /// Bytes waiting to be written.
     pub waiting_bytes: usize,
     /// Why it takes no writes, if it does not.
@@ -71,4 +101,6 @@ pub struct Status {
     pub flushes: u64,
     /// Epoch of this session.
     pub epoch: u32,
+    /// The last scrub.
+    pub scrub: ScrubStatus,
 }

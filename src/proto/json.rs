@@ -11,13 +11,17 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::Timestamp;
 use prost::Message as _;
-use prost_reflect::{DescriptorPool, DynamicMessage};
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
 use serde::Serialize;
 use serde::ser::{SerializeMap as _, Serializer};
 use serde_json::value::RawValue;
 
-use super::view::{Payload, RecordView};
+use super::view::{ClockView, Headers, Payload, RecordView};
 use super::{DESCRIPTORS, v1};
+
+mod date;
+
+use date::Date;
 
 /// Message that older clients put into `data`.
 const BUS_PAYLOAD: &str = "arqon.pybus.v1.BusPayload";
@@ -39,32 +43,107 @@ pub struct Schemas {
     pool: DescriptorPool,
 }
 
+/// Why a payload is not shown by the message type that is named for it.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    /// No known descriptor has the type.
+    #[error("message {message} is in no descriptor set")]
+    Unknown {
+        /// Full name of the type.
+        message: String,
+    },
+    /// The bytes are no such message.
+    #[error("not a {message}: {source}")]
+    Malformed {
+        /// Full name of the type.
+        message: String,
+        /// What the decoder met.
+        source: prost::DecodeError,
+    },
+    /// The message holds a value that JSON has no form for, like a duration out of range.
+    #[error("{message} has no JSON form: {source}")]
+    NoJson {
+        /// Full name of the type.
+        message: String,
+        /// What the encoder met.
+        source: serde_json::Error,
+    },
+}
+
 /// Descriptors that cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("the descriptor set cannot be used")]
-pub struct SchemaError(#[from] prost_reflect::DescriptorError);
+pub enum SchemaError {
+    /// Malformed, incomplete, or at odds with the types already known.
+    #[error("the descriptor set cannot be used")]
+    Unusable(#[from] prost_reflect::DescriptorError),
+    /// No `FileDescriptorSet`.
+    #[error("the descriptor set cannot be read")]
+    Unreadable(#[from] prost::DecodeError),
+    /// Written in a language that is not known here, such as that of editions.
+    #[error(
+        "{file:?} in the descriptor set has the syntax {syntax:?}; known are proto2 and proto3"
+    )]
+    Syntax {
+        /// Its name.
+        file: String,
+        /// What it says.
+        syntax: String,
+    },
+}
 
 impl Schemas {
-    /// The types of ArqonBus itself.
+    /// The types of ArqonBus itself, and the well-known ones of `google.protobuf`.
     #[must_use]
     pub fn builtin() -> Self {
-        let pool = DescriptorPool::decode(DESCRIPTORS);
-        Self {
-            pool: pool.expect("the descriptors were encoded by our own build"),
-        }
+        let mut pool = DescriptorPool::global();
+        pool.decode_file_descriptor_set(DESCRIPTORS)
+            .expect("the descriptors were encoded by our own build");
+        Self { pool }
     }
 
-    /// Adds an encoded `google.protobuf.FileDescriptorSet`.
+    /// Adds an encoded `google.protobuf.FileDescriptorSet`, wherever it comes from. What it
+    /// imports must be in it, or known already; of a file that is known already, as the
+    /// well-known types are, the first version stays.
     ///
     /// # Errors
     /// It is malformed, incomplete, or at odds with the types already known.
     pub fn add(&mut self, descriptors: &[u8]) -> Result<(), SchemaError> {
+        // The pool panics over a syntax that it does not know.
+        let set = prost_types::FileDescriptorSet::decode(descriptors)?;
+        for file in &set.file {
+            if !matches!(file.syntax.as_deref(), None | Some("proto2" | "proto3")) {
+                return Err(SchemaError::Syntax {
+                    file: file.name().to_owned(),
+                    syntax: file.syntax().to_owned(),
+                });
+            }
+        }
         Ok(self.pool.decode_file_descriptor_set(descriptors)?)
     }
 
-    fn decode(&self, name: &str, data: &[u8]) -> Option<DynamicMessage> {
-        let descriptor = self.pool.get_message_by_name(name)?;
-        DynamicMessage::decode(descriptor, data).ok()
+    /// The type called `name`, in full and without a leading dot.
+    #[must_use]
+    pub fn message(&self, name: &str) -> Option<MessageDescriptor> {
+        self.pool.get_message_by_name(name)
+    }
+
+    /// Decodes `data` as the message called `name`, and gives its JSON form.
+    ///
+    /// # Errors
+    /// The type is not known, or `data` is no such message, or it has no JSON form.
+    pub fn read(&self, name: &str, data: &[u8]) -> Result<Box<RawValue>, Unreadable> {
+        let message = || name.to_owned();
+        let Some(descriptor) = self.message(name) else {
+            return Err(Unreadable::Unknown { message: message() });
+        };
+        let decoded = DynamicMessage::decode(descriptor, data).map_err(|source| {
+            let message = message();
+            Unreadable::Malformed { message, source }
+        })?;
+        serde_json::value::to_raw_value(&decoded).map_err(|source| {
+            let message = message();
+            Unreadable::NoJson { message, source }
+        })
     }
 }
 
@@ -74,15 +153,15 @@ impl Schemas {
 #[derive(Serialize)]
 pub struct RecordJson<'a> {
     sequence: u64,
-    appended_at: Cow<'a, str>,
+    appended_at: Micros,
     topic: &'a str,
     id: Cow<'a, str>,
     tenant: &'a str,
     reality: &'a str,
     producer: &'a str,
     key: Option<&'a str>,
-    clock: BTreeMap<&'a str, u64>,
-    headers: BTreeMap<&'a str, &'a str>,
+    clock: Clock<'a>,
+    headers: HeadersJson<'a>,
     payload: PayloadJson<'a>,
     trace_id: Cow<'a, str>,
     timestamp: Time,
@@ -111,22 +190,34 @@ impl std::fmt::Debug for RecordJson<'_> {
 }
 
 impl<'a> RecordJson<'a> {
-    /// Describes `record`.
+    /// Describes `record`. Its payload is taken for the message that it names itself.
     #[must_use]
     pub fn new(record: &RecordView<'a>, origin: Origin<'a>, schemas: &Schemas) -> Self {
+        Self::with_message(record, origin, schemas, message_of(record))
+    }
+
+    /// Describes `record`, with its payload taken for the message type called `message`; empty
+    /// for none.
+    #[must_use]
+    pub fn with_message(
+        record: &RecordView<'a>,
+        origin: Origin<'a>,
+        schemas: &Schemas,
+        message: &'a str,
+    ) -> Self {
         let envelope = &record.envelope;
         Self {
             sequence: record.sequence,
-            appended_at: micros(record.appended_at).into(),
+            appended_at: Micros(record.appended_at),
             topic: record.topic,
             id: record.id(),
             tenant: origin.tenant,
             reality: origin.reality,
             producer: record.producer(),
             key: Some(envelope.key).filter(|key| !key.is_empty()),
-            clock: record.clock.entries().collect(),
-            headers: envelope.headers.iter().collect(),
-            payload: PayloadJson::new(record, schemas),
+            clock: Clock(record.clock),
+            headers: HeadersJson(envelope.headers),
+            payload: PayloadJson::new(record, schemas, message),
             trace_id: record.trace_id(),
             timestamp: Time(record.timestamp()),
             twist_id: envelope.twist_id,
@@ -139,10 +230,27 @@ impl<'a> RecordJson<'a> {
         }
     }
 
+    /// What the payload was found to be.
+    #[must_use]
+    pub const fn payload_form(&self) -> PayloadForm {
+        match self.payload {
+            PayloadJson::Nothing | PayloadJson::Signal(..) => PayloadForm::Empty,
+            PayloadJson::Text(_) | PayloadJson::Compacted(_) => PayloadForm::Json,
+            PayloadJson::Decoded(_) => PayloadForm::Message,
+            PayloadJson::Opaque { .. } => PayloadForm::Opaque,
+        }
+    }
+
+    /// The payload alone, as one line of JSON; `None` if it has no JSON form.
+    #[must_use]
+    pub fn payload_line(&self) -> Option<String> {
+        serde_json::to_string(&self.payload).ok()
+    }
+
     /// The object as one line of text, without its line feed.
     ///
     /// # Errors
-    /// A payload decoded by its schema has no JSON form (a duration out of range, for one).
+    /// None that is known; those of `serde_json`.
     pub fn to_line(&self) -> Result<Vec<u8>, serde_json::Error> {
         serde_json::to_vec(self)
     }
@@ -153,13 +261,58 @@ const fn is_zero(value: &u64) -> bool {
     *value == 0
 }
 
-/// A time in microseconds since the Unix epoch as RFC 3339 in UTC (MSG-09).
+/// What the bytes of a payload are, as far as can be told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PayloadForm {
+    /// There are none.
+    Empty,
+    /// JSON text.
+    Json,
+    /// A message of the type named.
+    Message,
+    /// Something else.
+    Opaque,
+}
+
+/// Full name of the message that the payload of `record` claims to be: the envelope's schema, or
+/// what older clients send without naming it. Empty if it claims nothing.
+#[must_use]
+pub fn message_of<'a>(record: &RecordView<'a>) -> &'a str {
+    let envelope = &record.envelope;
+    if !envelope.schema.is_empty() {
+        envelope.schema
+    } else if envelope.payload.kind() == BUS_PAYLOAD || envelope.headers.get(OLDER_CLIENT).is_some()
+    {
+        BUS_PAYLOAD
+    } else {
+        ""
+    }
+}
+
+/// A time in microseconds since the Unix epoch as RFC 3339 in UTC (MSG-09); as a number where it
+/// is beyond the year 9999.
 #[must_use]
 pub fn micros(time: u64) -> String {
+    let fraction = u32::try_from(time % 1_000_000).unwrap_or_default();
+    if let Some(date) = Date::new(time / 1_000_000, fraction, 6) {
+        return date.as_str().to_owned();
+    }
     i64::try_from(time)
         .ok()
         .and_then(|time| Timestamp::from_microsecond(time).ok())
         .map_or_else(|| time.to_string(), |time| format!("{time:.6}"))
+}
+
+struct Micros(u64);
+
+impl Serialize for Micros {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let fraction = u32::try_from(self.0 % 1_000_000).unwrap_or_default();
+        match Date::new(self.0 / 1_000_000, fraction, 6) {
+            Some(date) => serializer.serialize_str(date.as_str()),
+            None => serializer.serialize_str(&micros(self.0)),
+        }
+    }
 }
 
 /// Milliseconds since the Unix epoch, shown as RFC 3339 in UTC; as a number where a producer sent
@@ -168,10 +321,48 @@ struct Time(i64);
 
 impl Serialize for Time {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if let Ok(time) = u64::try_from(self.0) {
+            let fraction = u32::try_from(time % 1_000).unwrap_or_default();
+            if let Some(date) = Date::new(time / 1_000, fraction, 3) {
+                return serializer.serialize_str(date.as_str());
+            }
+        }
         match Timestamp::from_millisecond(self.0) {
             Ok(time) => serializer.collect_str(&format_args!("{time:.3}")),
             Err(_no_date) => serializer.serialize_i64(self.0),
         }
+    }
+}
+
+/// The entries of a clock by name.
+struct Clock<'a>(ClockView<'a>);
+
+impl Serialize for Clock<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        by_name(self.0.entries(), serializer)
+    }
+}
+
+struct HeadersJson<'a>(Headers<'a>);
+
+impl Serialize for HeadersJson<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.0.is_empty() {
+            return serializer.serialize_map(Some(0))?.end();
+        }
+        by_name(self.0.iter(), serializer)
+    }
+}
+
+/// Of two entries with one name the later counts. One alone, the usual case, is not sorted.
+fn by_name<'a, V: Serialize, S: Serializer>(
+    entries: impl Iterator<Item = (&'a str, V)> + Clone,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let mut few = entries.clone();
+    match (few.next(), few.next()) {
+        (Some(only), None) => serializer.collect_map([only]),
+        _ => serializer.collect_map(entries.collect::<BTreeMap<_, _>>()),
     }
 }
 
@@ -197,47 +388,45 @@ enum PayloadJson<'a> {
     Nothing,
     Text(&'a RawValue),
     Compacted(Box<RawValue>),
-    Decoded(Box<serde_json::Value>),
+    Decoded(Box<RawValue>),
     Signal(i32, &'a str),
     Opaque { kind: &'a str, data: &'a [u8] },
 }
 
 impl<'a> PayloadJson<'a> {
-    fn new(record: &RecordView<'a>, schemas: &Schemas) -> Self {
+    fn new(record: &RecordView<'a>, schemas: &Schemas, message: &'a str) -> Self {
         let envelope = &record.envelope;
         let (kind, data) = match envelope.payload {
             Payload::Empty => return Self::Nothing,
             Payload::Signal { kind, reason } => return Self::Signal(kind, reason),
             Payload::Command { kind, data } | Payload::Event { kind, data } => (kind, data),
         };
-        let said_to_be_json = envelope
-            .headers
-            .get("content-type")
-            .is_some_and(|kind| kind.contains("json"));
-        let schema = if !envelope.schema.is_empty() {
-            envelope.schema
-        } else if kind == BUS_PAYLOAD || envelope.headers.get(OLDER_CLIENT).is_some() {
-            BUS_PAYLOAD
+        let by_message = || {
+            let named = Some(message).filter(|name| !name.is_empty())?;
+            schemas.read(named, data).ok().map(Self::Decoded)
+        };
+        let said_to_be_json = || {
+            let kind = envelope.headers.get("content-type");
+            kind.is_some_and(|kind| kind.contains("json"))
+        };
+        let found = if message.is_empty() || said_to_be_json() {
+            Self::text(data).or_else(by_message)
         } else {
-            ""
+            by_message().or_else(|| Self::text(data))
         };
-        let by_schema = || {
-            let message = schemas.decode(schema, data)?;
-            let value = serde_json::to_value(&message).ok()?;
-            Some(Self::Decoded(Box::new(value)))
-        };
-        let named = if schema.is_empty() { kind } else { schema };
-        let found = if said_to_be_json {
-            Self::text(data).or_else(by_schema)
-        } else {
-            by_schema().or_else(|| Self::text(data))
-        };
-        found.unwrap_or(Self::Opaque { kind: named, data })
+        let kind = if message.is_empty() { kind } else { message };
+        found.unwrap_or(Self::Opaque { kind, data })
     }
 
     fn text(data: &'a [u8]) -> Option<Self> {
         let text: &RawValue = serde_json::from_slice(data).ok()?;
-        if !text.get().contains(['\n', '\r']) {
+        // Looks at every byte, which is faster here than looking for the first.
+        let is_line = |byte: u8| (byte != b'\n') & (byte != b'\r');
+        if text
+            .get()
+            .bytes()
+            .fold(true, |all, byte| all & is_line(byte))
+        {
             return Some(Self::Text(text));
         }
         let line = without_spaces(text.get());
@@ -396,6 +585,67 @@ mod tests {
         };
         assert_eq!(payload(&unknown), expected);
         assert!(payload(&Envelope::default()).is_null());
+    }
+
+    // MSG-15: also what older clients of protobuf wrap things in.
+    #[test]
+    fn well_known_types_need_no_descriptors() {
+        let duration = prost_types::Duration {
+            seconds: 3,
+            nanos: 500_000_000,
+        };
+        let envelope = Envelope {
+            schema: "google.protobuf.Duration".into(),
+            ..event("x", duration.encode_to_vec())
+        };
+        assert_eq!(payload(&envelope), "3.500s");
+    }
+
+    // MSG-15
+    #[test]
+    fn a_payload_that_is_not_what_it_claims_is_told_why() {
+        let schemas = Schemas::builtin();
+        let why = |name, data| schemas.read(name, data).unwrap_err().to_string();
+        let unknown = why("acme.Order", b"");
+        assert_eq!(unknown, "message acme.Order is in no descriptor set");
+        let malformed = why("arqon.v1.ConsumerCursor", b"\x0a\xff");
+        assert!(
+            malformed.starts_with("not a arqon.v1.ConsumerCursor: "),
+            "{malformed}"
+        );
+        let endless = prost_types::Duration {
+            seconds: i64::MAX,
+            nanos: 0,
+        };
+        let no_json = why("google.protobuf.Duration", &endless.encode_to_vec());
+        assert!(
+            no_json.starts_with("google.protobuf.Duration has no JSON form: "),
+            "{no_json}"
+        );
+    }
+
+    // MSG-15, REL-10: as protoc writes it for a file of an edition.
+    #[test]
+    fn descriptors_in_an_unknown_syntax_are_refused_by_name() {
+        let file = |syntax: Option<&str>| {
+            let file = prost_types::FileDescriptorProto {
+                name: Some("a.proto".into()),
+                syntax: syntax.map(str::to_owned),
+                ..prost_types::FileDescriptorProto::default()
+            };
+            prost_types::FileDescriptorSet { file: vec![file] }.encode_to_vec()
+        };
+        for syntax in ["editions", ""] {
+            let found = Schemas::builtin().add(&file(Some(syntax))).unwrap_err();
+            let text = found.to_string();
+            assert!(
+                text.contains("\"a.proto\"") && text.contains(&format!("{syntax:?}")),
+                "{text}"
+            );
+        }
+        for syntax in [None, Some("proto2"), Some("proto3")] {
+            Schemas::builtin().add(&file(syntax)).unwrap();
+        }
     }
 
     // MSG-12

@@ -182,7 +182,7 @@ fn a_later_version_is_refused_by_name() {
     for (path, bytes) in segments {
         let storage = load("closed");
         let mut later = bytes.clone();
-        later[8] = 2;
+        later[8] = 3;
         storage.plant(path, later);
         let before = storage.files();
         let refused = Session::open(&storage, &SimClock::new(), &options());
@@ -194,7 +194,7 @@ fn a_later_version_is_refused_by_name() {
         else {
             panic!("{}: {refused:?}", path.display());
         };
-        assert_eq!((&named, found, supported), (path, 2, 1));
+        assert_eq!((&named, found, supported), (path, 3, 2));
         for (path, bytes) in before {
             if path.extension().is_some_and(|extension| extension == "seg") {
                 assert_eq!(

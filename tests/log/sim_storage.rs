@@ -565,6 +565,13 @@ impl SimStorage {
         inode.cached = bytes;
     }
 
+    /// Removes a file behind the log's back.
+    pub(crate) fn lose(&self, path: &Path) {
+        let mut disk = self.disk();
+        disk.names.remove(path);
+        disk.durable_names.remove(path);
+    }
+
     /// Puts a file on the disk, with its directory.
     pub(crate) fn place(&self, path: &Path, bytes: Vec<u8>) {
         let mut disk = self.disk();

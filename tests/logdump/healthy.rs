@@ -94,6 +94,16 @@ fn cat_selects_by_topic_place_key_and_header() {
         [10, 20, 30, 40]
     );
     assert_eq!(cat(&["--from", "2999-01-01T00:00:00Z"]), [0; 0]);
+    let id = "01900000-0000-7000-8000-000000000123";
+    assert_eq!(cat(&["--id", id]), [123]);
+    assert_eq!(cat(&["--trace-id", &id.replace('-', "")]), [123]);
+    assert_eq!(
+        cat(&["--producer", "usgs", "--type", "quake", "--to", "3"]),
+        [1, 2, 3]
+    );
+    for nothing in ["--id", "--trace-id", "--producer", "--type", "--schema"] {
+        assert_eq!(cat(&[nothing, "other"]), [0; 0], "{nothing}");
+    }
 
     // A time selects the batches that were appended then, of which this is one.
     let lines = logdump(&["cat", &text, "--output", "json"]).lines();

@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod causal;
 mod damaged;
+mod decode;
+mod diff;
 mod format;
 mod healthy;
 mod made;

@@ -53,10 +53,9 @@ async fn kill_under_load_loses_nothing_that_was_acknowledged() {
             .build_hasher()
             .finish()
     });
-    #[expect(clippy::print_stderr, reason = "a failure must say how to repeat it")]
-    {
-        eprintln!("ARQONBUS_SEED={seed} ARQONBUS_KILL_ROUNDS={rounds}");
-    }
+    say(&format!(
+        "ARQONBUS_SEED={seed} ARQONBUS_KILL_ROUNDS={rounds}"
+    ));
     let mut dice = Dice(seed);
     let dir = tempfile::tempdir().expect("a temporary directory");
     let data = dir.path().join("data");
@@ -89,12 +88,22 @@ async fn kill_under_load_loses_nothing_that_was_acknowledged() {
         check(&data, &notes, round).await;
     }
     let notes = notes.lock().expect("no panic");
+    say(&format!(
+        "{rounds} kills: {} records acknowledged, {} seen live, none lost, none moved",
+        notes.acknowledged.len(),
+        notes.seen.len()
+    ));
     assert!(
         notes.acknowledged.len() > 100,
         "too little load to say anything: {}",
         notes.acknowledged.len()
     );
     assert!(!notes.seen.is_empty(), "the live consumer saw nothing");
+}
+
+#[expect(clippy::print_stderr, reason = "a failure must say how to repeat it")]
+fn say(line: &str) {
+    eprintln!("{line}");
 }
 
 async fn connect(url: &str, token: &str) -> Client {

@@ -1,11 +1,17 @@
 //! Black box: the built node over real sockets.
 
+mod backup;
+mod causal;
+#[path = "../log/dice.rs"]
+mod dice;
 mod drain;
 mod events;
 mod full_disk;
 mod handshake;
+mod histories;
 mod kill;
 mod live;
+mod many;
 mod operations;
 mod profiles;
 mod raw;

@@ -81,9 +81,15 @@ impl Node {
 
     /// The same where clients of that other node look for it.
     pub(crate) fn dev_at(data: &Path, edge: SocketAddr) -> Self {
+        Self::dev_at_with(data, edge, &[])
+    }
+
+    /// The same with settings from the environment.
+    pub(crate) fn dev_at_with(data: &Path, edge: SocketAddr, settings: &[(&str, &str)]) -> Self {
         let mut command = command(&["serve", "--dev", "--ops", "127.0.0.1:0"]);
         command.arg("--listen").arg(edge.to_string());
         command.arg("--data").arg(data);
+        command.envs(settings.iter().copied());
         Self::started(command, data.to_owned(), None)
     }
 
@@ -127,6 +133,11 @@ impl Node {
             stderr: Some(stderr),
             _dir: dir,
         }
+    }
+
+    /// Of its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// The admin token that the development profile writes.

@@ -1,7 +1,9 @@
 //! `arqon`: ArqonBus from a shell. Reads the arguments and hands them to one file per verb.
 
+mod backup;
 mod bench;
 mod bounds;
+mod causal;
 mod completions;
 mod connection;
 mod consume;
@@ -15,6 +17,7 @@ mod produce;
 mod progress;
 mod reality;
 mod replay;
+mod restore;
 mod show;
 mod status;
 mod table;
@@ -35,22 +38,33 @@ pub(crate) struct Cli {
     #[command(flatten)]
     target: connection::Target,
 
-    /// What to print: for people, or JSON (lists and streams: one object per line)
+    /// What to print: for people, or JSON (lists and streams: one object per line); `dot` is for
+    /// `causal`
     #[arg(
-        long,
+        long = "output",
         short = 'o',
         global = true,
         value_enum,
         default_value = "text",
         env = "ARQON_OUTPUT"
     )]
-    output: Output,
+    form: Form,
 
     #[command(subcommand)]
     verb: Verb,
 }
 
+/// What can be asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Form {
+    Text,
+    Json,
+    /// A graph in the language of Graphviz
+    Dot,
+}
+
+/// What nearly every verb can print.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Output {
     Text,
     Json,
@@ -63,9 +77,12 @@ enum Verb {
     Tail(tail::Arguments),
     Replay(replay::Arguments),
     Topics(topics::Arguments),
+    Causal(causal::Arguments),
     Consumers(consumers::Arguments),
     Reality(reality::Arguments),
     Log(log::Arguments),
+    Backup(backup::Arguments),
+    Restore(restore::Arguments),
     Status(status::Arguments),
     Token(token::Arguments),
     Context(context::Arguments),
@@ -105,11 +122,14 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    let Cli {
-        target,
-        output,
-        verb,
-    } = cli;
+    let Cli { target, form, verb } = cli;
+    let output = match form {
+        Form::Json => Output::Json,
+        Form::Dot if !matches!(verb, Verb::Causal(_)) => {
+            return Err(failure::Failure::usage("--output dot is for `arqon causal`").into());
+        }
+        Form::Text | Form::Dot => Output::Text,
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -120,9 +140,12 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Tail(arguments) => tail::run(&target, output, arguments).await,
             Verb::Replay(arguments) => replay::run(&target, output, arguments).await,
             Verb::Topics(arguments) => topics::run(&target, output, arguments).await,
+            Verb::Causal(arguments) => causal::run(&target, form, arguments).await,
             Verb::Consumers(arguments) => consumers::run(&target, output, arguments).await,
             Verb::Reality(arguments) => reality::run(&target, output, arguments).await,
             Verb::Log(arguments) => log::run(&target, output, arguments).await,
+            Verb::Backup(arguments) => backup::run(&target, output, arguments).await,
+            Verb::Restore(arguments) => restore::run(output, &arguments),
             Verb::Status(arguments) => status::run(&target, output, arguments).await,
             Verb::Token(arguments) => token::run(&target, output, arguments),
             Verb::Context(arguments) => context::run(&target, output, arguments),

@@ -7,8 +7,8 @@ use arqonbus::log;
 pub(crate) const HELP: &str = "\
 Exit codes:
   0  all is well
-  1  damage was found, or what show, grep or hexdump look for is not there, or a file could not
-     be read or is no segment
+  1  damage was found, or the two logs of diff differ, or what show, grep or hexdump look for is
+     not there, or a file could not be read or is no segment
   2  wrong usage
 
 Environment: LOGDUMP_OUTPUT, NO_COLOR.";
@@ -21,6 +21,8 @@ pub(crate) enum Outcome {
     Damaged,
     /// What was looked for is not there.
     Nothing,
+    /// What was compared is not the same.
+    Different,
 }
 
 /// A request that cannot be meant.

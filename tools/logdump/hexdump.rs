@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::cat::no_records;
 use crate::failure::{Outcome, Usage};
+use crate::fields::{field, number, varint};
 use crate::ls::file_name;
 use crate::select::Selection;
 use crate::show::sequence_and_paths;
@@ -460,31 +461,6 @@ fn compared(stored: &[u8], computed: u32) -> String {
     format!("stored {stored:#010x}, computed {computed:#010x}: {verdict}")
 }
 
-/// A little-endian number of up to eight bytes.
-fn number(bytes: &[u8], at: usize, len: usize) -> Option<u64> {
-    if len > 8 {
-        return None;
-    }
-    let bytes = bytes.get(at..at.checked_add(len)?)?;
-    Some(
-        bytes
-            .iter()
-            .rev()
-            .fold(0, |value, &byte| value << 8 | u64::from(byte)),
-    )
-}
-
-fn varint(bytes: &[u8]) -> Option<(u64, usize)> {
-    let mut value = 0_u64;
-    for (at, &byte) in bytes.iter().take(10).enumerate() {
-        value |= u64::from(byte & 0x7f).checked_shl(7 * u32::try_from(at).ok()?)?;
-        if byte < 0x80 {
-            return Some((value, at + 1));
-        }
-    }
-    None
-}
-
 /// Bytes that the framed record at the start takes, if one is there whole.
 fn frame_len(bytes: &[u8]) -> Option<usize> {
     if *bytes.first()? != 0x0a {
@@ -493,24 +469,6 @@ fn frame_len(bytes: &[u8]) -> Option<usize> {
     let (len, prefix) = varint(&bytes[1..])?;
     let len = usize::try_from(len).ok()?.checked_add(1 + prefix)?;
     (len <= bytes.len()).then_some(len)
-}
-
-/// Key, value bytes and whole length of the protobuf field at the start of `bytes`.
-fn field(bytes: &[u8]) -> Option<(u64, &[u8], usize)> {
-    let (key, at) = varint(bytes)?;
-    let rest = &bytes[at..];
-    let (skip, len) = match key & 7 {
-        0 => (0, varint(rest)?.1),
-        1 => (0, 8),
-        2 => {
-            let (len, prefix) = varint(rest)?;
-            (prefix, usize::try_from(len).ok()?)
-        }
-        5 => (0, 4),
-        _ => return None,
-    };
-    let end = skip.checked_add(len)?;
-    Some((key, rest.get(skip..end)?, at.checked_add(end)?))
 }
 
 fn scalar(wire: u64, value: &[u8], kind: Option<&Kind>, name: &str) -> String {

@@ -4,7 +4,11 @@
 //! Never writes a file, and never panics on what it finds in one.
 
 mod cat;
+mod causal;
+mod decode;
+mod diff;
 mod failure;
+mod fields;
 mod grep;
 mod hexdump;
 mod index;
@@ -25,7 +29,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use failure::Outcome;
+use failure::{Outcome, Usage};
 
 /// Look into an ArqonBus log: offline, read-only, also when it is damaged.
 ///
@@ -44,15 +48,19 @@ struct Cli {
 /// What every verb takes.
 #[derive(Debug, clap::Args)]
 struct Common {
-    /// What to print; `hex` and `proto` are for records
+    /// What to print; `hex` and `proto` are for records, `dot` is for `causal`
     #[arg(
-        long,
+        long = "output",
         short = 'o',
         global = true,
         value_enum,
         default_value = "text",
         env = "LOGDUMP_OUTPUT"
     )]
+    form: Form,
+
+    /// The same for the verbs that draw no picture.
+    #[arg(skip = Output::Text)]
     output: Output,
 
     /// Tenant to name in records, if the directory's name does not tell
@@ -66,10 +74,16 @@ struct Common {
     /// Encoded FileDescriptorSet by whose types payloads are decoded too; may be repeated
     #[arg(long, global = true, value_name = "FILE")]
     descriptors: Vec<std::path::PathBuf>,
+
+    /// Message that payloads of these topics are if their envelopes name no schema; may be
+    /// repeated, the first that matches counts
+    #[arg(long = "message", global = true, value_name = "FILTER=NAME")]
+    messages: Vec<decode::Binding>,
 }
 
+/// What can be asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-enum Output {
+enum Form {
     /// For people
     Text,
     /// One object; of records one per line, the same as `arqon consume --output json`
@@ -78,6 +92,29 @@ enum Output {
     Hex,
     /// The records as they are on disk: the encoding of one arqon.v1.Deliver
     Proto,
+    /// A graph in the language of Graphviz
+    Dot,
+}
+
+/// What nearly every verb can print.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Output {
+    Text,
+    Json,
+    Hex,
+    Proto,
+}
+
+/// What `verb` prints where `form` is asked for; `causal` looks at the form itself.
+fn output(form: Form, verb: &Verb) -> Result<Output, Usage> {
+    match form {
+        Form::Text => Ok(Output::Text),
+        Form::Json => Ok(Output::Json),
+        Form::Hex => Ok(Output::Hex),
+        Form::Proto => Ok(Output::Proto),
+        Form::Dot if matches!(verb, Verb::Causal(_)) => Ok(Output::Text),
+        Form::Dot => Err(Usage("--output dot is for `logdump causal`".to_owned())),
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -88,9 +125,11 @@ enum Verb {
     Grep(grep::Arguments),
     Stats(stats::Arguments),
     Verify(verify::Arguments),
+    Diff(diff::Arguments),
     Hexdump(hexdump::Arguments),
     Index(index::Arguments),
     Recover(recover::Arguments),
+    Causal(causal::Arguments),
     /// Show the version
     Version,
 }
@@ -108,22 +147,16 @@ fn version(common: &Common) -> anyhow::Result<Outcome> {
 }
 
 fn main() -> ExitCode {
-    let Cli { common, verb } = Cli::parse();
-    let done = match verb {
-        Verb::Ls(arguments) => ls::run(&common, &arguments),
-        Verb::Show(arguments) => show::run(&common, &arguments),
-        Verb::Cat(arguments) => cat::run(&common, &arguments),
-        Verb::Grep(arguments) => grep::run(&common, &arguments),
-        Verb::Stats(arguments) => stats::run(&common, &arguments),
-        Verb::Verify(arguments) => verify::run(&common, &arguments),
-        Verb::Hexdump(arguments) => hexdump::run(&common, &arguments),
-        Verb::Index(arguments) => index::run(&common, &arguments),
-        Verb::Recover(arguments) => recover::run(&common, &arguments),
-        Verb::Version => version(&common),
-    };
+    let Cli { mut common, verb } = Cli::parse();
+    let done = output(common.form, &verb)
+        .map_err(Into::into)
+        .and_then(|output| {
+            common.output = output;
+            run(&common, verb)
+        });
     match done {
         Ok(Outcome::Well) => ExitCode::SUCCESS,
-        Ok(Outcome::Damaged | Outcome::Nothing) => ExitCode::from(1),
+        Ok(Outcome::Damaged | Outcome::Nothing | Outcome::Different) => ExitCode::from(1),
         Err(error) => {
             let code = failure::exit_code(&error);
             if code != 0 {
@@ -132,5 +165,22 @@ fn main() -> ExitCode {
             }
             ExitCode::from(code)
         }
+    }
+}
+
+fn run(common: &Common, verb: Verb) -> anyhow::Result<Outcome> {
+    match verb {
+        Verb::Ls(arguments) => ls::run(common, &arguments),
+        Verb::Show(arguments) => show::run(common, &arguments),
+        Verb::Cat(arguments) => cat::run(common, &arguments),
+        Verb::Grep(arguments) => grep::run(common, &arguments),
+        Verb::Stats(arguments) => stats::run(common, &arguments),
+        Verb::Verify(arguments) => verify::run(common, &arguments),
+        Verb::Diff(arguments) => diff::run(common, &arguments),
+        Verb::Hexdump(arguments) => hexdump::run(common, &arguments),
+        Verb::Index(arguments) => index::run(common, &arguments),
+        Verb::Recover(arguments) => recover::run(common, &arguments),
+        Verb::Causal(arguments) => causal::run(common, &arguments),
+        Verb::Version => version(common),
     }
 }

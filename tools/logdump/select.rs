@@ -1,4 +1,4 @@
-//! Which records are meant: by topic, place, key, header.
+//! Which records are meant: by topic, place, and what stands in the envelope.
 
 use std::str::FromStr;
 
@@ -53,7 +53,7 @@ impl FromStr for Pattern {
 
 impl Pattern {
     /// Unlike a subscription, `>` alone shows the topics of the system too: they are in the files.
-    fn matches(&self, topic: &str) -> bool {
+    pub(crate) fn matches(&self, topic: &str) -> bool {
         let mut topic = topic.split('.');
         for token in self.0.split('.') {
             match (token, topic.next()) {
@@ -73,7 +73,7 @@ fn header(text: &str) -> Result<(String, String), String> {
 }
 
 /// Selects records.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(crate) struct Selection {
     /// Only topics that match, like `quake.*` or `orders.>`
     #[arg(long, value_name = "FILTER")]
@@ -94,6 +94,26 @@ pub(crate) struct Selection {
     /// Only records with this header; may be given several times, then all must be there
     #[arg(long = "header", value_name = "NAME=VALUE", value_parser = header)]
     headers: Vec<(String, String)>,
+
+    /// Only the record with this id
+    #[arg(long)]
+    id: Option<String>,
+
+    /// Only records with this trace id
+    #[arg(long, value_name = "ID")]
+    trace_id: Option<String>,
+
+    /// Only records of this producer
+    #[arg(long, value_name = "NAME")]
+    producer: Option<String>,
+
+    /// Only commands and events of this type
+    #[arg(long = "type", value_name = "NAME")]
+    kind: Option<String>,
+
+    /// Only records whose envelopes name this schema
+    #[arg(long, value_name = "NAME")]
+    schema: Option<String>,
 }
 
 impl Selection {
@@ -101,11 +121,9 @@ impl Selection {
     pub(crate) fn only(sequence: u64) -> Self {
         let place = Some(Place::Sequence(sequence));
         Self {
-            topic: None,
             from: place,
             to: place,
-            key: None,
-            headers: Vec::new(),
+            ..Self::default()
         }
     }
 
@@ -149,9 +167,17 @@ impl Selection {
     /// in it is satisfied.
     pub(crate) fn wants_envelope(&self, view: Option<&RecordView<'_>>) -> bool {
         let Some(view) = view else {
-            return self.key.is_none() && self.headers.is_empty();
+            return !self.looks_into_envelopes();
         };
-        self.key.as_ref().is_none_or(|key| key == view.envelope.key)
+        let fits = |wanted: &Option<String>, found: &str| {
+            wanted.as_ref().is_none_or(|wanted| wanted == found)
+        };
+        fits(&self.key, view.envelope.key)
+            && fits(&self.producer, view.producer())
+            && fits(&self.kind, view.envelope.payload.kind())
+            && fits(&self.schema, view.envelope.schema)
+            && (self.id.is_none() || fits(&self.id, &view.id()))
+            && (self.trace_id.is_none() || fits(&self.trace_id, &view.trace_id()))
             && self
                 .headers
                 .iter()
@@ -160,7 +186,15 @@ impl Selection {
 
     /// Whether records are chosen by their envelopes.
     pub(crate) fn looks_into_envelopes(&self) -> bool {
-        self.key.is_some() || !self.headers.is_empty()
+        let texts = [
+            &self.key,
+            &self.id,
+            &self.trace_id,
+            &self.producer,
+            &self.kind,
+            &self.schema,
+        ];
+        texts.into_iter().any(Option::is_some) || !self.headers.is_empty()
     }
 }
 

@@ -5,13 +5,14 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use arqonbus::log::batch::BatchHeader;
-use arqonbus::proto::json::{Origin, RecordJson, Schemas, micros};
+use arqonbus::proto::json::{Origin, micros};
 use arqonbus::proto::view::RecordView;
 use serde_json::{Value, json};
 
+use crate::decode::Decoder;
 use crate::failure::{Outcome, Usage};
 use crate::ls::file_name;
-use crate::print::{Printer, schemas};
+use crate::print::Printer;
 use crate::select::Selection;
 use crate::table::{hex, printable};
 use crate::walk::Found;
@@ -53,21 +54,28 @@ pub(crate) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Outc
     let (sequence, paths) = sequence_and_paths(&arguments.arguments)?;
     let sequence = sequence.ok_or_else(|| Usage("give the sequence to show".to_owned()))?;
     let sources = source::open(&paths, common)?;
-    let schemas = schemas(common)?;
     let mut shown = 0_u64;
     let mut rows = Vec::new();
-    let mut printer = Printer::new(common)?;
+    let decoder = Decoder::new(common)?;
+    let mut printer = None;
     let outcome = walk::records(&sources, &Selection::only(sequence), |found| {
         shown += 1;
         match common.output {
-            Output::Json => rows.push(format!("{}\n", to_json(found, &schemas)?)),
-            Output::Text => rows.push(to_text(found, &schemas)),
-            Output::Hex | Output::Proto => printer.record(found.source, &found.record)?,
+            Output::Json => rows.push(format!("{}\n", to_json(found, &decoder)?)),
+            Output::Text => rows.push(to_text(found, &decoder)),
+            Output::Hex | Output::Proto => {
+                let printer = match &mut printer {
+                    Some(printer) => printer,
+                    none => none.insert(Printer::new(common)?),
+                };
+                printer.record(found.source, &found.record)?;
+            }
         }
         Ok(ControlFlow::Continue(()))
     })?;
-    printer.flush()?;
-    drop(printer);
+    if let Some(mut printer) = printer {
+        printer.flush()?;
+    }
     let mut out = std::io::stdout().lock();
     for row in rows {
         out.write_all(row.as_bytes())?;
@@ -81,7 +89,7 @@ pub(crate) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Outc
 }
 
 /// The object of the record, as `cat` prints it.
-fn record_json(found: &Found<'_>, schemas: &Schemas) -> anyhow::Result<Option<Value>> {
+fn record_json(found: &Found<'_>, decoder: &Decoder) -> anyhow::Result<Option<Value>> {
     let Ok(view) = RecordView::parse(found.record.record) else {
         return Ok(None);
     };
@@ -89,8 +97,9 @@ fn record_json(found: &Found<'_>, schemas: &Schemas) -> anyhow::Result<Option<Va
         tenant: &found.source.tenant,
         reality: &found.source.reality,
     };
-    let json = RecordJson::new(&view, origin, schemas);
-    Ok(Some(serde_json::from_slice(&json.to_line()?)?))
+    let mut json = Vec::new();
+    decoder.append_json(&view, origin, &mut json)?;
+    Ok(Some(serde_json::from_slice(&json)?))
 }
 
 fn batch_json(header: &BatchHeader) -> Value {
@@ -108,7 +117,7 @@ fn batch_json(header: &BatchHeader) -> Value {
     })
 }
 
-fn to_json(found: &Found<'_>, schemas: &Schemas) -> anyhow::Result<Value> {
+fn to_json(found: &Found<'_>, decoder: &Decoder) -> anyhow::Result<Value> {
     let (stored, computed) = found.record.checksums();
     Ok(json!({
         "file": found.segment.path.display().to_string(),
@@ -118,11 +127,11 @@ fn to_json(found: &Found<'_>, schemas: &Schemas) -> anyhow::Result<Value> {
         "crc_computed": format!("{computed:#010x}"),
         "batch_offset": found.batch.map(|batch| batch.offset.0),
         "batch": found.header().map(batch_json),
-        "record": record_json(found, schemas)?,
+        "record": record_json(found, decoder)?,
     }))
 }
 
-fn to_text(found: &Found<'_>, schemas: &Schemas) -> String {
+fn to_text(found: &Found<'_>, decoder: &Decoder) -> String {
     let record = &found.record;
     let (stored, computed) = record.checksums();
     let mut lines = Vec::new();
@@ -176,19 +185,13 @@ fn to_text(found: &Found<'_>, schemas: &Schemas) -> String {
     line("appended at", micros(record.appended_at.0));
     line("topic", printable(record.topic));
     match RecordView::parse(record.record) {
-        Ok(view) => envelope_lines(&view, &mut line),
+        Ok(view) => {
+            envelope_lines(&view, &mut line);
+            let mut payload = decoder.lines(&view).into_iter();
+            line("payload", payload.next().unwrap_or_default());
+            lines.extend(payload.map(|text| format!("  {text}")));
+        }
         Err(error) => line("undecodable", error.to_string()),
-    }
-    let payload = record_json(found, schemas)
-        .ok()
-        .flatten()
-        .and_then(|mut record| {
-            let payload = record.get_mut("payload")?.take();
-            serde_json::to_string_pretty(&payload).ok()
-        });
-    if let Some(payload) = payload {
-        line("payload", String::new());
-        lines.extend(payload.lines().map(|text| format!("  {text}")));
     }
     lines.join("\n") + "\n\n"
 }

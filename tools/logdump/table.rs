@@ -44,6 +44,9 @@ pub(crate) fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
 
 /// Text from elsewhere must not steer the terminal.
 pub(crate) fn printable(text: &str) -> String {
+    if is_plain(text) {
+        return text.to_owned();
+    }
     text.chars()
         .map(|symbol| {
             if symbol.is_control() {
@@ -55,6 +58,14 @@ pub(crate) fn printable(text: &str) -> String {
         .collect()
 }
 
+/// Whether `text` certainly holds no control character. Looks at every byte, because that is
+/// faster than looking for the first; those from U+0080 to U+009F begin with the byte 0xC2.
+pub(crate) fn is_plain(text: &str) -> bool {
+    text.bytes().fold(true, |plain, byte| {
+        plain & (byte >= 0x20) & (byte != 0x7f) & (byte != 0xc2)
+    })
+}
+
 /// A size as people say it.
 pub(crate) fn size(bytes: u64) -> String {
     indicatif::BinaryBytes(bytes).to_string()
@@ -62,14 +73,20 @@ pub(crate) fn size(bytes: u64) -> String {
 
 /// Bytes as hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes
-        .iter()
-        .fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-            // Writing to a string cannot fail.
-            let _ok = write!(text, "{byte:02x}");
-            text
-        })
+    let mut text = Vec::new();
+    append_hex(bytes, &mut text);
+    String::from_utf8(text).unwrap_or_default()
+}
+
+/// Appends bytes as hexadecimal digits.
+pub(crate) fn append_hex(bytes: &[u8], out: &mut Vec<u8>) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let start = out.len();
+    out.resize(start + 2 * bytes.len(), 0);
+    for (pair, byte) in out[start..].chunks_exact_mut(2).zip(bytes) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 0xf)];
+    }
 }
 
 /// `a` divided by `b`, 0 if that is nothing.

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::ops::ControlFlow;
 
 use arqonbus::log::batch::{self, BatchHeader};
-use arqonbus::log::offline::{self, SegmentFile};
+use arqonbus::log::offline::{self, Directory, SegmentFile};
 use arqonbus::log::scan::{Batch, Scanned};
 use arqonbus::log::{ByteOffset, RealStorage, RecordRef};
 
@@ -72,11 +72,7 @@ where
     fn log(&mut self, progress: &mut Progress) -> anyhow::Result<ControlFlow<()>> {
         let log = &self.source.log;
         for (at, segment) in log.segments.iter().enumerate() {
-            let ends_before = log.next_base(at).is_some_and(|next| {
-                next.get() <= self.selection.first() && segment.header_damage.is_none()
-            });
-            let starts_after = self.selection.is_past(segment.base.get(), 0);
-            if !ends_before && !starts_after && self.segment(segment)?.is_break() {
+            if may_hold(log, at, self.selection) && self.segment(segment)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
             progress.add(segment.bytes.len() as u64);
@@ -146,22 +142,34 @@ where
 
     /// What a crash leaves at the end is no damage: nothing acknowledged is in it.
     fn bad_region(&mut self, segment: &SegmentFile, start: u64, damage: &str) {
-        let log = &self.source.log;
-        let is_last = log
-            .segments
-            .last()
-            .is_some_and(|last| std::ptr::eq(last, segment));
-        let torn = is_last
-            && offline::forecast(&RealStorage, log).is_some_and(|forecast| {
-                forecast.is_torn() && forecast.cut.is_some_and(|cut| cut.contains(&start))
-            });
-        if torn {
+        if is_torn(self.source, segment, start) {
             warn(&format!("torn tail, which a node would cut off: {damage}"));
         } else {
             self.damaged = true;
             warn(damage);
         }
     }
+}
+
+/// Whether the segment at `at` can hold records that are selected.
+pub(crate) fn may_hold(log: &Directory, at: usize, selection: &Selection) -> bool {
+    let Some(segment) = log.segments.get(at) else {
+        return false;
+    };
+    let ends_before = log
+        .next_base(at)
+        .is_some_and(|next| next.get() <= selection.first() && segment.header_damage.is_none());
+    !ends_before && !selection.is_past(segment.base.get(), 0)
+}
+
+/// Whether the bad bytes at `start` of `segment` are only what a crash leaves.
+pub(crate) fn is_torn(source: &Source, segment: &SegmentFile, start: u64) -> bool {
+    let log = &source.log;
+    let last = log.segments.last();
+    last.is_some_and(|last| std::ptr::eq(last, segment))
+        && offline::forecast(&RealStorage, log).is_some_and(|forecast| {
+            forecast.is_torn() && forecast.cut.is_some_and(|cut| cut.contains(&start))
+        })
 }
 
 /// Says something about the data on stderr.

@@ -63,6 +63,8 @@ impl Session {
                 Ok(())
             }
             Some(Asked::Ping(ping)) => {
+                // A session that only says that it is there keeps no log open.
+                self.last_reality = None;
                 let pong = Pong { data: ping.data };
                 self.outbox.answer(request_id, Body::Pong(pong));
                 Ok(())

@@ -230,7 +230,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
                     reason: "text_message",
                 });
             }
-            Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_) => {}
+            // A session that only says that it is there keeps no log open.
+            Message::Ping(_) => self.session.last_reality = None,
+            Message::Pong(_) | Message::Close(_) | Message::Frame(_) => {}
         }
     }
 

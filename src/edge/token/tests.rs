@@ -450,3 +450,60 @@ fn keys_that_cannot_be_used_are_all_named() {
     assert_eq!(errors.len(), 7, "{text}");
     assert!(text.contains("31 bytes"), "{text}");
 }
+
+// REL-12: a token is judged by the clock of the moment, and nothing of an earlier one is kept.
+#[test]
+fn a_token_follows_the_clock_wherever_it_jumps() {
+    const HOUR: u64 = 3600;
+    const DAY: u64 = 24 * HOUR;
+    let verifier = verifier();
+    // From ten seconds ago to an hour from now.
+    let token = signed(&with("nbf", json!(NOW_S - 10)));
+    let at = |now_s: u64| {
+        let found = verifier.verify(&token, Micros(now_s * 1_000_000));
+        found.map(|claims| claims.sub)
+    };
+    let good = || Ok("alice".to_owned());
+    let expired = |ago_s| Err(Refused::Expired { ago_s });
+    let not_yet = |ahead_s| Err(Refused::NotYet { ahead_s });
+    let jumps = [
+        ("as it was issued", NOW_S, good()),
+        ("hours forward", NOW_S + 5 * HOUR, expired(4 * HOUR)),
+        ("and back again", NOW_S, good()),
+        ("to the last second", NOW_S + HOUR + 29, good()),
+        ("beyond the leeway", NOW_S + HOUR + 30, expired(30)),
+        (
+            "years forward",
+            NOW_S + 4000 * DAY,
+            expired(4000 * DAY - HOUR),
+        ),
+        ("back to before its issue", NOW_S - 40, good()),
+        ("a second further", NOW_S - 41, not_yet(31)),
+        ("hours back", NOW_S - 5 * HOUR, not_yet(5 * HOUR - 10)),
+        ("to a clock that is not set", 0, not_yet(NOW_S - 10)),
+        ("and to the right time", NOW_S, good()),
+    ];
+    for (jump, now_s, expected) in jumps {
+        assert_eq!(at(now_s), expected, "{jump}");
+    }
+    let end_of_time = verifier.verify(&token, Micros(u64::MAX));
+    assert!(matches!(end_of_time, Err(Refused::Expired { .. })));
+}
+
+// REL-12: a clock that is behind makes a token without `iat` live longer, up to the limit and no
+// further.
+#[test]
+fn a_clock_behind_does_not_stretch_a_token_beyond_the_longest_life() {
+    let verifier = verifier();
+    let token = signed(&without("iat"));
+    let at = |now_s: u64| verifier.verify(&token, Micros(now_s * 1_000_000));
+    let ends_s = NOW_S + 3600;
+    assert!(at(ends_s - 86_400).is_ok());
+    for behind_s in [86_401, 20 * 365 * 86_400, ends_s] {
+        let long = Refused::LongLived {
+            lives_s: behind_s,
+            limit_s: 86_400,
+        };
+        assert_eq!(at(ends_s - behind_s), Err(long));
+    }
+}

@@ -28,7 +28,7 @@ impl<'a> ClockView<'a> {
     }
 
     /// The entries in the order they are encoded. Of two with one name the later counts.
-    pub fn entries(&self) -> impl Iterator<Item = (&'a str, u64)> + use<'a> {
+    pub fn entries(&self) -> impl Iterator<Item = (&'a str, u64)> + Clone + use<'a> {
         let mut reader = Reader::new(self.encoded);
         // `parse` has been over these bytes, so that no error is left to meet here.
         std::iter::from_fn(move || {
@@ -53,6 +53,43 @@ impl<'a> ClockView<'a> {
     }
 }
 
+/// A clock that nobody has checked yet: for a look at very many of them, most of which are decided
+/// by their first entries.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct UncheckedClock<'a> {
+    encoded: &'a [u8],
+}
+
+impl<'a> UncheckedClock<'a> {
+    pub(super) const fn new(encoded: &'a [u8]) -> Self {
+        Self { encoded }
+    }
+
+    /// The entries in the order they are encoded, up to the first that is malformed.
+    pub fn entries(self) -> impl Iterator<Item = Result<(&'a str, u64), Error>> + use<'a> {
+        let mut reader = Reader::new(self.encoded);
+        let mut next = move || -> Result<Option<(&'a str, u64)>, Error> {
+            while let Some((number, wire)) = reader.key("clock")? {
+                if number == 1 {
+                    return entry(reader.bytes(wire, "clock.entries")?).map(Some);
+                }
+                reader.skip(number, wire)?;
+            }
+            Ok(None)
+        };
+        let mut ended = false;
+        std::iter::from_fn(move || {
+            if ended {
+                return None;
+            }
+            let found = next().transpose();
+            ended = !matches!(found, Some(Ok(_)));
+            found
+        })
+    }
+}
+
+#[inline]
 fn entry(bytes: &[u8]) -> Result<(&str, u64), Error> {
     let (mut name, mut counter) = ("", 0);
     let mut reader = Reader::new(bytes);

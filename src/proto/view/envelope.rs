@@ -186,7 +186,7 @@ impl<'a> Headers<'a> {
 
     /// Names and values in the order they are encoded. Of two with one name the later counts.
     /// Walks the envelope again.
-    pub fn iter(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+    pub fn iter(&self) -> impl Iterator<Item = (&'a str, &'a str)> + Clone + use<'a> {
         let mut reader = Reader::new(self.encoded);
         // `parse` has been over these bytes, so that no error is left to meet here.
         std::iter::from_fn(move || {

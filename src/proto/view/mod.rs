@@ -11,7 +11,7 @@ mod wire;
 #[cfg(test)]
 mod agreement;
 
-pub use clock::ClockView;
+pub use clock::{ClockView, UncheckedClock};
 pub use envelope::{EnvelopeView, Headers, Payload};
-pub use record::{ChecksumError, RecordView};
+pub use record::{ChecksumError, RecordView, clock_of};
 pub use wire::{Error, Fault};

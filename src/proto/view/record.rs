@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use uuid::Uuid;
 
-use super::clock::ClockView;
+use super::clock::{ClockView, UncheckedClock};
 use super::envelope::EnvelopeView;
 use super::wire::{Error, Reader, once};
 
@@ -160,6 +160,21 @@ impl<'a> RecordView<'a> {
             set => set,
         }
     }
+}
+
+/// The clock of an encoded record; nothing behind it is looked at.
+///
+/// # Errors
+/// The record is malformed before its clock or at its end.
+pub fn clock_of(encoded: &[u8]) -> Result<UncheckedClock<'_>, Error> {
+    let mut reader = Reader::new(encoded);
+    while let Some((number, wire)) = reader.key("record")? {
+        if number == 3 {
+            return Ok(UncheckedClock::new(reader.bytes(wire, "clock")?));
+        }
+        reader.skip(number, wire)?;
+    }
+    Ok(UncheckedClock::default())
 }
 
 fn verdict(bytes: &[u8]) -> Result<(), Error> {

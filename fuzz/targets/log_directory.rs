@@ -1,0 +1,207 @@
+//! Target: a log's directory made of any bytes, looked at as tools do, opened as a node does.
+//!
+//! What must hold:
+//! - nothing panics, and what a scan yields lies within the file, in order;
+//! - what is salvaged from damage is intact and where it belongs;
+//! - recovery does what its forecast says;
+//! - a log that takes writes keeps what it acknowledges, through a close and another opening;
+//! - where the segments hold only what a writer makes, records are read back intact and in order,
+//!   the same by position and by topic.
+
+use std::path::Path;
+
+use arqonbus::log::batch::BatchHeader;
+use arqonbus::log::offline::{self, Directory, IndexCheck, SegmentFile};
+use arqonbus::log::scan::{Batch, Scanned};
+use arqonbus::log::{Error, LossStatement, Micros, Sequence};
+
+use super::archive::{self, DIR};
+use super::opened::Opened;
+
+const TOPIC: &str = "fuzz.appended";
+const ENVELOPE: &[u8] = b"kept";
+
+/// See the module.
+///
+/// # Panics
+/// Something does not hold.
+pub fn log_directory(data: &[u8]) {
+    let disk = archive::unpack(data);
+    let directory = Directory::open(&disk, Path::new(DIR)).expect("a sound disk");
+    let mut plausible = true;
+    // An index that belongs to another segment has its checksum, and is believed by it.
+    let mut indexed = true;
+    let mut end = Sequence::FIRST;
+    let mut time = Micros(0);
+    for segment in &directory.segments {
+        plausible &= look(segment, &mut end, &mut time);
+        let check = segment.check_index(&disk).expect("a sound disk");
+        indexed &= !matches!(check, IndexCheck::Differs(_));
+    }
+    plausible &= indexed;
+    let forecast = offline::forecast(&disk, &directory);
+
+    let opened = match Opened::new(&disk) {
+        Ok(opened) => opened,
+        Err(Error::Version { .. }) => return,
+        Err(error) => panic!("a sound disk, but {error:?}"),
+    };
+    let status = opened.log.status();
+    if let Some(forecast) = forecast {
+        let (known, told) = (&status.read_only, &forecast.read_only);
+        assert_eq!(known.is_some(), told.is_some(), "{known:?}, {told:?}");
+        assert_eq!(status.epoch, forecast.epoch, "{forecast:?}");
+        // What tools still read behind a bad header is more than a node does.
+        let is_judged = forecast.ending.is_some() && indexed;
+        if is_judged {
+            assert_eq!(status.bounds.written_end, forecast.next, "{forecast:?}");
+            assert_eq!(
+                opened.statement.as_ref().map(without_order),
+                forecast.statement.as_ref().map(without_order)
+            );
+        }
+    }
+    opened.ask();
+    let all = opened.read_all(2000, plausible);
+    let by_topic = opened.read_by_topic(plausible);
+    if plausible {
+        assert_eq!(all, opened.read_all(1, true), "in small pieces");
+        assert_eq!(all, by_topic, "by topic");
+    }
+    // A mark may reserve all the sequences there are, and then none is left to append at.
+    if status.read_only.is_some() || status.bounds.written_end.get() > u64::MAX / 2 {
+        return;
+    }
+    let appended = opened.append(TOPIC, ENVELOPE);
+    opened.close();
+
+    let again = Opened::new(&disk).expect("a log that was closed");
+    assert_eq!(again.statement, None, "after a clean close");
+    let record = again.read_at(appended);
+    assert!(
+        record.windows(ENVELOPE.len()).any(|part| part == ENVELOPE),
+        "{record:?} is not what was appended"
+    );
+    if plausible {
+        let kept = again.read_all(2000, true);
+        assert!(
+            all.iter().all(|(at, record)| kept.get(at) == Some(record)),
+            "records are gone after a clean close"
+        );
+    }
+    again.close();
+}
+
+/// Looks at one segment; whether its good batches are what a writer makes.
+fn look(segment: &SegmentFile, end: &mut Sequence, time: &mut Micros) -> bool {
+    let len = segment.bytes.len() as u64;
+    let mut plausible = segment.base >= *end;
+    let mut at = 0;
+    let mut next = segment.base;
+    let mut ended = false;
+    let mut scan = segment.scan();
+    for scanned in scan.by_ref() {
+        assert!(!ended, "{scanned:?} behind the end");
+        match scanned {
+            Scanned::Batch(batch) => {
+                let start = batch.offset.0;
+                assert!(start >= at, "a batch at {start}, expected at {at} or later");
+                at = start + batch.header.file_len();
+                assert!(at <= len, "{batch:?} ends beyond the file of {len} bytes");
+                assert!(batch.header.base >= next, "{batch:?} lies before {next}");
+                next = batch.header.end();
+                plausible &= is_written(&batch) && batch.header.appended_at >= *time;
+                *time = (*time).max(batch.header.appended_at);
+            }
+            Scanned::Damaged(region) => {
+                assert!(region.range.start >= at && region.range.end > region.range.start);
+                at = region.range.end;
+                plausible &= !holds_a_batch(&region.bytes);
+                assert!(at <= len, "{region:?} ends beyond the file of {len} bytes");
+                assert_eq!(region.bytes.len() as u64, at - region.range.start);
+                let mut last = None;
+                for (offset, record) in region.salvaged() {
+                    assert!(record.is_intact(), "{record:?}");
+                    assert!(region.range.contains(&offset.0), "{record:?}");
+                    assert!((region.expected..region.end).contains(&record.sequence));
+                    assert!(
+                        last < Some(record.sequence),
+                        "salvaged {record:?} behind {last:?}"
+                    );
+                    last = Some(record.sequence);
+                    plausible &= record.appended_at >= *time;
+                    *time = (*time).max(record.appended_at);
+                    next = next.max(record.sequence.next());
+                }
+                let chunks = region.chunks();
+                let records: usize = chunks.iter().map(|chunk| chunk.iter().count()).sum();
+                assert_eq!(
+                    records,
+                    region.salvaged().count(),
+                    "in {} chunks",
+                    chunks.len()
+                );
+            }
+            Scanned::End(_) => ended = true,
+        }
+    }
+    assert!(ended, "a scan without an end");
+    *end = next.max(*end);
+    let index = segment.index();
+    let records: u64 = index.topics().iter().map(|topic| topic.records).sum();
+    assert!(records <= len, "{records} records in {len} bytes");
+    assert!(index.points().len() as u64 <= len);
+    if let Some((offset, byte)) = segment.stray_header_byte() {
+        let at = usize::try_from(offset.0).expect("an offset in the file");
+        assert_eq!(segment.bytes.get(at), Some(&byte), "at {offset}");
+        assert_ne!(byte, 0, "at {offset}");
+    }
+    plausible
+}
+
+/// With the damages in one order, whoever has found them first.
+fn without_order(statement: &LossStatement) -> LossStatement {
+    let mut statement = statement.clone();
+    statement
+        .damages
+        .sort_by_key(|damage| (damage.path.clone(), damage.offset));
+    statement
+}
+
+/// Whether there is a batch with good checksums among the bytes: one that is wrong only in its
+/// place, which readers that follow the lengths do not see.
+fn holds_a_batch(bytes: &[u8]) -> bool {
+    (0..bytes.len()).any(|at| {
+        let rest = &bytes[at..];
+        let Some((Ok(header), body)) = rest
+            .split_first_chunk()
+            .map(|(header, body)| (BatchHeader::decode(header), body))
+        else {
+            return false;
+        };
+        let len = usize::try_from(header.body_len).unwrap_or(usize::MAX);
+        body.get(..len)
+            .is_some_and(|body| crc32fast::hash(body) == header.body_crc)
+    })
+}
+
+/// Whether the records are those that the header announces.
+fn is_written(batch: &Batch) -> bool {
+    if batch.header.is_mark() {
+        return true;
+    }
+    let mut sequence = batch.header.base;
+    let mut bytes = 0;
+    for record in batch.records() {
+        if record.sequence != sequence
+            || record.appended_at != batch.header.appended_at
+            || record.topic.is_empty()
+            || !record.is_intact()
+        {
+            return false;
+        }
+        sequence = sequence.next();
+        bytes += record.field.len();
+    }
+    sequence == batch.header.end() && bytes == batch.body.len()
+}
