@@ -14,10 +14,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::broker::maintenance::Options as MaintenanceOptions;
-use crate::broker::{Filter, NameError, TopicRule, TopicRules};
-use crate::log::KeyRule;
-
 pub use layers::{Loaded, Origin};
 
 /// What a value may be.
@@ -214,7 +210,7 @@ sections! {
         topics: Vec<TopicEntry> = Vec::new(), Bound::Any("a list of tables");
         /// Named consumers whose cursors hold records back, as patterns of their names
         /// (`["billing", ">"]`).
-        hold_for: Vec<Pattern> = Vec::new(), Bound::Any("a list of patterns");
+        hold_for: Vec<String> = Vec::new(), Bound::Any("a list of patterns");
         /// Bytes of records that they can hold back in one reality; beyond that the oldest go.
         hold_bytes_max: u64 = GIB, Bound::Within(0, u64::MAX);
         /// Segments that must be written again to remove records from them are, as far as so much
@@ -377,7 +373,7 @@ pub enum KeyAlgorithm {
 #[serde(deny_unknown_fields)]
 pub struct TopicEntry {
     /// Which topics.
-    pub pattern: Pattern,
+    pub pattern: String,
     /// Records older than this go.
     #[serde(default)]
     pub retain_age_s: Option<u64>,
@@ -393,77 +389,6 @@ pub struct TopicEntry {
     /// How long a tombstone stays.
     #[serde(default)]
     pub tombstone_grace_s: Option<u64>,
-}
-
-/// A filter of topics or names: `*` stands for one token, `>` for the rest.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Pattern(pub Filter);
-
-/// Not a filter.
-#[derive(Debug, thiserror::Error)]
-#[error("{text:?} is no pattern: {fault}")]
-pub struct NoPattern {
-    text: String,
-    fault: NameError,
-}
-
-impl TryFrom<String> for Pattern {
-    type Error = NoPattern;
-
-    fn try_from(text: String) -> Result<Self, NoPattern> {
-        match Filter::new(&text) {
-            Ok(filter) => Ok(Self(filter)),
-            Err(fault) => Err(NoPattern { text, fault }),
-        }
-    }
-}
-
-impl From<Pattern> for String {
-    fn from(pattern: Pattern) -> Self {
-        pattern.0.to_string()
-    }
-}
-
-impl TopicEntry {
-    /// As the broker wants it.
-    #[must_use]
-    pub fn rule(&self) -> TopicRule {
-        let micros = |seconds: u64| seconds.saturating_mul(1_000_000);
-        TopicRule {
-            pattern: self.pattern.0.clone(),
-            limits: crate::log::Limits {
-                age_micros: self.retain_age_s.map(micros),
-                bytes: self.retain_bytes,
-                records: self.retain_records,
-            },
-            compaction: self.compacted.then(|| KeyRule {
-                tombstone_grace_micros: micros(self.tombstone_grace_s.unwrap_or(DAY_S)),
-            }),
-        }
-    }
-}
-
-impl Config {
-    /// How logs are kept up, as the broker wants it.
-    #[must_use]
-    pub fn maintenance_options(&self) -> MaintenanceOptions {
-        let retention = &self.retention;
-        let rules = retention.topics.iter().map(TopicEntry::rule).collect();
-        let after = self.log.compress_after_s;
-        MaintenanceOptions {
-            rules: TopicRules::new(rules),
-            hold_for: retention.hold_for.iter().map(|p| p.0.clone()).collect(),
-            hold_bytes_max: retention.hold_bytes_max,
-            dead_percent: retention.dead_percent,
-            overdue: Duration::from_secs(retention.overdue_s),
-            keys_max: self.maintenance.keys_max,
-            compress_after: (after > 0).then(|| Duration::from_secs(after)),
-            compression_level: self.log.compression_level,
-            interval: Duration::from_secs(self.maintenance.interval_s),
-            bytes_per_second: self.maintenance.bytes_per_second,
-        }
-    }
 }
 
 /// How much the node insists on.

@@ -15,7 +15,8 @@ use super::filter::Filter;
 use super::name::{RealityName, Tenant};
 use super::reality::Reality;
 use super::tenancy::Tenancy;
-use super::topic_rules::{TopicRules, facts};
+use super::topic_rules::{self, BadPattern, TopicRule, TopicRules, facts};
+use crate::config::Config;
 use crate::log::{
     self, Compaction, CompactionReport, Compression, CompressionReport, Ended, Held, Holder, Log,
     Micros, Retention, RetentionReport, Sequence, Throttle,
@@ -63,6 +64,33 @@ impl Default for Options {
             interval: Duration::from_secs(60),
             bytes_per_second: 16 << 20,
         }
+    }
+}
+
+impl Options {
+    /// As they stand in the settings.
+    ///
+    /// # Errors
+    /// A pattern is none.
+    pub fn of(config: &Config) -> Result<Self, BadPattern> {
+        let retention = &config.retention;
+        let rules = retention.topics.iter().map(TopicRule::of);
+        let hold_for = retention.hold_for.iter();
+        let after = config.log.compress_after_s;
+        Ok(Self {
+            rules: TopicRules::new(rules.collect::<Result<_, _>>()?),
+            hold_for: hold_for
+                .map(|text| topic_rules::pattern("retention.hold_for", text))
+                .collect::<Result<_, _>>()?,
+            hold_bytes_max: retention.hold_bytes_max,
+            dead_percent: retention.dead_percent,
+            overdue: Duration::from_secs(retention.overdue_s),
+            keys_max: config.maintenance.keys_max,
+            compress_after: (after > 0).then(|| Duration::from_secs(after)),
+            compression_level: config.log.compression_level,
+            interval: Duration::from_secs(config.maintenance.interval_s),
+            bytes_per_second: config.maintenance.bytes_per_second,
+        })
     }
 }
 

@@ -9,10 +9,14 @@
 
 use super::consumer;
 use super::filter::Filter;
-use super::name;
+use super::name::{self, NameError};
 use super::tenancy;
+use crate::config::TopicEntry;
 use crate::log::{Facts, KeyRule, Limits, Micros, RecordRef};
 use crate::proto::view::{Payload, RecordView};
+
+/// How long a tombstone stays if its rule does not say: a day.
+const TOMBSTONE_GRACE_S: u64 = 24 * 60 * 60;
 
 /// What holds for the topics that a pattern matches.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,6 +27,49 @@ pub struct TopicRule {
     pub limits: Limits,
     /// How each is compacted, if it is.
     pub compaction: Option<KeyRule>,
+}
+
+/// A pattern in the settings that is none.
+#[derive(Debug, thiserror::Error)]
+#[error("{setting}: {text:?} is no pattern: {fault}")]
+pub struct BadPattern {
+    /// Where it stands.
+    pub setting: &'static str,
+    /// What stands there.
+    pub text: String,
+    /// What is wrong with it.
+    pub fault: NameError,
+}
+
+/// The pattern that is written as `text` in `setting`.
+pub(super) fn pattern(setting: &'static str, text: &str) -> Result<Filter, BadPattern> {
+    Filter::new(text).map_err(|fault| BadPattern {
+        setting,
+        text: text.to_owned(),
+        fault,
+    })
+}
+
+impl TopicRule {
+    /// As it stands in the settings.
+    ///
+    /// # Errors
+    /// The pattern is none.
+    pub fn of(entry: &TopicEntry) -> Result<Self, BadPattern> {
+        let micros = |seconds: u64| seconds.saturating_mul(1_000_000);
+        let grace_s = entry.tombstone_grace_s.unwrap_or(TOMBSTONE_GRACE_S);
+        Ok(Self {
+            pattern: pattern("retention.topics", &entry.pattern)?,
+            limits: Limits {
+                age_micros: entry.retain_age_s.map(micros),
+                bytes: entry.retain_bytes,
+                records: entry.retain_records,
+            },
+            compaction: entry.compacted.then(|| KeyRule {
+                tombstone_grace_micros: micros(grace_s),
+            }),
+        })
+    }
 }
 
 /// All rules of a node.
@@ -122,6 +169,21 @@ mod tests {
         assert!(rules.compaction("a.c").is_none());
         assert!(rules.limit_something());
         assert!(!TopicRules::default().limit_something());
+    }
+
+    // LOG-10: a pattern that is none is refused with the setting it stands in.
+    #[test]
+    fn a_bad_pattern_is_named() {
+        let entry = TopicEntry {
+            pattern: "a.>.b".into(),
+            retain_age_s: None,
+            retain_bytes: None,
+            retain_records: None,
+            compacted: false,
+            tombstone_grace_s: None,
+        };
+        let error = TopicRule::of(&entry).unwrap_err().to_string();
+        assert!(error.starts_with("retention.topics: \"a.>.b\""), "{error}");
     }
 
     // LOG-11, BRK-03: cursors are compacted whatever the settings say; statements and audits never.

@@ -474,10 +474,8 @@ impl Survey<'_> {
             }
             let len = found.range.len() as u64;
             untaken += len;
-            if untaken >= TAKEN_BYTES {
-                if !pass.brake.take(std::mem::take(&mut untaken)) {
-                    return Ok(false);
-                }
+            if untaken >= TAKEN_BYTES && !pass.brake.take(std::mem::take(&mut untaken)) {
+                return Ok(false);
             }
             let Some((record, _)) = record::parse(&source.bytes()[found.range]) else {
                 continue;
