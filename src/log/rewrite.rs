@@ -99,8 +99,9 @@ pub(super) struct SegmentWriter<'a> {
     compression: Option<i32>,
     index: Index,
     chain: u32,
-    /// Of the last batch: epochs never decrease.
+    /// Of the last batch: epochs and times never decrease.
     epoch: u32,
+    appended_at: Micros,
     /// Bytes that are not in the file yet, and where they go.
     buffer: Vec<u8>,
     written: u64,
@@ -141,6 +142,7 @@ impl<'a> SegmentWriter<'a> {
             codec: keyring.codec(&header),
             keyring,
             epoch: header.epoch,
+            appended_at: header.created_at,
             header,
             compression,
             chain,
@@ -176,7 +178,6 @@ impl<'a> SegmentWriter<'a> {
         };
         block.end = source.end();
         self.epoch = self.epoch.max(source.epoch);
-        block.header.durable_through = block.header.durable_through.max(source.durable_through);
         block.records.extend_from_slice(record.field);
         block.count += 1;
         Ok(())
@@ -269,6 +270,9 @@ impl<'a> SegmentWriter<'a> {
     ) -> io::Result<()> {
         header.chain = self.chain;
         header.log_tag = self.header.log_tag();
+        header.durable_through = header.durable_through.min(header.base.get() - 1);
+        self.appended_at = self.appended_at.max(header.appended_at);
+        header.appended_at = self.appended_at;
         let holds_records = !header.is_lost() && !header.is_mark();
         if holds_records && self.codec.key.is_some() {
             header.flags |= FLAG_ENCRYPTED;

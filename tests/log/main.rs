@@ -24,6 +24,7 @@ mod power_cut;
 mod power_cut_rewriting;
 mod retention;
 mod repair;
+mod replay_memory;
 mod scrub;
 mod session;
 mod sim_storage;

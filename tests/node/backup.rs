@@ -59,17 +59,14 @@ fn row<'a>(rows: &'a [Value], reality: &str) -> &'a Value {
 fn backup_of_a_live_node_is_restored_elsewhere() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let backup = dir.path().join("backup");
-    let settings = [
-        ("ARQONBUS_LOG__SEGMENT_BYTES", "262144"),
-        ("ARQONBUS_LOG__SEGMENT_BYTES_FIRST", "262144"),
-    ];
+    let settings = [("ARQONBUS_LOG__SEGMENT_BYTES", "1048576")];
     let node = Node::dev_with(&settings).with_earthquakes();
     // Cursors are part of it.
     let consume = ["consume", ">", "--consumer", "reader", "--limit", "100"];
     assert_eq!(node.records(&consume).len(), 100);
 
     let mut busy = node
-        .arqon(&["bench", "produce", "--messages", "20000"])
+        .arqon(&["bench", "produce", "--count", "20000"])
         .spawn()
         .expect("arqon starts");
     let taken = rows(&node.ok(&["backup", text(&backup), "--output", "json"]));

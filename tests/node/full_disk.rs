@@ -12,10 +12,10 @@ use crate::support::{Node, write};
 const DISK_BYTES: &str = "size=24m";
 
 /// A small file system; unmounted when it is dropped.
-struct SmallDisk<'a>(&'a Path);
+pub(crate) struct SmallDisk<'a>(&'a Path);
 
 impl<'a> SmallDisk<'a> {
-    fn mounted_at(path: &'a Path) -> Option<Self> {
+    pub(crate) fn mounted_at(path: &'a Path) -> Option<Self> {
         let mount = Command::new("mount")
             .args(["-t", "tmpfs", "-o", DISK_BYTES, "tmpfs"])
             .arg(path)

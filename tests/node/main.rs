@@ -16,6 +16,7 @@ mod operations;
 mod profiles;
 mod raw;
 mod restart;
+mod runbook;
 mod shell;
 mod support;
 mod upkeep;

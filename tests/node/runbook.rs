@@ -1,0 +1,293 @@
+//! The commands of `docs/runbook.md`, run as they stand there, each page in the state that it is
+//! about.
+
+use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::full_disk::SmallDisk;
+use crate::shell::earthquakes;
+use crate::support::write;
+
+/// Starts and stops the node of a page; what a person's service does.
+const SERVICE: &str = r#"#!/bin/bash
+set -eu
+alive() { [[ -e /proc/$1/status ]] && ! grep -q '^State:.Z' "/proc/$1/status"; }
+case "$1" in
+start)
+  : > "$RUN/out"
+  setsid arqonbus serve --dev --listen "$EDGE" --ops 127.0.0.1:0 --data "$DATA" \
+    >> "$RUN/out" 2>> "$RUN/err" < /dev/null &
+  echo $! > "$RUN/pid"
+  for _ in $(seq 400); do
+    if grep -q '^ready' "$RUN/out"; then exit 0; fi
+    alive "$(cat "$RUN/pid")" || break
+    sleep 0.05
+  done
+  cat "$RUN/err" >&2
+  exit 1 ;;
+stop | kill)
+  pid=$(cat "$RUN/pid")
+  if [[ $1 == stop ]]; then kill -TERM "$pid"; else kill -KILL "$pid"; fi
+  for _ in $(seq 400); do
+    alive "$pid" || { rm "$RUN/pid"; exit 0; }
+    sleep 0.05
+  done
+  exit 1 ;;
+esac
+"#;
+
+/// A machine with one node on it.
+struct Machine {
+    dir: TempDir,
+    edge: String,
+    settings: Vec<(&'static str, String)>,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let bin = dir.path().join("bin");
+        for name in ["bin", "run", "disk", "backup"] {
+            std::fs::create_dir(dir.path().join(name)).expect("a directory");
+        }
+        for (name, binary) in [
+            ("arqon", env!("CARGO_BIN_EXE_arqon")),
+            ("arqonbus", env!("CARGO_BIN_EXE_arqonbus")),
+            ("logdump", env!("CARGO_BIN_EXE_logdump")),
+        ] {
+            symlink(binary, bin.join(name)).expect("a link");
+        }
+        let service = bin.join("systemctl");
+        write(&service, SERVICE.as_bytes());
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&service, mode).expect("a mode");
+        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let edge = free.local_addr().expect("an address").to_string();
+        Self {
+            dir,
+            edge,
+            settings: Vec::new(),
+        }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.at("disk/data")
+    }
+
+    /// Runs `script` to success; what it says.
+    fn run(&self, script: &str) -> String {
+        let token = std::fs::read_to_string(self.data().join("dev-token")).unwrap_or_default();
+        let path = std::env::var("PATH").unwrap_or_default();
+        let output = Command::new("bash")
+            .args(["-euo", "pipefail", "-c", script])
+            .env_clear()
+            .env("PATH", format!("{}:{path}", self.at("bin").display()))
+            .env("DATA", self.data())
+            .env("BACKUP", self.at("backup"))
+            .env("KEYS", self.at("master.keys"))
+            .env("RUN", self.at("run"))
+            .env("EDGE", &self.edge)
+            .env("ARQON_URL", format!("ws://{}/v1/ws", self.edge))
+            .env("ARQON_TOKEN", token)
+            .envs(self.settings.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .output()
+            .expect("bash starts");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{script}\n--- printed\n{stdout}\n--- said\n{stderr}"
+        );
+        stdout
+    }
+
+    fn with_earthquakes(self) -> Self {
+        self.run("systemctl start arqonbus");
+        let file = earthquakes();
+        self.run(&format!(
+            "arqon produce usgs.quake --file {} --key-field id",
+            file.display()
+        ));
+        self
+    }
+}
+
+impl Machine {
+    fn kill(&self) {
+        let pid = std::fs::read_to_string(self.at("run/pid"));
+        let Ok(pid) = pid else { return };
+        drop(Command::new("kill").args(["-KILL", pid.trim()]).status());
+        // It is nobody's child, so it is gone when it says no more of itself.
+        let state = format!("/proc/{}/status", pid.trim());
+        while std::fs::read_to_string(&state).is_ok_and(|text| !text.contains("State:\tZ")) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Kills the node of a machine before its disk goes.
+struct Ended<'a>(&'a Machine);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.kill();
+    }
+}
+
+fn document() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/runbook.md");
+    std::fs::read_to_string(path).expect("the runbook")
+}
+
+/// The commands of the page about `scenario`.
+fn page(scenario: &str) -> String {
+    let document = document();
+    let mark = format!("<!-- scenario: {scenario} -->");
+    let (_, rest) = document.split_once(&mark).expect("a page about it");
+    let rest = rest.split("\n## ").next().unwrap_or_default();
+    let mut script = String::new();
+    let mut inside = false;
+    for line in rest.lines() {
+        match line {
+            "```sh" => inside = true,
+            "```" => inside = false,
+            command if inside => {
+                script.push_str(command);
+                script.push('\n');
+            }
+            _ => {}
+        }
+    }
+    assert!(!script.is_empty(), "no commands about {scenario}");
+    script
+}
+
+// TOOL-12
+#[test]
+fn every_page_of_the_runbook_is_run() {
+    let document = document();
+    let pages: Vec<_> = document
+        .split("<!-- scenario: ")
+        .skip(1)
+        .filter_map(|rest| rest.split(" -->").next())
+        .collect();
+    assert_eq!(
+        pages,
+        ["full", "damaged", "power", "restore", "keys", "move"]
+    );
+    let headings = document.lines().filter(|line| line.starts_with("## "));
+    assert_eq!(headings.count(), pages.len(), "a page without a scenario");
+}
+
+// LOG-06, TOOL-12
+#[test]
+fn runbook_page_about_a_full_disk() {
+    let machine = Machine::new();
+    let disk = machine.at("disk");
+    let Some(small) = SmallDisk::mounted_at(&disk) else {
+        assert!(
+            !rustix::process::geteuid().is_root(),
+            "root cannot mount a tmpfs here"
+        );
+        return;
+    };
+    let ended = Ended(&machine);
+    machine.run("systemctl start arqonbus");
+    machine.run("arqon reality create scratch");
+    let lines = format!("\"{}\"\n", "x".repeat(1000)).repeat(1000);
+    write(&machine.at("lines"), lines.as_bytes());
+    let lines = machine.at("lines");
+    machine.run(&format!(
+        "for _ in 1 2 3 4 5; do arqon produce fill --reality scratch --file {0}; done
+         for _ in $(seq 40); do
+           arqon produce fill --file {0} 2> \"$RUN/refused\" || exit 0
+         done
+         echo 'the disk does not fill up' >&2; exit 1",
+        lines.display()
+    ));
+    machine.run(&page("full"));
+    drop(ended);
+    drop(small);
+}
+
+// LOG-03, LOG-08, LOG-16, TOOL-12
+#[test]
+fn runbook_page_about_a_damaged_segment() {
+    let machine = Machine::new().with_earthquakes();
+    machine.run("arqon backup \"$BACKUP/arqon\"; systemctl stop arqonbus");
+    let segment = machine.data().join("dev/main/00000000000000000001.seg");
+    let mut bytes = std::fs::read(&segment).expect("the first segment");
+    for byte in &mut bytes[50_000..50_700] {
+        *byte ^= 0x55;
+    }
+    write(&segment, &bytes);
+    machine.run("systemctl start arqonbus");
+    let before = machine.run("arqon replay '>' --from earliest --output json | wc -l || true");
+    machine.run(&page("damaged"));
+    let after = machine.run("arqon replay 'usgs.>' --from earliest --output json | wc -l || true");
+    let count = |text: &str| text.trim().parse::<u64>().expect("a number");
+    assert!(count(&after) > 1600 && count(&before) <= count(&after));
+    assert!(count(&after) < 1707, "nothing was damaged");
+    let quarantined = machine.run("ls \"$DATA/dev/main\" | grep -c quarantine");
+    assert!(count(&quarantined) >= 1);
+}
+
+// LOG-03, LOG-04, TOOL-12
+#[test]
+fn runbook_page_about_power_loss() {
+    let machine = Machine::new().with_earthquakes();
+    machine.run("systemctl kill arqonbus");
+    let said = machine.run(&page("power"));
+    assert!(said.contains("loss-"), "{said}");
+    assert!(said.contains("durable_through"), "{said}");
+}
+
+// LOG-16, TOOL-12
+#[test]
+fn runbook_page_about_restoring() {
+    let machine = Machine::new().with_earthquakes();
+    machine.run(&page("restore"));
+    let records = machine.run("arqon replay '>' --from earliest --output json | wc -l");
+    assert_eq!(records.trim(), "1707");
+}
+
+// LOG-14, TOOL-12
+#[test]
+fn runbook_page_about_keys() {
+    let mut machine = Machine::new();
+    let keys = machine.at("master.keys").display().to_string();
+    machine.settings = vec![
+        ("ARQONBUS_LOG__ENCRYPT", "true".to_owned()),
+        ("ARQONBUS_LOG__MASTER_KEY_FILE", keys),
+    ];
+    machine.run("(umask 077; arqonbus keygen 2026-01 > \"$KEYS\")");
+    let machine = machine.with_earthquakes();
+    machine.run(&page("keys"));
+    let records = machine.run("arqon replay 'usgs.>' --from earliest --output json | wc -l");
+    assert_eq!(records.trim(), "1707");
+}
+
+// TOOL-12
+#[test]
+fn runbook_page_about_moving() {
+    let machine = Machine::new().with_earthquakes();
+    machine.run(&page("move"));
+    let records = machine.run("arqon replay 'usgs.>' --from earliest --output json | wc -l");
+    assert_eq!(records.trim(), "1707");
+}
