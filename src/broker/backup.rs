@@ -119,7 +119,7 @@ impl Backups {
                 source,
             })
         })?;
-        read.ok_or_else(|| Error::NoSuchBackup { id })
+        read.ok_or(Error::NoSuchBackup { id })
     }
 
     /// Lets go of a picture.

@@ -422,14 +422,7 @@ pub(super) fn rewrite(
         }
     }
     if let Some(mending) = quarantine {
-        if let Some(reason) = mending.missing.filter(|_| next < end) {
-            writer
-                .put_lost(next, end, &reason, appended_at)
-                .map_err(io("write"))?;
-        }
-        if let Some(next) = mending.closed_at {
-            writer.put_close(next, appended_at).map_err(io("write"))?;
-        }
+        put_end(&mut writer, mending, next, end, appended_at).map_err(io("write"))?;
     }
     let (header, file, index, codec) = writer.finish().map_err(io("finish"))?;
     Ok(Some(Rewritten {
@@ -440,6 +433,23 @@ pub(super) fn rewrite(
         removed,
         kept,
     }))
+}
+
+/// What a mended segment ends with.
+fn put_end(
+    writer: &mut SegmentWriter<'_>,
+    mending: Mending<'_>,
+    next: Sequence,
+    end: Sequence,
+    appended_at: Micros,
+) -> io::Result<()> {
+    if let Some(reason) = mending.missing.filter(|_| next < end) {
+        writer.put_lost(next, end, &reason, appended_at)?;
+    }
+    match mending.closed_at {
+        Some(next) => writer.put_close(next, appended_at),
+        None => Ok(()),
+    }
 }
 
 /// The good records of a damaged region, and what stands for the others. Returns how many are

@@ -18,7 +18,7 @@ fn values(log: &Upkept, topic: &str) -> Vec<(Vec<u8>, bool)> {
 #[test]
 fn the_newest_record_of_each_key_stays() {
     let mut log = Upkept::new(1);
-    log.fill(400, |at| Wish::keyed("k.one", (at % 7) as u8, 500));
+    log.fill(400, |at| Wish::keyed("k.one", at % 7, 500));
     assert!(log.log().status().segments > 4, "several segments");
     let end = log.log().bounds().written_end;
     let report = log.compact();
@@ -62,7 +62,7 @@ fn records_without_a_key_have_the_topic_as_their_key() {
 #[test]
 fn a_tombstone_goes_after_its_grace() {
     let mut log = Upkept::new(3);
-    log.fill(100, |at| Wish::keyed("k.one", (at % 4) as u8, 400));
+    log.fill(100, |at| Wish::keyed("k.one", at % 4, 400));
     for key in [0, 1] {
         let tombstone = Wish {
             tombstone: true,
@@ -130,11 +130,11 @@ fn what_has_expired_vanishes() {
     let mut log = Upkept::new(5);
     let wish = |at: u64| {
         let wish = match at % 3 {
-            0 => Wish::keyed("k.one", (at % 5) as u8, 400),
+            0 => Wish::keyed("k.one", at % 5, 400),
             _ => Wish::plain("plain", 400),
         };
         Wish {
-            expires_at: (at % 2 == 0).then_some(START + 1_000_000 * at),
+            expires_at: at.is_multiple_of(2).then_some(START + 1_000_000 * at),
             ..wish
         }
     };
@@ -176,7 +176,7 @@ fn few_expired_records_wait_until_they_are_overdue() {
 #[test]
 fn keys_beyond_the_bound_are_kept() {
     let mut log = Upkept::new(7);
-    log.fill(400, |at| Wish::keyed("k.one", (at % 100) as u8, 400));
+    log.fill(400, |at| Wish::keyed("k.one", at % 100, 400));
     let may_go = log.superseded_or_expired();
     let compaction = Compaction {
         keys_max: 60,
@@ -195,7 +195,7 @@ fn keys_beyond_the_bound_are_kept() {
 #[test]
 fn a_damaged_segment_is_left_alone() {
     let mut log = Upkept::new(8);
-    log.fill(150, |at| Wish::keyed("k.one", (at % 10) as u8, 400));
+    log.fill(150, |at| Wish::keyed("k.one", at % 10, 400));
     for key in 0..10 {
         let tombstone = Wish {
             tombstone: true,
@@ -245,7 +245,7 @@ impl Throttle for Budget {
 fn a_pass_can_be_ended_anywhere() {
     for budget in (0..600_000).step_by(20_000) {
         let mut log = Upkept::new(9);
-        log.fill(200, |at| Wish::keyed("k.one", (at % 7) as u8, 500));
+        log.fill(200, |at| Wish::keyed("k.one", at % 7, 500));
         let may_go = log.superseded_or_expired();
         let budget = Budget(AtomicU64::new(budget), AtomicBool::new(false));
         let report = log.log().compact(&Upkept::compaction(0, 0), &budget);
@@ -264,7 +264,7 @@ fn a_pass_can_be_ended_anywhere() {
 #[test]
 fn a_new_edition_of_the_rules_is_applied() {
     let mut log = Upkept::new(10);
-    log.fill(100, |at| Wish::keyed("k.one", (at % 7) as u8, 500));
+    log.fill(100, |at| Wish::keyed("k.one", at % 7, 500));
     let none = Compaction {
         rule: &|_| None,
         ..Upkept::compaction(0, 0)
@@ -286,7 +286,7 @@ fn a_new_edition_of_the_rules_is_applied() {
 #[test]
 fn upkeep_of_a_closed_log_does_nothing() {
     let mut log = Upkept::new(11);
-    log.fill(200, |at| Wish::keyed("k.one", (at % 7) as u8, 500));
+    log.fill(200, |at| Wish::keyed("k.one", at % 7, 500));
     let old = log.log().clone();
     log.close_and_open();
     let files = log.storage.files();

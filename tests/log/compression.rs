@@ -4,9 +4,13 @@ use arqonbus::log::{Compression, Durability, Limits, Micros, Unthrottled};
 
 use crate::upkept::{Rules, TOPICS, Upkept, Wish};
 
+fn small(number: u64) -> usize {
+    usize::try_from(number).expect("small")
+}
+
 fn mixed(at: u64) -> Wish {
-    let topic = TOPICS[(at % 5) as usize];
-    Wish::keyed(topic, (at % 11) as u8, 200 + (at % 7) as usize * 100)
+    let topic = TOPICS[small(at % 5)];
+    Wish::keyed(topic, at % 11, 200 + small(at % 7) * 100)
 }
 
 // LOG-15: every way to read gives the same; the ratio is shown; nothing is compressed twice.

@@ -108,7 +108,9 @@ fn apply(log: &mut Upkept, operation: Operation) {
             log.append(&wishes, durability);
         }
         Operation::Fill(count, wish) => log.fill(count, |at| Wish {
-            key: wish.key.map(|key| key.wrapping_add(at as u8) % 8),
+            key: wish
+                .key
+                .map(|key| u8::try_from((u64::from(key) + at) % 8).expect("few keys")),
             ..wish.clone()
         }),
         Operation::Chores => log.chores(),
@@ -198,7 +200,7 @@ fn readers_and_writers_go_on_meanwhile() {
             for number in 0..3_000_u64 {
                 let wish = match number % 5 {
                     0 => Wish::plain("plain", 200),
-                    _ => Wish::keyed("k.one", (number % 7) as u8, 200),
+                    _ => Wish::keyed("k.one", number % 7, 200),
                 };
                 append(&log, &scribe, number, &wish);
             }

@@ -60,8 +60,8 @@ fn wish(at: u64) -> Wish {
     let wish = match at % 6 {
         0 => Wish::plain("rare", 150),
         1 => Wish::plain("plain", 400),
-        2 => Wish::keyed("k.two", (at % 4) as u8, 500),
-        _ => Wish::keyed("k.one", (at % 9) as u8, 500),
+        2 => Wish::keyed("k.two", at % 4, 500),
+        _ => Wish::keyed("k.one", at % 9, 500),
     };
     Wish {
         tombstone: at % 17 == 3,

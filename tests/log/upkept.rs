@@ -42,9 +42,9 @@ impl Wish {
         }
     }
 
-    pub(crate) fn keyed(topic: &'static str, key: u8, len: usize) -> Self {
+    pub(crate) fn keyed(topic: &'static str, key: u64, len: usize) -> Self {
         Self {
-            key: Some(key),
+            key: Some(u8::try_from(key).expect("few keys")),
             ..Self::plain(topic, len)
         }
     }

@@ -30,7 +30,7 @@ const SETTINGS: &[(&str, &str)] = &[
 ];
 
 async fn connect(node: &Node) -> Client {
-    let mut options = ConnectOptions::new(&node.url(), node.dev_token().trim());
+    let mut options = ConnectOptions::new(node.url(), node.dev_token().trim());
     options.reconnect = Reconnect::Never;
     Client::connect(options).await.expect("a connection")
 }

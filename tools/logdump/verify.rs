@@ -397,8 +397,7 @@ impl<'a> Check<'a> {
         let header = &batch.header;
         let at = batch.offset.0;
         // What was written again keeps its sequences, and some have no record any more.
-        let rewritten = is_rewritten(segment);
-        if header.base > expected && !behind_damage && !rewritten {
+        if header.base > expected && !behind_damage && !is_rewritten(segment) {
             if header.epoch > self.epoch {
                 let last = header.base.previous().unwrap_or(expected);
                 self.report.notices.push(format!(
@@ -420,14 +419,8 @@ impl<'a> Check<'a> {
                 header.appended_at.0,
             );
         }
-        // A rewritten batch may be made of several.
-        let mark_end = if rewritten && !header.is_mark() {
-            header.end()
-        } else {
-            header.base
-        };
-        if header.durable_through >= mark_end.get() {
-            let expected = format!("below {mark_end}");
+        if header.durable_through >= header.base.get() {
+            let expected = format!("below {}", header.base);
             self.finding(
                 segment,
                 at + 48,
