@@ -2,7 +2,8 @@
 //!
 //! Claims: a synced append in groups costs at most 25 % more than plain write + fdatasync of the
 //! same bytes (PERF-01, "the engine alone"); replay reads at memory speed (PERF-02); opening does
-//! not grow with the log (PERF-07). Written down in docs/performance.md.
+//! not grow with the log (PERF-07). What encryption at rest costs stands beside the plain log.
+//! Written down in docs/performance.md.
 //!
 //! `cargo bench --bench log`; `ARQONBUS_BENCH_DIR` chooses the disk (default: the target folder).
 
@@ -16,11 +17,15 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arqonbus::log::{
-    Append, AppendError, AppendSink, Appended, Chunk, Clock, Committer, Durability, Environment,
-    Error, Found, Log, Micros, NewRecord, Observer, Options, RealStorage, Sequence, Writer,
+    Append, AppendError, AppendSink, Appended, Chunk, Clock, Committer, Durability, Encryption,
+    Environment, Error, Found, Log, MasterKeys, Micros, NewRecord, NewSegments, Observer, Options,
+    OsEntropy, RealStorage, Sequence, Writer,
 };
 use bytes::Bytes;
-use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::measurement::WallTime;
+use criterion::{
+    BatchSize, BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
+};
 use tempfile::TempDir;
 
 const ENVELOPE_BYTES: usize = 1024;
@@ -91,7 +96,26 @@ fn directory() -> TempDir {
     tempfile::tempdir_in(parent).unwrap()
 }
 
+/// A log, and the same encrypted.
+fn both() -> [(&'static str, Options); 2] {
+    let line = MasterKeys::generate("bench", &OsEntropy).unwrap();
+    let encryption = Encryption {
+        masters: Arc::new(MasterKeys::parse("the benchmark", &line).unwrap()),
+        new_segments: NewSegments::Encrypted,
+        entropy: Arc::new(OsEntropy),
+    };
+    let encrypted = Options {
+        encryption: Some(encryption),
+        ..Options::default()
+    };
+    [("", Options::default()), ("_encrypted", encrypted)]
+}
+
 fn open(dir: &TempDir) -> Log {
+    open_with(dir, &Options::default())
+}
+
+fn open_with(dir: &TempDir, options: &Options) -> Log {
     let environment = Environment {
         storage: Arc::new(RealStorage),
         clock: Arc::new(WallClock),
@@ -103,13 +127,7 @@ fn open(dir: &TempDir) -> Log {
     };
     loop {
         let observer = Arc::new(Unobserved);
-        match Log::open(
-            &environment,
-            dir.path(),
-            &writer,
-            &Options::default(),
-            observer,
-        ) {
+        match Log::open(&environment, dir.path(), &writer, options, observer) {
             Ok((log, _)) => return log,
             // A log that was dropped without a close lets go when its last chore is done.
             Err(Error::Locked { .. }) => std::thread::sleep(Duration::from_millis(10)),
@@ -164,23 +182,25 @@ fn synced_append(criterion: &mut Criterion) {
         let bytes = count * ENVELOPE_BYTES;
         group.throughput(Throughput::Bytes(bytes as u64));
 
-        let dir = directory();
-        let log = open(&dir);
-        let sink = Arc::new(Acknowledged::default());
-        let batch = records(count, ENVELOPE_BYTES, 1);
-        let mut sent = 0;
-        group.bench_function(BenchmarkId::new("log", count), |bencher| {
-            bencher.iter_batched(
-                || batch.clone(),
-                |batch| {
-                    sent += count as u64;
-                    append(&log, &sink, batch, Durability::Synced);
-                    sink.wait_for(sent);
-                },
-                BatchSize::SmallInput,
-            );
-        });
-        log.close().unwrap();
+        for (suffix, options) in both() {
+            let dir = directory();
+            let log = open_with(&dir, &options);
+            let sink = Arc::new(Acknowledged::default());
+            let batch = records(count, ENVELOPE_BYTES, 1);
+            let mut sent = 0;
+            group.bench_function(BenchmarkId::new(format!("log{suffix}"), count), |bencher| {
+                bencher.iter_batched(
+                    || batch.clone(),
+                    |batch| {
+                        sent += count as u64;
+                        append(&log, &sink, batch, Durability::Synced);
+                        sink.wait_for(sent);
+                    },
+                    BatchSize::SmallInput,
+                );
+            });
+            log.close().unwrap();
+        }
 
         let dir = directory();
         let file = zeroed_file(&dir, 256 << 20);
@@ -214,21 +234,31 @@ fn zeroed_file(dir: &TempDir, len: usize) -> File {
     file
 }
 
+const RECORDS: u64 = 250_000;
+
 /// PERF-02, PERF-10: reading 256 MiB back, all of it and a topic that is 1 % of it, and the same
 /// files by plain read(2).
 fn replay(criterion: &mut Criterion) {
-    const RECORDS: u64 = 250_000;
-    let dir = directory();
-    let log = open(&dir);
-    fill(&log, RECORDS, 100);
-    log.close().unwrap();
-    let end = log.bounds().durable_end;
-
     let mut group = criterion.benchmark_group("replay");
     group
         .sample_size(10)
         .throughput(Throughput::Bytes(RECORDS * ENVELOPE_BYTES as u64));
-    group.bench_function("log", |bencher| {
+    for (suffix, options) in both() {
+        let dir = directory();
+        let log = open_with(&dir, &options);
+        fill(&log, RECORDS, 100);
+        log.close().unwrap();
+        replay_log(&mut group, &log, suffix);
+        if suffix.is_empty() {
+            replay_plainly(&mut group, &dir);
+        }
+    }
+    group.finish();
+}
+
+fn replay_log(group: &mut BenchmarkGroup<'_, WallTime>, log: &Log, suffix: &str) {
+    let end = log.bounds().durable_end;
+    group.bench_function(format!("log{suffix}"), |bencher| {
         bencher.iter(|| {
             let mut at = Sequence::FIRST;
             let mut bytes = 0;
@@ -239,7 +269,7 @@ fn replay(criterion: &mut Criterion) {
             assert!(bytes as u64 >= RECORDS * ENVELOPE_BYTES as u64);
         });
     });
-    group.bench_function("topic_of_1_percent", |bencher| {
+    group.bench_function(format!("topic_of_1_percent{suffix}"), |bencher| {
         bencher.iter(|| {
             let mut reader = log.topic_reader(Box::new(|topic| topic == "bench.topic.7"));
             let mut at = Sequence::FIRST;
@@ -251,6 +281,9 @@ fn replay(criterion: &mut Criterion) {
             assert_eq!(count, RECORDS / 100);
         });
     });
+}
+
+fn replay_plainly(group: &mut BenchmarkGroup<'_, WallTime>, dir: &TempDir) {
     group.bench_function("plain_read", |bencher| {
         let mut buffer = vec![0; 1 << 20];
         bencher.iter(|| {
@@ -274,7 +307,6 @@ fn replay(criterion: &mut Criterion) {
             assert!(total as u64 >= RECORDS * ENVELOPE_BYTES as u64);
         });
     });
-    group.finish();
 }
 
 /// PERF-07, LOG-09: opening a log that nobody closed, at two sizes; finding a sequence in it.

@@ -23,6 +23,8 @@ pub(crate) enum Command {
     Serve(ServeArguments),
     /// Show every setting, its value and where it comes from
     Config(ConfigArguments),
+    /// Make a master key for encrypted logs
+    Keygen(KeygenArguments),
     /// Show the version
     Version(VersionArguments),
 }
@@ -96,6 +98,20 @@ pub(crate) struct ConfigArguments {
     /// Print the reference instead
     #[arg(long)]
     pub(crate) markdown: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  (umask 077; arqonbus keygen 2026-11 > master.keys)
+      the first master key
+  (umask 077; arqonbus keygen 2027-11 > new.keys; cat master.keys >> new.keys)
+      a new one, which takes over from the old one; keep both until every log was opened with it
+
+Keep a copy elsewhere: nobody can read an encrypted log without its master key.")]
+pub(crate) struct KeygenArguments {
+    /// Name of the key, by which errors call it: letters, digits, `-`, `_`, `.`
+    pub(crate) name: String,
 }
 
 #[derive(Debug, Args)]

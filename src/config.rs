@@ -10,9 +10,12 @@ pub mod listing;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::log::{MasterKeys, NewSegments, OsEntropy};
 
 pub use layers::{Loaded, Origin};
 
@@ -113,6 +116,9 @@ macro_rules! sections {
     };
 }
 
+/// Holds master keys itself, for those who keep no file of them. Never shown.
+pub const MASTER_KEYS_VARIABLE: &str = "ARQONBUS_MASTER_KEYS";
+
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -197,6 +203,13 @@ sections! {
         compress_after_s: u64 = 0, Bound::Within(0, 36_500 * DAY_S);
         /// Level of zstd; higher is smaller and slower.
         compression_level: i32 = 3, Bound::Within(1, 19);
+        /// Encrypt new segments. Takes effect in each log with its next append, and needs master
+        /// keys. See docs/security.md.
+        encrypt: bool = false, Bound::Any("true or false");
+        /// File with the master keys, one `NAME:KEY` a line as `arqonbus keygen NAME` prints them:
+        /// the first wraps the data keys of the logs, the others only unwrap them. Readable by the
+        /// node alone. Instead of it, the lines can be in the variable `ARQONBUS_MASTER_KEYS`.
+        master_key_file: Option<PathBuf> = None, Bound::Any("a file");
     }
 
     /// What is kept of which topics. See docs/durability.md.
@@ -400,8 +413,54 @@ pub enum Profile {
     Production,
 }
 
+/// Why there are no master keys although some are wanted.
+#[derive(Debug, thiserror::Error)]
+pub enum NoMasterKeys {
+    /// Those that were given cannot be used.
+    #[error(transparent)]
+    Bad(#[from] crate::log::MasterKeyError),
+    /// Nothing says which of them are meant.
+    #[error("log.master_key_file and {MASTER_KEYS_VARIABLE} are both set; leave one of them out")]
+    Both,
+    /// None were given.
+    #[error(
+        "log.encrypt = true needs master keys: set log.master_key_file, or {MASTER_KEYS_VARIABLE}; `arqonbus keygen NAME` makes one"
+    )]
+    None,
+}
+
 impl Log {
-    /// As the log wants them.
+    /// What logs need to be encrypted and read again; `variable` is the value of
+    /// [`MASTER_KEYS_VARIABLE`]. `None` if no master keys were given, and none are wanted.
+    ///
+    /// # Errors
+    /// The keys are missing or cannot be used.
+    pub fn encryption(
+        &self,
+        variable: Option<&str>,
+    ) -> Result<Option<crate::log::Encryption>, NoMasterKeys> {
+        let masters = match (&self.master_key_file, variable) {
+            (Some(_), Some(_)) => return Err(NoMasterKeys::Both),
+            (Some(file), None) => MasterKeys::read(file)?,
+            (None, Some(text)) => {
+                // A variable of several lines is hard to set in some places.
+                MasterKeys::parse(MASTER_KEYS_VARIABLE, &text.replace(',', "\n"))?
+            }
+            (None, None) if self.encrypt => return Err(NoMasterKeys::None),
+            (None, None) => return Ok(None),
+        };
+        Ok(Some(crate::log::Encryption {
+            masters: Arc::new(masters),
+            new_segments: if self.encrypt {
+                NewSegments::Encrypted
+            } else {
+                NewSegments::Plain
+            },
+            entropy: Arc::new(OsEntropy),
+        }))
+    }
+
+    /// As the log wants them, without keys.
     #[must_use]
     pub fn options(&self) -> crate::log::Options {
         crate::log::Options {
@@ -412,6 +471,7 @@ impl Log {
             tail_bytes: self.tail_bytes,
             index_interval_bytes: self.index_interval_bytes,
             flush_after: Duration::from_millis(self.flush_after_ms),
+            encryption: None,
         }
     }
 }

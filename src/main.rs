@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use arqonbus::config::layers::{self, Loaded};
 use arqonbus::config::listing;
+use arqonbus::log::{MasterKeys, OsEntropy};
 use clap::Parser as _;
 
 use arguments::{Arguments, Command, ConfigArguments, Output, VersionArguments};
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
     let outcome = match &arguments.command {
         Command::Serve(serve) => return node::serve(serve),
         Command::Config(config) => show_config(config),
+        Command::Keygen(keygen) => make_key(&keygen.name),
         Command::Version(version) => show_version(version),
     };
     match outcome {
@@ -63,6 +65,12 @@ fn show_config(arguments: &ConfigArguments) -> anyhow::Result<()> {
         Output::Text => print(&format!("{}\n", listing::table(&loaded)?)),
         Output::Json => print(&format!("{}\n", listing::json(&loaded)?)),
     }
+}
+
+fn make_key(name: &str) -> anyhow::Result<()> {
+    let line = MasterKeys::generate(name, &OsEntropy);
+    let line = line.with_context(|| format!("cannot make a key called {name:?}"))?;
+    print(&format!("{line}\n"))
 }
 
 fn show_version(arguments: &VersionArguments) -> anyhow::Result<()> {

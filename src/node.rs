@@ -24,7 +24,7 @@ use arqonbus::edge::profile::{self, Missing};
 use arqonbus::edge::seats::Seats;
 use arqonbus::edge::session::SessionContext;
 use arqonbus::edge::token::Verifier;
-use arqonbus::log::{Clock as _, Committer, Environment, RealStorage};
+use arqonbus::log::{self, Clock as _, Committer, Encryption, Environment, RealStorage};
 use arqonbus::wall_clock::WallClock;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpSocket};
@@ -58,6 +58,15 @@ pub(crate) fn serve(arguments: &ServeArguments) -> ExitCode {
     let (Some(dir), true) = (config.node.data_dir.clone(), missing.is_empty()) else {
         return refuse(&missing, profile);
     };
+    // Before anything is written: without its keys a log would be refused when it is first used.
+    let variable = std::env::var(config::MASTER_KEYS_VARIABLE).ok();
+    let encryption = match config.log.encryption(variable.as_deref()) {
+        Ok(encryption) => encryption,
+        Err(error) => {
+            say(&format!("arqonbus: {:#}\n", anyhow::Error::from(error)));
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
     if let Err(error) = trace(&loaded.config) {
         say(&format!("arqonbus: {error:#}\n"));
         return ExitCode::from(EXIT_CONFIG);
@@ -65,7 +74,7 @@ pub(crate) fn serve(arguments: &ServeArguments) -> ExitCode {
     for name in &loaded.ignored_variables {
         tracing::warn!(name, "environment variable is no setting; ignored");
     }
-    match run(loaded, profile, &dir) {
+    match run(loaded, profile, &dir, encryption) {
         Ok(code) => code,
         Err(error) => fail(&error),
     }
@@ -101,7 +110,12 @@ fn trace(config: &Config) -> anyhow::Result<()> {
     set.map_err(|error| anyhow::anyhow!("cannot set up the log: {error}"))
 }
 
-fn run(loaded: Loaded, profile: Profile, dir: &Path) -> anyhow::Result<ExitCode> {
+fn run(
+    loaded: Loaded,
+    profile: Profile,
+    dir: &Path,
+    encryption: Option<Encryption>,
+) -> anyhow::Result<ExitCode> {
     let mut config = loaded.config;
     let clock = Arc::new(WallClock);
     let storage = Arc::new(RealStorage);
@@ -132,6 +146,7 @@ fn run(loaded: Loaded, profile: Profile, dir: &Path) -> anyhow::Result<ExitCode>
         &data_dir,
         verifier,
         environment,
+        encryption,
         credentials,
     ));
     // What blocks in the runtime must not keep the process beyond the deadline.
@@ -145,6 +160,7 @@ async fn live(
     data_dir: &DataDir,
     verifier: Arc<Verifier>,
     environment: Environment,
+    encryption: Option<Encryption>,
     credentials: Option<Credentials>,
 ) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
@@ -161,7 +177,8 @@ async fn live(
     let edge_address = edge.local_addr()?;
     let ops_address = operations.local_addr()?;
 
-    let broker = start_broker(config, data_dir, environment)?;
+    let masters = encryption.as_ref().map(|keys| Arc::clone(&keys.masters));
+    let broker = start_broker(config, data_dir, environment, encryption)?;
     let door = Door::new(
         config,
         profile,
@@ -180,7 +197,7 @@ async fn live(
             },
         },
     );
-    let checkup = Arc::new(Checkup::default());
+    let checkup = Arc::new(Checkup::new(masters));
     tokio::spawn(Arc::clone(&checkup).run(
         storage,
         data_dir.path().to_owned(),
@@ -241,6 +258,7 @@ fn start_broker(
     config: &Config,
     data_dir: &DataDir,
     environment: Environment,
+    encryption: Option<Encryption>,
 ) -> anyhow::Result<Arc<Broker>> {
     let node = data_dir.node();
     let limits = &config.limits;
@@ -248,7 +266,10 @@ fn start_broker(
         directory: data_dir.path().to_owned(),
         node: node.number(),
         node_name: node.name().to_owned(),
-        log: config.log.options(),
+        log: log::Options {
+            encryption,
+            ..config.log.options()
+        },
         idle_close: Duration::from_millis(config.log.idle_close_ms),
         tenants_max: limits.tenants_max,
         realities_max: limits.realities_max,

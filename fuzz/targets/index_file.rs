@@ -62,6 +62,7 @@ pub fn log_index(data: &[u8]) {
             false
         }
         IndexCheck::Missing => panic!("the index is there"),
+        IndexCheck::Locked => panic!("the segment is not encrypted"),
     };
 
     let opened = Opened::new(&disk).expect("good segments");

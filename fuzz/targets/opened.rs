@@ -29,6 +29,7 @@ pub fn options() -> Options {
         tail_bytes: 4 << 10,
         index_interval_bytes: 512,
         flush_after: Duration::from_millis(25),
+        encryption: None,
     }
 }
 

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::error::Error;
 use super::name::{RealityName, Tenant};
 use super::tenancy::Tenancy;
-use crate::log::Snapshot;
+use crate::log::{self, KeyProblem, Snapshot};
 use crate::proto::v1::{BackupFile, BackupManifest, BackupReality};
 
 /// Pictures that one node holds at a time.
@@ -55,7 +55,14 @@ impl Backups {
         let mut realities = BTreeMap::new();
         let mut described = Vec::new();
         for name in names {
-            let reality = tenancy.reality(&name)?;
+            let reality = match tenancy.reality(&name) {
+                // There is nothing left of it to keep.
+                Err(Error::Log(log::Error::Key {
+                    problem: KeyProblem::Destroyed { .. },
+                    ..
+                })) => continue,
+                reality => reality?,
+            };
             let snapshot = reality
                 .log()
                 .snapshot()
@@ -113,7 +120,7 @@ impl Backups {
         })?;
         let read = snapshot.read(file, offset, PIECE_BYTES_MAX);
         let read = read.map_err(|source| {
-            Error::Log(crate::log::Error::Io {
+            Error::Log(log::Error::Io {
                 operation: "read",
                 path: file.into(),
                 source,
@@ -136,7 +143,7 @@ impl Backups {
 }
 
 fn describe(name: &RealityName, snapshot: &Snapshot) -> BackupReality {
-    let file = |file: &crate::log::SnapshotFile| BackupFile {
+    let file = |file: &log::SnapshotFile| BackupFile {
         name: file.name.clone(),
         bytes: file.bytes,
         identity: file.identity,

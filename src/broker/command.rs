@@ -16,6 +16,7 @@ use super::name::RealityName;
 use super::reality::Reality;
 use super::tenancy::Tenancy;
 use super::{Broker, name};
+use crate::log::KeyId;
 use crate::proto::v1::{Value, value};
 
 /// A command, as listed.
@@ -127,11 +128,36 @@ pub const COMMANDS: &[Command] = &[
         handler: log_repair,
     },
     Command {
+        name: "log.rotate_key",
+        role: Role::Operator,
+        arguments: &[REALITY],
+        doc: "Encrypts a reality's log with a new data key from its next segment on.",
+        handler: log_rotate_key,
+    },
+    Command {
         name: "log.scrub",
         role: Role::Operator,
         arguments: &[REALITY],
         doc: "Reads all of a reality's log and says what is damaged; answered when it is done.",
         handler: log_scrub,
+    },
+    Command {
+        name: "log.shred_keys",
+        role: Role::Admin,
+        arguments: &[
+            Argument {
+                name: "reality",
+                required: true,
+                doc: "the reality",
+            },
+            Argument {
+                name: "confirm",
+                required: true,
+                doc: "the reality's name once more",
+            },
+        ],
+        doc: "Destroys the keys of a reality's log for good: nobody can read it again.",
+        handler: log_shred_keys,
     },
     Command {
         name: "log.status",
@@ -350,6 +376,12 @@ fn log_status(call: &Call<'_>) -> Result<Value, Error> {
         ]
         .into_iter()
         .chain(upkeep(call, &reality))
+        .chain(
+            reality
+                .log()
+                .current_key()
+                .map(|key| ("key", text(&key_name(&key)))),
+        )
         .chain(scrubbed(&reality))
         .chain(health(&reality)),
     ))
@@ -392,6 +424,43 @@ fn upkeep(call: &Call<'_>, reality: &Reality) -> Vec<(&'static str, Value)> {
         about.push(("upkeep_failed", flag(true)));
     }
     about
+}
+
+fn log_rotate_key(call: &Call<'_>) -> Result<Value, Error> {
+    let reality = call.reality()?;
+    let key = reality.log().rotate_key()?;
+    tracing::info!(tenant = %call.tenancy.tenant(), reality = %reality.name(), by = %call.caller.subject, "data key rotated");
+    Ok(fields([
+        ("reality", text(reality.name().as_str())),
+        ("key", text(&key_name(&key))),
+    ]))
+}
+
+fn key_name(key: &KeyId) -> String {
+    key.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn log_shred_keys(call: &Call<'_>) -> Result<Value, Error> {
+    let given = call.arguments.get("reality").map_or("", String::as_str);
+    let name = reality_name("arguments.reality", given)?;
+    // The system's own log is what keeps the tenant running.
+    if name.is_system() {
+        return Err(Error::RealityClosed { reality: name });
+    }
+    if call.arguments.get("confirm").map(String::as_str) != Some(name.as_str()) {
+        return Err(Error::Argument {
+            command: "log.shred_keys",
+            argument: "confirm".to_owned(),
+            fault: ArgumentFault::Kind {
+                wanted: "the name of the reality",
+            },
+        });
+    }
+    call.tenancy.shred_keys(&name, &call.caller.subject)?;
+    Ok(fields([
+        ("reality", text(name.as_str())),
+        ("shredded", flag(true)),
+    ]))
 }
 
 fn log_repair(call: &Call<'_>) -> Result<Value, Error> {

@@ -8,7 +8,7 @@ use super::damage::without_directories;
 use super::filter::Filter;
 use super::name::{NameError, RealityName, Tenant};
 use super::reality::ReadOnly;
-use crate::log::{self, AppendError, Sequence};
+use crate::log::{self, AppendError, KeyProblem, Sequence};
 use crate::proto::code::ErrorCode;
 
 /// Why the broker did not do what was asked.
@@ -289,8 +289,17 @@ fn log_text(error: &log::Error) -> String {
         } => format!(
             "the log of the reality has format version {found}; this node reads version {supported}"
         ),
+        log::Error::Key {
+            problem: KeyProblem::Destroyed { .. },
+            ..
+        } => "the keys of the reality were destroyed on purpose: nobody can read it again; \
+              create another one"
+            .into(),
         log::Error::Key { .. } => "the log of the reality is encrypted with a key that this node \
              was not given; the node's own log says which"
+            .into(),
+        log::Error::NotEncrypted { .. } => "the log of the reality is not encrypted, so it has no \
+             key to rotate or destroy; log.encrypt = true encrypts it from its next segment on"
             .into(),
         log::Error::Io { .. } | log::Error::Locked { .. } | log::Error::OutOfRange { .. } => {
             "the log of the reality cannot be read; the node's own log says why".into()
@@ -312,6 +321,7 @@ impl From<log::Error> for Error {
             | log::Error::Locked { .. }
             | log::Error::Version { .. }
             | log::Error::Key { .. }
+            | log::Error::NotEncrypted { .. }
             | log::Error::Damaged(_)) => Self::Log(error),
         }
     }
@@ -349,6 +359,7 @@ impl Error {
                 AppendError::Busy { .. } => ErrorCode::RateLimited,
                 AppendError::TooLarge { .. } => ErrorCode::TooLarge,
             },
+            Self::Log(log::Error::NotEncrypted { .. }) => ErrorCode::ValidationError,
             Self::ReadOnly { .. }
             | Self::Log(_)
             | Self::CursorsDamaged { .. }
@@ -363,7 +374,12 @@ impl Error {
     pub fn retryable(&self) -> bool {
         match self {
             Self::Append(AppendError::Indeterminate { .. })
-            | Self::Log(log::Error::Damaged(_) | log::Error::Version { .. })
+            | Self::Log(
+                log::Error::Damaged(_)
+                | log::Error::Version { .. }
+                | log::Error::Key { .. }
+                | log::Error::NotEncrypted { .. },
+            )
             | Self::CursorsDamaged { .. }
             | Self::RecordDamaged { .. } => false,
             Self::ReadOnly { state, .. } => state.repairing,

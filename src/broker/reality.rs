@@ -419,6 +419,43 @@ impl Reality {
         Ok(loss)
     }
 
+    /// Refuses if the log has no keys that could be destroyed.
+    pub(super) fn check_keys(&self) -> Result<(), Error> {
+        if self.log().has_keys()? {
+            return Ok(());
+        }
+        Err(Error::Log(log::Error::NotEncrypted {
+            path: self.directory.clone(),
+        }))
+    }
+
+    /// Closes the log and destroys its keys for good, in memory too: whoever still reads it is told
+    /// that its records are lost. Blocks.
+    pub(super) fn shred_keys(&self) -> Result<(), Error> {
+        let state = ReadOnly {
+            reason: "its keys were destroyed on purpose".to_owned(),
+            repairing: false,
+        };
+        let slot = &self.watch.read_only;
+        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
+        self.log().shred(&self.ground.environment)?;
+        self.watch.fanout.look_again();
+        Ok(())
+    }
+
+    /// The same for a log that is not open, which may be because its keys are not at hand.
+    pub(super) fn shred_closed(
+        ground: &Ground,
+        name: &RealityName,
+        directory: &std::path::Path,
+    ) -> Result<(), Error> {
+        let writer = Writer {
+            node: ground.node,
+            clock_key: format!("{}/{name}", ground.node_name),
+        };
+        Ok(log::shred(&ground.environment, directory, &writer)?)
+    }
+
     /// Flushes and closes the log. Blocks.
     pub(super) fn close(&self) {
         if let Err(error) = self.log().close() {

@@ -93,6 +93,12 @@ impl<K: Clone + Eq + Hash, V> Roster<K, V> {
         open.insert(name, entry);
     }
 
+    /// Takes `name` out, whoever still holds it; for whoever has its turn and has closed it.
+    pub(super) fn remove(&self, name: &K) {
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        open.remove(name);
+    }
+
     /// Takes out what has been idle long enough and is `at_rest`, and has `close` close it while
     /// nobody else can open it. Blocks as long as that takes.
     pub(super) fn close_idle(

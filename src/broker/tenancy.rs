@@ -267,6 +267,41 @@ impl Tenancy {
         Ok(())
     }
 
+    /// Destroys the keys of a reality for good, whether they are at hand or not. Who has it open
+    /// is told by errors from now on. Blocks.
+    ///
+    /// # Errors
+    /// There is no such reality; it is not encrypted; I/O errors.
+    pub fn shred_keys(&self, name: &RealityName, by: &str) -> Result<(), Error> {
+        let _turn = self.open.turn(name).ok_or(Error::ShuttingDown)?;
+        if !self.names().contains(name) {
+            return Err(Error::NoSuchReality {
+                reality: name.clone(),
+            });
+        }
+        let opened = self.opened(name);
+        if let Some(reality) = &opened {
+            reality.check_keys()?;
+        }
+        // Said first, so that it is known even if power fails in between.
+        let statement = serde_json::json!({ "reality": name.as_str(), "by": by });
+        let data = Bytes::from(statement.to_string());
+        let topic = system::LOG_TOPIC.to_owned();
+        let record = system::event(&self.system, topic, "log.keys_shredding", "", data);
+        system::append_and_wait(&self.system, record)?;
+        match opened {
+            Some(reality) => {
+                let shredded = reality.shred_keys();
+                // Whatever came of it, the log is closed.
+                self.open.remove(name);
+                shredded?;
+            }
+            None => Reality::shred_closed(&self.ground, name, &self.directory.join(name.as_str()))?,
+        }
+        tracing::warn!(tenant = %self.tenant, reality = %name, by, "the keys of a log were destroyed");
+        Ok(())
+    }
+
     /// Repairs the damaged log of a reality; `None` if nothing was damaged. Blocks.
     ///
     /// # Errors

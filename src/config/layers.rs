@@ -282,7 +282,7 @@ fn variable(defaults: &Figment, name: String, text: &str) -> Variable {
             value,
         });
     }
-    if OF_SCRIPTS.contains(&rest.as_str()) {
+    if OF_SCRIPTS.contains(&rest.as_str()) || name == super::MASTER_KEYS_VARIABLE {
         return Variable::NotOurs;
     }
     if is_made_by_platform(&rest, text) {
@@ -411,6 +411,10 @@ fn anchor_paths(config: &mut Config, origins: &[Origin], dir: &Path) {
     };
     if in_file("node.data_dir") {
         config.node.data_dir = config.node.data_dir.take().map(|path| dir.join(path));
+    }
+    if in_file("log.master_key_file") {
+        let file = &mut config.log.master_key_file;
+        *file = file.take().map(|path| dir.join(path));
     }
     if in_file("auth.keys") {
         for key in &mut config.auth.keys {

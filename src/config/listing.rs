@@ -114,6 +114,7 @@ environment, except for variables that container platforms make from a service's
 (`ARQONBUS_SERVICE_HOST` and the like) and those of this project's own scripts and tests
 (`ARQONBUS_PYTHON`, `ARQONBUS_TARGET_DIR`, `ARQONBUS_PROFILE`, `ARQONBUS_BENCH_DIR`,
 `ARQONBUS_KILL_ROUNDS`, `ARQONBUS_SEED`, `ARQONBUS_SEEDS`, `ARQONBUS_WRITE_GOLDEN`).
+`ARQONBUS_MASTER_KEYS` holds master keys themselves and is no setting, so it is never shown.
 `arqonbus config` shows every value with its origin.
 
 Settings are read once, when the node starts. Times are in the unit that ends the name, sizes in

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::broker::{Broker, RealityName, Tenant};
 use crate::log::offline::{self, Directory};
-use crate::log::{Error, Storage};
+use crate::log::{Error, KeyProblem, MasterKeys, Storage};
 
 /// Until the logs that were bad are looked at again: somebody may have repaired them.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(10);
@@ -39,17 +39,27 @@ struct Place {
 pub struct Ill {
     /// Those that would open read-only because they are damaged.
     pub damaged: usize,
-    /// Those that would not open because their files cannot be read.
+    /// Those that would not open because their files, or their keys, cannot be read.
     pub unreadable: usize,
 }
 
 /// What was found so far.
 #[derive(Debug, Default)]
 pub struct Checkup {
+    masters: Option<Arc<MasterKeys>>,
     found: Mutex<Vec<(Place, Ailment)>>,
 }
 
 impl Checkup {
+    /// Nothing is known yet; encrypted logs can be opened with `masters`.
+    #[must_use]
+    pub fn new(masters: Option<Arc<MasterKeys>>) -> Self {
+        Self {
+            masters,
+            found: Mutex::default(),
+        }
+    }
+
     /// How many of the logs found bad nobody has opened since.
     #[must_use]
     pub fn ill(&self, broker: &Broker) -> Ill {
@@ -114,7 +124,11 @@ impl Checkup {
                 break;
             }
             let open = place.is_open(broker);
-            let ailment = if open { None } else { place.look(storage) };
+            let ailment = if open {
+                None
+            } else {
+                place.look(storage, self.masters.as_deref())
+            };
             // If it was opened meanwhile, what was read may have been half written.
             let ailment = ailment.filter(|_| !place.is_open(broker));
             if self.note(&place, ailment) {
@@ -190,11 +204,20 @@ impl Place {
         broker.is_open(&self.tenant, &self.reality)
     }
 
-    fn look(&self, storage: &dyn Storage) -> Option<Finding> {
-        let log = match Directory::open(storage, &self.directory) {
+    fn look(&self, storage: &dyn Storage, masters: Option<&MasterKeys>) -> Option<Finding> {
+        let mut log = match Directory::open(storage, &self.directory) {
             Ok(log) => log,
             Err(error) => return Some(Finding::Unreadable(error)),
         };
+        match log.unlock_with(storage, masters) {
+            Ok(None) => {}
+            // Somebody wanted it so.
+            Ok(Some(Error::Key {
+                problem: KeyProblem::Destroyed { .. },
+                ..
+            })) => return None,
+            Ok(Some(error)) | Err(error) => return Some(Finding::Unreadable(error)),
+        }
         let forecast = offline::forecast(storage, &log)?;
         let reason = forecast.read_only?;
         let first = forecast

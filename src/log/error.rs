@@ -3,7 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::position::{ByteOffset, Sequence};
+use super::master::MasterName;
+use super::position::{ByteOffset, Micros, Sequence};
 
 /// Bytes on disk that are not what was written there.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -80,13 +81,21 @@ pub enum Error {
         /// Version that this program reads and writes.
         supported: u16,
     },
-    /// A segment is encrypted with a key that is not at hand.
-    #[error("{path} is encrypted with key {id}, which is not among the keys at hand", path = path.display(), id = hex(key_id))]
+    /// A segment is encrypted with a data key that cannot be had.
+    #[error("{path} is encrypted with data key {id}, {problem}", path = path.display(), id = hex(key_id))]
     Key {
         /// The segment file.
         path: PathBuf,
-        /// Name of the key.
+        /// Name of the data key.
         key_id: [u8; 16],
+        /// Why it cannot be had.
+        problem: KeyProblem,
+    },
+    /// The log has no keys, or new segments are not to be encrypted.
+    #[error("{path}: the log is not encrypted; log.encrypt = true with master keys encrypts it from its next segment on", path = path.display())]
+    NotEncrypted {
+        /// The log's directory or its file of keys.
+        path: PathBuf,
     },
     /// Bytes on disk are damaged.
     #[error(transparent)]
@@ -98,6 +107,46 @@ pub enum Error {
         asked: Sequence,
         /// What could be had.
         first: Sequence,
+    },
+}
+
+/// Why a data key cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyProblem {
+    /// The file of keys is gone.
+    #[error(
+        "but the file `keys` beside it, which holds that key, is missing; restore it from a backup"
+    )]
+    NoKeyFile,
+    /// The file of keys holds others.
+    #[error(
+        "which the file `keys` beside it does not hold; restore that file from a backup that is as old as the segment or younger"
+    )]
+    Unlisted,
+    /// The master key that it is wrapped by was not given.
+    #[error("which is wrapped by master key {wanted}; given: {}; add that key to log.master_key_file or ARQONBUS_MASTER_KEYS (logdump: --key-file)", given.as_deref().unwrap_or("none"))]
+    NoMaster {
+        /// The one that is needed.
+        wanted: MasterName,
+        /// Those at hand.
+        given: Option<String>,
+    },
+    /// The wrapped key is not what the master key has made.
+    #[error(
+        "whose wrapped form in the file `keys` is not what master key {wanted} has made; restore that file from a backup"
+    )]
+    Altered {
+        /// The master key.
+        wanted: MasterName,
+    },
+    /// The keys were destroyed on purpose.
+    #[error(
+        "which was destroyed on purpose, with all keys of this log, at {}: nobody can read it again; delete the reality",
+        time(*at)
+    )]
+    Destroyed {
+        /// When.
+        at: Micros,
     },
 }
 
@@ -142,4 +191,10 @@ pub enum AppendError {
 /// Bytes as people compare them.
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn time(at: Micros) -> String {
+    let time = i64::try_from(at.0).ok();
+    let time = time.and_then(|micros| jiff::Timestamp::from_microsecond(micros).ok());
+    time.map_or_else(|| format!("{} µs", at.0), |time| time.to_string())
 }

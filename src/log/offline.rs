@@ -8,14 +8,16 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::body::BodyCodec;
 use super::error::{Damage, Error};
 use super::index::Index;
-use super::keyring::Keyring;
+use super::keyring::{Keyring, Loaded, OsEntropy};
 use super::loss;
+use super::master::MasterKeys;
 use super::open::{self, LastSession, Verdict};
 use super::position::{ByteOffset, Micros, Sequence};
 use super::reader::index_scanned;
@@ -138,6 +140,25 @@ impl Directory {
                 segment.codec = keyring.codec(header);
             }
         }
+    }
+
+    /// Decrypts with the data keys of the log's own file of keys that `masters` open. Segments
+    /// whose keys cannot be had stay [`SegmentFile::is_locked`]; the first error says why.
+    ///
+    /// # Errors
+    /// I/O errors; the file of keys is damaged.
+    pub fn unlock_with(
+        &mut self,
+        storage: &dyn Storage,
+        masters: Option<&MasterKeys>,
+    ) -> Result<Option<Error>, Error> {
+        let keys = Loaded::load(storage, &self.path, masters, Arc::new(OsEntropy))?;
+        self.unlock(&keys.keyring);
+        let headers = self.segments.iter().filter_map(|segment| {
+            let header = segment.header.as_ref()?;
+            keys.check(&segment.path, header).err()
+        });
+        Ok(headers.into_iter().next())
     }
 
     /// Where the segment after the one at `at` starts.
@@ -327,6 +348,11 @@ impl StoredIndex {
         }
     }
 
+    fn is_locked(&self) -> bool {
+        let header = self.header.as_ref();
+        header.is_some_and(SegmentHeader::is_encrypted) && self.codec.key.is_none()
+    }
+
     /// Compares the file with `built`, which a scan of the segment has filled.
     #[must_use]
     pub fn check(&self, built: &SegmentIndex) -> IndexCheck {
@@ -336,6 +362,9 @@ impl StoredIndex {
         let Some(index) = self.index() else {
             let (expected, found) = Index::checksums(stored);
             let at = stored.len().saturating_sub(4);
+            if expected == found && self.is_locked() {
+                return IndexCheck::Locked;
+            }
             return IndexCheck::Damaged(if expected == found {
                 let expected = "an index of this segment, of a known version".to_owned();
                 self.damage(0, "index layout", expected, "another".to_owned())
@@ -397,7 +426,11 @@ fn look_at_header(
             (None, Some(damage), false)
         }
         Err(
-            Error::Io { .. } | Error::Locked { .. } | Error::Key { .. } | Error::OutOfRange { .. },
+            Error::Io { .. }
+            | Error::Locked { .. }
+            | Error::Key { .. }
+            | Error::NotEncrypted { .. }
+            | Error::OutOfRange { .. },
         ) => (None, None, false),
     }
 }
@@ -416,6 +449,8 @@ fn io_error(path: &Path, operation: &'static str) -> impl FnOnce(io::Error) -> E
 pub enum IndexCheck {
     /// There is none; it is built again when it is needed.
     Missing,
+    /// It is encrypted with a key that is not at hand; its checksum is good.
+    Locked,
     /// Its bytes are not what was written.
     Damaged(Damage),
     /// Its bytes are good, but it belongs to another segment.

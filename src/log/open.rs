@@ -11,7 +11,8 @@ use super::batch::FLAG_MARK;
 use super::body::BodyCodec;
 use super::commit::Core;
 use super::error::{Damage, Error};
-use super::keyring::Keyring;
+use super::keyfile::KEYS_COMING;
+use super::keyring::{Keyring, Loaded, OsEntropy};
 use super::loss;
 use super::options::{Environment, Options, Writer};
 use super::pass::Upkeep;
@@ -52,7 +53,6 @@ pub(super) struct Opening<'a> {
     pub(super) dir: &'a Path,
     pub(super) writer: &'a Writer,
     pub(super) options: &'a Options,
-    pub(super) keyring: Arc<Keyring>,
 }
 
 /// See [`super::Log::open`].
@@ -71,13 +71,22 @@ pub(super) fn open(
         .map_err(io("create directory"))?;
     let lock = opening.lock()?;
     let session = last_session(opening.storage, dir, &opening.instance());
-    for name in [PREPARING, REWRITING, "loss.tmp"] {
+    let mut damages = Vec::new();
+    // A log whose keys are not at hand is refused before anything is written.
+    let keys = opening.keys()?;
+    let mut segments = opening.segments(&keys, &mut damages)?;
+    for name in [PREPARING, REWRITING, KEYS_COMING, "loss.tmp"] {
         remove_if_there(opening.storage, &dir.join(name)).map_err(io("clean up"))?;
     }
-    let mut damages = Vec::new();
-    let mut segments = opening.segments(&mut damages)?;
+    // A process that was killed, or refused by the disk, may have given a segment or the keys a name
+    // that power would still take away, with all that is now added under it.
+    opening
+        .storage
+        .sync_dir(dir)
+        .map_err(io("flush directory"))?;
+    let keyring = opening.settle(keys)?;
     if segments.is_empty() {
-        segments.push(opening.create()?);
+        segments.push(opening.create(&keyring)?);
     }
     let Some(active) = segments.pop() else {
         unreachable!("a segment was just created")
@@ -122,7 +131,7 @@ pub(super) fn open(
         read_only: Mutex::new(read_only),
         unannounced: AtomicBool::new(false),
         lock: Mutex::new(Some(lock)),
-        keyring: RwLock::new(opening.keyring.clone()),
+        keyring: RwLock::new(Arc::new(keyring)),
         rewriting: Mutex::new(()),
         upkeep: Upkeep::default(),
         scrub: Mutex::default(),
@@ -204,7 +213,6 @@ impl<'a> Opening<'a> {
             dir,
             writer,
             options,
-            keyring: Arc::new(Keyring::default()),
         }
     }
 
@@ -222,22 +230,25 @@ impl<'a> Opening<'a> {
     }
 
     pub(super) fn lock(&self) -> Result<Box<dyn StorageLock>, Error> {
-        let path = self.dir.join(LOCK);
-        let owner = format!("pid {} ({})\n", std::process::id(), self.writer.clock_key);
-        self.storage.lock(&path, &owner).map_err(|source| {
-            if source.kind() == io::ErrorKind::WouldBlock {
-                Error::Locked {
-                    path: path.clone(),
-                    owner: source.to_string(),
-                }
-            } else {
-                Error::Io {
-                    operation: "lock",
-                    path: path.clone(),
-                    source,
-                }
-            }
-        })
+        lock(self.storage, self.dir, self.writer)
+    }
+
+    pub(super) fn keys(&self) -> Result<Loaded<'_>, Error> {
+        let encryption = self.options.encryption.as_ref();
+        let masters = encryption.map(|encryption| &*encryption.masters);
+        let entropy = encryption.map(|encryption| Arc::clone(&encryption.entropy));
+        let entropy = entropy.unwrap_or_else(|| Arc::new(OsEntropy));
+        Loaded::load(self.storage, self.dir, masters, entropy)
+    }
+
+    pub(super) fn settle(&self, keys: Loaded<'_>) -> Result<Keyring, Error> {
+        let now = self.environment.clock.now();
+        keys.settle(
+            self.storage,
+            self.dir,
+            self.options.encryption.as_ref(),
+            now,
+        )
     }
 
     fn instance(&self) -> String {
@@ -251,7 +262,11 @@ impl<'a> Opening<'a> {
         replace_session(self.storage, self.dir, &session)
     }
 
-    pub(super) fn segments(&self, damages: &mut Vec<Damage>) -> Result<Vec<Arc<Segment>>, Error> {
+    pub(super) fn segments(
+        &self,
+        keys: &Loaded<'_>,
+        damages: &mut Vec<Damage>,
+    ) -> Result<Vec<Arc<Segment>>, Error> {
         let names = self.storage.list(self.dir).map_err(self.io("list"))?;
         let mut segments = Vec::new();
         for name in names {
@@ -276,6 +291,7 @@ impl<'a> Opening<'a> {
             let bytes = file.read(0, len).map_err(io("read header of"))?;
             let header = match header(&path, base, &bytes) {
                 Ok((header, damage)) => {
+                    keys.check(&path, &header)?;
                     if let Some(damage) = damage {
                         tracing::warn!(%damage, "the copy of the header is good; putting it back");
                         file.write_at(0, &header.block())
@@ -292,7 +308,7 @@ impl<'a> Opening<'a> {
                 Err(error) => return Err(error),
             };
             let codec = match &header {
-                Some(header) => self.codec(&path, header)?,
+                Some(header) => keys.keyring.codec(header),
                 None => BodyCodec::default(),
             };
             segments.push(Arc::new(Segment::sealed(base, header, path, file, codec)));
@@ -300,19 +316,9 @@ impl<'a> Opening<'a> {
         Ok(segments)
     }
 
-    fn codec(&self, path: &Path, header: &SegmentHeader) -> Result<BodyCodec, Error> {
-        if self.keyring.can_open(header) {
-            return Ok(self.keyring.codec(header));
-        }
-        Err(Error::Key {
-            path: path.to_owned(),
-            key_id: header.key_id,
-        })
-    }
-
-    fn create(&self) -> Result<Arc<Segment>, Error> {
+    fn create(&self, keyring: &Keyring) -> Result<Arc<Segment>, Error> {
         let created_at = self.environment.clock.now();
-        let (key_id, salt) = self.keyring.for_new_segment();
+        let (key_id, salt) = keyring.for_new_segment();
         let header = SegmentHeader {
             version: VERSION,
             node: self.writer.node,
@@ -331,7 +337,7 @@ impl<'a> Opening<'a> {
             salt,
             origin: None,
         };
-        let codec = self.keyring.codec(&header);
+        let codec = keyring.codec(&header);
         let segment = prepare::first_segment(self.storage, self.dir, header, codec, self.options)?;
         Ok(Arc::new(segment))
     }
@@ -425,6 +431,30 @@ impl<'a> Opening<'a> {
             read_only: Some(reason),
         })
     }
+}
+
+/// Takes the lock of the log in `dir`.
+pub(super) fn lock(
+    storage: &dyn Storage,
+    dir: &Path,
+    writer: &Writer,
+) -> Result<Box<dyn StorageLock>, Error> {
+    let path = dir.join(LOCK);
+    let owner = format!("pid {} ({})\n", std::process::id(), writer.clock_key);
+    storage.lock(&path, &owner).map_err(|source| {
+        if source.kind() == io::ErrorKind::WouldBlock {
+            Error::Locked {
+                path: path.clone(),
+                owner: source.to_string(),
+            }
+        } else {
+            Error::Io {
+                operation: "lock",
+                path: path.clone(),
+                source,
+            }
+        }
+    })
 }
 
 /// Cuts off what never became part of the log, and writes again what was not known to be

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::committer::Committer;
+use super::keyring::Entropy;
+use super::master::MasterKeys;
 use super::position::Clock;
 use super::storage::Storage;
 
@@ -26,6 +28,28 @@ pub struct Options {
     pub index_interval_bytes: u32,
     /// A write that nobody waits to see flushed is flushed after this long.
     pub flush_after: Duration,
+    /// Keys for logs that are encrypted, or are to be; without them encrypted logs do not open.
+    pub encryption: Option<Encryption>,
+}
+
+/// Whether new segments are encrypted. Those that are there stay as they are, and readable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NewSegments {
+    /// With the log's current data key.
+    Encrypted,
+    /// From the next one on no more.
+    Plain,
+}
+
+/// What encryption at rest needs.
+#[derive(Clone, Debug)]
+pub struct Encryption {
+    /// They wrap the data keys.
+    pub masters: Arc<MasterKeys>,
+    /// What becomes of new segments.
+    pub new_segments: NewSegments,
+    /// Where keys, salts and nonces come from.
+    pub entropy: Arc<dyn Entropy>,
 }
 
 impl Default for Options {
@@ -38,6 +62,7 @@ impl Default for Options {
             tail_bytes: 16 << 20,
             index_interval_bytes: 16 << 10,
             flush_after: Duration::from_millis(25),
+            encryption: None,
         }
     }
 }

@@ -22,7 +22,7 @@ use super::error::{Damage, Error};
 use super::index::{Index, Place};
 use super::pass::Seen;
 use super::position::{ByteOffset, Micros, Sequence};
-use super::scan::{Scan, Scanned, chunk_of, lost_damage};
+use super::scan::{Scan, Scanned, chunk_of, locked_damage, lost_damage};
 use super::segment::{HEADER_BLOCK_BYTES, SegmentHeader};
 use super::storage::{Access, Storage, StorageFile};
 
@@ -235,6 +235,16 @@ impl Segment {
             index_scanned(&mut index, &scanned);
         }
         Ok(index)
+    }
+
+    /// Whether it is encrypted with a key that is not at hand: only after that was destroyed, for
+    /// no log opens without its keys.
+    pub(super) fn is_locked(&self) -> bool {
+        let encrypted = self
+            .header
+            .as_ref()
+            .is_some_and(SegmentHeader::is_encrypted);
+        encrypted && self.codec.key.is_none()
     }
 
     /// A scan of the batches, with or without a good header.
@@ -452,6 +462,9 @@ impl Segment {
                     {
                         let lost = lost_damage(&self.path, batch.offset, &batch.header, &reason);
                         damage.get_or_insert(lost);
+                    }
+                    if batch.locked && batch.header.end() > from {
+                        damage.get_or_insert_with(|| locked_damage(&self.path, &batch));
                     }
                     batch.chunk().into_iter().collect()
                 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::error::{Damage, Error};
+use super::keyring::Keyring;
 use super::loss;
 use super::open::{self, LastSession, Opening};
 use super::options::{Environment, Options, Writer};
@@ -58,7 +59,8 @@ pub(super) fn repair(
     let storage = &*environment.storage;
     let _lock = opening.lock()?;
     let mut header_damages = Vec::new();
-    let segments = opening.segments(&mut header_damages)?;
+    let keys = opening.keys()?;
+    let segments = opening.segments(&keys, &mut header_damages)?;
     let Some(mut patients) = examine(&opening, &segments, &header_damages, throttle)? else {
         return Ok(None);
     };
@@ -67,10 +69,17 @@ pub(super) fn repair(
     if patients.is_empty() {
         return Ok(None);
     }
+    let keyring = opening.settle(keys)?;
     let quarantined = put_aside(storage, dir, &patients)?;
     let statement = state(&opening, &patients, quarantined)?;
     for patient in &patients {
-        mend(&opening, patient, &statement.quarantined, throttle)?;
+        mend(
+            &opening,
+            patient,
+            &keyring,
+            &statement.quarantined,
+            throttle,
+        )?;
     }
     Ok(Some(statement))
 }
@@ -363,6 +372,7 @@ fn state(
 fn mend(
     opening: &Opening<'_>,
     patient: &Patient,
+    keyring: &Keyring,
     quarantined: &[Quarantined],
     throttle: &dyn Throttle,
 ) -> Result<(), Error> {
@@ -393,7 +403,7 @@ fn mend(
         storage,
         dir,
         &patient.segment,
-        &opening.keyring,
+        keyring,
         opening.options.index_interval_bytes,
         throttle,
         Plan {

@@ -17,7 +17,7 @@ use super::batch::{
 };
 use super::body::{self, BodyCodec};
 use super::chunk::RecordRef;
-use super::error::Error;
+use super::error::{Error, KeyProblem};
 use super::index::Index;
 use super::keyring::Keyring;
 use super::position::{ByteOffset, Micros, Sequence};
@@ -388,10 +388,7 @@ pub(super) fn rewrite(
                 appended_at = batch.header.appended_at;
                 next = batch.header.end();
                 if batch.locked {
-                    return Err(Error::Key {
-                        path: segment.path.clone(),
-                        key_id: writer.header.key_id,
-                    });
+                    return Err(locked(segment));
                 }
                 if let Some(reason) = batch.lost() {
                     let (first, last) = (batch.header.base, batch.header.end().min(end));
@@ -449,6 +446,15 @@ fn put_end(
     match mending.closed_at {
         Some(next) => writer.put_close(next, appended_at),
         None => Ok(()),
+    }
+}
+
+/// What cannot be read cannot be written again.
+fn locked(segment: &Segment) -> Error {
+    Error::Key {
+        path: segment.path.clone(),
+        key_id: segment.header.as_ref().map_or([0; 16], |h| h.key_id),
+        problem: KeyProblem::Unlisted,
     }
 }
 

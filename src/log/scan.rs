@@ -430,6 +430,17 @@ pub(super) fn lost_damage(
     Damage::put_aside(path.to_owned(), offset, expected, reason.to_owned())
 }
 
+/// What a reader is told of records whose key is gone.
+pub(super) fn locked_damage(path: &Path, batch: &Batch) -> Damage {
+    Damage {
+        path: path.to_owned(),
+        offset: batch.offset,
+        what: "body encryption",
+        expected: "a data key that is at hand".to_owned(),
+        found: "none; the keys of the log were destroyed".to_owned(),
+    }
+}
+
 impl DamagedRegion {
     /// Where good records are, and which, in the order of both. A record that cannot belong here,
     /// because a sector was written to the wrong place, is none of them.

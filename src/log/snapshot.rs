@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::error::AppendError;
+use super::keyfile;
 use super::position::Sequence;
 use super::reader::Segment;
 use super::segment::{self, SegmentHeader};
@@ -18,9 +19,18 @@ use super::state::State;
 /// A picture of a log: everything that was written when it was taken, and flushed by now.
 #[derive(Debug)]
 pub struct Snapshot {
-    files: Vec<(SnapshotFile, Arc<Segment>)>,
+    files: Vec<(SnapshotFile, Content)>,
     first: Sequence,
     end: Sequence,
+}
+
+/// Where the bytes of a file are.
+#[derive(Debug)]
+enum Content {
+    /// In a segment.
+    Segment(Arc<Segment>),
+    /// Here: the keys, which are replaced at any time.
+    Copy(Bytes),
 }
 
 /// A file of a picture.
@@ -63,7 +73,7 @@ impl Snapshot {
     /// # Errors
     /// Any error of the file system.
     pub fn read(&self, name: &str, offset: u64, len: usize) -> io::Result<Option<Bytes>> {
-        let Some((file, segment)) = self.files.iter().find(|(file, _)| file.name == name) else {
+        let Some((file, content)) = self.files.iter().find(|(file, _)| file.name == name) else {
             return Ok(None);
         };
         let left = file.bytes.saturating_sub(offset);
@@ -71,7 +81,13 @@ impl Snapshot {
         if len == 0 {
             return Ok(Some(Bytes::new()));
         }
-        segment.file.read(offset, len).map(Some)
+        match content {
+            Content::Segment(segment) => segment.file.read(offset, len).map(Some),
+            Content::Copy(bytes) => {
+                let start = usize::try_from(offset).map_err(io::Error::other)?;
+                Ok(Some(bytes.slice(start..start + len)))
+            }
+        }
     }
 }
 
@@ -88,7 +104,7 @@ impl State {
         let segments = self.segments();
         drop(core);
         self.flush_segment(&active, end)?;
-        let files = segments
+        let mut files: Vec<_> = segments
             .into_iter()
             .map(|segment| {
                 let sealed = !Arc::ptr_eq(&segment, &active);
@@ -104,14 +120,33 @@ impl State {
                     sealed,
                     capacity: header.map_or(bytes, |header| header.capacity),
                 };
-                (file, segment)
+                (file, Content::Segment(segment))
             })
             .collect();
+        // After the segments, so that it holds the keys of all of them.
+        files.extend(self.snapshot_of_keys()?);
         Ok(Snapshot {
             files,
             first: self.first(),
             end,
         })
+    }
+
+    fn snapshot_of_keys(&self) -> Result<Option<(SnapshotFile, Content)>, AppendError> {
+        let read = keyfile::bytes(&*self.storage, &self.dir);
+        let bytes = read.map_err(|error| AppendError::Indeterminate {
+            reason: format!("read {} in {}: {error}", keyfile::KEYS, self.dir.display()),
+        })?;
+        Ok(bytes.map(|bytes| {
+            let file = SnapshotFile {
+                name: keyfile::KEYS.to_owned(),
+                bytes: bytes.len() as u64,
+                identity: crc32fast::hash(&bytes),
+                sealed: true,
+                capacity: bytes.len() as u64,
+            };
+            (file, Content::Copy(bytes))
+        }))
     }
 
     /// See [`super::Log::skip_to`].

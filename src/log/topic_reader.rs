@@ -70,6 +70,10 @@ impl TopicReader {
             let Some((segment, next_base)) = self.log.state().segment_of(from) else {
                 break;
             };
+            if segment.is_locked() {
+                self.selection = None;
+                return self.read_around_damage(from, end, bytes_max);
+            }
             self.go_to(&segment, next_base.is_some(), from, end)?;
             match self.take(from, end, bytes_max) {
                 Taken::Chunk(chunk) => return Ok(Found::Records(chunk)),

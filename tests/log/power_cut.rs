@@ -16,6 +16,7 @@ use arqonbus::log::{Durability, Options, Sequence};
 
 use crate::dice::Dice;
 use crate::history::{Ending, History};
+use crate::secrets;
 use crate::session::{Session, SimClock, small_options};
 use crate::sim_storage::SimStorage;
 
@@ -36,6 +37,8 @@ enum Step {
     ReadWritten,
     Reopen,
     Kill,
+    /// Only in logs that are encrypted.
+    RotateKey,
 }
 
 fn shapes(dice: &mut Dice) -> Vec<(String, usize)> {
@@ -105,6 +108,24 @@ impl Run {
             session: None,
             recoveries: 0,
         }
+    }
+
+    /// The same with a log that is encrypted, and everything written to its disk noted.
+    fn encrypted(seed: u64) -> Self {
+        let mut run = Self::new(seed);
+        run.options.encryption = Some(secrets::encryption(seed));
+        run.storage.note_writes();
+        run
+    }
+
+    fn script(&mut self, steps: usize) -> Vec<Step> {
+        let mut script = script(&mut self.dice, steps);
+        if self.options.encryption.is_some() {
+            for at in (4..steps).step_by(15) {
+                script.insert(at, Step::RotateKey);
+            }
+        }
+        script
     }
 
     fn alive(&self, ending: Ending) -> Result<(), Died> {
@@ -184,6 +205,11 @@ impl Run {
             Step::ReadDurable => self.read(self.session().log.bounds().durable_end)?,
             Step::ReadWritten => self.read(self.session().log.bounds().written_end)?,
             Step::Reopen => self.reopen()?,
+            Step::RotateKey => {
+                let rotated = self.session().log.rotate_key();
+                self.alive(Ending::Killed)?;
+                rotated.unwrap_or_else(|error| panic!("refused on a sound disk: {error:?}"));
+            }
             Step::Kill => {
                 self.storage = self.storage.process_kill();
                 self.end_session();
@@ -274,9 +300,8 @@ impl Run {
 }
 
 /// A long script, cut wherever the dice say, several times.
-fn random_cuts(seed: u64) -> Run {
-    let mut run = Run::new(seed);
-    let script = script(&mut run.dice, 60);
+fn random_cuts(mut run: Run) -> Run {
+    let script = run.script(60);
     run.storage.cut_after(run.dice.below(600));
     if let Err(Died(ending)) = run.open(Ending::Clean) {
         run.recover(ending);
@@ -294,9 +319,9 @@ fn random_cuts(seed: u64) -> Run {
 }
 
 /// A short script, cut before, in and after each of its syncs; returns how many cuts that were.
-fn cuts_at_every_sync(seed: u64) -> usize {
-    let mut whole = Run::new(seed);
-    let script = script(&mut whole.dice, 8);
+fn cuts_at_every_sync(seed: u64, new: fn(u64) -> Run) -> usize {
+    let mut whole = new(seed);
+    let script = whole.script(8);
     let dice = whole.dice.clone();
     whole
         .open(Ending::Clean)
@@ -305,7 +330,7 @@ fn cuts_at_every_sync(seed: u64) -> usize {
     let syncs = whole.storage.sync_calls();
     let cuts = syncs.iter().flat_map(|&call| [call - 1, call]);
     cuts.inspect(|&calls| {
-        let mut run = Run::new(seed);
+        let mut run = new(seed);
         run.dice = dice.clone();
         run.storage.cut_after(calls);
         let cut = run.open(Ending::Clean).and_then(|()| run.steps(&script));
@@ -313,6 +338,9 @@ fn cuts_at_every_sync(seed: u64) -> usize {
             run.recover(ending);
         }
         run.finish();
+        if run.options.encryption.is_some() {
+            secrets::assert_no_nonce_repeats(&run.storage);
+        }
     })
     .count()
 }
@@ -344,8 +372,34 @@ fn for_each_seed(test: &str, share: u64, run: impl Fn(u64)) {
 #[test]
 fn no_promise_is_broken_by_a_power_cut_anywhere() {
     for_each_seed("no_promise_is_broken_by_a_power_cut_anywhere", 1, |seed| {
-        random_cuts(seed);
+        random_cuts(Run::new(seed));
     });
+}
+
+// LOG-14, LOG-04: the same of an encrypted log whose key is rotated under way, and no nonce was
+// used twice, whatever was torn, cut off, written again or recycled.
+#[test]
+fn no_promise_of_an_encrypted_log_is_broken_by_a_power_cut() {
+    for_each_seed(
+        "no_promise_of_an_encrypted_log_is_broken_by_a_power_cut",
+        2,
+        |seed| {
+            let run = random_cuts(Run::encrypted(seed));
+            secrets::assert_no_nonce_repeats(&run.storage);
+        },
+    );
+}
+
+// LOG-14: also between the writing of a key and its first use.
+#[test]
+fn no_promise_of_an_encrypted_log_is_broken_at_any_sync() {
+    for_each_seed(
+        "no_promise_of_an_encrypted_log_is_broken_at_any_sync",
+        25,
+        |seed| {
+            assert!(cuts_at_every_sync(seed, Run::encrypted) > 0);
+        },
+    );
 }
 
 // LOG-04, REL-01
@@ -355,7 +409,7 @@ fn no_promise_is_broken_by_a_power_cut_at_any_sync() {
         "no_promise_is_broken_by_a_power_cut_at_any_sync",
         10,
         |seed| {
-            assert!(cuts_at_every_sync(seed) > 0);
+            assert!(cuts_at_every_sync(seed, Run::new) > 0);
         },
     );
 }
@@ -363,7 +417,7 @@ fn no_promise_is_broken_by_a_power_cut_at_any_sync() {
 // The runs above prove something only if they do lose power, lose records and keep others.
 #[test]
 fn runs_meet_what_they_are_for() {
-    let runs: Vec<Run> = (0..60).map(random_cuts).collect();
+    let runs: Vec<Run> = (0..60).map(|seed| random_cuts(Run::new(seed))).collect();
     let total = |count: fn(&Run) -> usize| runs.iter().map(count).sum::<usize>();
     let counts = [
         total(|run| run.recoveries),
@@ -379,16 +433,21 @@ fn runs_meet_what_they_are_for() {
 // The same seed twice is the same run, call by call: a failure can be repeated.
 #[test]
 fn a_seed_determines_the_run() {
-    let traces = |seed| {
-        let run = random_cuts(seed);
+    let traces = |seed, new: fn(u64) -> Run| {
+        let run = random_cuts(new(seed));
         let files = run.storage.files().into_iter();
         let segments = files.filter(|(path, _)| path.extension().is_some_and(|ext| ext == "seg"));
         (run.storage.trace(), segments.collect::<Vec<_>>())
     };
     for seed in 0..10 {
-        let (first, second) = (traces(seed), traces(seed));
+        let new = if seed % 2 == 0 {
+            Run::new
+        } else {
+            Run::encrypted
+        };
+        let (first, second) = (traces(seed, new), traces(seed, new));
         assert_eq!(first.0, second.0, "calls of seed {seed}");
         assert!(first.1 == second.1, "bytes of seed {seed}");
     }
-    assert!(traces(0) != traces(1));
+    assert!(traces(0, Run::new) != traces(1, Run::new));
 }

@@ -99,6 +99,7 @@ pub(crate) fn small_options() -> Options {
         tail_bytes: 12 << 10,
         index_interval_bytes: 1 << 10,
         flush_after: Duration::from_millis(25),
+        encryption: None,
     }
 }
 

@@ -81,6 +81,17 @@ struct Disk {
     sync_calls: Vec<u64>,
     trace: crc32fast::Hasher,
     power_is_off: bool,
+    /// Everything that was ever handed over for writing, if somebody wants to know.
+    written: Option<Arc<Mutex<Vec<Written>>>>,
+}
+
+/// A write, whether it succeeded or not.
+#[derive(Clone, Debug)]
+pub(crate) struct Written {
+    /// Which file, whatever its name was.
+    pub(crate) inode: u64,
+    pub(crate) offset: u64,
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// What is to go wrong, by number of the call.
@@ -347,6 +358,7 @@ impl Disk {
             sync_calls: self.sync_calls.clone(),
             trace: self.trace.clone(),
             power_is_off: false,
+            written: self.written.clone(),
         }
     }
 
@@ -399,6 +411,7 @@ impl SimStorage {
                 sync_calls: Vec::new(),
                 trace: crc32fast::Hasher::new(),
                 power_is_off: false,
+                written: None,
             })),
             is_slow: false,
         }
@@ -511,6 +524,21 @@ impl SimStorage {
     /// Nothing goes wrong any more, except that lost power stays lost.
     pub(crate) fn heal(&self) {
         self.disk().plan = Plan::default();
+    }
+
+    /// From now on all writes are noted, of this machine and of what becomes of it.
+    pub(crate) fn note_writes(&self) {
+        self.disk().written = Some(Arc::default());
+    }
+
+    /// What was noted.
+    pub(crate) fn written(&self) -> Vec<Written> {
+        let disk = self.disk();
+        let written = disk.written.as_ref().expect("writes are being noted");
+        written
+            .lock()
+            .expect("notes are taken without panic")
+            .clone()
     }
 
     pub(crate) fn power_is_off(&self) -> bool {
@@ -806,6 +834,14 @@ impl StorageFile for SimFile {
             &self.path,
             offset ^ (bytes.len() as u64).rotate_left(32),
         )?;
+        if let Some(written) = &disk.written {
+            let mut written = written.lock().expect("notes are taken without panic");
+            written.push(Written {
+                inode: self.inode,
+                offset,
+                bytes: bytes.to_vec(),
+            });
+        }
         let offset = usize::try_from(offset).expect("simulated files are small");
         let room = disk.room(self.inode).saturating_sub(offset);
         let (len, answer) = match entry {

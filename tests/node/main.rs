@@ -5,6 +5,7 @@ mod causal;
 #[path = "../log/dice.rs"]
 mod dice;
 mod drain;
+mod encryption;
 mod events;
 mod full_disk;
 mod handshake;

@@ -72,9 +72,9 @@ impl Node {
 
     /// The same with settings from the environment.
     pub(crate) fn dev_on_with(data: &Path, settings: &[(&str, &str)]) -> Self {
-        let ports = ["--listen", "127.0.0.1:0", "--ops", "127.0.0.1:0"];
-        let mut command = command(&["serve", "--dev"]);
-        command.args(ports).arg("--data").arg(data);
+        let mut command = command(&["serve", "--dev", "--ops", "127.0.0.1:0"]);
+        command.args(["--listen", "127.0.0.1:0"]);
+        command.arg("--data").arg(data);
         command.envs(settings.iter().copied());
         Self::started(command, data.to_owned(), None)
     }

@@ -273,7 +273,7 @@ fn forget_others(folder: &Path, manifest: &BackupManifest) -> anyhow::Result<()>
             let name = path.file_name().and_then(|name| name.to_str());
             let ours = path
                 .extension()
-                .is_some_and(|extension| extension == "seg" || extension == "part");
+                .is_some_and(|kind| kind == "seg" || kind == "file" || kind == "part");
             if ours && name.is_none_or(|name| !wanted.contains(name)) {
                 fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
             }

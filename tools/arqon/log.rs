@@ -12,7 +12,9 @@ Examples:
   arqon log status
   arqon log status --reality what-if --output json
   arqon log scrub
-  arqon log repair")]
+  arqon log repair
+  arqon log rotate-key --reality what-if
+  arqon log shred-keys --reality what-if --yes-destroy what-if")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     action: Action,
@@ -23,6 +25,21 @@ enum Action {
     /// How far it reaches, how large it is, whether it takes writes
     #[command(after_help = "Example:\n  arqon log status --output json")]
     Status,
+    /// Encrypt with a new data key from the next segment on
+    #[command(after_help = "Example:\n  arqon log rotate-key --reality what-if")]
+    RotateKey,
+    /// Destroy the keys of an encrypted reality: nobody can read it again
+    #[command(after_help = "\
+Example:
+  arqon log shred-keys --reality what-if --yes-destroy what-if
+
+Backups and forks of the log have keys of their own copies and stay readable; shred or delete them
+too. Needs a token of the role admin.")]
+    ShredKeys {
+        /// The reality's name once more
+        #[arg(long, value_name = "REALITY")]
+        yes_destroy: String,
+    },
     /// Read all of it and name what is damaged
     #[command(after_help = "\
 Example:
@@ -47,11 +64,18 @@ pub(crate) async fn run(
     arguments: Arguments,
 ) -> anyhow::Result<()> {
     let connection = target.connect(Patience::None).await?;
-    let reality = [("reality", connection.reality.as_str().into())];
+    let (client, name) = (&connection.client, connection.reality.as_str());
+    let reality = [("reality", name.into())];
     let result = match arguments.action {
-        Action::Status => connection.client.command("log.status", reality).await?,
-        Action::Scrub => connection.client.command("log.scrub", reality).await?,
-        Action::Repair => connection.client.command("log.repair", reality).await?,
+        Action::Status => client.command("log.status", reality).await?,
+        Action::Scrub => client.command("log.scrub", reality).await?,
+        Action::Repair => client.command("log.repair", reality).await?,
+        Action::RotateKey => client.command("log.rotate_key", reality).await?,
+        Action::ShredKeys { yes_destroy } => {
+            let confirm = ("confirm", yes_destroy.as_str().into());
+            let [reality] = reality;
+            client.command("log.shred_keys", [reality, confirm]).await?
+        }
     };
     table::print(&result.to_json(), output)
 }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use arqonbus::data_dir::{DataDir, NodeId};
 use arqonbus::log::{
-    AppendError, Clock as _, Committer, Environment, Log, Observer, Options, RealStorage, Sequence,
-    Unthrottled, Writer, fsync,
+    AppendError, Clock as _, Committer, Encryption, Environment, Log, MasterKeys, NewSegments,
+    Observer, Options, OsEntropy, RealStorage, Sequence, Unthrottled, Writer, fsync,
 };
 use arqonbus::proto::v1::{BackupManifest, BackupReality};
 use arqonbus::wall_clock::WallClock;
@@ -56,6 +56,10 @@ pub(crate) struct Arguments {
     /// Only this reality; may be given several times
     #[arg(long)]
     only: Vec<String>,
+
+    /// File with the master keys, as the node's log.master_key_file: needed for encrypted logs
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
 }
 
 /// One log to be restored.
@@ -73,11 +77,20 @@ pub(crate) fn run(output: Output, arguments: &Arguments) -> anyhow::Result<()> {
     let files = tasks.iter().flat_map(|task| &task.reality.files);
     let total: u64 = files.map(|file| file.bytes).sum();
     check(&tasks, total)?;
+    let encryption = match &arguments.key_file {
+        Some(file) => Some(Encryption {
+            masters: Arc::new(MasterKeys::read(file)?),
+            // The node decides what becomes of new ones.
+            new_segments: NewSegments::Plain,
+            entropy: Arc::new(OsEntropy),
+        }),
+        None => None,
+    };
     let node = take(&arguments.data, &tasks)?;
     let mut progress = Progress::of_bytes(total, "files copied,");
     let mut restored = Vec::new();
     for task in &tasks {
-        let next = restore(task, node.node(), &mut progress)
+        let next = restore(task, node.node(), encryption.as_ref(), &mut progress)
             .with_context(|| format!("restoring {}", task.to.display()))?;
         restored.push(json!({
             "tenant": task.manifest.tenant,
@@ -183,7 +196,12 @@ fn take(data: &Path, tasks: &[Task]) -> anyhow::Result<DataDir> {
 }
 
 /// Returns the sequence that the log goes on with.
-fn restore(task: &Task, node: &NodeId, progress: &mut Progress) -> anyhow::Result<Sequence> {
+fn restore(
+    task: &Task,
+    node: &NodeId,
+    encryption: Option<&Encryption>,
+    progress: &mut Progress,
+) -> anyhow::Result<Sequence> {
     let building = &task.building;
     match fs::remove_dir_all(building) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
@@ -202,13 +220,13 @@ fn restore(task: &Task, node: &NodeId, progress: &mut Progress) -> anyhow::Resul
         progress.add_sized(1, file.bytes);
     }
     fsync::dir(building)?;
-    let next = go_on(task, node)?;
+    let next = go_on(task, node, encryption)?;
     fsync::rename(building, &task.to)?;
     Ok(next)
 }
 
 /// Opens the copy as the node will, checks all of it, and leaves out what may have been given out.
-fn go_on(task: &Task, node: &NodeId) -> anyhow::Result<Sequence> {
+fn go_on(task: &Task, node: &NodeId, encryption: Option<&Encryption>) -> anyhow::Result<Sequence> {
     let clock = Arc::new(WallClock);
     let passed_s = clock.now().0.saturating_sub(task.manifest.taken_at) / 1_000_000;
     let left_out = passed_s
@@ -224,7 +242,10 @@ fn go_on(task: &Task, node: &NodeId) -> anyhow::Result<Sequence> {
         node: node.number(),
         clock_key: format!("{}/{}", node.name(), task.reality.name),
     };
-    let options = Options::default();
+    let options = Options {
+        encryption: encryption.cloned(),
+        ..Options::default()
+    };
     let (log, _loss) = Log::open(
         &environment,
         &task.building,

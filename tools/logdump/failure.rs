@@ -11,7 +11,7 @@ Exit codes:
      not there, or a file could not be read or is no segment
   2  wrong usage
 
-Environment: LOGDUMP_OUTPUT, NO_COLOR.";
+Environment: LOGDUMP_OUTPUT, LOGDUMP_KEY_FILE, ARQONBUS_MASTER_KEYS, NO_COLOR.";
 
 /// How a verb ended that did not fail.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

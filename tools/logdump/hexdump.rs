@@ -21,6 +21,11 @@ use crate::source::{self, Source};
 use crate::table::{hex, printable, table};
 use crate::{Common, Output, table, walk};
 
+/// Flag of a batch whose body is encrypted, and what stands around the encrypted bytes.
+const ENCRYPTED: u64 = 16;
+const NONCE_BYTES: usize = 12;
+const TAG_BYTES: usize = 16;
+
 /// Show the bytes of a batch or a record, annotated
 ///
 /// With a sequence: the header of its batch, and the record. With --offset: the batch whose header
@@ -273,6 +278,20 @@ impl Dump {
             self.fixed(body, start, &[(0, 8, "reserved_end", Show::Number)]);
             return good;
         }
+        let is_encrypted = number(header, 28, 2).is_some_and(|flags| flags & ENCRYPTED != 0);
+        if is_encrypted {
+            let Some((nonce, rest)) = body.split_at_checked(NONCE_BYTES) else {
+                return false;
+            };
+            let (sealed, tag) = rest.split_at(rest.len().saturating_sub(TAG_BYTES));
+            let sealed_at = start + NONCE_BYTES as u64;
+            let shown = if self.whole { sealed } else { &[] };
+            self.row(start, nonce, "nonce", "");
+            let text = format!("{} bytes (cat decrypts, given --key-file)", sealed.len());
+            self.row(sealed_at, shown, "encrypted", text);
+            self.row(sealed_at + sealed.len() as u64, tag, "tag", "");
+            return good;
+        }
         let mut at = 0;
         while let Some(frame) = frame_len(&body[at..]) {
             let end = at + frame;
@@ -445,6 +464,7 @@ impl Show {
                 0 => "records".to_owned(),
                 1 => "mark".to_owned(),
                 3 => "mark of a clean close".to_owned(),
+                16 => "records, encrypted".to_owned(),
                 other => format!("unknown: {other:#x}"),
             },
         }

@@ -75,7 +75,10 @@ fn segment_of(path: &Path) -> PathBuf {
 fn index(segment: &SegmentFile, check: &IndexCheck) -> SegmentIndex {
     match check {
         IndexCheck::Agrees(index) => index.clone(),
-        IndexCheck::Missing | IndexCheck::Damaged(_) | IndexCheck::Differs(_) => segment.index(),
+        IndexCheck::Missing
+        | IndexCheck::Locked
+        | IndexCheck::Damaged(_)
+        | IndexCheck::Differs(_) => segment.index(),
     }
 }
 
@@ -133,7 +136,7 @@ fn to_json(segment: &SegmentFile, check: &IndexCheck) -> Value {
     let index = index(segment, check);
     let damage = match check {
         IndexCheck::Damaged(damage) | IndexCheck::Differs(damage) => Some(damage.to_string()),
-        IndexCheck::Missing | IndexCheck::Agrees(_) => None,
+        IndexCheck::Missing | IndexCheck::Locked | IndexCheck::Agrees(_) => None,
     };
     let points: Vec<Value> = index
         .points()

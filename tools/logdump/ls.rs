@@ -172,9 +172,12 @@ impl<'a> Listing<'a> {
         if !damages.is_empty() {
             return "torn tail";
         }
+        if self.source.log.segments[at].is_locked() {
+            return "encrypted";
+        }
         match &self.indexes[at] {
             IndexCheck::Damaged(_) | IndexCheck::Differs(_) => "bad index",
-            IndexCheck::Missing | IndexCheck::Agrees(_) => "good",
+            IndexCheck::Missing | IndexCheck::Locked | IndexCheck::Agrees(_) => "good",
         }
     }
 
@@ -191,6 +194,7 @@ impl<'a> Listing<'a> {
             tenant,
             reality,
             log,
+            ..
         } = self.source;
         let mut rows = Vec::new();
         for (at, (segment, contents)) in log.segments.iter().zip(&self.contents).enumerate() {
@@ -264,9 +268,13 @@ impl<'a> Listing<'a> {
                 IndexCheck::Differs(damage) if contents.damages.is_empty() => {
                     lines.push(damage.to_string());
                 }
-                IndexCheck::Differs(_) | IndexCheck::Missing | IndexCheck::Agrees(_) => {}
+                IndexCheck::Differs(_)
+                | IndexCheck::Missing
+                | IndexCheck::Locked
+                | IndexCheck::Agrees(_) => {}
             }
         }
+        lines.extend(self.source.locked.clone());
         for loss in &self.source.log.losses {
             lines.push(format!("loss statement: {}", loss.display()));
         }
@@ -278,6 +286,7 @@ impl<'a> Listing<'a> {
             tenant,
             reality,
             log,
+            ..
         } = self.source;
         let segments: Vec<Value> = log
             .segments
@@ -322,6 +331,7 @@ impl<'a> Listing<'a> {
 pub(crate) fn index_word(check: &IndexCheck) -> &'static str {
     match check {
         IndexCheck::Missing => "missing",
+        IndexCheck::Locked => "encrypted",
         IndexCheck::Damaged(_) => "damaged",
         IndexCheck::Differs(_) => "differs",
         IndexCheck::Agrees(_) => "good",

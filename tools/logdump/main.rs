@@ -71,6 +71,11 @@ struct Common {
     #[arg(long, global = true)]
     reality: Option<String>,
 
+    /// File with the master keys of encrypted logs, as the node's log.master_key_file; instead of
+    /// it, the keys can be in ARQONBUS_MASTER_KEYS. Without them, headers and checksums still show
+    #[arg(long, global = true, value_name = "FILE", env = "LOGDUMP_KEY_FILE")]
+    key_file: Option<std::path::PathBuf>,
+
     /// Encoded FileDescriptorSet by whose types payloads are decoded too; may be repeated
     #[arg(long, global = true, value_name = "FILE")]
     descriptors: Vec<std::path::PathBuf>,

@@ -3,15 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use arqonbus::log::RealStorage;
 use arqonbus::log::offline::{Directory, SegmentFile};
 use arqonbus::log::scan::Scanned;
+use arqonbus::log::{self, Damage, MasterKeys, RealStorage};
 
 use crate::Common;
 use crate::failure::Usage;
 
 /// A data directory holds tenants, these hold realities, these hold segments.
 const DEPTH_MAX: usize = 2;
+/// The one that the node reads.
+const KEYS_VARIABLE: &str = "ARQONBUS_MASTER_KEYS";
 
 /// One log and the names that its directory gives it.
 #[derive(Debug)]
@@ -19,6 +21,10 @@ pub(crate) struct Source {
     pub(crate) tenant: String,
     pub(crate) reality: String,
     pub(crate) log: Directory,
+    /// Why some of its segments cannot be decrypted, if so.
+    pub(crate) locked: Option<String>,
+    /// What is wrong with its file of keys.
+    pub(crate) keys_damage: Option<Damage>,
 }
 
 impl Source {
@@ -33,6 +39,8 @@ impl Source {
 
 /// Opens every log that `paths` name, in order.
 pub(crate) fn open(paths: &[PathBuf], common: &Common) -> anyhow::Result<Vec<Source>> {
+    let masters = masters(common)?;
+    let masters = masters.as_ref();
     let mut sources = Vec::new();
     for path in paths {
         let before = sources.len();
@@ -53,9 +61,10 @@ pub(crate) fn open(paths: &[PathBuf], common: &Common) -> anyhow::Result<Vec<Sou
                     path.display()
                 );
             }
-            sources.push(named(path.parent().unwrap_or(Path::new("")), log, common));
+            let dir = path.parent().unwrap_or(Path::new(""));
+            sources.push(named(dir, log, common, masters)?);
         } else if path.is_dir() {
-            find(path, DEPTH_MAX, common, &mut sources)?;
+            find(path, DEPTH_MAX, common, masters, &mut sources)?;
         } else {
             return Err(Usage(format!("{}: no such file or directory", path.display())).into());
         }
@@ -95,11 +104,12 @@ fn find(
     dir: &Path,
     depth: usize,
     common: &Common,
+    masters: Option<&MasterKeys>,
     sources: &mut Vec<Source>,
 ) -> anyhow::Result<()> {
     let log = Directory::open(&RealStorage, dir)?;
     if !log.segments.is_empty() {
-        sources.push(named(dir, log, common));
+        sources.push(named(dir, log, common, masters)?);
         return Ok(());
     }
     if depth == 0 {
@@ -115,12 +125,34 @@ fn find(
     }
     below.sort_unstable();
     for dir in below {
-        find(&dir, depth - 1, common, sources)?;
+        find(&dir, depth - 1, common, masters, sources)?;
     }
     Ok(())
 }
 
-fn named(dir: &Path, log: Directory, common: &Common) -> Source {
+/// The keys that were given, in a file or in the environment.
+fn masters(common: &Common) -> anyhow::Result<Option<MasterKeys>> {
+    if let Some(file) = &common.key_file {
+        return Ok(Some(MasterKeys::read(file)?));
+    }
+    let Ok(text) = std::env::var(KEYS_VARIABLE) else {
+        return Ok(None);
+    };
+    let keys = MasterKeys::parse(KEYS_VARIABLE, &text.replace(',', "\n"))?;
+    Ok(Some(keys))
+}
+
+fn named(
+    dir: &Path,
+    mut log: Directory,
+    common: &Common,
+    masters: Option<&MasterKeys>,
+) -> anyhow::Result<Source> {
+    let (locked, keys_damage) = match log.unlock_with(&RealStorage, masters) {
+        Ok(locked) => (locked.map(|error| error.to_string()), None),
+        Err(log::Error::Damaged(damage)) => (Some(damage.to_string()), Some(damage)),
+        Err(error) => return Err(error.into()),
+    };
     let whole = std::path::absolute(dir).unwrap_or_else(|_unknown| dir.to_owned());
     let mut names = whole.components().rev().filter_map(|part| match part {
         std::path::Component::Normal(name) => Some(name.to_string_lossy().into_owned()),
@@ -130,9 +162,11 @@ fn named(dir: &Path, log: Directory, common: &Common) -> Source {
         names.next().unwrap_or_default(),
         names.next().unwrap_or_default(),
     );
-    Source {
+    Ok(Source {
         tenant: common.tenant.clone().unwrap_or(tenant),
         reality: common.reality.clone().unwrap_or(reality),
         log,
-    }
+        locked,
+        keys_damage,
+    })
 }

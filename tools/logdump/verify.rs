@@ -152,6 +152,7 @@ impl Report {
             "batches": self.batches,
             "marks": self.marks,
             "records": self.records,
+            "locked_segments": source.log.segments.iter().filter(|s| s.is_locked()).count(),
             "findings": findings,
             "notices": self.notices,
         })
@@ -206,6 +207,14 @@ impl<'a> Check<'a> {
             progress.add(segment.bytes.len() as u64);
         }
         self.what_recovery_misses();
+        self.report.findings.extend(self.source.keys_damage.clone());
+        if let Some(why) = &self.source.locked {
+            let count = log.segments.iter().filter(|s| s.is_locked()).count();
+            self.report.notices.push(format!(
+                "{count} segments are encrypted: their checksums and chains were checked, their \
+                 contents were not; {why}"
+            ));
+        }
         if self.undecodable > 0 {
             let count = self.undecodable;
             self.report.notices.push(format!(
@@ -455,6 +464,8 @@ impl<'a> Check<'a> {
                 header.base,
             ));
         } else if !batch.locked {
+            // Otherwise the checksum of what is stored is good; that is all that can be said
+            // without the key.
             self.records(segment, batch);
         }
     }
@@ -553,7 +564,10 @@ impl<'a> Check<'a> {
             IndexCheck::Damaged(damage) => self.report.findings.push(damage),
             // A damaged segment cannot tell whether its index is right.
             IndexCheck::Differs(damage) if segment_is_good => self.report.findings.push(damage),
-            IndexCheck::Differs(_) | IndexCheck::Missing | IndexCheck::Agrees(_) => {}
+            IndexCheck::Differs(_)
+            | IndexCheck::Missing
+            | IndexCheck::Locked
+            | IndexCheck::Agrees(_) => {}
         }
     }
 

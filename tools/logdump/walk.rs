@@ -46,9 +46,13 @@ pub(crate) fn records(
             selection,
             each: &mut each,
             damaged: false,
+            locked: false,
         };
         let flow = walk.log(&mut progress)?;
-        if walk.damaged {
+        if walk.locked {
+            warn(source.locked.as_deref().unwrap_or("no key opens the log"));
+        }
+        if walk.damaged || walk.locked {
             outcome = Outcome::Damaged;
         }
         if flow.is_break() && sources.len() == 1 {
@@ -63,6 +67,8 @@ struct Walk<'a, F> {
     selection: &'a Selection,
     each: &'a mut F,
     damaged: bool,
+    /// Some records could not be decrypted.
+    locked: bool,
 }
 
 impl<'a, F> Walk<'a, F>
@@ -96,6 +102,7 @@ where
                     if self.selection.is_past(batch.header.base.get(), time.0) {
                         return Ok(ControlFlow::Break(()));
                     }
+                    self.locked |= batch.locked;
                     let mut offset = batch.offset.advance(batch::HEADER_BYTES as u64);
                     for record in batch.records() {
                         if self
