@@ -199,6 +199,10 @@ sections! {
         flush_after_ms: u64 = 25, Bound::Within(1, 60_000);
         /// Threads that write and flush, shared by all logs.
         commit_threads: usize = 2, Bound::Within(1, 64);
+        /// Segments whose records are all older than this are compressed; 0: none are.
+        compress_after_s: u64 = 0, Bound::Within(0, 36_500 * DAY_S);
+        /// Level of zstd; higher is smaller and slower.
+        compression_level: i32 = 3, Bound::Within(1, 19);
         /// Encrypt new segments. Takes effect in each log with its next append, and needs master
         /// keys. See docs/security.md.
         encrypt: bool = false, Bound::Any("true or false");
@@ -206,6 +210,39 @@ sections! {
         /// the first wraps the data keys of the logs, the others only unwrap them. Readable by the
         /// node alone. Instead of it, the lines can be in the variable `ARQONBUS_MASTER_KEYS`.
         master_key_file: Option<PathBuf> = None, Bound::Any("a file");
+    }
+
+    /// What is kept of which topics. See docs/durability.md.
+    retention: Retention {
+        /// Rules by topic: `{ pattern = "quake.>", retain_age_s = 86400, retain_bytes = 1000000,
+        /// retain_records = 1000, compacted = true, tombstone_grace_s = 3600 }`, each but the
+        /// pattern optional. The first whose pattern matches a topic decides for it; what lies
+        /// beyond any of its limits goes. In a compacted topic the newest record of each key stays;
+        /// one with a key and without data is a tombstone, which stays for its grace (a day if it
+        /// is not given).
+        topics: Vec<TopicEntry> = Vec::new(), Bound::Any("a list of tables");
+        /// Named consumers whose cursors hold records back, as patterns of their names
+        /// (`["billing", ">"]`).
+        hold_for: Vec<String> = Vec::new(), Bound::Any("a list of patterns");
+        /// Bytes of records that they can hold back in one reality; beyond that the oldest go.
+        hold_bytes_max: u64 = GIB, Bound::Within(0, u64::MAX);
+        /// Segments that must be written again to remove records from them are, as far as so much
+        /// of them, in percent, is to go.
+        dead_percent: u8 = 50, Bound::Within(1, 100);
+        /// Records past their age, expired ones and tombstones go after this long even where they
+        /// are few.
+        overdue_s: u64 = 3_600, Bound::Within(0, 36_500 * DAY_S);
+    }
+
+    /// The thread that keeps logs up: retention, compaction, compression.
+    maintenance: Maintenance {
+        /// From the end of one round over all open realities to the start of the next.
+        interval_s: u64 = 60, Bound::Within(1, 36_500 * DAY_S);
+        /// What it reads and writes.
+        bytes_per_second: u64 = 16 * MIB, Bound::Within(64 * KIB, 64 * GIB);
+        /// Keys of the compacted topics of one log that it tells apart, at up to 60 bytes of memory
+        /// each; records of those beyond are kept.
+        keys_max: usize = 1_000_000, Bound::Within(1_000, 1_000_000_000);
     }
 
     /// What one client, tenant or node may use up.
@@ -342,6 +379,29 @@ pub enum KeyAlgorithm {
     ES256,
     /// Ed25519.
     EdDSA,
+}
+
+/// What is kept of the topics that a pattern matches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TopicEntry {
+    /// Which topics.
+    pub pattern: String,
+    /// Records older than this go.
+    #[serde(default)]
+    pub retain_age_s: Option<u64>,
+    /// The newest records stay as far as they take no more than this.
+    #[serde(default)]
+    pub retain_bytes: Option<u64>,
+    /// So many of the newest records stay.
+    #[serde(default)]
+    pub retain_records: Option<u64>,
+    /// The newest record of each key stays.
+    #[serde(default)]
+    pub compacted: bool,
+    /// How long a tombstone stays.
+    #[serde(default)]
+    pub tombstone_grace_s: Option<u64>,
 }
 
 /// How much the node insists on.

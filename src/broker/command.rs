@@ -471,6 +471,7 @@ fn log_status(call: &Call<'_>) -> Result<Value, Error> {
             ("epoch", number(u64::from(status.epoch))),
         ]
         .into_iter()
+        .chain(upkeep(call, &reality))
         .chain(
             reality
                 .log()
@@ -480,6 +481,45 @@ fn log_status(call: &Call<'_>) -> Result<Value, Error> {
         .chain(scrubbed(&reality))
         .chain(health(&reality)),
     ))
+}
+
+/// What upkeep has done to a reality since the node started, and who holds retention back.
+fn upkeep(call: &Call<'_>, reality: &Reality) -> Vec<(&'static str, Value)> {
+    let Some(account) = call.broker.maintained(reality.tenant(), reality.name()) else {
+        return Vec::new();
+    };
+    let held = account.held.iter().map(|held| {
+        fields([
+            ("consumer", text(&held.name)),
+            ("from", number(held.from.get())),
+            ("bytes", number(held.bytes)),
+            ("cut_short", flag(held.is_cut_short())),
+        ])
+    });
+    let mut about = vec![
+        ("upkeep_at_ms", number(account.at.as_millis())),
+        ("upkeep_runs", number(account.runs)),
+        ("reclaimed_bytes", number(account.reclaimed_bytes)),
+        ("removed_records", number(account.removed_records)),
+        ("dead_bytes", number(account.dead_bytes)),
+        ("held", list(held)),
+        ("compressed_segments", number(account.compressed_segments)),
+    ];
+    if let Some(ratio) = account.compression_ratio() {
+        about.push(("compression_ratio", of(value::Kind::Number(ratio))));
+    }
+    if account.records_beyond_keys > 0 {
+        let beyond = number(account.records_beyond_keys);
+        about.push(("records_beyond_keys", beyond));
+    }
+    if account.damaged > 0 {
+        about.push(("upkeep_damages", number(account.damaged)));
+    }
+    if account.error.is_some() {
+        // Its text names directories; the node's own log has it.
+        about.push(("upkeep_failed", flag(true)));
+    }
+    about
 }
 
 fn log_rotate_key(call: &Call<'_>) -> Result<Value, Error> {

@@ -22,7 +22,7 @@ use crate::proto::v1::ConsumerCursor;
 use crate::proto::view::RecordView;
 
 /// First tokens of the topics that hold cursors.
-const TOPIC_PREFIX: &str = "sys.consumer.";
+pub(super) const TOPIC_PREFIX: &str = "sys.consumer.";
 const SCHEMA: &str = "arqon.v1.ConsumerCursor";
 
 /// Told, on a commit thread, how an acknowledgement ended: must be quick and must not block.

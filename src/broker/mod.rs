@@ -21,6 +21,7 @@ pub mod damage;
 pub mod error;
 pub mod fanout;
 pub mod filter;
+pub mod maintenance;
 pub mod name;
 pub mod producers;
 pub mod reality;
@@ -36,6 +37,7 @@ mod stored;
 pub mod subscription;
 mod system;
 pub mod tenancy;
+pub mod topic_rules;
 pub mod trie;
 mod turns;
 
@@ -54,10 +56,12 @@ pub use reality::{ReadOnly, Reality};
 pub use register::Birth;
 pub use subscription::Subscription;
 pub use tenancy::Tenancy;
+pub use topic_rules::{TopicRule, TopicRules};
 
 use crate::log::{self, Environment, Micros};
 use crate::proto::v1::BackupManifest;
 use backup::Backups;
+use maintenance::Maintenance;
 use reality::{Ground, Past};
 use repair::Repairs;
 use roster::{Idle, Roster};
@@ -90,6 +94,8 @@ pub struct Options {
     pub consumers_max: usize,
     /// Most producers of a reality whose own clocks are remembered.
     pub producers_max: usize,
+    /// How logs are kept up.
+    pub maintenance: maintenance::Options,
 }
 
 impl Options {
@@ -107,6 +113,7 @@ impl Options {
             tenant_bytes_max: None,
             consumers_max: 10_000,
             producers_max: 65_536,
+            maintenance: maintenance::Options::default(),
         }
     }
 }
@@ -146,11 +153,12 @@ pub struct Broker {
     seats: AtomicUsize,
     threads: Mutex<Vec<JoinHandle<()>>>,
     backups: Backups,
+    maintenance: Arc<Maintenance>,
 }
 
 impl Broker {
-    /// Starts a broker with no tenant open, and two threads, which end with [`Broker::close`]: one
-    /// reopens logs after a failure, one closes what nobody uses.
+    /// Starts a broker with no tenant open, and three threads, which end with [`Broker::close`]:
+    /// one reopens logs after a failure, one closes what nobody uses, one keeps logs up.
     ///
     /// # Errors
     /// A thread cannot be started.
@@ -172,6 +180,7 @@ impl Broker {
             seats: AtomicUsize::new(0),
             threads: Mutex::default(),
             backups: Backups::default(),
+            maintenance: Arc::default(),
         });
         broker.spawn("arqon-repair", |ground, broker| {
             while let Some(due) = ground.repairs.next() {
@@ -192,6 +201,18 @@ impl Broker {
             }
         })?;
         broker.finish_unfinished();
+        let maintenance = Arc::clone(&broker.maintenance);
+        let interval = broker.options.maintenance.interval;
+        broker.spawn("arqon-upkeep", move |_, broker| {
+            while maintenance.sleep(interval) {
+                let Some(broker) = broker.upgrade() else {
+                    return;
+                };
+                if !maintenance::round(&broker) {
+                    return;
+                }
+            }
+        })?;
         Ok(broker)
     }
 
@@ -242,6 +263,22 @@ impl Broker {
             .unwrap_or_else(PoisonError::into_inner)
             .push(thread);
         Ok(())
+    }
+
+    /// What upkeep has done to a reality, if it was there yet.
+    #[must_use]
+    pub fn maintained(
+        &self,
+        tenant: &Tenant,
+        reality: &RealityName,
+    ) -> Option<maintenance::Account> {
+        self.maintenance.account(tenant, reality)
+    }
+
+    /// What upkeep has done to all realities.
+    #[must_use]
+    pub fn maintained_in_all(&self) -> maintenance::Sums {
+        self.maintenance.sums()
     }
 
     /// The wall clock.
@@ -442,6 +479,7 @@ impl Broker {
     /// Flushes and closes all logs and ends the threads. Nothing is opened afterwards. Blocks.
     pub fn close(&self) {
         self.ground.repairs.close();
+        self.maintenance.stop();
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {

@@ -16,7 +16,7 @@ use crate::log::Found;
 use crate::proto::view::RecordView;
 
 /// First tokens of the topics that say which realities there are.
-const TOPIC_PREFIX: &str = "sys.reality.";
+pub(super) const TOPIC_PREFIX: &str = "sys.reality.";
 const CREATED: &str = "reality.created";
 const FORKED: &str = "reality.forked";
 const DELETED: &str = "reality.deleted";

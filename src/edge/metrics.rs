@@ -47,6 +47,13 @@ pub struct Metrics {
     flushes: Counter,
     /// Reads that met damage since the start; set when it is asked for, never lowered.
     damaged_reads: Counter,
+    /// What upkeep has done; set when it is asked for, never lowered.
+    upkeep_runs: Counter,
+    upkeep_failures: Counter,
+    reclaimed_bytes: Counter,
+    removed_records: Counter,
+    /// Bytes of records that consumers hold back from retention.
+    pub log_held_bytes: Gauge,
     /// Bytes of records in all logs.
     pub log_used_bytes: Gauge,
     /// Bytes of records kept in memory by all logs.
@@ -57,6 +64,19 @@ pub struct Metrics {
     pub log_file_handles: Gauge,
     /// Bytes waiting to be written by all logs.
     pub log_waiting_bytes: Gauge,
+}
+
+/// What upkeep of all logs has done since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Upkeep {
+    /// Rounds over single logs.
+    pub runs: u64,
+    /// Those that failed.
+    pub failures: u64,
+    /// Bytes of files that are no longer needed.
+    pub reclaimed_bytes: u64,
+    /// Records that were removed.
+    pub removed_records: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -99,6 +119,11 @@ impl Metrics {
             subscriptions: Gauge::default(),
             flushes: Counter::default(),
             damaged_reads: Counter::default(),
+            upkeep_runs: Counter::default(),
+            upkeep_failures: Counter::default(),
+            reclaimed_bytes: Counter::default(),
+            removed_records: Counter::default(),
+            log_held_bytes: Gauge::default(),
             log_used_bytes: Gauge::default(),
             log_tail_bytes: Gauge::default(),
             log_index_bytes: Gauge::default(),
@@ -193,6 +218,33 @@ impl Metrics {
             "Reads that met damaged records, which they skipped",
             self.damaged_reads.clone(),
         );
+        r.register(
+            "log_upkeep_runs",
+            "Rounds of retention, compaction and compression over single logs",
+            self.upkeep_runs.clone(),
+        );
+        r.register(
+            "log_upkeep_failures",
+            "Rounds that failed",
+            self.upkeep_failures.clone(),
+        );
+        r.register_with_unit(
+            "log_reclaimed",
+            "Files that upkeep has made needless",
+            Unit::Bytes,
+            self.reclaimed_bytes.clone(),
+        );
+        r.register(
+            "log_removed_records",
+            "Records that were too old, too many, superseded or expired",
+            self.removed_records.clone(),
+        );
+        r.register_with_unit(
+            "log_held",
+            "Records that consumers hold back from retention",
+            Unit::Bytes,
+            self.log_held_bytes.clone(),
+        );
         r.register_with_unit(
             "log_used",
             "Records and their framing on disk",
@@ -267,6 +319,20 @@ impl Metrics {
     pub fn set_damaged_reads(&self, reads: u64) {
         let inner: &AtomicU64 = self.damaged_reads.inner();
         inner.fetch_max(reads, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Takes over what upkeep has counted.
+    pub fn set_upkeep(&self, sums: &Upkeep) {
+        let counts = [
+            (&self.upkeep_runs, sums.runs),
+            (&self.upkeep_failures, sums.failures),
+            (&self.reclaimed_bytes, sums.reclaimed_bytes),
+            (&self.removed_records, sums.removed_records),
+        ];
+        for (counter, count) in counts {
+            let inner: &AtomicU64 = counter.inner();
+            inner.fetch_max(count, std::sync::atomic::Ordering::Relaxed);
+        }
     }
 
     /// The exposition (OpenMetrics text).

@@ -24,7 +24,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::checkup::Checkup;
 use super::handshake;
-use super::metrics::Metrics;
+use super::metrics::{Metrics, Upkeep};
 use super::seats::Seats;
 use super::token::Verifier;
 use crate::broker::damage::without_directories;
@@ -307,6 +307,14 @@ async fn metrics(State(ops): State<Arc<Ops>>) -> Response {
     gauge(&metrics.log_waiting_bytes, totals.waiting_bytes as u64);
     metrics.set_flushes(totals.flushes);
     metrics.set_damaged_reads(totals.damaged_reads);
+    let upkeep = ops.broker.maintained_in_all();
+    metrics.set_upkeep(&Upkeep {
+        runs: upkeep.runs,
+        failures: upkeep.failures,
+        reclaimed_bytes: upkeep.reclaimed_bytes,
+        removed_records: upkeep.removed_records,
+    });
+    gauge(&metrics.log_held_bytes, upkeep.held_bytes);
     match metrics.exposition() {
         Ok(text) => ([(header::CONTENT_TYPE, EXPOSITION)], text).into_response(),
         Err(error) => {

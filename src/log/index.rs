@@ -178,6 +178,15 @@ impl Index {
         places
     }
 
+    /// Places of the records of one topic, ascending.
+    pub(super) fn places_of(&self, topic: &str) -> Vec<Place> {
+        let mut places = Vec::new();
+        if let Some(topic) = self.topics.get(topic) {
+            topic.places_into(&mut places);
+        }
+        places
+    }
+
     /// The bytes of the index file of the segment with `header`; encrypted as its bodies are.
     pub(super) fn encode(
         &self,

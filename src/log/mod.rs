@@ -26,6 +26,8 @@ mod chunk;
 mod cipher;
 mod commit;
 mod committer;
+mod compaction;
+mod compression;
 mod disk;
 pub mod error;
 mod fork;
@@ -39,6 +41,7 @@ mod master;
 pub mod offline;
 mod open;
 mod options;
+mod pass;
 pub mod position;
 mod prepare;
 mod reader;
@@ -47,6 +50,7 @@ mod recovery;
 mod rekey;
 pub mod removal;
 mod repair;
+mod retention;
 mod rewrite;
 pub mod scan;
 pub mod scrub;
@@ -66,13 +70,17 @@ pub use append::{Append, AppendSink, Appended, Durability, NewRecord, Observer};
 pub use chunk::{Chunk, Found, RecordRef};
 pub use cipher::{DataKey, KeyId};
 pub use committer::Committer;
+pub use compaction::{Compaction, CompactionReport, Facts, KeyRule};
+pub use compression::{Compression, CompressionReport};
 pub use error::{AppendError, Damage, Error, KeyProblem};
 pub use fork::ForkPoint;
 pub use keyring::{Entropy, Keyring, OsEntropy};
 pub use master::{LineFault, MasterId, MasterKeyError, MasterKeys, MasterName};
 pub use options::{Encryption, Environment, NewSegments, Options, Writer};
+pub use pass::{Ended, Rewrites};
 pub use position::{ByteOffset, Clock, Micros, Sequence};
 pub use rekey::shred;
+pub use retention::{Held, Holder, Limits, Retention, RetentionReport};
 pub use rewrite::{Throttle, Unthrottled};
 pub use snapshot::{Snapshot, SnapshotFile};
 pub use status::{Bounds, LossStatement, Quarantined, ScrubStatus, Status, TopicSummary};
@@ -81,6 +89,13 @@ pub use topic_reader::TopicReader;
 
 use index::Index;
 use state::State;
+
+/// The error's text with its cause.
+#[must_use]
+pub fn with_source(error: &Error) -> String {
+    prepare::with_source(error)
+}
+
 /// One open log. Cheap to clone; closed by [`Log::close`].
 #[derive(Clone, Debug)]
 pub struct Log {
@@ -231,6 +246,11 @@ impl Log {
                     _ => break,
                 },
             }
+        }
+        // It may have been removed since it was looked for.
+        let first = self.state.first();
+        if from < first {
+            return Err(Error::OutOfRange { asked: from, first });
         }
         Ok(Found::End)
     }

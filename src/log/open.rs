@@ -15,6 +15,7 @@ use super::keyfile::KEYS_COMING;
 use super::keyring::{Keyring, Loaded, OsEntropy};
 use super::loss;
 use super::options::{Environment, Options, Writer};
+use super::pass::Upkeep;
 use super::position::{ByteOffset, Micros, Sequence};
 use super::prepare::{self, remove_if_there};
 use super::reader::Segment;
@@ -138,6 +139,7 @@ pub(super) fn open(
         lock: Mutex::new(Some(lock)),
         keyring: RwLock::new(Arc::new(keyring)),
         rewriting: Mutex::new(()),
+        upkeep: Upkeep::default(),
         scrub: Mutex::default(),
     };
     let begun = if statement.is_some() && state.read_only().is_none() {

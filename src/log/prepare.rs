@@ -25,6 +25,8 @@ use super::storage::{Access, Storage, StorageFile};
 
 /// After a failure, the next attempt is made no sooner than this.
 const RETRY_AFTER: Micros = Micros(250_000);
+/// The index of a sealed segment is written so much later if something else is under way.
+const INDEX_RETRY_AFTER: Duration = Duration::from_secs(1);
 const ZEROS_AT_ONCE: usize = 1 << 20;
 /// Flushed in steps, so that a flush of records never waits for a whole segment of zeros.
 const FLUSH_EVERY_BYTES: u64 = 4 << 20;
@@ -41,6 +43,14 @@ enum Pace {
 
 /// Filling segments faster than this is rapid.
 const RAPID_BYTES_PER_SECOND: u64 = 128 << 20;
+
+/// What becomes of the blocks of a segment that is removed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Blocks {
+    /// Used by the next segment if nobody needs them any more.
+    Reused,
+    Freed,
+}
 
 /// A file that only waits for its header and its name.
 #[derive(Debug)]
@@ -358,7 +368,17 @@ impl State {
         if rapid { Pace::Rapid } else { Pace::Calm }
     }
 
-    /// Writes the index files that are missing, and drops those indexes from memory.
+    /// As [`State::write_indexes`], unless a segment is just being replaced: then a little later,
+    /// because nobody waits for it, and other logs wait for this thread.
+    pub(super) fn write_new_indexes(self: &Arc<Self>) {
+        match self.rewriting.try_lock() {
+            Ok(_sealed_stay) => self.write_indexes(),
+            Err(_held) => self.queue_chore(Chore::Seal, INDEX_RETRY_AFTER),
+        }
+    }
+
+    /// Writes the index files that are missing, and drops those indexes from memory. The caller
+    /// holds [`State::rewriting`].
     pub(super) fn write_indexes(&self) {
         let segments = self.segments();
         let sealed = segments.split_last().map_or(&[][..], |(_, sealed)| sealed);
@@ -396,11 +416,11 @@ impl State {
     /// Removes every sealed segment all of whose records lie before `before`. One of them is kept
     /// aside for reuse.
     pub(super) fn trim(self: &Arc<Self>, before: Sequence) -> Result<Sequence, Error> {
-        let _removing = self
-            .rewriting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let removed: Vec<Arc<Segment>> = {
+        let _sealed_stay = self.lock_rewriting();
+        if self.upkeep.is_closing() {
+            return Ok(self.first());
+        }
+        let mut removed: Vec<Arc<Segment>> = {
             let mut segments = self
                 .segments
                 .write()
@@ -420,14 +440,21 @@ impl State {
             .unwrap_or_else(PoisonError::into_inner)
             .clear();
         // Segments grow, so the last of them has the size of those to come.
-        for segment in removed.into_iter().rev() {
-            self.retire(segment)?;
+        let last = removed.pop();
+        // The oldest first, and each durably: a log has no gap where a segment was, and no old
+        // value of a key is there when the newer one is gone.
+        for segment in removed {
+            self.retire(segment, Blocks::Freed)?;
+            self.sync_dir()?;
         }
-        self.sync_dir()?;
+        if let Some(segment) = last {
+            self.retire(segment, Blocks::Reused)?;
+            self.sync_dir()?;
+        }
         Ok(self.first())
     }
 
-    fn retire(&self, segment: Arc<Segment>) -> Result<(), Error> {
+    fn retire(&self, segment: Arc<Segment>, blocks: Blocks) -> Result<(), Error> {
         let path = segment.path.clone();
         let io = |operation| {
             let path = path.clone();
@@ -455,7 +482,7 @@ impl State {
         });
         let retired = self.dir.join(RETIRED);
         let free = self.storage.open(&retired, Access::Read).is_err();
-        if unused && free {
+        if blocks == Blocks::Reused && unused && free {
             self.storage.rename(&path, &retired).map_err(io("retire"))
         } else {
             self.storage.remove(&path).map_err(io("remove"))

@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::{Bytes, BytesMut};
 use memmap2::Mmap;
@@ -21,6 +21,7 @@ use super::body::BodyCodec;
 use super::chunk::{Chunk, Found};
 use super::error::{Damage, Error};
 use super::index::{Index, Place};
+use super::pass::Seen;
 use super::position::{ByteOffset, Micros, Sequence};
 use super::scan::{Scan, Scanned, chunk_of, locked_damage, lost_damage};
 use super::segment::{HEADER_BLOCK_BYTES, SegmentHeader};
@@ -72,6 +73,8 @@ pub(super) struct Segment {
     index: RwLock<IndexState>,
     /// The encoded body that was read last, which the next read is likely to need again.
     decoded: Mutex<Option<(ByteOffset, Bytes)>>,
+    /// What upkeep has found out about it.
+    seen: Mutex<Seen>,
 }
 
 /// Where the index of a segment is.
@@ -107,6 +110,7 @@ impl Segment {
             shared: AtomicBool::new(false),
             index: RwLock::new(IndexState::Growing(index)),
             decoded: Mutex::default(),
+            seen: Mutex::default(),
         }
     }
 
@@ -126,7 +130,12 @@ impl Segment {
             shared: AtomicBool::new(true),
             index: RwLock::new(IndexState::Sealed(None)),
             decoded: Mutex::default(),
+            seen: Mutex::default(),
         }
+    }
+
+    pub(super) fn lock_seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lends a sealed segment the index that it is known to have.

@@ -478,14 +478,7 @@ fn write_again(
         }
     }
     if let Some(mending) = quarantine {
-        if let Some(reason) = mending.missing.filter(|_| next < end) {
-            writer
-                .put_lost(next, end, &reason, appended_at)
-                .map_err(io("write"))?;
-        }
-        if let Some(next) = mending.closed_at {
-            writer.put_close(next, appended_at).map_err(io("write"))?;
-        }
+        put_end(&mut writer, mending, next, end, appended_at).map_err(io("write"))?;
     }
     let (header, file, index, codec) = writer.finish().map_err(io("finish"))?;
     Ok(Some(Rewritten {
@@ -496,6 +489,23 @@ fn write_again(
         removed,
         kept,
     }))
+}
+
+/// What a mended segment ends with.
+fn put_end(
+    writer: &mut SegmentWriter<'_>,
+    mending: Mending<'_>,
+    next: Sequence,
+    end: Sequence,
+    appended_at: Micros,
+) -> io::Result<()> {
+    if let Some(reason) = mending.missing.filter(|_| next < end) {
+        writer.put_lost(next, end, &reason, appended_at)?;
+    }
+    match mending.closed_at {
+        Some(next) => writer.put_close(next, appended_at),
+        None => Ok(()),
+    }
 }
 
 /// What cannot be read cannot be written again.
@@ -550,7 +560,11 @@ fn put_salvaged(
 
 impl State {
     /// Puts a rewritten segment in the place of `old`. The caller holds [`State::rewriting`].
-    pub(super) fn replace(&self, old: &Arc<Segment>, new: Rewritten) -> Result<(), Error> {
+    pub(super) fn replace(
+        &self,
+        old: &Arc<Segment>,
+        new: Rewritten,
+    ) -> Result<Arc<Segment>, Error> {
         let path = old.path.clone();
         let io = |operation| segment_error(&path, operation);
         let Rewritten {
@@ -558,8 +572,10 @@ impl State {
             file,
             index,
             codec,
+            removed,
             ..
         } = new;
+        let end = Sequence::at_least_first(header.end);
         self.storage
             .rename(&self.dir.join(REWRITING), &path)
             .map_err(io("replace"))?;
@@ -580,8 +596,13 @@ impl State {
                 *slot = Arc::clone(&segment);
             }
         }
+        if removed > 0 {
+            // What is gone from the file is not read from memory either.
+            let mut tail = self.tail.write().unwrap_or_else(PoisonError::into_inner);
+            tail.forget_before(end);
+        }
         self.keep_index(&segment);
-        Ok(())
+        Ok(segment)
     }
 }
 

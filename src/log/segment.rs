@@ -205,10 +205,11 @@ impl SegmentHeader {
         crc32fast::hash(&bytes[..len])
     }
 
-    /// Tells this file from every other that had or will have its name.
+    /// Tells this file from every other that had or will have its name: the header's checksum.
     #[must_use]
     pub fn identity(&self) -> u32 {
-        crc32fast::hash(&self.encode())
+        // Not a checksum over the checksum as well, which is the same for every header.
+        u32_at(&self.encode(), meaningful_bytes(self.version) - 4)
     }
 
     /// Whether bodies have to be decoded before records can be found in them.
@@ -319,6 +320,22 @@ mod tests {
     #[test]
     fn a_header_round_trips() {
         assert_eq!(SegmentHeader::decode(&header().encode()), Ok(header()));
+    }
+
+    // LOG-03: an index is not taken for that of another file of the same name.
+    #[test]
+    fn headers_that_differ_have_different_identities() {
+        let again = SegmentHeader {
+            generation: 11,
+            ..header()
+        };
+        let earlier = SegmentHeader {
+            version: 1,
+            ..header()
+        };
+        let identities = [header(), again, earlier].map(|header| header.identity());
+        assert_ne!(identities[0], identities[1]);
+        assert_ne!(identities[0], identities[2]);
     }
 
     // LOG-17: the first version has a shorter header and none of the later fields.

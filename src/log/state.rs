@@ -1,6 +1,6 @@
 //! What the handles, the commit threads and the readers of one log share.
 //!
-//! Lock order: `rewriting` → `core` → `prepared` → `flush` → `segments` → `tail` → `unflushed`. No lock is held
+//! Lock order: `upkeep` → `rewriting` → `core` → `prepared` → `flush` → `segments` → `tail` → `unflushed`. No lock is held
 //! while a sink or the observer is called, so that they may call back into the log.
 
 use std::collections::VecDeque;
@@ -15,6 +15,7 @@ use super::error::{AppendError, Error};
 use super::index::{Index, Point, Topic};
 use super::keyring::Keyring;
 use super::options::{Options, Writer};
+use super::pass::Upkeep;
 use super::position::{Clock, Sequence};
 use super::prepare::Prepared;
 use super::reader::Segment;
@@ -67,6 +68,7 @@ pub(super) struct State {
     pub(super) keyring: RwLock<Arc<Keyring>>,
     /// Held by whoever removes, replaces or shares sealed segments. Taken before every other lock.
     pub(super) rewriting: Mutex<()>,
+    pub(super) upkeep: Upkeep,
     pub(super) scrub: Mutex<ScrubStatus>,
 }
 
@@ -106,6 +108,12 @@ impl State {
 
     pub(super) fn lock_core(&self) -> MutexGuard<'_, Core> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn lock_rewriting(&self) -> MutexGuard<'_, ()> {
+        self.rewriting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn read_only(&self) -> Option<String> {
@@ -274,7 +282,7 @@ impl State {
             Chore::Flush => self.flush_written(),
             Chore::Mark => self.write_idle_mark(),
             Chore::Prepare => self.prepare_ahead(),
-            Chore::Seal => self.write_indexes(),
+            Chore::Seal => self.write_new_indexes(),
         }
         self.announce_poison();
     }
@@ -332,6 +340,9 @@ impl State {
 
     /// See [`super::Log::close`].
     pub(super) fn close(self: &Arc<Self>) -> Result<(), AppendError> {
+        // Whoever opens the log next relies on nobody else touching its files.
+        self.upkeep.end();
+        let _sealed_stay = self.lock_rewriting();
         let poisoned = self.read_only();
         self.drain();
         let result = if poisoned.is_some() {

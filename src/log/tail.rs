@@ -181,6 +181,11 @@ impl Tail {
             && self.chunks.back().is_some_and(|last| sequence <= last.last)
     }
 
+    /// Drops what lies before `end`.
+    pub(super) fn forget_before(&mut self, end: Sequence) {
+        while self.chunks.front().is_some_and(|chunk| chunk.base < end) && self.pop() {}
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }

@@ -211,7 +211,7 @@ impl TopicReader {
 }
 
 /// Where places of a segment lead to.
-enum Source {
+pub(super) enum Source {
     /// The whole file.
     Plain(Bytes),
     /// The decoded body of one batch at a time.
@@ -219,14 +219,14 @@ enum Source {
 }
 
 /// A record in the bytes of a [`Source`].
-struct FoundRecord {
-    sequence: Sequence,
-    intact: bool,
-    range: Range<usize>,
+pub(super) struct FoundRecord {
+    pub(super) sequence: Sequence,
+    pub(super) intact: bool,
+    pub(super) range: Range<usize>,
 }
 
 impl Source {
-    fn of(segment: &Arc<Segment>) -> Result<Self, Error> {
+    pub(super) fn of(segment: &Arc<Segment>) -> Result<Self, Error> {
         let encoded = segment
             .header
             .as_ref()
@@ -239,13 +239,13 @@ impl Source {
     }
 
     /// The bytes that the record found last lies in.
-    const fn bytes(&self) -> &Bytes {
+    pub(super) const fn bytes(&self) -> &Bytes {
         match self {
             Self::Plain(bytes) | Self::Encoded(_, _, bytes) => bytes,
         }
     }
 
-    fn record_at(&mut self, place: Place) -> Option<FoundRecord> {
+    pub(super) fn record_at(&mut self, place: Place) -> Option<FoundRecord> {
         let start = match self {
             Self::Plain(_) => place.0,
             Self::Encoded(segment, at, bytes) => {

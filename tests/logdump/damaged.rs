@@ -338,7 +338,7 @@ fn a_wrong_index_is_named() {
     let run = logdump(&["verify", &text]);
     assert_eq!(run.code, 1);
     assert!(
-        run.stdout.contains("index of the segment"),
+        run.stdout.contains("expected an index of this segment"),
         "{}",
         run.stdout
     );

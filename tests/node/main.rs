@@ -21,4 +21,5 @@ mod restart;
 mod runbook;
 mod shell;
 mod support;
+mod upkeep;
 mod verbs;

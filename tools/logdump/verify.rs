@@ -367,6 +367,11 @@ impl<'a> Check<'a> {
                 Scanned::End(end) => self.previous_end = Some((segment.path.clone(), *end)),
             }
         }
+        if let Some(header) = segment.header.as_ref().filter(|_| is_rewritten(segment)) {
+            // Its successor follows what it was before.
+            self.root = Some(header.sealed_root);
+            expected = expected.max(Sequence::at_least_first(header.end));
+        }
         self.end = Some(self.end.map_or(expected, |end| end.max(expected)));
         if let Some(header) = segment
             .header
@@ -415,7 +420,8 @@ impl<'a> Check<'a> {
     ) {
         let header = &batch.header;
         let at = batch.offset.0;
-        if header.base > expected && !behind_damage {
+        // What was written again keeps its sequences, and some have no record any more.
+        if header.base > expected && !behind_damage && !is_rewritten(segment) {
             if header.epoch > self.epoch {
                 let last = header.base.previous().unwrap_or(expected);
                 self.report.notices.push(format!(
@@ -465,26 +471,48 @@ impl<'a> Check<'a> {
             return;
         }
         self.report.batches += 1;
-        // The checksum of what is stored is good; that is all that can be said without the key.
-        if !batch.locked {
+        if let Some(reason) = batch.lost() {
+            let last = header.end().previous().unwrap_or(header.base);
+            self.report.notices.push(format!(
+                "{}: byte {at}: sequences {}..={last} were put aside by a repair: {reason}",
+                segment.path.display(),
+                header.base,
+            ));
+        } else if !batch.locked {
+            // Otherwise the checksum of what is stored is good; that is all that can be said
+            // without the key.
             self.records(segment, batch);
         }
     }
 
     fn records(&mut self, segment: &SegmentFile, batch: &Batch) {
         let header = &batch.header;
+        // Records in an encoded body have no place in the file but its own.
+        let encoded = header.is_compressed() || header.is_encrypted();
         let start = batch.offset.0 + HEADER_BYTES as u64;
-        let mut at = start;
+        let mut within = 0;
         let mut sequence = header.base;
+        let mut time = header.appended_at;
         for record in batch.records() {
-            self.record(segment, at, sequence, header.appended_at, &record);
-            at += record.field.len() as u64;
+            let at = start + if encoded { 0 } else { within };
+            let expected =
+                if header.has_holes() && (sequence..header.end()).contains(&record.sequence) {
+                    record.sequence
+                } else {
+                    sequence
+                };
+            if is_rewritten(segment) {
+                time = time.max(record.appended_at);
+            }
+            self.record(segment, at, expected, time, &record);
+            within += record.field.len() as u64;
             sequence = record.sequence.next();
         }
-        let end = start + batch.body.len() as u64;
-        if at != end {
+        self.time = self.time.max(time);
+        let at = start + if encoded { 0 } else { within };
+        if within != batch.body.len() as u64 {
             self.finding(segment, at, "record", "a framed record", "something else");
-        } else if sequence != header.end() {
+        } else if sequence != header.end() && !header.has_holes() {
             let found = sequence.since(header.base);
             self.finding(
                 segment,
@@ -570,6 +598,11 @@ impl<'a> Check<'a> {
             }
         }
     }
+}
+
+fn is_rewritten(segment: &SegmentFile) -> bool {
+    let header = segment.header.as_ref();
+    header.is_some_and(SegmentHeader::is_rewritten)
 }
 
 fn hex(value: u32) -> String {

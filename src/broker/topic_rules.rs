@@ -1,0 +1,204 @@
+//! Which topics keep what: limits of age, bytes and count, compaction by key, and what the log is
+//! told of an envelope for that.
+//!
+//! Rules stand in the order in which they were given; the first whose pattern matches a topic
+//! decides for it. The broker's own topics have rules of their own: cursors of consumers
+//! (`sys.consumer.`) are compacted, each topic being one key, and the list of realities
+//! (`sys.reality.`) stays whole; the other `sys.` topics can be given limits by a rule that names
+//! them, and are never compacted.
+
+use super::consumer;
+use super::filter::Filter;
+use super::name::{self, NameError};
+use super::register;
+use crate::config::TopicEntry;
+use crate::log::{Facts, KeyRule, Limits, Micros, RecordRef};
+use crate::proto::view::{Payload, RecordView};
+
+/// How long a tombstone stays if its rule does not say: a day.
+const TOMBSTONE_GRACE_S: u64 = 24 * 60 * 60;
+
+/// What holds for the topics that a pattern matches.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TopicRule {
+    /// Which topics.
+    pub pattern: Filter,
+    /// What is kept of each.
+    pub limits: Limits,
+    /// How each is compacted, if it is.
+    pub compaction: Option<KeyRule>,
+}
+
+/// A pattern in the settings that is none.
+#[derive(Debug, thiserror::Error)]
+#[error("{setting}: {text:?} is no pattern: {fault}")]
+pub struct BadPattern {
+    /// Where it stands.
+    pub setting: &'static str,
+    /// What stands there.
+    pub text: String,
+    /// What is wrong with it.
+    pub fault: NameError,
+}
+
+/// The pattern that is written as `text` in `setting`.
+pub(super) fn pattern(setting: &'static str, text: &str) -> Result<Filter, BadPattern> {
+    Filter::new(text).map_err(|fault| BadPattern {
+        setting,
+        text: text.to_owned(),
+        fault,
+    })
+}
+
+impl TopicRule {
+    /// As it stands in the settings.
+    ///
+    /// # Errors
+    /// The pattern is none.
+    pub fn of(entry: &TopicEntry) -> Result<Self, BadPattern> {
+        let micros = |seconds: u64| seconds.saturating_mul(1_000_000);
+        let grace_s = entry.tombstone_grace_s.unwrap_or(TOMBSTONE_GRACE_S);
+        Ok(Self {
+            pattern: pattern("retention.topics", &entry.pattern)?,
+            limits: Limits {
+                age_micros: entry.retain_age_s.map(micros),
+                bytes: entry.retain_bytes,
+                records: entry.retain_records,
+            },
+            compaction: entry.compacted.then(|| KeyRule {
+                tombstone_grace_micros: micros(grace_s),
+            }),
+        })
+    }
+}
+
+/// All rules of a node.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct TopicRules(Vec<TopicRule>);
+
+impl TopicRules {
+    /// In the order in which they are asked.
+    #[must_use]
+    pub const fn new(rules: Vec<TopicRule>) -> Self {
+        Self(rules)
+    }
+
+    /// Whether any topic has a limit.
+    #[must_use]
+    pub fn limit_something(&self) -> bool {
+        let none = Limits::default();
+        self.0.iter().any(|rule| rule.limits != none)
+    }
+
+    fn of(&self, topic: &str) -> Option<&TopicRule> {
+        self.0.iter().find(|rule| rule.pattern.matches(topic))
+    }
+
+    /// What is kept of `topic`.
+    #[must_use]
+    pub fn limits(&self, topic: &str) -> Limits {
+        if topic.starts_with(consumer::TOPIC_PREFIX) || topic.starts_with(register::TOPIC_PREFIX) {
+            return Limits::default();
+        }
+        self.of(topic)
+            .map_or_else(Limits::default, |rule| rule.limits)
+    }
+
+    /// How `topic` is compacted, if it is.
+    #[must_use]
+    pub fn compaction(&self, topic: &str) -> Option<KeyRule> {
+        if topic.starts_with(consumer::TOPIC_PREFIX) {
+            return Some(KeyRule {
+                tombstone_grace_micros: 0,
+            });
+        }
+        if name::is_system_topic(topic) {
+            return None;
+        }
+        self.of(topic)?.compaction
+    }
+}
+
+/// What the log has to know of a record. A tombstone is an envelope with a key and without data.
+/// One that cannot be read stays: it has no key, so it is the newest of its topic at most once,
+/// and no expiry.
+pub(super) fn facts<'r>(record: &RecordRef<'r>) -> Facts<'r> {
+    let Ok(view) = RecordView::parse(record.record) else {
+        return Facts::default();
+    };
+    let envelope = view.envelope;
+    let key = (!envelope.key.is_empty()).then_some(envelope.key.as_bytes());
+    let without_data = match envelope.payload {
+        Payload::Empty => true,
+        Payload::Command { data, .. } | Payload::Event { data, .. } => data.is_empty(),
+        Payload::Signal { .. } => false,
+    };
+    let expires_at = u64::try_from(envelope.expires_at).ok().filter(|at| *at > 0);
+    Facts {
+        key,
+        tombstone: key.is_some() && without_data,
+        expires_at: expires_at.map(|ms| Micros(ms.saturating_mul(1_000))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(pattern: &str, records: u64, compacted: bool) -> TopicRule {
+        TopicRule {
+            pattern: Filter::new(pattern).unwrap(),
+            limits: Limits {
+                records: Some(records),
+                ..Limits::default()
+            },
+            compaction: compacted.then_some(KeyRule {
+                tombstone_grace_micros: 7,
+            }),
+        }
+    }
+
+    // LOG-10, LOG-11: the first rule that matches decides.
+    #[test]
+    fn the_first_rule_decides() {
+        let rules = TopicRules::new(vec![rule("a.b", 1, true), rule("a.>", 2, false)]);
+        assert_eq!(rules.limits("a.b").records, Some(1));
+        assert_eq!(rules.limits("a.c").records, Some(2));
+        assert_eq!(rules.limits("b").records, None);
+        assert!(rules.compaction("a.b").is_some());
+        assert!(rules.compaction("a.c").is_none());
+        assert!(rules.limit_something());
+        assert!(!TopicRules::default().limit_something());
+    }
+
+    // LOG-10: a pattern that is none is refused with the setting it stands in.
+    #[test]
+    fn a_bad_pattern_is_named() {
+        let entry = TopicEntry {
+            pattern: "a.>.b".into(),
+            retain_age_s: None,
+            retain_bytes: None,
+            retain_records: None,
+            compacted: false,
+            tombstone_grace_s: None,
+        };
+        let error = TopicRule::of(&entry).unwrap_err().to_string();
+        assert!(error.starts_with("retention.topics: \"a.>.b\""), "{error}");
+    }
+
+    // LOG-11, BRK-03: cursors are compacted whatever the settings say; statements and audits never.
+    #[test]
+    fn the_brokers_own_topics_have_their_own_rules() {
+        let all = [">", "sys.>", "sys.consumer.>"].map(|pattern| rule(pattern, 3, true));
+        for rules in [TopicRules::default(), TopicRules::new(all.into())] {
+            assert!(rules.compaction("sys.consumer.main.c").is_some());
+            assert_eq!(rules.limits("sys.consumer.main.c"), Limits::default());
+            assert_eq!(rules.limits("sys.reality.fork"), Limits::default());
+            for topic in ["sys.log", "sys.audit", "sys.reality.fork"] {
+                assert!(rules.compaction(topic).is_none(), "{topic}");
+            }
+        }
+        let rules = TopicRules::new(vec![rule(">", 3, true)]);
+        assert_eq!(rules.limits("sys.log"), Limits::default(), "must be named");
+    }
+}
