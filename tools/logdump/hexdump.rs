@@ -196,12 +196,33 @@ impl Dump {
                 (56, 8, "reserved_end", Show::Number),
                 (64, 16, "key_id", Show::Bytes),
                 (80, 8, "capacity", Show::Number),
-                (88, 36, "(reserved)", Show::Bytes),
             ],
         );
-        if let Some(crc) = header.get(124..128) {
-            let computed = crc32fast::hash(&header[..124]);
-            self.row(124, crc, "crc", compared(crc, computed));
+        let later = number(header, 8, 2).is_some_and(|version| version > 1);
+        let (rest, crc_at): (&[_], usize) = if later {
+            (
+                &[
+                    (88, 4, "flags", Show::Number),
+                    (92, 4, "generation", Show::Number),
+                    (96, 4, "sealed_root", Show::Checksum),
+                    (100, 4, "(reserved)", Show::Bytes),
+                    (104, 8, "end", Show::Number),
+                    (112, 16, "salt", Show::Bytes),
+                    (128, 16, "origin log_id", Show::Bytes),
+                    (144, 8, "origin end", Show::Number),
+                    (152, 36, "(reserved)", Show::Bytes),
+                    (188, 36, "(reserved)", Show::Bytes),
+                    (224, 28, "(reserved)", Show::Bytes),
+                ],
+                252,
+            )
+        } else {
+            (&[(88, 36, "(reserved)", Show::Bytes)], 124)
+        };
+        self.fixed(header, 0, rest);
+        if let Some(crc) = header.get(crc_at..crc_at + 4) {
+            let computed = crc32fast::hash(&header[..crc_at]);
+            self.row(crc_at as u64, crc, "crc", compared(crc, computed));
         }
         if let Some(Ok(header)) = header.first_chunk().map(SegmentHeader::decode) {
             let value = format!("chain of the first batch {:#010x}", header.chain());
