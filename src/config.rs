@@ -240,6 +240,10 @@ sections! {
         interval_s: u64 = 60, Bound::Within(1, 36_500 * DAY_S);
         /// What it reads and writes.
         bytes_per_second: u64 = 16 * MIB, Bound::Within(64 * KIB, 64 * GIB);
+        /// How often all of a log is read to find what has rotted.
+        scrub_interval_s: u64 = 7 * DAY_S, Bound::Within(1, 36_500 * DAY_S);
+        /// How often a reality that nobody uses is opened for its upkeep.
+        visit_interval_s: u64 = DAY_S / 4, Bound::Within(1, 36_500 * DAY_S);
         /// Keys of the compacted topics of one log that it tells apart, at up to 60 bytes of memory
         /// each; records of those beyond are kept.
         keys_max: usize = 1_000_000, Bound::Within(1_000, 1_000_000_000);

@@ -1,9 +1,9 @@
-//! Upkeep of the logs while the node runs: retention, compaction, compression (LOG-10, LOG-11,
-//! LOG-15).
+//! Upkeep of the logs while the node runs: retention, compaction, compression, scrubbing (LOG-08,
+//! LOG-10, LOG-11, LOG-15).
 //!
 //! One thread walks all open realities, one after the other, at an interval, at a pace in bytes
 //! per second that leaves the disk to the others; it ends within moments when the broker is
-//! closed. A reality that nobody opens is not kept up. Owns the pace and the account of what was
+//! closed. Realities that nobody uses are visited too, a few in each round. Owns the pace and the account of what was
 //! done; which topics keep what is decided by the topic rules.
 
 use std::collections::HashMap;
@@ -48,7 +48,14 @@ pub struct Options {
     pub interval: Duration,
     /// Read and written in all, at most.
     pub bytes_per_second: u64,
+    /// From the end of one scrub of a reality to the start of the next.
+    pub scrub_interval: Duration,
+    /// From one visit to a reality that nobody uses to the next.
+    pub visit_interval: Duration,
 }
+
+/// Realities that nobody uses and that are opened for a visit in one round.
+const VISITS_IN_ROUND: usize = 8;
 
 impl Default for Options {
     fn default() -> Self {
@@ -63,6 +70,8 @@ impl Default for Options {
             compression_level: 3,
             interval: Duration::from_secs(60),
             bytes_per_second: 16 << 20,
+            scrub_interval: Duration::from_secs(7 * 24 * 60 * 60),
+            visit_interval: Duration::from_secs(6 * 60 * 60),
         }
     }
 }
@@ -90,6 +99,8 @@ impl Options {
             compression_level: config.log.compression_level,
             interval: Duration::from_secs(config.maintenance.interval_s),
             bytes_per_second: config.maintenance.bytes_per_second,
+            scrub_interval: Duration::from_secs(config.maintenance.scrub_interval_s),
+            visit_interval: Duration::from_secs(config.maintenance.visit_interval_s),
         })
     }
 }
@@ -121,6 +132,12 @@ pub struct Account {
     pub damaged: u64,
     /// Why the last round failed, if it did.
     pub error: Option<String>,
+    /// When the last scrub ended; 0: there was none yet.
+    pub scrubbed_at: Micros,
+    /// Scrubs.
+    pub scrubs: u64,
+    /// Damaged places that the last scrub has found.
+    pub scrub_damages: u64,
 }
 
 impl Account {
@@ -169,6 +186,10 @@ pub struct Sums {
     pub failures: u64,
     /// Bytes that consumers hold back now.
     pub held_bytes: u64,
+    /// Scrubs of single realities.
+    pub scrubs: u64,
+    /// Damaged places that their last scrubs have found.
+    pub scrub_damages: u64,
 }
 
 /// The accounts, and the switch that ends the thread.
@@ -221,6 +242,8 @@ impl Maintenance {
             sums.reclaimed_bytes += account.reclaimed_bytes;
             sums.removed_records += account.removed_records;
             sums.held_bytes += account.held.iter().map(|held| held.bytes).sum::<u64>();
+            sums.scrubs += account.scrubs;
+            sums.scrub_damages += account.scrub_damages;
         }
         sums
     }
@@ -270,7 +293,50 @@ pub(super) fn round(broker: &Broker) -> bool {
         }
         keep_up(broker, &reality, &pace);
     }
+    for whose in due_for_a_visit(broker) {
+        if !broker.maintenance.sleep(Duration::ZERO) {
+            return false;
+        }
+        // It is closed again like every other that nobody uses.
+        let opened = broker
+            .tenancy(&whose.tenant)
+            .and_then(|tenancy| tenancy.reality(&whose.name));
+        match opened {
+            Ok(_visited) => keep_up(broker, &whose, &pace),
+            Err(error) => {
+                let Whose { tenant, name } = &whose;
+                tracing::warn!(%tenant, reality = %name, %error, "not opened for its upkeep");
+                let account = Account {
+                    at: broker.now(),
+                    error: Some(error.to_string()),
+                    ..Account::default()
+                };
+                broker.maintenance.enter(&whose, account);
+            }
+        }
+    }
     true
+}
+
+/// Realities that are not open, and that nobody has kept up for long.
+fn due_for_a_visit(broker: &Broker) -> Vec<Whose> {
+    let before = broker.now().0;
+    let before = before.saturating_sub(micros(broker.options.maintenance.visit_interval));
+    let maintenance = &broker.maintenance;
+    let mut due: Vec<(Micros, Whose)> = broker
+        .stored_realities()
+        .into_iter()
+        .filter(|(tenant, name)| !broker.is_open(tenant, name))
+        .map(|(tenant, name)| {
+            let account = maintenance.account(&tenant, &name);
+            let at = account.map_or(Micros(0), |account| account.at);
+            (at, Whose { tenant, name })
+        })
+        .filter(|(at, _)| at.0 <= before)
+        .collect();
+    due.sort_by_key(|(at, _)| *at);
+    due.truncate(VISITS_IN_ROUND);
+    due.into_iter().map(|(_, whose)| whose).collect()
 }
 
 /// A reality by name: holding it would keep it open.
@@ -310,6 +376,7 @@ fn keep_up(broker: &Broker, whose: &Whose, pace: &Pace<'_>) {
             account.error = Some(error);
         }
     }
+    scrub(broker, whose, &log, pace, &mut account);
     account.at = broker.now();
     if (account.reclaimed_bytes, account.removed_records) != before {
         tracing::info!(
@@ -321,6 +388,31 @@ fn keep_up(broker: &Broker, whose: &Whose, pace: &Pace<'_>) {
         );
     }
     maintenance.enter(whose, account);
+}
+
+/// Looks for bit rot, if it is time to.
+fn scrub(broker: &Broker, whose: &Whose, log: &Log, pace: &Pace<'_>, account: &mut Account) {
+    let due = account
+        .scrubbed_at
+        .0
+        .saturating_add(micros(broker.options.maintenance.scrub_interval));
+    if account.scrubs > 0 && broker.now().0 < due {
+        return;
+    }
+    match log.scrub(pace) {
+        Ok(Some(found)) => {
+            account.scrubs += 1;
+            account.scrubbed_at = broker.now();
+            account.scrub_damages = found.damages.len() as u64;
+        }
+        Ok(None) => {}
+        Err(error) => {
+            let Whose { tenant, name } = whose;
+            let error = log::with_source(&error);
+            tracing::error!(%tenant, reality = %name, error, "the log cannot be scrubbed");
+            account.error = Some(error);
+        }
+    }
 }
 
 /// Only the log is held during the passes: whoever closes the reality ends them.

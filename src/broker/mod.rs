@@ -461,6 +461,18 @@ impl Broker {
             .collect()
     }
 
+    /// Names of all realities that have a directory, open or not.
+    fn stored_realities(&self) -> Vec<(Tenant, RealityName)> {
+        let mut stored = Vec::new();
+        for tenant in names_in(&self.options.directory, |name| Tenant::new(name).ok()) {
+            let directory = self.options.directory.join(tenant.as_str());
+            for name in names_in(&directory, |name| RealityName::new(name).ok()) {
+                stored.push((tenant.clone(), name));
+            }
+        }
+        stored
+    }
+
     fn repair(&self, due: repair::Due) {
         let Some(tenancy) = self.opened(&due.tenant) else {
             return;
@@ -499,4 +511,16 @@ impl Drop for Broker {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+/// The directories in `directory` whose names are what `read` wants; none if it cannot be listed.
+fn names_in<T>(directory: &std::path::Path, read: impl Fn(&str) -> Option<T>) -> Vec<T> {
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .filter_map(|entry| read(entry.file_name().to_str()?))
+        .collect()
 }

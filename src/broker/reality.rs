@@ -514,9 +514,11 @@ impl Reality {
     }
 
     /// Whether nothing is lost to the node's operators if it is closed: one that takes no writes,
-    /// or in which reading has met damage, stays open to say so.
+    /// or in which reading or scrubbing has met damage, stays open to say so.
     pub(super) fn is_healthy(&self) -> bool {
-        self.read_only().is_none() && self.encounters.reads() == 0
+        self.read_only().is_none()
+            && self.encounters.reads() == 0
+            && self.log().scrub_status().damages.is_empty()
     }
 
     /// A log with damage opens read-only, and opening it again would not help.

@@ -50,10 +50,13 @@ pub struct Metrics {
     /// What upkeep has done; set when it is asked for, never lowered.
     upkeep_runs: Counter,
     upkeep_failures: Counter,
+    scrubs: Counter,
     reclaimed_bytes: Counter,
     removed_records: Counter,
     /// Bytes of records that consumers hold back from retention.
     pub log_held_bytes: Gauge,
+    /// Damaged places that scrubbing has found.
+    pub log_scrub_damages: Gauge,
     /// Bytes of records in all logs.
     pub log_used_bytes: Gauge,
     /// Bytes of records kept in memory by all logs.
@@ -77,6 +80,8 @@ pub struct Upkeep {
     pub reclaimed_bytes: u64,
     /// Records that were removed.
     pub removed_records: u64,
+    /// Times that all of a log was read to find what has rotted.
+    pub scrubs: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -121,9 +126,11 @@ impl Metrics {
             damaged_reads: Counter::default(),
             upkeep_runs: Counter::default(),
             upkeep_failures: Counter::default(),
+            scrubs: Counter::default(),
             reclaimed_bytes: Counter::default(),
             removed_records: Counter::default(),
             log_held_bytes: Gauge::default(),
+            log_scrub_damages: Gauge::default(),
             log_used_bytes: Gauge::default(),
             log_tail_bytes: Gauge::default(),
             log_index_bytes: Gauge::default(),
@@ -220,7 +227,7 @@ impl Metrics {
         );
         r.register(
             "log_upkeep_runs",
-            "Rounds of retention, compaction and compression over single logs",
+            "Rounds of retention, compaction, compression and scrubbing over single logs",
             self.upkeep_runs.clone(),
         );
         r.register(
@@ -238,6 +245,16 @@ impl Metrics {
             "log_removed_records",
             "Records that were too old, too many, superseded or expired",
             self.removed_records.clone(),
+        );
+        r.register(
+            "log_scrubs",
+            "Times that all of a log was read to find what has rotted",
+            self.scrubs.clone(),
+        );
+        r.register(
+            "log_scrub_damages",
+            "Damaged places that the last scrub of each log has found",
+            self.log_scrub_damages.clone(),
         );
         r.register_with_unit(
             "log_held",
@@ -328,6 +345,7 @@ impl Metrics {
             (&self.upkeep_failures, sums.failures),
             (&self.reclaimed_bytes, sums.reclaimed_bytes),
             (&self.removed_records, sums.removed_records),
+            (&self.scrubs, sums.scrubs),
         ];
         for (counter, count) in counts {
             let inner: &AtomicU64 = counter.inner();

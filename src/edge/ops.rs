@@ -313,8 +313,10 @@ async fn metrics(State(ops): State<Arc<Ops>>) -> Response {
         failures: upkeep.failures,
         reclaimed_bytes: upkeep.reclaimed_bytes,
         removed_records: upkeep.removed_records,
+        scrubs: upkeep.scrubs,
     });
     gauge(&metrics.log_held_bytes, upkeep.held_bytes);
+    gauge(&metrics.log_scrub_damages, upkeep.scrub_damages);
     match metrics.exposition() {
         Ok(text) => ([(header::CONTENT_TYPE, EXPOSITION)], text).into_response(),
         Err(error) => {

@@ -437,6 +437,12 @@ impl Log {
         self.state.skip_to(next)
     }
 
+    /// What the last scrub has found.
+    #[must_use]
+    pub fn scrub_status(&self) -> ScrubStatus {
+        self.state.scrub_status()
+    }
+
     /// Reads every sealed segment and checks all of it, as fast as `throttle` allows. What is
     /// damaged is told by [`Log::status`] from then on; the log still takes writes. `None` if
     /// `throttle` has ended it.

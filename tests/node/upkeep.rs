@@ -29,6 +29,71 @@ const SETTINGS: &[(&str, &str)] = &[
     ),
 ];
 
+// LOG-08, TOOL-05: bit rot in a reality that nobody uses is found, told, and repaired.
+#[test]
+fn bit_rot_in_an_unused_reality_is_found_in_the_background() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let data = dir.path().join("data");
+    let settings = [
+        ("ARQONBUS_LOG_SEGMENT_BYTES", "65536"),
+        ("ARQONBUS_LOG_SEGMENT_BYTES_FIRST", "65536"),
+        ("ARQONBUS_MAINTENANCE_INTERVAL_S", "1"),
+        ("ARQONBUS_MAINTENANCE_VISIT_INTERVAL_S", "1"),
+    ];
+    let edge = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    let node = Node::dev_at_with(&data, edge, &settings);
+    node.ok(&["reality", "create", "cold"]);
+    let lines = format!("\"{}\"\n", "x".repeat(1000)).repeat(200);
+    let produce = ["produce", "t", "--reality", "cold", "--batch", "10"];
+    assert_eq!(node.run_with_input(&produce, &lines).code, 0);
+    node.signal("TERM");
+    assert!(node.ended().0.success());
+
+    let segment = data.join("dev/cold/00000000000000000001.seg");
+    let mut bytes = std::fs::read(&segment).expect("a sealed segment");
+    bytes[20_000] ^= 1;
+    crate::support::write(&segment, &bytes);
+    let node = Node::dev_at_with(&data, edge, &settings);
+    let started = Instant::now();
+    loop {
+        let metrics = Request::get("/metrics").send(node.ops).text();
+        if metrics.contains("arqonbus_log_scrub_damages 1") {
+            break;
+        }
+        assert!(started.elapsed() < PATIENCE, "{metrics}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let status = ["log", "status", "--reality", "cold", "--output", "json"];
+    let told: Value = serde_json::from_str(&node.ok(&status)).expect("one object");
+    let damages = told["scrub_damages"].as_array().expect("a list");
+    assert!(
+        damages[0].as_str().expect("a text").contains("checksum"),
+        "{told}"
+    );
+    assert_eq!(
+        told["read_only"], false,
+        "old damage keeps nobody from writing"
+    );
+
+    let repair = ["log", "repair", "--reality", "cold", "--output", "json"];
+    let told: Value = serde_json::from_str(&node.ok(&repair)).expect("one object");
+    assert_eq!(told["repaired"], true, "{told}");
+    let scrub = ["log", "scrub", "--reality", "cold", "--output", "json"];
+    let told: Value = serde_json::from_str(&node.ok(&scrub)).expect("one object");
+    assert_eq!(told["scrub_damages"], serde_json::json!([]), "{told}");
+    let read = node.run(&[
+        "consume",
+        "t",
+        "--reality",
+        "cold",
+        "--from",
+        "earliest",
+        "--stop-at-end",
+    ]);
+    assert!(read.stderr.contains("lost: records"), "{}", read.stderr);
+    assert_eq!(node.run_with_input(&produce, "1\n").code, 0);
+}
+
 async fn connect(node: &Node) -> Client {
     let mut options = ConnectOptions::new(node.url(), node.dev_token().trim());
     options.reconnect = Reconnect::Never;
