@@ -11,6 +11,7 @@
 
 use std::path::Path;
 
+use arqonbus::log::batch::BatchHeader;
 use arqonbus::log::offline::{self, Directory, IndexCheck, SegmentFile};
 use arqonbus::log::scan::{Batch, Scanned};
 use arqonbus::log::scrub::DAMAGES_MAX;
@@ -116,6 +117,7 @@ fn look(segment: &SegmentFile, end: &mut Sequence, time: &mut Micros) -> bool {
     let mut at = 0;
     let mut next = segment.base;
     let mut ended = false;
+    let mut misplaced = false;
     let mut scan = segment.scan();
     for scanned in scan.by_ref() {
         assert!(!ended, "{scanned:?} behind the end");
@@ -133,6 +135,7 @@ fn look(segment: &SegmentFile, end: &mut Sequence, time: &mut Micros) -> bool {
             Scanned::Damaged(region) => {
                 assert!(region.range.start >= at && region.range.end > region.range.start);
                 at = region.range.end;
+                misplaced |= holds_a_batch(&region.bytes);
                 assert!(at <= len, "{region:?} ends beyond the file of {len} bytes");
                 assert_eq!(region.bytes.len() as u64, at - region.range.start);
                 let mut last = None;
@@ -162,6 +165,9 @@ fn look(segment: &SegmentFile, end: &mut Sequence, time: &mut Micros) -> bool {
         }
     }
     assert!(ended, "a scan without an end");
+    // Whether a batch is in its place is told by those before it, which a reader that begins behind
+    // them does not know.
+    plausible &= !misplaced;
     *end = next.max(*end);
     let index = segment.index();
     let records: u64 = index.topics().iter().map(|topic| topic.records).sum();
@@ -172,6 +178,23 @@ fn look(segment: &SegmentFile, end: &mut Sequence, time: &mut Micros) -> bool {
         assert_eq!(segment.bytes.get(at), Some(&byte), "at {offset}");
     }
     plausible
+}
+
+/// Whether there is a batch with good checksums among the bytes: one that is wrong only in its
+/// place.
+fn holds_a_batch(bytes: &[u8]) -> bool {
+    (0..bytes.len()).any(|at| {
+        let rest = &bytes[at..];
+        let Some((Ok(header), body)) = rest
+            .split_first_chunk()
+            .map(|(header, body)| (BatchHeader::decode(header), body))
+        else {
+            return false;
+        };
+        let len = usize::try_from(header.body_len).unwrap_or(usize::MAX);
+        body.get(..len)
+            .is_some_and(|body| crc32fast::hash(body) == header.body_crc)
+    })
 }
 
 /// Whether the records are those that the header announces.

@@ -289,8 +289,10 @@ impl Segment {
         let mut gathered = Gathered::default();
         let mut at = start;
         let mut next = self.base;
-        let mut epoch = 0;
-        let mut chain = None;
+        let of_segment = self.header.as_ref();
+        let of_segment = of_segment.filter(|_| start.0 == HEADER_BLOCK_BYTES);
+        let mut epoch = of_segment.map_or(0, |header| header.epoch);
+        let mut chain = of_segment.map(SegmentHeader::chain);
         while at < data_end {
             let (header, next_chain) = self.header_at(at)?;
             // A batch that is good in itself may still stand in the wrong place.
