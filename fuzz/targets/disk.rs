@@ -32,6 +32,16 @@ impl Disk {
         locked(&self.files).insert(path.to_owned(), Arc::new(Mutex::new(bytes)));
     }
 
+    /// Another tree with the same contents.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let copy = Self::default();
+        for (path, bytes) in self.files() {
+            copy.place(&path, bytes);
+        }
+        copy
+    }
+
     /// All files with their contents.
     #[must_use]
     pub fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {

@@ -5,32 +5,82 @@
 //! and one without its checksum must change nothing at all.
 
 use std::path::Path;
+use std::sync::LazyLock;
 
 use arqonbus::log::Sequence;
 use arqonbus::log::offline::{Directory, IndexCheck};
+use arqonbus::log::segment::{self, SegmentHeader};
 
 use super::archive::{DIR, repair_index};
 use super::disk::Disk;
 use super::opened::Opened;
 
-const SEGMENTS: [(&str, &[u8]); 3] = [
-    (
-        "00000000000000000001.seg",
-        include_bytes!("../../tests/fixtures/log/v1/closed/00000000000000000001.seg"),
-    ),
-    (
-        "00000000000000000055.seg",
-        include_bytes!("../../tests/fixtures/log/v1/closed/00000000000000000055.seg"),
-    ),
-    (
-        "00000000000000000109.seg",
-        include_bytes!("../../tests/fixtures/log/v1/closed/00000000000000000109.seg"),
-    ),
-];
-const RECORDS: u64 = 120;
+/// A closed log of at least three segments.
+#[derive(Debug)]
+pub struct Sample {
+    /// By base sequence.
+    segments: Vec<(Sequence, Vec<u8>)>,
+    records: u64,
+    /// The index of the second segment, as it was written.
+    pub index: Vec<u8>,
+}
 
-/// See the module. The first bit of the input says whether its checksum is made right; the rest is
-/// the index of the second segment.
+/// Of the first version of the format.
+static OLDEST: LazyLock<Sample> = LazyLock::new(|| {
+    let segments: [(u64, &[u8]); 3] = [
+        (
+            1,
+            include_bytes!("../../tests/fixtures/log/v1/closed/00000000000000000001.seg"),
+        ),
+        (
+            55,
+            include_bytes!("../../tests/fixtures/log/v1/closed/00000000000000000055.seg"),
+        ),
+        (
+            109,
+            include_bytes!("../../tests/fixtures/log/v1/closed/00000000000000000109.seg"),
+        ),
+    ];
+    let index = include_bytes!("../../tests/fixtures/log/v1/closed/00000000000000000055.idx");
+    Sample {
+        segments: segments
+            .map(|(base, bytes)| (at(base), bytes.to_vec()))
+            .into(),
+        records: 120,
+        index: index.to_vec(),
+    }
+});
+
+/// Of the version that is written now.
+pub static LATEST: LazyLock<Sample> = LazyLock::new(|| {
+    const RECORDS: u64 = 60;
+    let disk = Disk::default();
+    let opened = Opened::new(&disk).expect("a sound disk");
+    for number in 0..RECORDS {
+        let topic = ["quake.ak", "a", "order.created"][usize::try_from(number % 3).expect("small")];
+        opened.append(topic, &[0x5a; 700]);
+    }
+    opened.close();
+    let files = disk.files();
+    let named = |path: &Path| segment::base_of(path.file_name()?.to_str()?);
+    let segments: Vec<(Sequence, Vec<u8>)> = files
+        .iter()
+        .filter_map(|(path, bytes)| Some((named(path)?, bytes.clone())))
+        .collect();
+    let index = segment::path(Path::new(DIR), segments[1].0).with_extension("idx");
+    Sample {
+        records: RECORDS,
+        index: files[&index].clone(),
+        segments,
+    }
+});
+
+fn at(sequence: u64) -> Sequence {
+    Sequence::new(sequence).expect("a position")
+}
+
+/// See the module. Of the first byte of the input the first bit says whether its checksum is made
+/// right, the second which version the log has; the rest is the index of the second segment.
 ///
 /// # Panics
 /// Something does not hold.
@@ -38,15 +88,18 @@ pub fn log_index(data: &[u8]) {
     let Some((&first, index)) = data.split_first() else {
         return;
     };
+    let sample: &Sample = if first & 2 == 0 { &OLDEST } else { &LATEST };
     let mut index = index.to_vec();
     if first & 1 != 0 {
-        repair_index(&mut index);
+        let header = sample.segments[1].1.first_chunk();
+        let header = header.and_then(|bytes| SegmentHeader::decode(bytes).ok());
+        repair_index(&mut index, header.as_ref());
     }
     let disk = Disk::default();
-    for (name, bytes) in SEGMENTS {
-        disk.place(&Path::new(DIR).join(name), bytes.to_vec());
+    for (base, bytes) in &sample.segments {
+        disk.place(&segment::path(Path::new(DIR), *base), bytes.clone());
     }
-    let path = Path::new(DIR).join(SEGMENTS[1].0).with_extension("idx");
+    let path = segment::path(Path::new(DIR), sample.segments[1].0).with_extension("idx");
     disk.place(&path, index.clone());
 
     let directory = Directory::open(&disk, Path::new(DIR)).expect("a sound disk");
@@ -71,10 +124,13 @@ pub fn log_index(data: &[u8]) {
     let all = opened.read_all(2000, true);
     let by_topic = opened.read_by_topic(true);
     for (sequence, record) in all.iter().chain(&by_topic) {
-        assert!(sequence.get() <= RECORDS, "{record:?} was never written");
+        assert!(
+            sequence.get() <= sample.records,
+            "{record:?} was never written"
+        );
     }
     if is_right {
-        let wanted = (1..=RECORDS).filter_map(Sequence::new);
+        let wanted = (1..=sample.records).filter_map(Sequence::new);
         assert!(all.keys().copied().eq(wanted), "{:?}", all.keys());
         assert_eq!(all, by_topic, "by topic");
     }

@@ -11,6 +11,7 @@ pub mod disk;
 pub mod frames;
 pub mod index_file;
 pub mod log_directory;
+pub mod log_repair;
 pub mod opened;
 pub mod record_json;
 pub mod tokens;
@@ -21,12 +22,13 @@ pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its folder under `fuzz/corpus` and of its file under
 /// `fuzz/fuzz_targets`.
-pub const ALL: [(&str, Target); 9] = [
+pub const ALL: [(&str, Target); 10] = [
     ("client_frame", frames::client_frame),
     ("server_frame", frames::server_frame),
     ("record_json", record_json::record_json),
     ("descriptors", descriptor_set::descriptors),
     ("log_directory", log_directory::log_directory),
+    ("log_repair", log_repair::log_repair),
     ("log_index", index_file::log_index),
     ("topic_filter", topic_filter::topic_filter),
     ("config", configuration::config),

@@ -33,6 +33,25 @@ pub fn options() -> Options {
     }
 }
 
+/// `disk` as the log sees it, with its commits in the caller's hands.
+#[must_use]
+pub fn environment(disk: &Disk) -> Environment {
+    Environment {
+        storage: Arc::new(disk.clone()),
+        clock: Arc::new(Stopped),
+        committer: Committer::manual(),
+    }
+}
+
+/// Who writes.
+#[must_use]
+pub fn writer() -> Writer {
+    Writer {
+        node: 1,
+        clock_key: "node/main".to_owned(),
+    }
+}
+
 #[derive(Debug)]
 struct Stopped;
 
@@ -80,20 +99,17 @@ impl Opened {
     /// # Errors
     /// As [`Log::open`].
     pub fn new(disk: &Disk) -> Result<Self, Error> {
-        let committer = Committer::manual();
+        let environment = environment(disk);
+        let committer = Arc::clone(&environment.committer);
         let scribe = Arc::new(Scribe::default());
-        let environment = Environment {
-            storage: Arc::new(disk.clone()),
-            clock: Arc::new(Stopped),
-            committer: Arc::clone(&committer),
-        };
-        let writer = Writer {
-            node: 1,
-            clock_key: "node/main".to_owned(),
-        };
         let observer: Arc<dyn Observer> = Arc::<Scribe>::clone(&scribe);
-        let (log, statement) =
-            Log::open(&environment, Path::new(DIR), &writer, &options(), observer)?;
+        let (log, statement) = Log::open(
+            &environment,
+            Path::new(DIR),
+            &writer(),
+            &options(),
+            observer,
+        )?;
         Ok(Self {
             log,
             statement,
@@ -107,6 +123,15 @@ impl Opened {
     /// # Panics
     /// It is not acknowledged, or not where it should be.
     pub fn append(&self, topic: &'static str, envelope: &'static [u8]) -> Sequence {
+        let appended = self.try_append(topic, envelope);
+        appended.expect("a log that takes writes")
+    }
+
+    /// The same for a log that may have used up its sequences; `None` if it says so.
+    ///
+    /// # Panics
+    /// Any other refusal, or a record that is not where it should be.
+    pub fn try_append(&self, topic: &'static str, envelope: &'static [u8]) -> Option<Sequence> {
         let end = self.log.bounds().written_end;
         let record = NewRecord {
             topic: Bytes::from_static(topic.as_bytes()),
@@ -124,11 +149,13 @@ impl Opened {
         queued.expect("a log that takes writes");
         self.committer.run_until_idle();
         let mut answers = self.scribe.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let answer = answers.pop().expect("an append is answered");
-        let appended = answer.expect("an append on a sound disk");
+        let appended = match answers.pop().expect("an append is answered") {
+            Err(AppendError::ReadOnly { reason }) if reason.contains("used up") => return None,
+            answer => answer.expect("an append on a sound disk"),
+        };
         assert!(appended.first >= end, "{appended:?} lies before {end}");
         assert_eq!(appended.first, appended.last, "one record was appended");
-        appended.first
+        Some(appended.first)
     }
 
     /// Does what nobody waits for, and closes the log.

@@ -194,18 +194,27 @@ impl State {
         if let Some(reason) = self.read_only() {
             return Err(AppendError::ReadOnly { reason });
         }
+        let Some(group_end) = core.next.get().checked_add(group_len(group)) else {
+            let reason = format!(
+                "its sequences are used up: the next one is {}, and there is none above {}; go on in another log",
+                core.next,
+                Sequence::MAX
+            );
+            return Err(AppendError::ReadOnly { reason });
+        };
         let bytes_max: usize = group.iter().map(|append| self.bytes_at_most(append)).sum();
         let needed = (HEADER_BYTES + CIPHER_BYTES + bytes_max) as u64 + ROOM_FOR_MARKS;
         if needed > core.room() || !self.keyring().is_current(&core.segment) {
             self.rotate(&mut core, needed)?;
         }
-        let reserve = shows_written && core.next.get() + group_len(group) > core.reserved_end;
-        let encoded = self.encode(&mut core, group, bytes_max, reserve);
+        let reserved_end = (shows_written && group_end > core.reserved_end)
+            .then(|| group_end.saturating_add(RESERVED_AT_ONCE));
+        let encoded = self.encode(&mut core, group, bytes_max, reserved_end);
         let chunk = self.write(&mut core, encoded)?;
         if core.at.0 > core.capacity / 2 {
             self.queue_chore(Chore::Prepare, Duration::ZERO);
         }
-        if reserve {
+        if reserved_end.is_some() {
             // The reservation must be on disk before any of its sequences is shown.
             let segment = Arc::clone(&core.segment);
             drop(core);
@@ -214,23 +223,22 @@ impl State {
         Ok(chunk)
     }
 
-    /// Lays out a batch for `group`, preceded by a reservation if one is due.
+    /// Lays out a batch for `group`, preceded by a reservation up to `reserved_end` if one is due.
     fn encode(
         &self,
         core: &mut Core,
         group: &[Append],
         bytes_max: usize,
-        reserve: bool,
+        reserved_end: Option<u64>,
     ) -> Encoded {
         let appended_at = core.tick(self.clock.now());
         let mut buffer = Vec::with_capacity(MARK_BYTES + HEADER_BYTES + bytes_max);
         let mut chain = core.chain;
-        if reserve {
-            let end = core.next.get() + group_len(group);
-            let mark = self.mark(core, FLAG_MARK, end + RESERVED_AT_ONCE);
+        if let Some(reserved_end) = reserved_end {
+            let mark = self.mark(core, FLAG_MARK, reserved_end);
             chain = batch::chain_of(mark.first_chunk().unwrap_or(&[0; HEADER_BYTES]));
             buffer.extend_from_slice(&mark);
-            core.reserved_end = end + RESERVED_AT_ONCE;
+            core.reserved_end = reserved_end;
         }
         let group_at = buffer.len();
         buffer.extend_from_slice(&[0; HEADER_BYTES]);

@@ -130,8 +130,9 @@ impl Log {
     /// Every segment is read whole.
     ///
     /// # Errors
-    /// Locked by another process, encrypted without a key at hand, or I/O errors; nothing of what
-    /// can be read is lost, and the repair may be tried again.
+    /// Locked by another process, encrypted without a key at hand, a number so wrong that no repair
+    /// can go by it, or I/O errors; nothing of what can be read is lost, and the repair may be tried
+    /// again.
     pub fn repair(
         environment: &Environment,
         dir: &std::path::Path,

@@ -215,6 +215,24 @@ impl SegmentFile {
         }
     }
 
+    /// Its header, if a node would believe it: it is good, and the file has the right name.
+    fn header_to_go_by(&self) -> Option<&SegmentHeader> {
+        let is_believed = self.header_damage.is_none() || self.header_from_copy;
+        self.header.as_ref().filter(|_| is_believed)
+    }
+
+    /// Exclusive end of the sequences that a node would find in it without believing its header.
+    fn end_without_header(&self) -> Sequence {
+        let name = self.path.file_name().and_then(|name| name.to_str());
+        let base = name.and_then(segment::base_of).unwrap_or(self.base);
+        let start = ByteOffset(HEADER_BLOCK_BYTES);
+        let mut index = Index::new(base, start, 0, INDEX_INTERVAL_BYTES);
+        for scanned in Scan::headless(&self.path, self.bytes.clone(), base, None) {
+            index_scanned(&mut index, &scanned);
+        }
+        index.end
+    }
+
     /// Where the first byte of the header block stands that is not what the header says it should
     /// be: zero, or the copy of the header.
     #[must_use]
@@ -569,19 +587,16 @@ pub fn forecast(storage: &dyn Storage, log: &Directory) -> Option<Forecast> {
     let mut damages: Vec<Damage> = log
         .segments
         .iter()
-        .filter(|segment| !segment.header_from_copy)
-        .filter_map(|segment| segment.header_damage.clone())
+        .filter_map(|segment| match segment.header_to_go_by() {
+            Some(header) => {
+                let len = segment.bytes.len() as u64;
+                open::shortened(&segment.path, header, len)
+            }
+            None => segment.header_damage.clone(),
+        })
         .collect();
-    damages.extend(log.segments.iter().filter_map(|segment| {
-        let len = segment.bytes.len() as u64;
-        open::shortened(&segment.path, segment.header.as_ref()?, len)
-    }));
-    let good_header = active
-        .header
-        .as_ref()
-        .filter(|_| active.header_damage.is_none() || active.header_from_copy);
-    let Some(header) = good_header else {
-        let next = active.index().end();
+    let Some(header) = active.header_to_go_by() else {
+        let next = active.end_without_header();
         return Some(Forecast {
             ending: None,
             interruption,

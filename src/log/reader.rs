@@ -314,15 +314,24 @@ impl Segment {
         let mut gathered = Gathered::default();
         let mut at = start;
         let mut next = self.base;
+        let of_segment = self.header.as_ref();
+        let of_segment = of_segment.filter(|_| start.0 == HEADER_BLOCK_BYTES);
+        let mut epoch = of_segment.map_or(0, |header| header.epoch);
+        let mut chain = of_segment.map(SegmentHeader::chain);
         while at < data_end {
-            let header = self.header_at(at)?;
+            let (header, next_chain) = self.header_at(at)?;
+            // A batch that is good in itself may still stand in the wrong place.
+            let follows = chain.is_none_or(|chain| chain == header.chain) && header.epoch >= epoch;
+            if !follows || self.is_foreign(&header) {
+                return gathered.into_good();
+            }
+            (epoch, chain) = (header.epoch, Some(next_chain));
             let body_at = at.advance(batch::HEADER_BYTES as u64);
             at = at.advance(header.file_len());
             if header.is_mark() {
                 continue;
             }
-            // A batch that is good in itself may still stand in the wrong place.
-            if header.base < next || self.is_foreign(&header) {
+            if header.base < next {
                 return gathered.into_good();
             }
             next = header.end();
@@ -346,7 +355,11 @@ impl Segment {
                 if chunk.last < from {
                     continue;
                 }
-                break;
+                if header.has_holes() {
+                    break;
+                }
+                // Its records are not those that it announces: good ones may follow.
+                return gathered.into_good();
             };
             if part.base < from || part.last < part.base || part.last >= header.end() {
                 return gathered.into_good();
@@ -409,7 +422,7 @@ impl Segment {
 
     /// The decoded body of the batch at `at` of an encoded segment.
     pub(super) fn decoded_body(&self, at: ByteOffset) -> Option<Bytes> {
-        let header = self.header_at(at)?;
+        let (header, _) = self.header_at(at)?;
         let body_at = at.advance(batch::HEADER_BYTES as u64);
         Some(self.chunk_at(body_at, &header)?.records)
     }
@@ -442,9 +455,12 @@ impl Segment {
         })
     }
 
-    fn header_at(&self, at: ByteOffset) -> Option<BatchHeader> {
+    /// The header of the batch at `at`, and the `chain` of the batch behind it.
+    fn header_at(&self, at: ByteOffset) -> Option<(BatchHeader, u32)> {
         let bytes = self.file.read(at.0, batch::HEADER_BYTES).ok()?;
-        BatchHeader::decode(bytes.first_chunk()?).ok()
+        let bytes = bytes.first_chunk()?;
+        let header = BatchHeader::decode(bytes).ok()?;
+        Some((header, batch::chain_of(bytes)))
     }
 
     /// The rare case: something on the way is damaged. Good records around it are still found.

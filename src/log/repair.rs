@@ -14,7 +14,7 @@ use super::keyring::Keyring;
 use super::loss;
 use super::open::{self, LastSession, Opening};
 use super::options::{Environment, Options, Writer};
-use super::position::{Micros, Sequence};
+use super::position::{ByteOffset, Micros, Sequence};
 use super::prepare::remove_if_there;
 use super::reader::Segment;
 use super::recovery::{self, Ending};
@@ -28,6 +28,10 @@ use super::storage::Storage;
 /// No record is shorter: sequence, time, clock, topic, envelope and checksum, each with its tag.
 const RECORD_BYTES_MIN: u64 = 32;
 
+/// More sequences than any segment can have stood for: so many batches of lost records are not
+/// written because one number is wrong.
+const LOST_MAX: u64 = 1 << 36;
+
 /// One segment, looked at.
 struct Patient {
     segment: Arc<Segment>,
@@ -39,6 +43,8 @@ struct Patient {
     ranges: Vec<std::ops::Range<u64>>,
     /// Exclusive end of what was found in it, damaged ranges included.
     found_end: Sequence,
+    /// What its batches say was flushed; 0: nothing.
+    durable_through: u64,
     /// Exclusive end of what it should hold.
     end: Sequence,
     /// `chain` that a batch after the last one would have; `None` if that is not known.
@@ -68,6 +74,9 @@ pub(super) fn repair(
     patients.retain(|patient| !patient.damages.is_empty());
     if patients.is_empty() {
         return Ok(None);
+    }
+    for patient in &patients {
+        patient.check_span()?;
     }
     let keyring = opening.settle(keys)?;
     let quarantined = put_aside(storage, dir, &patients)?;
@@ -124,6 +133,7 @@ fn examine(
             damages: of_header.cloned().collect(),
             ranges: Vec::new(),
             found_end: segment.base,
+            durable_through: 0,
             end: Sequence::MAX,
             root: None,
             closed_at: None,
@@ -198,6 +208,8 @@ impl Patient {
                         .reserved_end
                         .max(batch.reserved_end().unwrap_or(0));
                     self.found_end = batch.header.end();
+                    self.durable_through =
+                        self.durable_through.max(batch.header.durable_through);
                     root = Some(batch.next_chain);
                 }
                 Scanned::Damaged(region) => {
@@ -240,7 +252,9 @@ impl Patient {
             if !self.look(throttle)? {
                 return Ok(false);
             }
-            self.go_on_after(session.closed_at.map_or(0, Sequence::get));
+            let flushed_end = self.durable_through.saturating_add(1);
+            let closed_at = session.closed_at.map_or(0, Sequence::get);
+            self.go_on_after(closed_at.max(flushed_end));
             return Ok(true);
         };
         let survey = recovery::survey(
@@ -254,7 +268,7 @@ impl Patient {
         let cut = closed_at.and_then(|end| open::cut_since_close(&self.segment.path, &survey, end));
         let known_end = closed_at
             .map_or(0, Sequence::get)
-            .max(survey.durable_through + 1);
+            .max(survey.durable_through.saturating_add(1));
         if survey.ending != Ending::Corrupt && cut.is_none() && self.damages.is_empty() {
             self.found_end = survey.next;
             self.root = Some(survey.chain);
@@ -284,8 +298,26 @@ impl Patient {
         Ok(if lost == 0 {
             0
         } else {
-            self.found_end.get() + lost / RECORD_BYTES_MIN
+            self.found_end.advance(lost / RECORD_BYTES_MIN).get()
         })
+    }
+
+    /// Refuses to give up more sequences than can be lost.
+    fn check_span(&self) -> Result<(), Error> {
+        let span = self.end.since(self.segment.base);
+        if span <= LOST_MAX {
+            return Ok(());
+        }
+        Err(Error::Damaged(Damage {
+            path: self.segment.path.clone(),
+            offset: ByteOffset(0),
+            what: "sequences of a segment to be repaired",
+            expected: format!("at most {LOST_MAX}"),
+            found: format!(
+                "{span}, up to {}: look at the name of the segment behind it, or at \"closed at\" in the file session",
+                self.end
+            ),
+        }))
     }
 
     /// No sequence below `known_end` may be used again.
@@ -304,9 +336,8 @@ fn find_gaps(patients: &mut [Patient]) {
         let (Some(before), Some(behind)) = (before.last_mut(), behind.first()) else {
             continue;
         };
-        let Some(names) = behind.segment.header.as_ref().map(|h| h.previous_root) else {
-            continue;
-        };
+        // One without a header is given one that names what is known of the segment before it.
+        let names = behind.header.previous_root;
         match before.root {
             Some(root) if root == names => {}
             Some(root) => {

@@ -37,7 +37,8 @@ impl State {
             let header = segment.header.as_ref();
             let stored = segment
                 .file
-                .read(0, HEADER_BYTES)
+                .len()
+                .and_then(|len| segment.file.read(0, header_len(len)))
                 .map_err(|source| segment.io_error("read", source))?;
             let stored = stored.first_chunk().map(SegmentHeader::decode);
             if header.is_some() && stored != header.cloned().map(Ok) {
@@ -93,6 +94,11 @@ impl ScrubStatus {
             self.damages.push(damage);
         }
     }
+}
+
+/// How much of a header there is in a file of `len` bytes.
+fn header_len(len: u64) -> usize {
+    usize::try_from(len).map_or(HEADER_BYTES, |len| len.min(HEADER_BYTES))
 }
 
 /// The damage of a segment that does not follow the one before it.

@@ -128,6 +128,13 @@ fn log_directory() {
     run("log_directory");
 }
 
+// REL-05, LOG-03: whatever is wrong with a log, a repair loses nothing that can be read, and leaves a
+// log that takes writes.
+#[test]
+fn log_repair() {
+    run("log_repair");
+}
+
 // REL-05, LOG-20: a wrong index brings up no wrong records.
 #[test]
 fn log_index() {

@@ -5,15 +5,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use arqonbus::log::Sequence;
-use arqonbus::log::segment;
+use arqonbus::log::batch::BatchHeader;
+use arqonbus::log::offline::Directory;
+use arqonbus::log::scan::{Batch, Scanned};
+use arqonbus::log::segment::{self, HEADER_COPY_AT, SegmentHeader};
 use prost::Message as _;
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{
     DescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet, MessageOptions,
 };
 
-use crate::targets::archive::{DIR, Entry, Kind, Repairs, pack, unpack};
+use crate::targets::archive::{DIR, Entry, Kind, Repairs, pack, raw_frame, unpack};
 use crate::targets::disk::Disk;
+use crate::targets::index_file::LATEST;
 use crate::targets::opened::Opened;
 
 type Seed = (String, Vec<u8>);
@@ -30,6 +34,7 @@ pub(crate) fn of(target: &str) -> Vec<Seed> {
         "record_json" => records(),
         "descriptors" => descriptors(),
         "log_directory" => directories(),
+        "log_repair" => broken_directories(),
         "log_index" => indexes(),
         "topic_filter" => filters(),
         "config" => settings(),
@@ -305,13 +310,191 @@ fn changed(disk: &Disk, base: u64, change: impl Fn(&mut Vec<u8>)) -> Disk {
     copy
 }
 
+/// How the first segment of a log is written again.
+#[derive(Clone, Copy)]
+enum Form {
+    /// Every second record is gone.
+    Holes,
+    /// The records of a batch are lost.
+    Lost,
+    /// One compressed batch, whose records can be seen in it.
+    Compressed,
+    /// The same without every second record.
+    CompressedHoles,
+    /// A body that claims, and is, far more than its bytes.
+    Bomb,
+    /// A key that nobody has.
+    Encrypted,
+}
+
+const FLAG_HOLES: u16 = 4;
+const FLAG_COMPRESSED: u16 = 8;
+const FLAG_ENCRYPTED: u16 = 16;
+const FLAG_LOST: u16 = 32;
+
+/// A zstd frame of blocks that are one byte each, and zeros when they are decoded.
+fn bomb(len: u32) -> Vec<u8> {
+    const BLOCK_BYTES: u32 = 128 << 10;
+    let blocks = len / BLOCK_BYTES;
+    let mut body = raw_frame(&[]);
+    body.truncate(body.len() - 3);
+    body[..4].copy_from_slice(&len.to_le_bytes());
+    let frame_len = body.len() - 4;
+    body[frame_len..].copy_from_slice(&len.to_le_bytes());
+    for block in 1..=blocks {
+        let is_last = u32::from(block == blocks);
+        let repeated = BLOCK_BYTES << 3 | 1 << 1 | is_last;
+        body.extend_from_slice(&repeated.to_le_bytes()[..3]);
+        body.push(0);
+    }
+    body
+}
+
+/// `disk` with its first segment written again; its checksums are made right when it is unpacked.
+fn rewritten(disk: &Disk, form: Form) -> Disk {
+    let directory = Directory::open(disk, Path::new(DIR)).expect("a sound disk");
+    let first = &directory.segments[0];
+    let batches: Vec<Batch> = first
+        .scan()
+        .filter_map(|scanned| match scanned {
+            Scanned::Batch(batch) if !batch.header.is_mark() => Some(batch),
+            Scanned::Batch(_) | Scanned::Damaged(_) | Scanned::End(_) => None,
+        })
+        .collect();
+    let last = batches.last().expect("records");
+    let end = last.header.end();
+    let mut header = SegmentHeader {
+        flags: 1,
+        generation: 1,
+        sealed_root: last.next_chain,
+        end: end.get(),
+        ..first.header.clone().expect("a good header")
+    };
+    let all: Vec<u8> = batches
+        .iter()
+        .flat_map(|batch| batch.body.to_vec())
+        .collect();
+    let half = |batches: &[Batch]| -> Vec<u8> {
+        let kept = batches.iter().step_by(2);
+        kept.flat_map(|batch| batch.body.to_vec()).collect()
+    };
+    let count = u32::try_from(end.since(header.base)).expect("few");
+    let whole = |flags: u16, body: Vec<u8>| vec![(header.base, count, flags, body)];
+    let contents = match form {
+        Form::Holes => whole(FLAG_HOLES, half(&batches)),
+        Form::Compressed => whole(FLAG_COMPRESSED, raw_frame(&all)),
+        Form::CompressedHoles => whole(FLAG_COMPRESSED | FLAG_HOLES, raw_frame(&half(&batches))),
+        Form::Bomb => whole(FLAG_COMPRESSED, bomb(32 << 20)),
+        Form::Encrypted => whole(FLAG_ENCRYPTED, vec![0xc5; 300]),
+        Form::Lost => batches
+            .iter()
+            .map(|batch| {
+                let (base, count) = (batch.header.base, batch.header.count);
+                if base.get() == 3 {
+                    (
+                        base,
+                        count,
+                        FLAG_LOST,
+                        b"body checksum at byte 5000".to_vec(),
+                    )
+                } else {
+                    (base, count, 0, batch.body.to_vec())
+                }
+            })
+            .collect(),
+    };
+    match form {
+        Form::Holes | Form::Lost => {}
+        Form::Compressed | Form::CompressedHoles | Form::Bomb => header.flags |= 2,
+        Form::Encrypted => (header.key_id, header.salt) = ([0xa5; 16], [0x5a; 16]),
+    }
+    let mut bytes = header.block();
+    for (base, count, flags, body) in contents {
+        let head = BatchHeader {
+            body_len: u32::try_from(body.len()).expect("small"),
+            base,
+            count,
+            flags,
+            ..batches[0].header.clone()
+        };
+        bytes.extend_from_slice(&head.encode());
+        bytes.extend_from_slice(&body);
+    }
+    let copy = disk.copy();
+    copy.place(&first.path, bytes);
+    copy
+}
+
+/// Its checksums are as they are on the disk.
+fn damaged_first(disk: &Disk, damage: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
+    packed(Repairs::NONE, &changed(disk, 1, damage), PROCESS_DIED)
+}
+
+fn broken_directories() -> Vec<Seed> {
+    let short = lived(false, some_appends);
+    let long = lived(true, many_appends);
+    let lost = rewritten(&long, Form::Lost);
+    let without_first = Disk::default();
+    for (path, bytes) in long.files().into_iter().skip(2) {
+        without_first.place(&path, bytes);
+    }
+    let body = 4096 + 64 + 20;
+    vec![
+        seed("sound", packed(Repairs::ALL, &long, PROCESS_DIED)),
+        seed("torn", damaged_first(&short, |bytes| bytes[body] ^= 1)),
+        seed("body", damaged_first(&long, |bytes| bytes[body] ^= 1)),
+        seed(
+            "both_headers",
+            damaged_first(&long, |bytes| {
+                bytes[40] ^= 1;
+                bytes[HEADER_COPY_AT + 40] ^= 1;
+            }),
+        ),
+        seed(
+            "shortened",
+            damaged_first(&long, |bytes| bytes.truncate(5500)),
+        ),
+        seed(
+            "only_segment_without_header",
+            damaged_first(&short, |bytes| {
+                bytes[..256].fill(0x11);
+                bytes[HEADER_COPY_AT..HEADER_COPY_AT + 256].fill(0x11);
+            }),
+        ),
+        seed(
+            "closed_later",
+            packed(
+                Repairs::ALL,
+                &short,
+                "boot\n0000000000000001\nclosed at 900\n",
+            ),
+        ),
+        seed(
+            "rewritten_with_lost_records",
+            packed(Repairs::ALL, &lost, PROCESS_DIED),
+        ),
+        seed(
+            "without_its_first_segment",
+            packed(Repairs::ALL, &without_first, PROCESS_DIED),
+        ),
+    ]
+}
+
+const PROCESS_DIED: &str = "boot\n0000000000000001\n";
+const MACHINE_DIED: &str = "other\n0000000000000001\n";
+
 fn directories() -> Vec<Seed> {
-    const PROCESS_DIED: &str = "boot\n0000000000000001\n";
-    const MACHINE_DIED: &str = "other\n0000000000000001\n";
     let closed = lived(true, some_appends);
     let killed = lived(false, some_appends);
     let long = lived(true, many_appends);
     let all = Repairs::ALL;
+    let again = |name: &str, form| {
+        let disk = rewritten(&long, form);
+        seed(
+            &format!("rewritten_{name}"),
+            packed(all, &disk, PROCESS_DIED),
+        )
+    };
     let body = 4096 + 64 + 20;
     vec![
         seed("nothing", [Repairs::NONE]),
@@ -342,7 +525,10 @@ fn directories() -> Vec<Seed> {
             "damaged_header",
             packed(
                 Repairs::NONE,
-                &changed(&long, 1, |bytes| bytes[40] ^= 1),
+                &changed(&long, 1, |bytes| {
+                    bytes[40] ^= 1;
+                    bytes[HEADER_COPY_AT + 40] ^= 1;
+                }),
                 PROCESS_DIED,
             ),
         ),
@@ -370,6 +556,20 @@ fn directories() -> Vec<Seed> {
                 MACHINE_DIED,
             ),
         ),
+        seed(
+            "first_header_is_mended_from_its_copy",
+            damaged_first(&long, |bytes| bytes[40] ^= 1),
+        ),
+        seed(
+            "copy_of_the_header_is_damaged",
+            damaged_first(&long, |bytes| bytes[HEADER_COPY_AT + 40] ^= 1),
+        ),
+        again("holes", Form::Holes),
+        again("lost", Form::Lost),
+        again("compressed", Form::Compressed),
+        again("compressed_with_holes", Form::CompressedHoles),
+        again("compressed_bomb", Form::Bomb),
+        again("encrypted_without_key", Form::Encrypted),
         seed(
             "version_1_closed_end",
             packed(all, &golden("closed", "109."), PROCESS_DIED),
@@ -401,6 +601,9 @@ fn indexes() -> Vec<Seed> {
         seed("good_as_it_is", with(0, &good)),
         seed("of_another_segment", with(0, &other)),
         seed("half", with(1, &good[..good.len() / 2])),
+        seed("version_2", with(3, &LATEST.index)),
+        seed("version_2_as_it_is", with(2, &LATEST.index)),
+        seed("version_1_of_a_segment_of_version_2", with(3, &good)),
         seed("more_points_than_bytes", with(1, &counts.concat())),
         seed("empty", with(1, &[])),
     ]
@@ -562,7 +765,7 @@ fn repairs_make_every_checksum_right() {
     let mut damaged = disk.files()[&path].clone();
     // Checksums of the segment header, of the first batch header with its body and chain, and of
     // the first record.
-    for at in [124, 4096 + 4, 4096 + 12, 4096 + 56] {
+    for at in [252, HEADER_COPY_AT + 252, 4096 + 4, 4096 + 12, 4096 + 56] {
         damaged[at] ^= 0xff;
     }
     disk.place(&path, damaged);
