@@ -28,6 +28,7 @@ mod commit;
 mod committer;
 mod disk;
 pub mod error;
+pub mod extract;
 pub mod fsync;
 mod index;
 mod keyring;

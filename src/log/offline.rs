@@ -42,6 +42,8 @@ pub struct Directory {
     pub prepared: Option<u64>,
     /// Loss statements, oldest first.
     pub losses: Vec<PathBuf>,
+    /// Damaged bytes that a repair has put aside.
+    pub quarantined: Vec<PathBuf>,
 }
 
 /// A segment file, good or not.
@@ -103,16 +105,18 @@ impl Directory {
             .open(&dir.join(segment::PREPARED), Access::Read)
             .and_then(|file| file.len())
             .ok();
-        let losses = names
-            .iter()
-            .filter(|name| name.starts_with("loss-") && name.ends_with(".json"))
-            .map(|name| dir.join(name))
-            .collect();
+        let named = |start: &str, end: &str| -> Vec<PathBuf> {
+            let names = names
+                .iter()
+                .filter(|name| name.starts_with(start) && name.ends_with(end));
+            names.map(|name| dir.join(name)).collect()
+        };
         Ok(Self {
             path: dir.to_owned(),
             segments,
             prepared,
-            losses,
+            losses: named("loss-", ".json"),
+            quarantined: named("quarantine-", ".bin"),
         })
     }
 
@@ -128,6 +132,7 @@ impl Directory {
             segments: vec![segment],
             prepared: None,
             losses: Vec::new(),
+            quarantined: Vec::new(),
         })
     }
 
@@ -336,6 +341,18 @@ impl StoredIndex {
         let Some(index) = self.index() else {
             let (expected, found) = Index::checksums(stored);
             let at = stored.len().saturating_sub(4);
+            if expected == found {
+                let header = self.header.as_ref();
+                if header.is_some_and(SegmentHeader::is_encrypted) && self.codec.key.is_none() {
+                    return IndexCheck::Locked;
+                }
+                let named = Index::segment_named_in(stored);
+                if header.is_some_and(|header| {
+                    header.is_rewritten() && named.is_some_and(|named| named != header.identity())
+                }) {
+                    return IndexCheck::Outdated;
+                }
+            }
             return IndexCheck::Damaged(if expected == found {
                 let expected = "an index of this segment, of a known version".to_owned();
                 self.damage(0, "index layout", expected, "another".to_owned())
@@ -416,6 +433,10 @@ fn io_error(path: &Path, operation: &'static str) -> impl FnOnce(io::Error) -> E
 pub enum IndexCheck {
     /// There is none; it is built again when it is needed.
     Missing,
+    /// It is encrypted with a key that is not at hand; its checksum is good.
+    Locked,
+    /// It is that of the file which was there before the segment was written again.
+    Outdated,
     /// Its bytes are not what was written.
     Damaged(Damage),
     /// Its bytes are good, but it belongs to another segment.

@@ -240,7 +240,7 @@ impl<'a> SegmentWriter<'a> {
     }
 
     /// What a clean close leaves behind, for the last segment of a log.
-    fn put_close(&mut self, next: Sequence, appended_at: Micros) -> io::Result<()> {
+    pub(super) fn put_close(&mut self, next: Sequence, appended_at: Micros) -> io::Result<()> {
         self.end_block()?;
         let mark = Mark {
             reserved_end: next.get(),

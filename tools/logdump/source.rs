@@ -19,6 +19,8 @@ pub(crate) struct Source {
     pub(crate) tenant: String,
     pub(crate) reality: String,
     pub(crate) log: Directory,
+    /// All of a directory was looked at, not a single file.
+    pub(crate) is_whole: bool,
 }
 
 impl Source {
@@ -53,7 +55,11 @@ pub(crate) fn open(paths: &[PathBuf], common: &Common) -> anyhow::Result<Vec<Sou
                     path.display()
                 );
             }
-            sources.push(named(path.parent().unwrap_or(Path::new("")), log, common));
+            let dir = path.parent().unwrap_or(Path::new(""));
+            sources.push(Source {
+                is_whole: false,
+                ..named(dir, log, common)
+            });
         } else if path.is_dir() {
             find(path, DEPTH_MAX, common, &mut sources)?;
         } else {
@@ -134,5 +140,6 @@ fn named(dir: &Path, log: Directory, common: &Common) -> Source {
         tenant: common.tenant.clone().unwrap_or(tenant),
         reality: common.reality.clone().unwrap_or(reality),
         log,
+        is_whole: true,
     }
 }
