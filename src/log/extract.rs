@@ -196,7 +196,8 @@ impl<'a> Extraction<'a> {
             let header = BatchHeader {
                 base,
                 count: u32::try_from(source.end().since(base)).unwrap_or(source.count),
-                appended_at: source.appended_at.max(self.time),
+                // Its own time is under a checksum of its own.
+                appended_at: record.appended_at.max(self.time),
                 epoch: source.epoch.max(self.latest_epoch),
                 durable_through: source.durable_through.min(base.get() - 1),
                 ..source.clone()

@@ -444,7 +444,7 @@ fn put_salvaged(
     writer: &mut SegmentWriter<'_>,
     region: &DamagedRegion,
     reason: &str,
-    appended_at: Micros,
+    mut appended_at: Micros,
     end: Sequence,
 ) -> io::Result<u64> {
     let mut next = region.expected;
@@ -468,6 +468,8 @@ fn put_salvaged(
         };
         for record in chunk.iter().filter(|record| record.sequence < end) {
             writer.put(&source, &record)?;
+            // Times never decrease, those of what is lost behind it neither.
+            appended_at = appended_at.max(record.appended_at);
             good += 1;
         }
         next = chunk.last.next();
