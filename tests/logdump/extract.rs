@@ -1,5 +1,6 @@
 //! `logdump extract`: a new log of some of the records, that a node can go on with.
 
+use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 
 use arqonbus::log::extract::{Extraction, Settings};
@@ -233,13 +234,13 @@ fn an_extraction_that_was_interrupted_is_no_log() {
     };
     let built = place.target.with_file_name(".part.extracting");
     // As a process that is killed: nothing is cleaned up.
-    std::mem::forget(begin());
+    let _never_dropped = ManuallyDrop::new(begin());
     assert!(segments(&built).len() > 1, "some of it is on the disk");
     assert!(!place.target.exists());
     // As one that gives up.
     drop(begin());
     assert!(!built.exists());
-    std::mem::forget(begin());
+    let _never_dropped = ManuallyDrop::new(begin());
     place.extract(&["--topic", "quake.ci"]);
     assert!(!built.exists());
     assert_eq!(logdump(&["verify", &place.target()]).code, 0);

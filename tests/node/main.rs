@@ -4,6 +4,7 @@ mod backup;
 mod causal;
 mod drain;
 mod events;
+mod extracted;
 mod full_disk;
 mod handshake;
 mod kill;
