@@ -291,7 +291,7 @@ impl<'a> Extraction<'a> {
     /// disk, under its name, on `Ok`.
     ///
     /// # Errors
-    /// I/O errors; then nothing has the name.
+    /// I/O errors; then nothing has the name, or, if the last flush fails, all of it.
     pub fn finish(mut self, end: Sequence) -> Result<Extracted, Error> {
         let end = end.max(self.piece_end());
         self.end_segment(end, true)?;
