@@ -98,6 +98,16 @@ impl Index {
             })
     }
 
+    /// The identity of the segment file that the bytes of an index file are about, if they say so.
+    pub(super) fn segment_named_in(bytes: &[u8]) -> Option<u32> {
+        let (magic, rest) = bytes.split_first_chunk::<8>()?;
+        let (version, rest) = rest.split_first()?;
+        let is_known = *magic == MAGIC && *version == VERSION;
+        rest.first_chunk()
+            .filter(|_| is_known)
+            .map(|identity| u32::from_le_bytes(*identity))
+    }
+
     /// Adds the batch that follows what is there.
     pub(super) fn add(&mut self, batch: &Batch) {
         if !batch.header.is_mark() {

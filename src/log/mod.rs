@@ -30,6 +30,7 @@ mod compaction;
 mod compression;
 mod disk;
 pub mod error;
+pub mod extract;
 mod fork;
 pub mod fsync;
 mod index;

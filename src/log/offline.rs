@@ -44,6 +44,8 @@ pub struct Directory {
     pub prepared: Option<u64>,
     /// Loss statements, oldest first.
     pub losses: Vec<PathBuf>,
+    /// Damaged bytes that a repair has put aside.
+    pub quarantined: Vec<PathBuf>,
 }
 
 /// A segment file, good or not.
@@ -107,16 +109,18 @@ impl Directory {
             .open(&dir.join(segment::PREPARED), Access::Read)
             .and_then(|file| file.len())
             .ok();
-        let losses = names
-            .iter()
-            .filter(|name| name.starts_with("loss-") && name.ends_with(".json"))
-            .map(|name| dir.join(name))
-            .collect();
+        let named = |start: &str, end: &str| -> Vec<PathBuf> {
+            let names = names
+                .iter()
+                .filter(|name| name.starts_with(start) && name.ends_with(end));
+            names.map(|name| dir.join(name)).collect()
+        };
         Ok(Self {
             path: dir.to_owned(),
             segments,
             prepared,
-            losses,
+            losses: named("loss-", ".json"),
+            quarantined: named("quarantine-", ".bin"),
         })
     }
 
@@ -132,6 +136,7 @@ impl Directory {
             segments: vec![segment],
             prepared: None,
             losses: Vec::new(),
+            quarantined: Vec::new(),
         })
     }
 
@@ -382,8 +387,17 @@ impl StoredIndex {
         let Some(index) = self.index() else {
             let (expected, found) = Index::checksums(stored);
             let at = stored.len().saturating_sub(4);
-            if expected == found && self.is_locked() {
-                return IndexCheck::Locked;
+            if expected == found {
+                let header = self.header.as_ref();
+                if self.is_locked() {
+                    return IndexCheck::Locked;
+                }
+                let named = Index::segment_named_in(stored);
+                if header.is_some_and(|header| {
+                    header.is_rewritten() && named.is_some_and(|named| named != header.identity())
+                }) {
+                    return IndexCheck::Outdated;
+                }
             }
             return IndexCheck::Damaged(if expected == found {
                 let expected = "an index of this segment, of a known version".to_owned();
@@ -474,6 +488,8 @@ pub enum IndexCheck {
     Missing,
     /// It is encrypted with a key that is not at hand; its checksum is good.
     Locked,
+    /// It is that of the file which was there before the segment was written again.
+    Outdated,
     /// Its bytes are not what was written.
     Damaged(Damage),
     /// Its bytes are good, but it belongs to another segment.

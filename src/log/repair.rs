@@ -208,8 +208,7 @@ impl Patient {
                         .reserved_end
                         .max(batch.reserved_end().unwrap_or(0));
                     self.found_end = batch.header.end();
-                    self.durable_through =
-                        self.durable_through.max(batch.header.durable_through);
+                    self.durable_through = self.durable_through.max(batch.header.durable_through);
                     root = Some(batch.next_chain);
                 }
                 Scanned::Damaged(region) => {

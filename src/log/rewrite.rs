@@ -243,7 +243,7 @@ impl<'a> SegmentWriter<'a> {
     }
 
     /// What a clean close leaves behind, for the last segment of a log.
-    fn put_close(&mut self, next: Sequence, appended_at: Micros) -> io::Result<()> {
+    pub(super) fn put_close(&mut self, next: Sequence, appended_at: Micros) -> io::Result<()> {
         self.end_block()?;
         let mark = Mark {
             reserved_end: next.get(),
@@ -523,7 +523,7 @@ fn put_salvaged(
     writer: &mut SegmentWriter<'_>,
     region: &DamagedRegion,
     reason: &str,
-    appended_at: Micros,
+    mut appended_at: Micros,
     end: Sequence,
 ) -> io::Result<u64> {
     let mut next = region.expected;
@@ -547,6 +547,8 @@ fn put_salvaged(
         };
         for record in chunk.iter().filter(|record| record.sequence < end) {
             writer.put(&source, &record)?;
+            // Times never decrease, those of what is lost behind it neither.
+            appended_at = appended_at.max(record.appended_at);
             good += 1;
         }
         next = chunk.last.next();

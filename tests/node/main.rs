@@ -7,6 +7,7 @@ mod dice;
 mod drain;
 mod encryption;
 mod events;
+mod extracted;
 mod fork;
 mod full_disk;
 mod handshake;

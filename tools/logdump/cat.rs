@@ -102,7 +102,7 @@ fn tail(
             }
             Ok(ControlFlow::Continue(()))
         })?;
-        if found == Outcome::Damaged {
+        if outcome != Outcome::Damaged && found != Outcome::Well {
             outcome = found;
         }
         for kept in &last {

@@ -14,7 +14,7 @@ use clap::Subcommand;
 
 use crate::failure::{Outcome, Usage};
 use crate::table::{self, printable};
-use crate::walk::warn;
+use crate::walk::{self, warn};
 use crate::{Common, Form, cat, source};
 
 /// Distance in bytes between two places where reading can begin.
@@ -99,6 +99,12 @@ pub(crate) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Outc
         let wrong = format!("{path} holds {count} logs; give the directory of one");
         return Err(Usage(wrong).into());
     };
+    let locked = source.log.segments.iter().find(|one| one.is_locked());
+    if let Some(segment) = locked {
+        let count = segment.index().end().since(segment.base);
+        warn(&walk::locked(segment, count));
+        return Ok(Outcome::Locked);
+    }
     let mut history = Files::of(&source.log);
     let limits = Limits {
         answers: usize::try_from(place.limit).unwrap_or(usize::MAX),
@@ -211,6 +217,10 @@ impl Survey {
                 Scanned::End(_) => {}
             }
         }
+        if let Some(header) = header.filter(|header| header.is_rewritten()) {
+            survey.root = Some(header.sealed_root);
+            survey.end = survey.end.max(Sequence::at_least_first(header.end));
+        }
         survey
     }
 }
@@ -272,6 +282,9 @@ impl<'a> Files<'a> {
                     }
                     if batch.header.base >= range.end {
                         break;
+                    }
+                    if batch.lost().is_some() {
+                        lost(batch.header.base..batch.header.end(), range, each)?;
                     }
                     for record in batch.records() {
                         if range.contains(&record.sequence) {

@@ -97,12 +97,15 @@ pub(crate) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Outc
         Outcome::Different
     } else if left.is_damaged() || right.is_damaged() {
         Outcome::Damaged
+    } else if left.is_locked() || right.is_locked() {
+        Outcome::Locked
     } else {
         Outcome::Well
     })
 }
 
-fn only_log(path: &Path, common: &Common) -> anyhow::Result<Source> {
+/// The one log at `path`.
+pub(crate) fn only_log(path: &Path, common: &Common) -> anyhow::Result<Source> {
     let mut sources = source::open(&[path.to_owned()], common)?;
     if sources.len() > 1 {
         let names: Vec<String> = sources

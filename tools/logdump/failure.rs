@@ -8,7 +8,9 @@ pub(crate) const HELP: &str = "\
 Exit codes:
   0  all is well
   1  damage was found, or the two logs of diff differ, or what show, grep or hexdump look for is
-     not there, or a file could not be read or is no segment
+     not there, or a file could not be read or is no segment, or records that were asked for are
+     encrypted and their key is not at hand. Records that a repair has put aside are named, but
+     they are not damage
   2  wrong usage
 
 Environment: LOGDUMP_OUTPUT, LOGDUMP_KEY_FILE, ARQONBUS_MASTER_KEYS, NO_COLOR.";
@@ -23,6 +25,8 @@ pub(crate) enum Outcome {
     Nothing,
     /// What was compared is not the same.
     Different,
+    /// Some of what was looked at is encrypted, and the key is not at hand.
+    Locked,
 }
 
 /// A request that cannot be meant.

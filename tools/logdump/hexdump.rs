@@ -3,11 +3,13 @@
 use std::ops::ControlFlow;
 
 use anyhow::Context as _;
-use arqonbus::log::batch;
 use arqonbus::log::offline::SegmentFile;
+use arqonbus::log::scan::Scanned;
 use arqonbus::log::segment::{self, HEADER_BLOCK_BYTES, SegmentHeader};
+use arqonbus::log::{ByteOffset, Sequence, batch};
 use arqonbus::proto::DESCRIPTORS;
 use arqonbus::proto::json::micros;
+use bytes::Bytes;
 use prost_reflect::{DescriptorPool, Kind, MessageDescriptor};
 use serde_json::{Value, json};
 
@@ -19,12 +21,8 @@ use crate::select::Selection;
 use crate::show::sequence_and_paths;
 use crate::source::{self, Source};
 use crate::table::{hex, printable, table};
+use crate::walk::Place;
 use crate::{Common, Output, table, walk};
-
-/// Flag of a batch whose body is encrypted, and what stands around the encrypted bytes.
-const ENCRYPTED: u64 = 16;
-const NONCE_BYTES: usize = 12;
-const TAG_BYTES: usize = 16;
 
 /// Show the bytes of a batch or a record, annotated
 ///
@@ -77,7 +75,7 @@ pub(crate) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Outc
 /// A stretch of bytes and its meaning.
 struct Row {
     file: String,
-    offset: u64,
+    place: Place,
     bytes: Vec<u8>,
     field: String,
     value: String,
@@ -114,13 +112,14 @@ impl Dump {
             self.file = file_name(found.segment);
             match found.batch {
                 Some(batch) if self.whole => {
-                    self.batch(&found.segment.bytes, batch.offset.0);
+                    self.batch(found.segment, batch.offset.0);
                 }
                 Some(batch) => {
-                    self.batch_header(&found.segment.bytes, batch.offset.0);
-                    self.framed(found.record.field, found.offset.0);
+                    let body = self.batch_header(&found.segment.bytes, batch.offset.0).1;
+                    self.encoded(&body, batch.offset.0, batch.header.flags);
+                    self.framed(found.record.field, found.place);
                 }
-                None => self.framed(found.record.field, found.offset.0),
+                None => self.framed(found.record.field, found.place),
             }
             Ok(ControlFlow::Continue(()))
         })?;
@@ -134,10 +133,10 @@ impl Dump {
     fn file(&mut self, segment: &SegmentFile, offset: Option<u64>) -> Outcome {
         self.file = file_name(segment);
         let good = match offset {
-            Some(offset) => self.batch(&segment.bytes, offset),
+            Some(offset) => self.batch(segment, offset),
             None => {
-                self.segment_header(&segment.bytes);
-                self.batch(&segment.bytes, HEADER_BLOCK_BYTES) && segment.header_damage.is_none()
+                self.header_block(segment);
+                self.batch(segment, HEADER_BLOCK_BYTES) && segment.header_damage.is_none()
             }
         };
         if good {
@@ -148,10 +147,14 @@ impl Dump {
     }
 
     fn row(&mut self, offset: u64, bytes: &[u8], field: &str, value: impl Into<String>) {
+        self.row_at(Place::File(ByteOffset(offset)), bytes, field, value);
+    }
+
+    fn row_at(&mut self, place: Place, bytes: &[u8], field: &str, value: impl Into<String>) {
         let (file, field) = (self.file.clone(), field.to_owned());
         self.rows.push(Row {
             file,
-            offset,
+            place,
             bytes: bytes.to_vec(),
             field,
             value: value.into(),
@@ -176,66 +179,64 @@ impl Dump {
         }
     }
 
-    fn segment_header(&mut self, file: &[u8]) {
-        let header = file
-            .get(..file.len().min(segment::HEADER_BYTES))
-            .unwrap_or_default();
-        self.fixed(
-            header,
-            0,
-            &[
-                (0, 8, "magic", Show::Text),
-                (8, 2, "version", Show::Number),
-                (10, 2, "(reserved)", Show::Bytes),
-                (12, 4, "node", Show::Number),
-                (16, 16, "log_id", Show::Bytes),
-                (32, 8, "base", Show::Number),
-                (40, 4, "epoch", Show::Number),
-                (44, 4, "previous_root", Show::Checksum),
-                (48, 8, "created_at", Show::Time),
-                (56, 8, "reserved_end", Show::Number),
-                (64, 16, "key_id", Show::Bytes),
-                (80, 8, "capacity", Show::Number),
-            ],
-        );
-        let later = number(header, 8, 2).is_some_and(|version| version > 1);
-        let (rest, crc_at): (&[_], usize) = if later {
-            (
-                &[
-                    (88, 4, "flags", Show::Number),
-                    (92, 4, "generation", Show::Number),
-                    (96, 4, "sealed_root", Show::Checksum),
-                    (100, 4, "(reserved)", Show::Bytes),
-                    (104, 8, "end", Show::Number),
-                    (112, 16, "salt", Show::Bytes),
-                    (128, 16, "origin log_id", Show::Bytes),
-                    (144, 8, "origin end", Show::Number),
-                    (152, 36, "(reserved)", Show::Bytes),
-                    (188, 36, "(reserved)", Show::Bytes),
-                    (224, 28, "(reserved)", Show::Bytes),
-                ],
-                252,
-            )
-        } else {
-            (&[(88, 36, "(reserved)", Show::Bytes)], 124)
-        };
-        self.fixed(header, 0, rest);
-        if let Some(crc) = header.get(crc_at..crc_at + 4) {
-            let computed = crc32fast::hash(&header[..crc_at]);
-            self.row(crc_at as u64, crc, "crc", compared(crc, computed));
+    /// The header of a segment, its copy, and what else stands in their block.
+    fn header_block(&mut self, segment: &SegmentFile) {
+        let file = &segment.bytes;
+        self.segment_header(file, 0, "");
+        let first = file.get(..segment::HEADER_BYTES).unwrap_or_default();
+        let version = number(first, 8, 2);
+        let at = segment::HEADER_COPY_AT;
+        let copy = file.get(at..at + segment::HEADER_BYTES);
+        if let Some(copy) = copy.filter(|_| version != Some(1)) {
+            if copy == first {
+                let value = format!("the same {} bytes again", segment::HEADER_BYTES);
+                self.row(at as u64, &copy[..8], "copy", value);
+            } else {
+                self.segment_header(file, at, "copy ");
+            }
         }
-        if let Some(Ok(header)) = header.first_chunk().map(SegmentHeader::decode) {
-            let value = format!("chain of the first batch {:#010x}", header.chain());
-            self.row(0, &[], "(header)", value);
+        if let Some((offset, byte)) = segment.stray_header_byte() {
+            let value = "not what the header says should stand here";
+            self.row(offset.0, &[byte], "?", value);
         }
     }
 
-    /// Whether the header of a batch at `offset` is good; annotates it in any case.
-    fn batch_header(&mut self, file: &[u8], offset: u64) -> bool {
-        let rest = usize::try_from(offset)
-            .ok()
-            .and_then(|at| file.get(at..))
-            .unwrap_or_default();
+    fn segment_header(&mut self, file: &[u8], at: usize, prefix: &str) {
+        let rest = file.get(at..).unwrap_or_default();
+        let header = &rest[..rest.len().min(segment::HEADER_BYTES)];
+        let is_first_version = number(header, 8, 2) == Some(1);
+        let (fields, crc_at) = if is_first_version {
+            (FIELDS_V1, 124)
+        } else {
+            (FIELDS, segment::HEADER_BYTES - 4)
+        };
+        for fields in [FIELDS_OF_ALL_VERSIONS, fields] {
+            let named: Vec<(usize, usize, String, Show)> = fields
+                .iter()
+                .map(|&(at, len, name, show)| (at, len, format!("{prefix}{name}"), show))
+                .collect();
+            for (field_at, len, name, show) in &named {
+                self.fixed(header, at as u64, &[(*field_at, *len, name, *show)]);
+            }
+        }
+        let name = format!("{prefix}crc");
+        if let Some(crc) = header.get(crc_at..crc_at + 4) {
+            let computed = crc32fast::hash(&header[..crc_at]);
+            self.row((at + crc_at) as u64, crc, &name, compared(crc, computed));
+        }
+        if let Some(Ok(header)) = header.first_chunk().map(SegmentHeader::decode) {
+            let value = format!("chain of the first batch {:#010x}", header.chain());
+            self.row(at as u64, &[], "(header)", value);
+        }
+    }
+
+    /// Whether the header of a batch at `offset` is good, and the bytes of the body that it
+    /// claims; annotates it in any case.
+    fn batch_header(&mut self, file: &Bytes, offset: u64) -> (bool, Bytes) {
+        let at = usize::try_from(offset)
+            .unwrap_or(usize::MAX)
+            .min(file.len());
+        let rest = file.slice(at..);
         let header = &rest[..rest.len().min(batch::HEADER_BYTES)];
         self.fixed(header, offset, &[(0, 4, "magic", Show::Text)]);
         if let (Some(crc), Some(covered)) = (header.get(4..8), header.get(8..64)) {
@@ -263,7 +264,7 @@ impl Dump {
             &[
                 (16, 8, "base", Show::Number),
                 (24, 4, "count", Show::Number),
-                (28, 2, "flags", Show::Flags),
+                (28, 2, "flags", Show::BatchFlags),
                 (30, 2, "(reserved)", Show::Bytes),
                 (32, 8, "appended_at", Show::Time),
                 (40, 4, "epoch", Show::Number),
@@ -278,84 +279,128 @@ impl Dump {
             let value = format!("chain of the next batch {:#010x}", batch::chain_of(whole));
             self.row(offset, &[], "(header)", value);
         }
-        whole.is_some_and(|header| batch::BatchHeader::decode(header).is_ok())
+        let good = whole.is_some_and(|header| batch::BatchHeader::decode(header).is_ok());
+        let start = rest.len().min(batch::HEADER_BYTES);
+        let len = number(header, 8, 4).and_then(|len| usize::try_from(len).ok());
+        let end = start.saturating_add(len.unwrap_or(0)).min(rest.len());
+        (good, rest.slice(start..end))
     }
 
-    fn batch(&mut self, file: &[u8], offset: u64) -> bool {
-        let good = self.batch_header(file, offset);
-        let rest = usize::try_from(offset)
-            .ok()
-            .and_then(|at| file.get(at..))
-            .unwrap_or_default();
-        let Some((header, rest)) = rest.split_at_checked(batch::HEADER_BYTES) else {
-            return false;
-        };
+    /// What stands in the file in place of records, if they are encoded.
+    fn encoded(&mut self, body: &[u8], offset: u64, flags: u16) {
         let start = offset + batch::HEADER_BYTES as u64;
-        let len = number(header, 8, 4)
-            .and_then(|len| usize::try_from(len).ok())
+        if flags & ENCRYPTED != 0 {
+            let text = body.len().saturating_sub(NONCE_BYTES + TAG_BYTES);
+            self.fixed(
+                body,
+                start,
+                &[
+                    (0, NONCE_BYTES, "nonce", Show::Bytes),
+                    (NONCE_BYTES, text, "encrypted", Show::Length),
+                    (NONCE_BYTES + text, TAG_BYTES, "tag", Show::Bytes),
+                ],
+            );
+        } else if flags & COMPRESSED != 0 {
+            let frame = body.len().saturating_sub(4);
+            self.fixed(
+                body,
+                start,
+                &[
+                    (0, 4, "records_len", Show::Number),
+                    (4, frame, "zstd frame", Show::Length),
+                ],
+            );
+        }
+    }
+
+    fn batch(&mut self, segment: &SegmentFile, offset: u64) -> bool {
+        let (good, body) = self.batch_header(&segment.bytes, offset);
+        let start = offset + batch::HEADER_BYTES as u64;
+        let at = usize::try_from(offset).unwrap_or(usize::MAX);
+        let flags = segment
+            .bytes
+            .get(at..)
+            .and_then(|header| number(header, 28, 2))
+            .and_then(|flags| u16::try_from(flags).ok())
             .unwrap_or(0);
-        let body = &rest[..len.min(rest.len())];
-        if number(header, 28, 2).is_some_and(|flags| flags & 1 != 0) {
-            self.fixed(body, start, &[(0, 8, "reserved_end", Show::Number)]);
+        if flags & MARK != 0 {
+            self.fixed(&body, start, &[(0, 8, "reserved_end", Show::Number)]);
             return good;
         }
-        let is_encrypted = number(header, 28, 2).is_some_and(|flags| flags & ENCRYPTED != 0);
-        if is_encrypted {
-            let Some((nonce, rest)) = body.split_at_checked(NONCE_BYTES) else {
-                return false;
-            };
-            let (sealed, tag) = rest.split_at(rest.len().saturating_sub(TAG_BYTES));
-            let sealed_at = start + NONCE_BYTES as u64;
-            let shown = if self.whole { sealed } else { &[] };
-            self.row(start, nonce, "nonce", "");
-            let text = format!("{} bytes (cat decrypts, given --key-file)", sealed.len());
-            self.row(sealed_at, shown, "encrypted", text);
-            self.row(sealed_at + sealed.len() as u64, tag, "tag", "");
+        if flags & LOST != 0 {
+            let reason = String::from_utf8_lossy(&body).into_owned();
+            self.row(start, &body, "reason", reason);
             return good;
         }
+        if flags & (COMPRESSED | ENCRYPTED) == 0 {
+            return self.records(&body, Place::File(ByteOffset(start))) && good;
+        }
+        self.encoded(&body, offset, flags);
+        let scanned = segment
+            .scan()
+            .from(ByteOffset(offset), Sequence::FIRST)
+            .next();
+        match scanned {
+            Some(Scanned::Batch(batch)) if batch.locked => {
+                let key = segment.header.as_ref().map_or([0; 16], |h| h.key_id);
+                let value = format!("key {} is not at hand; give --key-file", hex(&key));
+                self.row(start, &[], "(locked)", value);
+                good
+            }
+            Some(Scanned::Batch(batch)) if batch.offset.0 == offset => {
+                let value = format!("{} bytes of records", batch.body.len());
+                self.row_at(Place::Decoded(0), &[], "(decoded)", value);
+                self.records(&batch.body, Place::Decoded(0)) && good
+            }
+            _ => {
+                self.row(start, &[], "?", "cannot be decoded");
+                false
+            }
+        }
+    }
+
+    /// Whether `body`, which stands at `start`, is a run of records and nothing else.
+    fn records(&mut self, body: &[u8], start: Place) -> bool {
         let mut at = 0;
         while let Some(frame) = frame_len(&body[at..]) {
             let end = at + frame;
-            self.framed(&body[at..end], start + at as u64);
+            self.framed(&body[at..end], start.advance(at as u64));
             at = end;
             if !self.whole && at < body.len() {
                 let left = body.len() - at;
-                self.row(
-                    start + at as u64,
-                    &[],
-                    "...",
-                    format!("{left} more bytes (--whole)"),
-                );
-                return good;
+                let value = format!("{left} more bytes (--whole)");
+                self.row_at(start.advance(at as u64), &[], "...", value);
+                return true;
             }
         }
         if at < body.len() {
-            self.row(start + at as u64, &body[at..], "?", "no framed record");
+            let place = start.advance(at as u64);
+            self.row_at(place, &body[at..], "?", "no framed record");
             return false;
         }
-        good
+        true
     }
 
     /// A record with its frame.
-    fn framed(&mut self, field: &[u8], offset: u64) {
+    fn framed(&mut self, field: &[u8], place: Place) {
         let Some((len, prefix)) = varint(field.get(1..).unwrap_or_default()) else {
             return;
         };
-        self.row(
-            offset,
+        self.row_at(
+            place,
             &field[..1],
             "records",
             "tag of field 1 of arqon.v1.Deliver",
         );
-        self.row(
-            offset + 1,
+        self.row_at(
+            place.advance(1),
             &field[1..=prefix],
             "  length",
             format!("{len} bytes"),
         );
         let record = &field[1 + prefix..];
         let descriptor = self.record.clone();
-        let start = offset + 1 + prefix as u64;
+        let start = place.advance(1 + prefix as u64);
         let covered = record.len().saturating_sub(5);
         let computed = crc32fast::hash(&record[..covered]);
         self.message(record, start, Some(&descriptor), 1, Some(computed));
@@ -364,7 +409,7 @@ impl Dump {
     fn message(
         &mut self,
         bytes: &[u8],
-        start: u64,
+        start: Place,
         descriptor: Option<&MessageDescriptor>,
         depth: usize,
         crc: Option<u32>,
@@ -373,8 +418,8 @@ impl Dump {
         let mut at = 0;
         while at < bytes.len() {
             let Some((key, value, next)) = field(&bytes[at..]) else {
-                self.row(
-                    start + at as u64,
+                self.row_at(
+                    start.advance(at as u64),
                     &bytes[at..],
                     &format!("{indent}?"),
                     "no field",
@@ -394,23 +439,29 @@ impl Dump {
                 Some(Kind::Message(inner)) if key & 7 == 2 && depth < DEPTH_MAX => Some(inner),
                 _ => None,
             };
-            let here = start + at as u64;
+            let here = start.advance(at as u64);
             let whole = &bytes[at..at + next];
             if let Some(inner) = inner {
                 let head = next - value.len();
-                self.row(
+                self.row_at(
                     here,
                     &whole[..head],
                     &name,
                     format!("{} bytes", value.len()),
                 );
-                self.message(value, here + head as u64, Some(inner), depth + 1, None);
+                self.message(
+                    value,
+                    here.advance(head as u64),
+                    Some(inner),
+                    depth + 1,
+                    None,
+                );
             } else {
                 let shown = match (crc, key) {
                     (Some(computed), 0x7d) => compared(value, computed),
                     _ => scalar(key & 7, value, kind.as_ref(), name.trim()),
                 };
-                self.row(here, whole, &name, shown);
+                self.row_at(here, whole, &name, shown);
             }
             at += next;
         }
@@ -421,14 +472,19 @@ impl Dump {
             .rows
             .iter()
             .map(|row| {
-                let shown = if self.whole || row.bytes.len() <= SHOWN_BYTES {
+                let zeros = row.bytes.iter().all(|&byte| byte == 0);
+                let all = self.whole && !zeros;
+                let shown = if all || row.bytes.len() <= SHOWN_BYTES {
                     hex(&row.bytes)
                 } else {
                     let more = row.bytes.len() - SHOWN_BYTES;
                     format!("{}… +{more}", hex(&row.bytes[..SHOWN_BYTES]))
                 };
                 vec![
-                    row.offset.to_string(),
+                    match row.place {
+                        Place::File(offset) => offset.to_string(),
+                        Place::Decoded(at) => format!("+{at}"),
+                    },
                     shown,
                     row.field.clone(),
                     printable(&row.value),
@@ -449,7 +505,8 @@ impl Dump {
             .map(|row| {
                 json!({
                     "file": row.file,
-                    "offset": row.offset,
+                    "offset": row.place.in_file(),
+                    "offset_in_body": row.place.in_body(),
                     "bytes": hex(&row.bytes),
                     "field": row.field.trim(),
                     "value": row.value,
@@ -460,6 +517,50 @@ impl Dump {
     }
 }
 
+/// Flags of a batch, by `docs/log-format.md`.
+const MARK: u16 = 1;
+const CLOSED: u16 = 2;
+const HOLES: u16 = 4;
+const COMPRESSED: u16 = 8;
+const ENCRYPTED: u16 = 16;
+const LOST: u16 = 32;
+
+/// Of an encrypted body.
+const NONCE_BYTES: usize = 12;
+const TAG_BYTES: usize = 16;
+
+/// Offset, length, name and kind of fields of a segment header.
+type Fields = &'static [(usize, usize, &'static str, Show)];
+
+const FIELDS_OF_ALL_VERSIONS: Fields = &[
+    (0, 8, "magic", Show::Text),
+    (8, 2, "version", Show::Number),
+    (10, 2, "(reserved)", Show::Bytes),
+    (12, 4, "node", Show::Number),
+    (16, 16, "log_id", Show::Bytes),
+    (32, 8, "base", Show::Number),
+    (40, 4, "epoch", Show::Number),
+    (44, 4, "previous_root", Show::Checksum),
+    (48, 8, "created_at", Show::Time),
+    (56, 8, "reserved_end", Show::Number),
+    (64, 16, "key_id", Show::Bytes),
+    (80, 8, "capacity", Show::Number),
+];
+
+const FIELDS_V1: Fields = &[(88, 36, "(reserved)", Show::Bytes)];
+
+const FIELDS: Fields = &[
+    (88, 4, "flags", Show::SegmentFlags),
+    (92, 4, "generation", Show::Number),
+    (96, 4, "sealed_root", Show::Checksum),
+    (100, 4, "(reserved)", Show::Bytes),
+    (104, 8, "end", Show::Number),
+    (112, 16, "salt", Show::Bytes),
+    (128, 16, "origin log_id", Show::Bytes),
+    (144, 8, "origin end", Show::Number),
+    (152, 100, "(reserved)", Show::Bytes),
+];
+
 /// How a field of a fixed place is shown.
 #[derive(Clone, Copy)]
 enum Show {
@@ -468,7 +569,10 @@ enum Show {
     Time,
     Bytes,
     Text,
-    Flags,
+    /// How many.
+    Length,
+    SegmentFlags,
+    BatchFlags,
 }
 
 impl Show {
@@ -481,15 +585,53 @@ impl Show {
             Self::Bytes if bytes.iter().all(|&byte| byte == 0) => "zeros".to_owned(),
             Self::Bytes => hex(bytes),
             Self::Text => format!("\"{}\"", bytes.escape_ascii()),
-            Self::Flags => match value {
-                0 => "records".to_owned(),
-                1 => "mark".to_owned(),
-                3 => "mark of a clean close".to_owned(),
-                16 => "records, encrypted".to_owned(),
-                other => format!("unknown: {other:#x}"),
-            },
+            Self::Length => format!("{} bytes", bytes.len()),
+            Self::SegmentFlags => segment_flags(value),
+            Self::BatchFlags => batch_flags(u16::try_from(value).unwrap_or(u16::MAX)),
         }
     }
+}
+
+fn segment_flags(flags: u64) -> String {
+    let mut words = Vec::new();
+    if flags & 1 != 0 {
+        words.push("rewritten".to_owned());
+    }
+    if flags & 2 != 0 {
+        words.push("compressed".to_owned());
+    }
+    if flags & !3 != 0 {
+        words.push(format!("unknown: {:#x}", flags & !3));
+    }
+    if words.is_empty() {
+        words.push("none".to_owned());
+    }
+    words.join(", ")
+}
+
+/// What a batch is, by its flags.
+pub(crate) fn batch_flags(flags: u16) -> String {
+    let kind = match (flags & (MARK | CLOSED), flags & LOST) {
+        (0, 0) => "records",
+        (0, _) => "lost records",
+        (MARK, 0) => "mark",
+        (_, 0) if flags & MARK != 0 => "mark of a clean close",
+        _ => "no flags that a writer sets",
+    };
+    let mut words = vec![kind.to_owned()];
+    let rest = [
+        (HOLES, "holes"),
+        (COMPRESSED, "compressed"),
+        (ENCRYPTED, "encrypted"),
+    ];
+    for (_, word) in rest.iter().filter(|(flag, _)| flags & flag != 0) {
+        words.push((*word).to_owned());
+    }
+    let unknown = flags & !(MARK | CLOSED | HOLES | COMPRESSED | ENCRYPTED | LOST);
+    if unknown != 0 {
+        words.push(format!("unknown: {unknown:#x}"));
+    }
+    words.join(", ")
 }
 
 fn compared(stored: &[u8], computed: u32) -> String {

@@ -77,6 +77,7 @@ fn index(segment: &SegmentFile, check: &IndexCheck) -> SegmentIndex {
         IndexCheck::Agrees(index) => index.clone(),
         IndexCheck::Missing
         | IndexCheck::Locked
+        | IndexCheck::Outdated
         | IndexCheck::Damaged(_)
         | IndexCheck::Differs(_) => segment.index(),
     }
@@ -136,7 +137,9 @@ fn to_json(segment: &SegmentFile, check: &IndexCheck) -> Value {
     let index = index(segment, check);
     let damage = match check {
         IndexCheck::Damaged(damage) | IndexCheck::Differs(damage) => Some(damage.to_string()),
-        IndexCheck::Missing | IndexCheck::Locked | IndexCheck::Agrees(_) => None,
+        IndexCheck::Missing | IndexCheck::Locked | IndexCheck::Outdated | IndexCheck::Agrees(_) => {
+            None
+        }
     };
     let points: Vec<Value> = index
         .points()

@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use crate::cat::no_records;
 use crate::failure::Outcome;
 use crate::source::{self, Source};
-use crate::table::{printable, size, table};
-use crate::{Common, Output, table};
+use crate::table::{printable, ratio, size, table};
+use crate::{Common, Output, table, walk};
 
 /// List segments with sequences, times, sizes, topics and health
 #[derive(Debug, clap::Args)]
@@ -42,12 +42,21 @@ struct Contents {
     topics: HashMap<String, u64>,
     damages: Vec<(u64, Damage)>,
     closed: bool,
+    /// Bodies of records as they are stored, and decoded.
+    stored: u64,
+    plain: u64,
+    /// Sequences that are lost, each range with its story.
+    lost: Vec<String>,
+    /// Sequences that no key is at hand for.
+    locked: u64,
 }
 
 impl Contents {
     fn of(segment: &SegmentFile) -> Self {
         let mut contents = Self::default();
-        if let Some(damage) = &segment.header_damage {
+        if let Some(damage) = &segment.header_damage
+            && !segment.header_from_copy
+        {
             contents.damages.push((0, damage.clone()));
         }
         for scanned in segment.scan() {
@@ -56,6 +65,14 @@ impl Contents {
                     contents.used = batch.offset.0 + batch.header.file_len();
                     contents.closed = batch.header.is_close();
                     contents.batches += u64::from(!batch.header.is_mark());
+                    if let Some(lost) = walk::lost(segment, batch) {
+                        contents.lost.push(lost);
+                    } else if batch.locked {
+                        contents.locked += u64::from(batch.header.count);
+                    } else if !batch.header.is_mark() {
+                        contents.stored += u64::from(batch.header.body_len);
+                        contents.plain += batch.body.len() as u64;
+                    }
                     batch.records().for_each(|record| contents.add(&record));
                 }
                 Scanned::Damaged(region) => {
@@ -176,9 +193,15 @@ impl<'a> Listing<'a> {
         if self.source.log.segments[at].is_locked() {
             return "encrypted";
         }
+        if self.source.log.segments[at].header_from_copy {
+            return "bad header";
+        }
         match &self.indexes[at] {
             IndexCheck::Damaged(_) | IndexCheck::Differs(_) => "bad index",
-            IndexCheck::Missing | IndexCheck::Locked | IndexCheck::Agrees(_) => "good",
+            IndexCheck::Missing
+            | IndexCheck::Locked
+            | IndexCheck::Outdated
+            | IndexCheck::Agrees(_) => "good",
         }
     }
 
@@ -188,6 +211,34 @@ impl<'a> Listing<'a> {
             (true, true) => "closed",
             (true, false) => "active",
         }
+    }
+
+    /// What was done to the segment, in words.
+    fn flags(&self, at: usize) -> Vec<String> {
+        let contents = &self.contents[at];
+        let mut words = Vec::new();
+        let Some(header) = &self.source.log.segments[at].header else {
+            return words;
+        };
+        if header.is_rewritten() {
+            words.push(format!("rewritten {}", header.generation));
+        }
+        if header.is_compressed() {
+            words.push(if contents.stored > 0 {
+                let times = ratio(contents.plain, contents.stored);
+                format!("compressed {times:.2}")
+            } else {
+                "compressed".to_owned()
+            });
+        }
+        if header.is_encrypted() {
+            words.push(format!("key {}", table::hex(&header.key_id)));
+        }
+        if let Some(origin) = header.origin {
+            let parent = table::hex(&origin.log_id);
+            words.push(format!("fork of {parent} at {}", origin.end));
+        }
+        words
     }
 
     fn to_text(&self, topics: usize) -> String {
@@ -222,6 +273,7 @@ impl<'a> Listing<'a> {
                 size(contents.used),
                 self.state(at).to_owned(),
                 self.health(at).to_owned(),
+                self.flags(at).join(", "),
                 top.join(", "),
             ]);
         }
@@ -233,7 +285,7 @@ impl<'a> Listing<'a> {
         text.push_str(&table(
             &[
                 "SEGMENT", "#FIRST", "#LAST", "#RECORDS", "FROM", "TO", "#SIZE", "#USED", "STATE",
-                "HEALTH", "TOPICS",
+                "HEALTH", "FLAGS", "TOPICS",
             ],
             &rows,
         ));
@@ -274,6 +326,18 @@ impl<'a> Listing<'a> {
                 };
                 lines.push(format!("{kind}{damage}"));
             }
+            let segment = &self.source.log.segments[at];
+            if let Some(damage) = segment
+                .header_damage
+                .as_ref()
+                .filter(|_| segment.header_from_copy)
+            {
+                lines.push(format!("{damage}; the copy is good, a node puts it back"));
+            }
+            lines.extend(contents.lost.iter().cloned());
+            if contents.locked > 0 {
+                lines.push(walk::locked(segment, contents.locked));
+            }
             match &self.indexes[at] {
                 IndexCheck::Damaged(damage) => lines.push(damage.to_string()),
                 IndexCheck::Differs(damage) if contents.damages.is_empty() => {
@@ -282,10 +346,14 @@ impl<'a> Listing<'a> {
                 IndexCheck::Differs(_)
                 | IndexCheck::Missing
                 | IndexCheck::Locked
+                | IndexCheck::Outdated
                 | IndexCheck::Agrees(_) => {}
             }
         }
         lines.extend(self.source.locked.clone());
+        for copy in &self.source.log.quarantined {
+            lines.push(format!("quarantine: {}", copy.display()));
+        }
         for loss in &self.source.log.losses {
             lines.push(format!("loss statement: {}", loss.display()));
         }
@@ -324,6 +392,27 @@ impl<'a> Listing<'a> {
                     "used_bytes": contents.used,
                     "state": self.state(at),
                     "health": self.health(at),
+                    "log_id": segment.header.as_ref().map(|header| table::hex(&header.log_id)),
+                    "rewritten": segment.header.as_ref().is_some_and(|h| h.is_rewritten()),
+                    "generation": segment.header.as_ref().map(|header| header.generation),
+                    "compression": segment
+                        .header
+                        .as_ref()
+                        .filter(|header| header.is_compressed() && contents.stored > 0)
+                        .map(|_| ratio(contents.plain, contents.stored)),
+                    "key_id": segment
+                        .header
+                        .as_ref()
+                        .filter(|header| header.is_encrypted())
+                        .map(|header| table::hex(&header.key_id)),
+                    "origin": segment.header.as_ref().and_then(|header| header.origin).map(
+                        |origin| json!({
+                            "log_id": table::hex(&origin.log_id),
+                            "end": origin.end.get(),
+                        })
+                    ),
+                    "lost_ranges": contents.lost.len(),
+                    "locked_sequences": contents.locked,
                     "index": index_word(&self.indexes[at]),
                     "topics": top,
                 })
@@ -339,6 +428,11 @@ impl<'a> Listing<'a> {
             })),
             "segments": segments,
             "prepared_bytes": log.prepared,
+            "quarantined": log
+                .quarantined
+                .iter()
+                .map(|path| path.display().to_string())
+                .collect::<Vec<_>>(),
             "problems": self.problems(),
         })
     }
@@ -348,6 +442,7 @@ pub(crate) fn index_word(check: &IndexCheck) -> &'static str {
     match check {
         IndexCheck::Missing => "missing",
         IndexCheck::Locked => "encrypted",
+        IndexCheck::Outdated => "outdated",
         IndexCheck::Damaged(_) => "damaged",
         IndexCheck::Differs(_) => "differs",
         IndexCheck::Agrees(_) => "good",

@@ -1,12 +1,13 @@
 //! `logdump`: looks into the files of a log, with or without a node. Reads the arguments and
 //! hands them to one file per verb.
 //!
-//! Never writes a file, and never panics on what it finds in one.
+//! Writes no file but the new log of `extract`, and never panics on what it finds in one.
 
 mod cat;
 mod causal;
 mod decode;
 mod diff;
+mod extract;
 mod failure;
 mod fields;
 mod grep;
@@ -31,7 +32,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use failure::{Outcome, Usage};
 
-/// Look into an ArqonBus log: offline, read-only, also when it is damaged.
+/// Look into an ArqonBus log: offline, without changing it, also when it is damaged.
 ///
 /// PATH is a log's directory (DIR/<tenant>/<reality>), a node's data directory (then every log in
 /// it), or a single segment file. Copies are as good as the originals.
@@ -131,6 +132,7 @@ enum Verb {
     Stats(stats::Arguments),
     Verify(verify::Arguments),
     Diff(diff::Arguments),
+    Extract(extract::Arguments),
     Hexdump(hexdump::Arguments),
     Index(index::Arguments),
     Recover(recover::Arguments),
@@ -161,7 +163,9 @@ fn main() -> ExitCode {
         });
     match done {
         Ok(Outcome::Well) => ExitCode::SUCCESS,
-        Ok(Outcome::Damaged | Outcome::Nothing | Outcome::Different) => ExitCode::from(1),
+        Ok(Outcome::Damaged | Outcome::Nothing | Outcome::Different | Outcome::Locked) => {
+            ExitCode::from(1)
+        }
         Err(error) => {
             let code = failure::exit_code(&error);
             if code != 0 {
@@ -182,6 +186,7 @@ fn run(common: &Common, verb: Verb) -> anyhow::Result<Outcome> {
         Verb::Stats(arguments) => stats::run(common, &arguments),
         Verb::Verify(arguments) => verify::run(common, &arguments),
         Verb::Diff(arguments) => diff::run(common, &arguments),
+        Verb::Extract(arguments) => extract::run(common, &arguments),
         Verb::Hexdump(arguments) => hexdump::run(common, &arguments),
         Verb::Index(arguments) => index::run(common, &arguments),
         Verb::Recover(arguments) => recover::run(common, &arguments),

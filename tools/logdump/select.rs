@@ -135,6 +135,14 @@ impl Selection {
         }
     }
 
+    /// The last sequence that can be meant, where that is known.
+    pub(crate) fn last(&self) -> Option<u64> {
+        match self.to {
+            Some(Place::Sequence(last)) => Some(last),
+            Some(Place::Time(_)) | None => None,
+        }
+    }
+
     /// The first time that can be meant.
     pub(crate) fn first_time(&self) -> u64 {
         match self.from {

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::decode::Decoder;
 use crate::failure::{Outcome, Usage};
+use crate::hexdump::batch_flags;
 use crate::ls::file_name;
 use crate::print::Printer;
 use crate::select::Selection;
@@ -106,6 +107,7 @@ fn batch_json(header: &BatchHeader) -> Value {
     json!({
         "base": header.base.get(),
         "count": header.count,
+        "flags": batch_flags(header.flags),
         "body_bytes": header.body_len,
         "body_crc": format!("{:#010x}", header.body_crc),
         "appended_at": micros(header.appended_at.0),
@@ -121,7 +123,8 @@ fn to_json(found: &Found<'_>, decoder: &Decoder) -> anyhow::Result<Value> {
     let (stored, computed) = found.record.checksums();
     Ok(json!({
         "file": found.segment.path.display().to_string(),
-        "offset": found.offset.0,
+        "offset": found.place.in_file(),
+        "offset_in_body": found.place.in_body(),
         "bytes": found.record.field.len(),
         "crc_stored": format!("{stored:#010x}"),
         "crc_computed": format!("{computed:#010x}"),
@@ -145,8 +148,9 @@ fn to_text(found: &Found<'_>, decoder: &Decoder) -> String {
         line(
             "batch",
             format!(
-                "byte {}, sequences {}..={}, {} bytes, epoch {}, node {}",
+                "byte {}, {}, sequences {}..={}, {} bytes, epoch {}, node {}",
                 batch.offset,
+                batch_flags(header.flags),
                 header.base,
                 header.end().previous().unwrap_or(header.base),
                 header.file_len(),
@@ -170,11 +174,7 @@ fn to_text(found: &Found<'_>, decoder: &Decoder) -> String {
     }
     line(
         "record",
-        format!(
-            "byte {}, {} bytes with frame",
-            found.offset,
-            record.field.len()
-        ),
+        format!("{}, {} bytes with frame", found.place, record.field.len()),
     );
     let verdict = if stored == computed { "good" } else { "WRONG" };
     line(

@@ -25,6 +25,8 @@ pub(crate) struct Source {
     pub(crate) locked: Option<String>,
     /// What is wrong with its file of keys.
     pub(crate) keys_damage: Option<Damage>,
+    /// All of a directory was looked at, not a single file.
+    pub(crate) is_whole: bool,
 }
 
 impl Source {
@@ -62,7 +64,10 @@ pub(crate) fn open(paths: &[PathBuf], common: &Common) -> anyhow::Result<Vec<Sou
                 );
             }
             let dir = path.parent().unwrap_or(Path::new(""));
-            sources.push(named(dir, log, common, masters)?);
+            sources.push(Source {
+                is_whole: false,
+                ..named(dir, log, common, masters)?
+            });
         } else if path.is_dir() {
             find(path, DEPTH_MAX, common, masters, &mut sources)?;
         } else {
@@ -168,5 +173,6 @@ fn named(
         log,
         locked,
         keys_damage,
+        is_whole: true,
     })
 }

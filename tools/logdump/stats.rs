@@ -50,6 +50,10 @@ struct Stats {
     envelope_bytes: u64,
     /// Batch headers of the batches that were seen.
     header_bytes: u64,
+    /// Records of the batches that were seen as they are stored, and as they would be if they were
+    /// neither compressed nor encrypted; both with all records of the batch.
+    stored_bytes: u64,
+    plain_bytes: u64,
     sizes: Histogram,
     batches: u64,
     batch_records: Histogram,
@@ -73,6 +77,8 @@ impl Stats {
             bytes: 0,
             envelope_bytes: 0,
             header_bytes: 0,
+            stored_bytes: 0,
+            plain_bytes: 0,
             sizes: Histogram::new(),
             batches: 0,
             batch_records: Histogram::new(),
@@ -137,6 +143,10 @@ impl Stats {
         if at != self.batch_at {
             self.end_batch();
             self.batch_at = at;
+            if let Some(batch) = found.batch {
+                self.stored_bytes += u64::from(batch.header.body_len);
+                self.plain_bytes += batch.body.len() as u64;
+            }
         }
         self.in_batch += 1;
     }
@@ -176,7 +186,7 @@ pub(crate) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Outc
             Ok(ControlFlow::Continue(()))
         })?;
         stats.end_batch();
-        if ended == Outcome::Damaged {
+        if outcome != Outcome::Damaged && ended != Outcome::Well {
             outcome = ended;
         }
         match common.output {
@@ -198,7 +208,27 @@ impl Topic {
 }
 
 fn disk_per_envelope(stats: &Stats) -> f64 {
-    ratio(stats.bytes + stats.header_bytes, stats.envelope_bytes)
+    ratio(stored(stats), stats.envelope_bytes)
+}
+
+/// How many times smaller the stored bodies are than what they hold.
+fn compression(stats: &Stats) -> f64 {
+    ratio(stats.plain_bytes, stats.stored_bytes)
+}
+
+/// What all records that were seen take on the disk: of compressed batches, their share of it.
+fn stored(stats: &Stats) -> u64 {
+    if stats.stored_bytes == stats.plain_bytes {
+        return stats.bytes + stats.header_bytes;
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss,
+        reason = "a share, shown with a few digits"
+    )]
+    let share = (stats.bytes as f64 * ratio(stats.stored_bytes, stats.plain_bytes)) as u64;
+    share + stats.header_bytes
 }
 
 fn to_text(source: &source::Source, stats: &Stats) -> String {
@@ -236,10 +266,18 @@ fn to_text(source: &source::Source, stats: &Stats) -> String {
         stats.records,
         stats.batches,
         ratio(stats.records, stats.batches),
-        size(stats.bytes + stats.header_bytes),
+        size(stored(stats)),
         size(stats.envelope_bytes),
         disk_per_envelope(stats),
     ));
+    if stats.stored_bytes != stats.plain_bytes {
+        text.push_str(&format!(
+            "bodies: {} stored for {} of records (compression {:.2})\n",
+            size(stats.stored_bytes),
+            size(stats.plain_bytes),
+            compression(stats),
+        ));
+    }
     text.push_str(&format!("ids that occur again: {}\n", stats.duplicates));
     for example in &stats.duplicate_examples {
         text.push_str(&format!("  {}\n", printable(example)));
@@ -304,7 +342,11 @@ fn to_json(source: &source::Source, stats: &Stats) -> Value {
         "records": stats.records,
         "batches": stats.batches,
         "records_per_batch": ratio(stats.records, stats.batches),
-        "bytes": stats.bytes + stats.header_bytes,
+        "bytes": stored(stats),
+        "record_bytes_total": stats.bytes,
+        "stored_body_bytes": stats.stored_bytes,
+        "plain_body_bytes": stats.plain_bytes,
+        "compression": compression(stats),
         "envelope_bytes": stats.envelope_bytes,
         "bytes_per_envelope_byte": disk_per_envelope(stats),
         "duplicate_ids": stats.duplicates,

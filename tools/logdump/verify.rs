@@ -1,29 +1,39 @@
 //! `logdump verify`: everything about a log that can be checked, checked.
 
+use std::ops::{Range, RangeInclusive};
 use std::path::PathBuf;
 
 use arqonbus::log::batch::HEADER_BYTES;
 use arqonbus::log::offline::{self, Forecast, IndexCheck, SegmentFile, SegmentIndex};
 use arqonbus::log::scan::{Batch, DamagedRegion, Scanned};
-use arqonbus::log::segment::SegmentHeader;
+use arqonbus::log::segment::{self, HEADER_COPY_AT, SegmentHeader};
 use arqonbus::log::{ByteOffset, Damage, Micros, RealStorage, RecordRef, Sequence};
 use arqonbus::proto::view::RecordView;
 use serde_json::{Value, json};
 
 use crate::cat::no_records;
 use crate::failure::Outcome;
+use crate::hexdump::batch_flags;
 use crate::progress::Progress;
 use crate::source::{self, Source};
-use crate::table::{ratio, size};
-use crate::{Common, Output, table};
+use crate::table::{printable, ratio, size};
+use crate::walk::Place;
+use crate::{Common, Output, table, walk};
 
 /// Check every checksum, the chain, sequences, times, clocks and indexes
 ///
-/// One line per finding: file, byte offset, what was expected and what is there.
+/// One line per finding: file, byte offset, what was expected and what is there. Exits 1 if there
+/// is any, 0 if not.
+///
+/// `header:` and `copy:` are findings by which no record is lost. The header of a segment stands
+/// twice: a damaged one is put back from its copy when a node opens the log, a damaged copy when
+/// the segment is written again.
 ///
 /// A torn tail is what a crash leaves: bytes at the end of the last segment of which nothing says
 /// that they had been flushed. Nothing acknowledged as synced is in them and a node cuts them off,
-/// so they are a notice, not damage, and the exit code stays 0.
+/// so they are a notice, not damage, and the exit code stays 0. So are records that a repair has
+/// found lost and put aside. Of what is encrypted with a key that is not at hand, the checksums are
+/// checked and the records are not; that is a notice too.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   logdump verify data && echo well
@@ -75,41 +85,105 @@ pub(crate) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Outc
     })
 }
 
+/// What a finding is worth.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Class {
+    Damage,
+    /// Of a header whose copy is good: a node puts it back.
+    Header,
+    /// Of the copy of a good header.
+    Copy,
+}
+
+impl Class {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Damage => "damage",
+            Self::Header => "header",
+            Self::Copy => "copy",
+        }
+    }
+}
+
+/// Sequences whose records a repair has put aside.
+struct Lost {
+    file: String,
+    offset: u64,
+    first: Sequence,
+    last: Sequence,
+    reason: String,
+}
+
 #[derive(Default)]
 struct Report {
-    findings: Vec<Damage>,
+    findings: Vec<(Class, Damage)>,
     notices: Vec<String>,
     batches: u64,
     marks: u64,
     records: u64,
+    /// Sequences of rewritten segments that have no record any more.
+    holes: u64,
+    lost: Vec<Lost>,
+    /// Sequences of batches that no key is at hand for.
+    locked: u64,
 }
 
 impl Report {
     fn to_text(&self, source: &Source) -> String {
         let mut text = String::new();
-        for Damage {
-            path,
-            offset,
-            what,
-            expected,
-            found,
-        } in &self.findings
-        {
+        for (class, damage) in &self.findings {
+            let Damage {
+                path,
+                offset,
+                what,
+                expected,
+                found,
+            } = damage;
             let path = path.display();
+            let prefix = match class {
+                Class::Damage => "",
+                Class::Header => "header: ",
+                Class::Copy => "copy: ",
+            };
             text.push_str(&format!(
-                "{path}: byte {offset}: {what}: expected {expected}, found {found}\n"
+                "{prefix}{path}: byte {offset}: {what}: expected {expected}, found {found}\n"
+            ));
+        }
+        for lost in &self.lost {
+            text.push_str(&format!(
+                "notice: lost: {}: byte {}: sequences {}..={}: {}\n",
+                lost.file,
+                lost.offset,
+                lost.first,
+                lost.last,
+                printable(&lost.reason),
             ));
         }
         for notice in &self.notices {
             text.push_str(&format!("notice: {notice}\n"));
         }
+        let is_damaged = self
+            .findings
+            .iter()
+            .any(|(class, _)| *class == Class::Damage);
+        let word = if is_damaged { "DAMAGED" } else { "MENDABLE" };
         let verdict = match self.findings.len() {
             0 => "well".to_owned(),
-            1 => "DAMAGED, 1 finding".to_owned(),
-            count => format!("DAMAGED, {count} findings"),
+            1 => format!("{word}, 1 finding"),
+            count => format!("{word}, {count} findings"),
         };
+        let mut more = String::new();
+        for (count, what) in [
+            (self.holes, "holes"),
+            (self.lost_sequences(), "lost"),
+            (self.locked, "encrypted and not looked at"),
+        ] {
+            if count > 0 {
+                more.push_str(&format!(", {count} {what}"));
+            }
+        }
         text.push_str(&format!(
-            "{}/{}: {verdict}; {} segments, {} batches, {} marks, {} records\n",
+            "{}/{}: {verdict}; {} segments, {} batches, {} marks, {} records{more}\n",
             source.tenant,
             source.reality,
             source.log.segments.len(),
@@ -125,14 +199,18 @@ impl Report {
             .findings
             .iter()
             .map(
-                |Damage {
-                     path,
-                     offset,
-                     what,
-                     expected,
-                     found,
-                 }| {
+                |(
+                    class,
+                    Damage {
+                        path,
+                        offset,
+                        what,
+                        expected,
+                        found,
+                    },
+                )| {
                     json!({
+                        "class": class.word(),
                         "file": path.display().to_string(),
                         "offset": offset.0,
                         "what": what,
@@ -141,6 +219,19 @@ impl Report {
                     })
                 },
             )
+            .collect();
+        let lost: Vec<Value> = self
+            .lost
+            .iter()
+            .map(|lost| {
+                json!({
+                    "file": lost.file,
+                    "offset": lost.offset,
+                    "first": lost.first.get(),
+                    "last": lost.last.get(),
+                    "reason": lost.reason,
+                })
+            })
             .collect();
         json!({
             "path": source.log.path.display().to_string(),
@@ -153,9 +244,25 @@ impl Report {
             "marks": self.marks,
             "records": self.records,
             "locked_segments": source.log.segments.iter().filter(|s| s.is_locked()).count(),
+            "holes": self.holes,
+            "lost_sequences": self.lost_sequences(),
+            "lost": lost,
+            "locked_sequences": self.locked,
             "findings": findings,
             "notices": self.notices,
         })
+    }
+
+    fn lost_sequences(&self) -> u64 {
+        let counts = self
+            .lost
+            .iter()
+            .map(|lost| lost.last.next().since(lost.first));
+        counts.sum()
+    }
+
+    fn has(&self, damage: &Damage) -> bool {
+        self.findings.iter().any(|(_, found)| found == damage)
     }
 }
 
@@ -203,11 +310,14 @@ impl<'a> Check<'a> {
             let mut built = stored.begin(segment);
             self.segment(segment, &mut built);
             let is_good = self.report.findings.len() == found_before;
-            self.index(stored.check(&built), is_good);
+            let is_last = self.is_last(segment);
+            self.index(segment, stored.check(&built), is_good, is_last);
             progress.add(segment.bytes.len() as u64);
         }
         self.what_recovery_misses();
-        self.report.findings.extend(self.source.keys_damage.clone());
+        if let Some(damage) = self.source.keys_damage.clone() {
+            self.damage(damage);
+        }
         if let Some(why) = &self.source.locked {
             let count = log.segments.iter().filter(|s| s.is_locked()).count();
             self.report.notices.push(format!(
@@ -226,6 +336,11 @@ impl<'a> Check<'a> {
                 .notices
                 .push(format!("loss statement: {}", loss.display()));
         }
+        for copy in &log.quarantined {
+            self.report
+                .notices
+                .push(format!("quarantine: {}", copy.display()));
+        }
         Ok(())
     }
 
@@ -241,13 +356,17 @@ impl<'a> Check<'a> {
         expected: impl ToString,
         found: impl ToString,
     ) {
-        self.report.findings.push(Damage {
+        self.damage(Damage {
             path: segment.path.clone(),
             offset: ByteOffset(offset),
             what,
             expected: expected.to_string(),
             found: found.to_string(),
         });
+    }
+
+    fn damage(&mut self, damage: Damage) {
+        self.report.findings.push((Class::Damage, damage));
     }
 
     /// The header against the segment before it. Offsets are those of `docs/log-format.md`.
@@ -295,15 +414,16 @@ impl<'a> Check<'a> {
                 expected: format!("chain {}{gap}", hex(header.previous_root)),
                 found: format!("chain {} and the end", hex(root)),
             };
-            self.report.findings.push(damage);
+            self.damage(damage);
         }
         // Only a fork goes on in another log's directory, and its own segments say where.
-        let forked_from = header
-            .origin
-            .filter(|origin| origin.end <= header.base)
-            .map(|origin| origin.log_id);
-        if let Some(before) = before.filter(|before| before.log_id != header.log_id)
-            && forked_from != Some(before.log_id)
+        let is_forked_from = |before: &SegmentHeader| {
+            header
+                .origin
+                .is_some_and(|origin| origin.log_id == before.log_id && origin.end <= header.base)
+        };
+        if let Some(before) =
+            before.filter(|before| before.log_id != header.log_id && !is_forked_from(before))
         {
             let (expected, found) = (table::hex(&before.log_id), table::hex(&header.log_id));
             self.finding(segment, 16, "log id", expected, found);
@@ -330,32 +450,25 @@ impl<'a> Check<'a> {
 
     /// Checks the segment and, in the same pass, fills the index that it implies.
     fn segment(&mut self, segment: &SegmentFile, index: &mut SegmentIndex) {
-        if let Some(damage) = &segment.header_damage {
-            self.report.findings.push(damage.clone());
-        }
-        if let Some((offset, byte)) = segment.stray_header_byte() {
-            let found = format!("{byte:#04x}");
-            self.finding(
-                segment,
-                offset.0,
-                "rest of the header block",
-                "zeros",
-                found,
-            );
-        }
-        self.root = segment.header.as_ref().map(SegmentHeader::chain);
-        self.epoch = segment
-            .header
-            .as_ref()
-            .map_or(self.epoch, |header| header.epoch);
+        self.header_block(segment);
+        let header = segment.header.as_ref();
+        self.root = header.map(SegmentHeader::chain);
+        self.epoch = header.map_or(self.epoch, |header| header.epoch);
+        let rewritten = header.filter(|header| header.is_rewritten());
         let mut expected = segment.base;
-        let mut behind_damage = segment.header.is_none();
+        // Exclusive end of the records, without what a mark says of them.
+        let mut records_end = segment.base;
+        let mut behind_damage = header.is_none();
+        let locked_before = self.report.locked;
         for scanned in segment.scan() {
             index.add(&scanned);
             match &scanned {
                 Scanned::Batch(batch) => {
                     self.batch(segment, batch, expected, behind_damage);
                     expected = batch.header.end();
+                    if !batch.header.is_mark() {
+                        records_end = expected;
+                    }
                     behind_damage = false;
                 }
                 Scanned::Damaged(region) => {
@@ -364,23 +477,70 @@ impl<'a> Check<'a> {
                     behind_damage = true;
                     self.root = None;
                 }
-                Scanned::End(end) => self.previous_end = Some((segment.path.clone(), *end)),
+                Scanned::End(end) => {
+                    self.previous_end = Some((segment.path.clone(), *end));
+                    // Nothing else would miss the last batches: its root is another file's.
+                    if let Some(header) = rewritten.filter(|header| end.0 < header.capacity) {
+                        let wanted = format!("at byte {}", header.capacity);
+                        self.finding(segment, end.0, "end of the batches", wanted, "zeros");
+                    }
+                }
             }
         }
-        if let Some(header) = segment.header.as_ref().filter(|_| is_rewritten(segment)) {
-            // Its successor follows what it was before.
+        if let Some(header) = rewritten {
+            // Its successor names the root that it had when it was sealed.
             self.root = Some(header.sealed_root);
-            expected = expected.max(Sequence::at_least_first(header.end));
+            let end = Sequence::at_least_first(header.end);
+            if end < records_end {
+                let wanted = format!("{records_end} or later");
+                self.finding(segment, 104, "end of the sequences", wanted, end);
+            } else if expected < end && !behind_damage {
+                self.report.holes += end.since(expected);
+            }
+            expected = expected.max(end);
+        }
+        let locked = self.report.locked - locked_before;
+        if locked > 0 {
+            self.report.notices.push(format!(
+                "{}; their checksums are checked",
+                walk::locked(segment, locked)
+            ));
         }
         self.end = Some(self.end.map_or(expected, |end| end.max(expected)));
-        if let Some(header) = segment
+    }
+
+    fn header_block(&mut self, segment: &SegmentFile) {
+        if let Some(damage) = &segment.header_damage {
+            let class = if segment.header_from_copy {
+                Class::Header
+            } else {
+                Class::Damage
+            };
+            self.report.findings.push((class, damage.clone()));
+        }
+        let Some((offset, byte)) = segment.stray_header_byte() else {
+            return;
+        };
+        let copy = HEADER_COPY_AT..HEADER_COPY_AT + segment::HEADER_BYTES;
+        let at = usize::try_from(offset.0).unwrap_or(usize::MAX);
+        let has_copy = segment
             .header
             .as_ref()
-            .filter(|header| header.is_rewritten())
-        {
-            // Its successor names the root that it had when it was sealed.
-            self.root = self.root.map(|_good| header.sealed_root);
-        }
+            .is_some_and(|header| header.version > 1);
+        let found = format!("{byte:#04x}");
+        let (class, what, expected) = if has_copy && copy.contains(&at) {
+            (Class::Copy, "copy of the header", "the header again")
+        } else {
+            (Class::Damage, "rest of the header block", "zeros")
+        };
+        let damage = Damage {
+            path: segment.path.clone(),
+            offset,
+            what,
+            expected: expected.to_owned(),
+            found,
+        };
+        self.report.findings.push((class, damage));
     }
 
     fn bad_region(&mut self, segment: &SegmentFile, region: &DamagedRegion) {
@@ -390,7 +550,7 @@ impl<'a> Check<'a> {
                 forecast.is_torn() && cut.is_some_and(|cut| cut.contains(&region.range.start))
             });
         if !torn {
-            self.report.findings.push(region.damage.clone());
+            self.damage(region.damage.clone());
             return;
         }
         let path = segment.path.display();
@@ -420,9 +580,14 @@ impl<'a> Check<'a> {
     ) {
         let header = &batch.header;
         let at = batch.offset.0;
-        // What was written again keeps its sequences, and some have no record any more.
-        if header.base > expected && !behind_damage && !is_rewritten(segment) {
-            if header.epoch > self.epoch {
+        let rewritten = segment
+            .header
+            .as_ref()
+            .filter(|header| header.is_rewritten());
+        if header.base > expected && !behind_damage {
+            if rewritten.is_some() {
+                self.report.holes += header.base.since(expected);
+            } else if header.epoch > self.epoch {
                 let last = header.base.previous().unwrap_or(expected);
                 self.report.notices.push(format!(
                     "{}: byte {at}: sequences {expected}..={last} were skipped when epoch {} began",
@@ -443,8 +608,14 @@ impl<'a> Check<'a> {
                 header.appended_at.0,
             );
         }
-        if header.durable_through >= header.base.get() {
-            let expected = format!("below {}", header.base);
+        // A rewritten segment is flushed as a whole.
+        let durable_below = if rewritten.is_some() && !header.is_mark() {
+            header.end()
+        } else {
+            header.base
+        };
+        if header.durable_through >= durable_below.get() {
+            let expected = format!("below {durable_below}");
             self.finding(
                 segment,
                 at + 48,
@@ -471,67 +642,100 @@ impl<'a> Check<'a> {
             return;
         }
         self.report.batches += 1;
+        self.flags(segment, batch);
         if let Some(reason) = batch.lost() {
-            let last = header.end().previous().unwrap_or(header.base);
-            self.report.notices.push(format!(
-                "{}: byte {at}: sequences {}..={last} were put aside by a repair: {reason}",
-                segment.path.display(),
-                header.base,
-            ));
-        } else if !batch.locked {
-            // Otherwise the checksum of what is stored is good; that is all that can be said
-            // without the key.
-            self.records(segment, batch);
+            self.report.lost.push(Lost {
+                file: segment.path.display().to_string(),
+                offset: at,
+                first: header.base,
+                last: header.end().previous().unwrap_or(header.base),
+                reason,
+            });
+        } else if batch.locked {
+            self.report.locked += u64::from(header.count);
+        } else {
+            self.records(segment, batch, rewritten.is_some());
         }
     }
 
-    fn records(&mut self, segment: &SegmentFile, batch: &Batch) {
+    /// What the segment's header says of all its batches.
+    fn flags(&mut self, segment: &SegmentFile, batch: &Batch) {
+        let (Some(of_segment), header) = (&segment.header, &batch.header) else {
+            return;
+        };
+        let rules = [
+            (
+                header.has_holes() || header.is_lost(),
+                of_segment.is_rewritten(),
+                "a rewritten segment",
+            ),
+            (
+                header.is_compressed(),
+                of_segment.is_compressed(),
+                "a compressed segment",
+            ),
+            (
+                header.is_encrypted(),
+                of_segment.is_encrypted(),
+                "an encrypted segment",
+            ),
+        ];
+        for (is_set, fits, wanted) in rules {
+            if is_set && !fits {
+                let expected = format!("{} only in {wanted}", batch_flags(header.flags));
+                let at = batch.offset.0 + 28;
+                self.finding(segment, at, "flags of the batch", expected, "another");
+            }
+        }
+    }
+
+    fn records(&mut self, segment: &SegmentFile, batch: &Batch, is_rewritten: bool) {
         let header = &batch.header;
-        // Records in an encoded body have no place in the file but its own.
-        let encoded = header.is_compressed() || header.is_encrypted();
-        let start = batch.offset.0 + HEADER_BYTES as u64;
-        let mut within = 0;
+        let start = Place::first_of(batch);
+        let body_at = batch.offset.0 + HEADER_BYTES as u64;
+        let in_file = |at: u64| start.advance(at).in_file().unwrap_or(body_at);
+        let mut at = 0;
         let mut sequence = header.base;
         let mut time = header.appended_at;
+        let mut count = 0_u64;
         for record in batch.records() {
-            let at = start + if encoded { 0 } else { within };
-            let expected =
-                if header.has_holes() && (sequence..header.end()).contains(&record.sequence) {
-                    record.sequence
+            let wanted = Wanted {
+                sequences: if header.has_holes() {
+                    sequence..header.end()
                 } else {
-                    sequence
-                };
-            if is_rewritten(segment) {
-                time = time.max(record.appended_at);
-            }
-            self.record(segment, at, expected, time, &record);
-            within += record.field.len() as u64;
+                    sequence..sequence.next()
+                },
+                times: time..=if is_rewritten { Micros(u64::MAX) } else { time },
+            };
+            self.record(segment, in_file(at), &wanted, &record);
+            at += record.field.len() as u64;
             sequence = record.sequence.next();
+            time = time.max(record.appended_at);
+            count += 1;
         }
         self.time = self.time.max(time);
-        let at = start + if encoded { 0 } else { within };
-        if within != batch.body.len() as u64 {
+        let sequences = u64::from(header.count);
+        let fits = if header.has_holes() {
+            self.report.holes += sequences.saturating_sub(count);
+            (1..sequences).contains(&count)
+        } else {
+            sequence == header.end()
+        };
+        if at != batch.body.len() as u64 {
+            let at = in_file(at);
             self.finding(segment, at, "record", "a framed record", "something else");
-        } else if sequence != header.end() && !header.has_holes() {
-            let found = sequence.since(header.base);
-            self.finding(
-                segment,
-                batch.offset.0 + 24,
-                "count of records",
-                header.count,
-                found,
-            );
+        } else if !fits {
+            let expected = if header.has_holes() {
+                format!("1 or more, fewer than {sequences}")
+            } else {
+                sequences.to_string()
+            };
+            let at = batch.offset.0 + 24;
+            self.finding(segment, at, "count of records", expected, count);
         }
     }
 
-    fn record(
-        &mut self,
-        segment: &SegmentFile,
-        at: u64,
-        sequence: Sequence,
-        time: Micros,
-        record: &RecordRef<'_>,
-    ) {
+    fn record(&mut self, segment: &SegmentFile, at: u64, wanted: &Wanted, record: &RecordRef<'_>) {
         self.report.records += 1;
         let (stored, computed) = record.checksums();
         if stored != computed {
@@ -539,17 +743,17 @@ impl<'a> Check<'a> {
             self.finding(segment, last, "record checksum", hex(computed), hex(stored));
             return;
         }
-        if record.sequence != sequence {
+        if !wanted.sequences.contains(&record.sequence) {
             self.finding(
                 segment,
                 at,
                 "sequence of the record",
-                sequence,
+                wanted.sequences.start,
                 record.sequence,
             );
         }
-        if record.appended_at != time {
-            let (expected, found) = (time.0, record.appended_at.0);
+        if !wanted.times.contains(&record.appended_at) {
+            let (expected, found) = (wanted.times.start().0, record.appended_at.0);
             self.finding(segment, at, "time of the record", expected, found);
         }
         match RecordView::parse(record.record) {
@@ -574,11 +778,27 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn index(&mut self, check: IndexCheck, segment_is_good: bool) {
+    fn index(
+        &mut self,
+        segment: &SegmentFile,
+        check: IndexCheck,
+        segment_is_good: bool,
+        is_last: bool,
+    ) {
         match check {
-            IndexCheck::Damaged(damage) => self.report.findings.push(damage),
+            IndexCheck::Damaged(damage) => self.damage(damage),
             // A damaged segment cannot tell whether its index is right.
-            IndexCheck::Differs(damage) if segment_is_good => self.report.findings.push(damage),
+            IndexCheck::Differs(damage) if segment_is_good => self.damage(damage),
+            // Indexes are written when the next segment is there.
+            IndexCheck::Agrees(index) if is_last && self.source.is_whole => {
+                let expected = format!("the segment from {} on", index.end());
+                let at = index.data_end().0;
+                self.finding(segment, at, "next segment", expected, "none");
+            }
+            IndexCheck::Outdated => self.report.notices.push(format!(
+                "{} is of the file that was there before the segment was written again; a node                  builds it again",
+                segment.index_path().display(),
+            )),
             IndexCheck::Differs(_)
             | IndexCheck::Missing
             | IndexCheck::Locked
@@ -593,16 +813,18 @@ impl<'a> Check<'a> {
             .as_ref()
             .and_then(|forecast| forecast.statement.as_ref());
         for damage in damages.map_or(&[][..], |statement| &statement.damages) {
-            if !self.report.findings.contains(damage) {
-                self.report.findings.push(damage.clone());
+            if !self.report.has(damage) {
+                let damage = damage.clone();
+                self.report.findings.push((Class::Damage, damage));
             }
         }
     }
 }
 
-fn is_rewritten(segment: &SegmentFile) -> bool {
-    let header = segment.header.as_ref();
-    header.is_some_and(SegmentHeader::is_rewritten)
+/// What the next record of a batch may be.
+struct Wanted {
+    sequences: Range<Sequence>,
+    times: RangeInclusive<Micros>,
 }
 
 fn hex(value: u32) -> String {

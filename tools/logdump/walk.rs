@@ -1,25 +1,79 @@
 //! Goes over the good records of a log, also over those around and behind damage.
 
+use std::fmt;
 use std::io::Write as _;
 use std::ops::ControlFlow;
 
 use arqonbus::log::batch::{self, BatchHeader};
 use arqonbus::log::offline::{self, Directory, SegmentFile};
 use arqonbus::log::scan::{Batch, Scanned};
+use arqonbus::log::segment::SegmentHeader;
 use arqonbus::log::{ByteOffset, RealStorage, RecordRef};
 
 use crate::failure::Outcome;
 use crate::progress::Progress;
 use crate::select::Selection;
 use crate::source::Source;
+use crate::table::{hex, printable};
+
+/// Where a record's frame starts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Place {
+    /// In the file.
+    File(ByteOffset),
+    /// In the decoded body of a batch that is compressed or encrypted.
+    Decoded(u64),
+}
+
+impl Place {
+    /// Of the first record of `batch`.
+    pub(crate) fn first_of(batch: &Batch) -> Self {
+        if batch.header.is_compressed() || batch.header.is_encrypted() {
+            Self::Decoded(0)
+        } else {
+            Self::File(batch.offset.advance(batch::HEADER_BYTES as u64))
+        }
+    }
+
+    pub(crate) fn advance(self, bytes: u64) -> Self {
+        match self {
+            Self::File(offset) => Self::File(offset.advance(bytes)),
+            Self::Decoded(at) => Self::Decoded(at + bytes),
+        }
+    }
+
+    /// In the file, if that can be said.
+    pub(crate) fn in_file(self) -> Option<u64> {
+        match self {
+            Self::File(offset) => Some(offset.0),
+            Self::Decoded(_) => None,
+        }
+    }
+
+    /// In the decoded body, if it had to be decoded.
+    pub(crate) fn in_body(self) -> Option<u64> {
+        match self {
+            Self::File(_) => None,
+            Self::Decoded(at) => Some(at),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(offset) => write!(f, "byte {offset}"),
+            Self::Decoded(at) => write!(f, "byte {at} of the decoded body"),
+        }
+    }
+}
 
 /// A record and where it was found.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Found<'a> {
     pub(crate) source: &'a Source,
     pub(crate) segment: &'a SegmentFile,
-    /// Where its frame starts.
-    pub(crate) offset: ByteOffset,
+    pub(crate) place: Place,
     /// Its batch; `None` where the batch is damaged.
     pub(crate) batch: Option<&'a Batch>,
     pub(crate) record: RecordRef<'a>,
@@ -46,14 +100,13 @@ pub(crate) fn records(
             selection,
             each: &mut each,
             damaged: false,
-            locked: false,
+            locked: 0,
         };
         let flow = walk.log(&mut progress)?;
-        if walk.locked {
-            warn(source.locked.as_deref().unwrap_or("no key opens the log"));
-        }
-        if walk.damaged || walk.locked {
+        if walk.damaged {
             outcome = Outcome::Damaged;
+        } else if walk.locked > 0 && outcome == Outcome::Well {
+            outcome = Outcome::Locked;
         }
         if flow.is_break() && sources.len() == 1 {
             break;
@@ -67,8 +120,8 @@ struct Walk<'a, F> {
     selection: &'a Selection,
     each: &'a mut F,
     damaged: bool,
-    /// Some records could not be decrypted.
-    locked: bool,
+    /// Sequences of the segment that no key is at hand for.
+    locked: u64,
 }
 
 impl<'a, F> Walk<'a, F>
@@ -78,8 +131,15 @@ where
     fn log(&mut self, progress: &mut Progress) -> anyhow::Result<ControlFlow<()>> {
         let log = &self.source.log;
         for (at, segment) in log.segments.iter().enumerate() {
-            if may_hold(log, at, self.selection) && self.segment(segment)?.is_break() {
-                return Ok(ControlFlow::Break(()));
+            if may_hold(log, at, self.selection) {
+                let before = self.locked;
+                let flow = self.segment(segment)?;
+                if self.locked > before {
+                    warn(&locked(segment, self.locked - before));
+                }
+                if flow.is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
             }
             progress.add(segment.bytes.len() as u64);
         }
@@ -88,36 +148,44 @@ where
 
     fn segment(&mut self, segment: &'a SegmentFile) -> anyhow::Result<ControlFlow<()>> {
         if let Some(damage) = &segment.header_damage {
-            self.damaged = true;
-            warn(&damage.to_string());
+            if segment.header_from_copy {
+                warn(&format!("{damage}; the copy of the header is good"));
+            } else {
+                self.damaged = true;
+                warn(&damage.to_string());
+            }
         }
+        let is_rewritten = segment
+            .header
+            .as_ref()
+            .is_some_and(SegmentHeader::is_rewritten);
         for scanned in segment.scan() {
             match &scanned {
                 Scanned::Batch(batch) => {
-                    let (last, time) = (batch.header.end(), batch.header.appended_at);
-                    if last.get() <= self.selection.first() || time.0 < self.selection.first_time()
+                    // Those of a rewritten batch may be of several times.
+                    let (end, time) = (batch.header.end(), batch.header.appended_at);
+                    if end.get() <= self.selection.first()
+                        || time.0 < self.selection.first_time() && !is_rewritten
                     {
                         continue;
                     }
                     if self.selection.is_past(batch.header.base.get(), time.0) {
                         return Ok(ControlFlow::Break(()));
                     }
-                    self.locked |= batch.locked;
-                    let mut offset = batch.offset.advance(batch::HEADER_BYTES as u64);
+                    self.unreadable(segment, batch);
+                    let mut place = Place::first_of(batch);
                     for record in batch.records() {
-                        if self
-                            .record(segment, offset, Some(batch), record)?
-                            .is_break()
-                        {
+                        if self.record(segment, place, Some(batch), record)?.is_break() {
                             return Ok(ControlFlow::Break(()));
                         }
-                        offset = offset.advance(record.field.len() as u64);
+                        place = place.advance(record.field.len() as u64);
                     }
                 }
                 Scanned::Damaged(region) => {
                     self.bad_region(segment, region.range.start, &region.damage.to_string());
                     for (offset, record) in region.salvaged() {
-                        if self.record(segment, offset, None, record)?.is_break() {
+                        let place = Place::File(offset);
+                        if self.record(segment, place, None, record)?.is_break() {
                             return Ok(ControlFlow::Break(()));
                         }
                     }
@@ -131,7 +199,7 @@ where
     fn record(
         &mut self,
         segment: &SegmentFile,
-        offset: ByteOffset,
+        place: Place,
         batch: Option<&Batch>,
         record: RecordRef<'_>,
     ) -> anyhow::Result<ControlFlow<()>> {
@@ -141,10 +209,20 @@ where
         (self.each)(&Found {
             source: self.source,
             segment,
-            offset,
+            place,
             batch,
             record,
         })
+    }
+
+    /// Says what cannot be shown although nothing here is damaged.
+    fn unreadable(&mut self, segment: &SegmentFile, batch: &Batch) {
+        if let Some(lost) = lost(segment, batch) {
+            warn(&lost);
+        }
+        if batch.locked {
+            self.locked += u64::from(batch.header.count);
+        }
     }
 
     /// What a crash leaves at the end is no damage: nothing acknowledged is in it.
@@ -177,6 +255,31 @@ pub(crate) fn is_torn(source: &Source, segment: &SegmentFile, start: u64) -> boo
         && offline::forecast(&RealStorage, log).is_some_and(|forecast| {
             forecast.is_torn() && forecast.cut.is_some_and(|cut| cut.contains(&start))
         })
+}
+
+/// What to say of a segment of whose sequences `count` are encrypted with a key that is not at
+/// hand.
+pub(crate) fn locked(segment: &SegmentFile, count: u64) -> String {
+    let key = segment.header.as_ref().map_or([0; 16], |h| h.key_id);
+    format!(
+        "{}: {count} sequences are encrypted with key {}; give --key-file",
+        segment.path.display(),
+        hex(&key)
+    )
+}
+
+/// What to say of a batch that stands for lost records.
+pub(crate) fn lost(segment: &SegmentFile, batch: &Batch) -> Option<String> {
+    let reason = batch.lost()?;
+    let header = &batch.header;
+    Some(format!(
+        "{}: byte {}: sequences {}..={} are lost: {}",
+        segment.path.display(),
+        batch.offset,
+        header.base,
+        header.end().previous().unwrap_or(header.base),
+        printable(&reason),
+    ))
 }
 
 /// Says something about the data on stderr.

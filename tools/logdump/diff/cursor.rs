@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::cat::is_wanted;
 use crate::select::Selection;
 use crate::source::Source;
-use crate::walk::{Found, is_torn, may_hold};
+use crate::walk::{self, Found, Place, is_torn, may_hold};
 
 pub(super) struct Cursor<'a> {
     source: &'a Source,
@@ -37,6 +37,11 @@ pub(super) struct Seen {
     damages: Vec<Bad>,
     damaged: u64,
     torn: Option<String>,
+    /// Sequences that a repair has found lost.
+    lost: u64,
+    lost_ranges: Vec<String>,
+    /// Sequences of batches that are encrypted with a key that is not at hand.
+    locked: u64,
 }
 
 /// A damaged place, and the sequences that may be missing because of it.
@@ -127,7 +132,7 @@ impl<'a> Cursor<'a> {
             &Found {
                 source: self.source,
                 segment,
-                offset: arqonbus::log::ByteOffset(0),
+                place: Place::Decoded(0),
                 batch: None,
                 record,
             },
@@ -152,7 +157,9 @@ impl<'a> Cursor<'a> {
             let scan = match &mut self.scan {
                 Some(scan) => scan,
                 none => {
-                    if let Some(damage) = &segment.header_damage {
+                    if let Some(damage) = &segment.header_damage
+                        && !segment.header_from_copy
+                    {
                         let at = segment.base;
                         self.seen
                             .damage(damage.to_string(), at, Some(at), self.limit);
@@ -162,7 +169,12 @@ impl<'a> Cursor<'a> {
             };
             match scan.next() {
                 Some(Scanned::Batch(batch)) => {
-                    if !batch.header.is_mark() {
+                    if let Some(lost) = walk::lost(segment, &batch) {
+                        self.seen
+                            .lost(lost, u64::from(batch.header.count), self.limit);
+                    } else if batch.locked {
+                        self.seen.locked += u64::from(batch.header.count);
+                    } else if !batch.header.is_mark() {
                         self.chunk = Chunk {
                             base: batch.header.base,
                             last: batch.header.base,
@@ -212,6 +224,18 @@ impl Seen {
         }
     }
 
+    fn lost(&mut self, what: String, count: u64, limit: usize) {
+        self.lost += count;
+        if self.lost_ranges.len() < limit {
+            self.lost_ranges.push(what);
+        }
+    }
+
+    /// Whether some of it could not be compared.
+    pub(super) fn is_locked(&self) -> bool {
+        self.locked > 0
+    }
+
     pub(super) fn is_damaged(&self) -> bool {
         self.damaged > 0
     }
@@ -237,6 +261,9 @@ impl Seen {
             "damaged_places": self.damaged,
             "damages": damages,
             "torn_tail": self.torn,
+            "lost": self.lost,
+            "lost_ranges": self.lost_ranges,
+            "locked": self.locked,
         })
     }
 
@@ -260,6 +287,15 @@ impl Seen {
         let more = self.damaged - self.damages.len() as u64;
         if more > 0 {
             text.push_str(&format!("   damaged in {more} more places (--limit)\n"));
+        }
+        for lost in &self.lost_ranges {
+            text.push_str(&format!("   {lost}\n"));
+        }
+        if self.locked > 0 {
+            text.push_str(&format!(
+                "   {} sequences are encrypted and were not compared; give --key-file\n",
+                self.locked
+            ));
         }
         if let Some(torn) = &self.torn {
             text.push_str(&format!(
