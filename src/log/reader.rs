@@ -377,6 +377,17 @@ impl Segment {
         })
     }
 
+    /// The damage that a record is which stands in a batch of others.
+    pub(super) fn misplaced(&self, sequence: Sequence) -> Damage {
+        Damage {
+            path: self.path.clone(),
+            offset: ByteOffset(HEADER_BLOCK_BYTES),
+            what: "sequence of a record",
+            expected: "one of its batch".to_owned(),
+            found: sequence.to_string(),
+        }
+    }
+
     /// The damage that records with sequences out of order are.
     pub(super) fn out_of_order(&self, chunk: &Chunk) -> Damage {
         Damage {

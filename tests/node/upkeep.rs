@@ -57,7 +57,7 @@ fn bit_rot_in_an_unused_reality_is_found_in_the_background() {
     let started = Instant::now();
     loop {
         let metrics = Request::get("/metrics").send(node.ops).text();
-        if metrics.contains("arqonbus_log_scrub_damages 1") {
+        if metrics.contains("arqon_log_scrub_damages 1") {
             break;
         }
         assert!(started.elapsed() < PATIENCE, "{metrics}");

@@ -103,6 +103,9 @@ pub(crate) fn records(
             locked: 0,
         };
         let flow = walk.log(&mut progress)?;
+        if let Some(why) = source.locked.as_deref().filter(|_| walk.locked > 0) {
+            warn(why);
+        }
         if walk.damaged {
             outcome = Outcome::Damaged;
         } else if walk.locked > 0 && outcome == Outcome::Well {
