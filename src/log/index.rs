@@ -4,6 +4,7 @@
 //! believed only with its checksum; without it the index is built again from the segment.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::batch::{BatchHeader, HEADER_BYTES};
 use super::body::BodyCodec;
@@ -71,6 +72,8 @@ pub(super) struct Index {
     pub(super) root: u32,
     pub(super) points: Vec<Point>,
     pub(super) topics: HashMap<Box<str>, Topic>,
+    /// Sequences whose records are lost, ascending.
+    pub(super) lost: Vec<Range<Sequence>>,
 }
 
 impl Index {
@@ -82,6 +85,17 @@ impl Index {
             root,
             points: Vec::new(),
             topics: HashMap::new(),
+            lost: Vec::new(),
+        }
+    }
+
+    /// Notes that the sequences from `first` on and below `end` have lost their records, so that
+    /// readers of single topics are told of them too: which topics they had, nobody knows.
+    pub(super) fn add_lost(&mut self, first: Sequence, end: Sequence) {
+        match self.lost.last_mut() {
+            Some(before) if before.end == first => before.end = end,
+            _ if first < end => self.lost.push(first..end),
+            _ => {}
         }
     }
 
@@ -114,6 +128,8 @@ impl Index {
             self.add_point(batch);
             if batch.holds_records() {
                 self.add_records(batch.records_place(), &batch.body);
+            } else if batch.header.is_lost() {
+                self.add_lost(batch.header.base, batch.header.end());
             }
             self.end = batch.header.end();
         }
@@ -252,6 +268,10 @@ impl Index {
             put_varint(&mut out, topic.postings.len() as u64);
             out.extend_from_slice(&topic.postings);
         }
+        for lost in &self.lost {
+            put_varint(&mut out, lost.start.get());
+            put_varint(&mut out, lost.end.get());
+        }
         out
     }
 
@@ -287,6 +307,7 @@ impl Index {
             root: u32::try_from(input.number()?).ok()?,
             points: Vec::new(),
             topics: HashMap::new(),
+            lost: Vec::new(),
         };
         let mut point = (0_u64, 0_u64, 0_u64);
         for _ in 0..input.number()? {
@@ -311,7 +332,11 @@ impl Index {
             };
             index.topics.insert(name, topic);
         }
-        input.0.is_empty().then_some(index)
+        while !input.0.is_empty() {
+            let first = Sequence::new(input.number()?)?;
+            index.lost.push(first..Sequence::new(input.number()?)?);
+        }
+        Some(index)
     }
 }
 

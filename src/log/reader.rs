@@ -584,10 +584,14 @@ pub(super) fn index_scanned(index: &mut Index, scanned: &Scanned) {
     match scanned {
         Scanned::Batch(batch) => index.add(batch),
         Scanned::Damaged(region) => {
+            let mut next = region.expected;
             for (offset, record) in region.salvaged() {
+                index.add_lost(next, record.sequence);
                 index.add_records(Place(offset.0), record.field);
                 index.end = record.sequence.next();
+                next = index.end;
             }
+            index.add_lost(next, region.end);
             index.data_end = ByteOffset(region.range.end);
         }
         Scanned::End(_) => {}

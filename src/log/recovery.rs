@@ -9,8 +9,9 @@ use bytes::Bytes;
 
 use super::body::BodyCodec;
 use super::error::Damage;
-use super::index::{Index, Place};
+use super::index::Index;
 use super::position::{ByteOffset, Micros, Sequence};
+use super::reader::index_scanned;
 use super::scan::{Scan, Scanned};
 use super::segment::{HEADER_BLOCK_BYTES, SegmentHeader};
 
@@ -243,17 +244,12 @@ fn cut(start: ByteOffset, expected: Sequence, behind: &[Scanned]) -> Cut {
 /// Indexes what lies behind the damage, so that every good record can still be read.
 fn keep_readable(survey: &mut Survey, behind: &[Scanned], path: &Path, expected: Sequence) {
     for scanned in behind {
+        index_scanned(&mut survey.index, scanned);
         match scanned {
-            Scanned::Batch(batch) => {
-                survey.index.add(batch);
-                survey.next = batch.header.end();
-            }
+            Scanned::Batch(batch) => survey.next = batch.header.end(),
             Scanned::Damaged(region) => {
-                for (offset, record) in region.salvaged() {
-                    survey.index.add_records(Place(offset.0), record.field);
-                    survey.next = record.sequence.next();
-                }
-                survey.index.data_end = ByteOffset(region.range.end);
+                let last = region.salvaged().last();
+                survey.next = last.map_or(survey.next, |(_, record)| record.sequence.next());
             }
             Scanned::End(_) => {}
         }

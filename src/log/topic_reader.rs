@@ -28,6 +28,8 @@ struct Selection {
     segment: Arc<Segment>,
     source: Source,
     places: Vec<Place>,
+    /// Sequences whose records are lost, ascending.
+    lost: Vec<Range<Sequence>>,
     /// The index reached to here when the places were taken from it.
     indexed_end: Sequence,
     /// The segment was sealed then, so that nothing is missing.
@@ -75,8 +77,14 @@ impl TopicReader {
                 return self.read_around_damage(from, end, bytes_max);
             }
             self.go_to(&segment, next_base.is_some(), from, end)?;
-            match self.take(from, end, bytes_max) {
+            let lost = self.next_lost(from, end);
+            let before = lost.as_ref().map_or(end, |lost| lost.start.max(from));
+            match self.take(from, before, bytes_max) {
                 Taken::Chunk(chunk) => return Ok(Found::Records(chunk)),
+                // It may have been any topic's.
+                Taken::Nothing if lost.is_some() => {
+                    return self.read_around_damage(before, end, bytes_max);
+                }
                 Taken::Nothing => {}
                 Taken::Damaged => return self.read_around_damage(from, end, bytes_max),
             }
@@ -103,8 +111,9 @@ impl TopicReader {
             return Ok(());
         }
         let storage = &*self.log.state().storage;
-        let (places, indexed_end) =
-            segment.with_index(storage, |index| (index.places(&*self.wanted), index.end))?;
+        let (places, lost, indexed_end) = segment.with_index(storage, |index| {
+            (index.places(&*self.wanted), index.lost.clone(), index.end)
+        })?;
         self.log.state().keep_index(segment);
         let mut source = Source::of(segment)?;
         // Records before `from` are not looked at again: their places come first.
@@ -117,12 +126,20 @@ impl TopicReader {
             segment: Arc::clone(segment),
             source,
             places,
+            lost,
             indexed_end,
             sealed,
             at,
             next: from,
         });
         Ok(())
+    }
+
+    /// The first range of lost records that touches what is read.
+    fn next_lost(&self, from: Sequence, end: Sequence) -> Option<Range<Sequence>> {
+        let lost = &self.selection.as_ref()?.lost;
+        let after = lost.partition_point(|range| range.end <= from);
+        lost.get(after).filter(|range| range.start < end).cloned()
     }
 
     fn take(&mut self, from: Sequence, end: Sequence, bytes_max: usize) -> Taken {

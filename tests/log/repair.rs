@@ -110,6 +110,27 @@ fn readable(sound: &Sound, storage: &SimStorage, context: &str) -> BTreeSet<u64>
     harvest.records
 }
 
+/// Of which sequences a reader of one topic is told that they are lost.
+fn told_by_topic(session: &Session) -> BTreeSet<u64> {
+    let bounds = session.log.bounds();
+    let mut reader = session
+        .log
+        .topic_reader(Box::new(|topic| topic == "topic.of.some.length"));
+    let mut at = bounds.first;
+    let mut told = BTreeSet::new();
+    loop {
+        match reader.read(at, bounds.written_end, 2000).expect("readable") {
+            Found::Records(chunk) => at = chunk.last.next(),
+            Found::Damaged { next, .. } => {
+                // What is told may begin before the range itself, where nothing was of this topic.
+                told.extend(at.get()..next.get());
+                at = next;
+            }
+            Found::End => return told,
+        }
+    }
+}
+
 /// The log as it should be after a repair.
 fn check_repaired(sound: &Sound, storage: &SimStorage, readable: &BTreeSet<u64>, context: &str) {
     let options = small_options();
@@ -122,6 +143,12 @@ fn check_repaired(sound: &Sound, storage: &SimStorage, readable: &BTreeSet<u64>,
         harvest.records.is_superset(readable),
         "{context}: lost by the repair: {:?}",
         readable.difference(&harvest.records).collect::<Vec<_>>()
+    );
+    let by_topic = told_by_topic(&session);
+    assert!(
+        by_topic.is_superset(&harvest.told) && by_topic.is_subset(&harvest.told),
+        "{context}: a reader of one topic was told of {by_topic:?}, not of {:?}",
+        harvest.told
     );
     let missing = sound.missing(&harvest);
     let told = |sequence: &u64| harvest.told.contains(sequence);
