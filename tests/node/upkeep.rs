@@ -67,7 +67,10 @@ fn bit_rot_in_an_unused_reality_is_found_in_the_background() {
     let told: Value = serde_json::from_str(&node.ok(&status)).expect("one object");
     let damages = told["scrub_damages"].as_array().expect("a list");
     assert!(
-        damages[0].as_str().expect("a text").contains("checksum"),
+        damages[0]
+            .as_str()
+            .expect("a text")
+            .contains("00000000000000000001.seg"),
         "{told}"
     );
     assert_eq!(
