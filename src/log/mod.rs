@@ -445,7 +445,7 @@ impl Log {
         self.state.scrub_status()
     }
 
-    /// Reads every sealed segment and checks all of it, as fast as `throttle` allows. What is
+    /// Reads every segment, the active one as far as it is written, and checks all of it, as fast as `throttle` allows. What is
     /// damaged is told by [`Log::status`] from then on; the log still takes writes. `None` if
     /// `throttle` has ended it.
     ///

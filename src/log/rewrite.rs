@@ -384,7 +384,6 @@ pub(super) fn copy_prefix(
 
 #[expect(
     clippy::too_many_arguments,
-    clippy::too_many_lines,
     reason = "all that both forms of it are given, and one loop over it"
 )]
 fn write_again(

@@ -1,15 +1,15 @@
-//! Looks for bit rot: reads sealed segments that nobody may have read for years (LOG-08).
+//! Looks for bit rot: reads segments that nobody may have read for years (LOG-08).
 //!
 //! Finds, tells, changes nothing: what to do about damage is for the operator to say, and
-//! [`super::Log::repair`] does it. The active segment is left out, because recovery looks at all
-//! of it.
+//! [`super::Log::repair`] does it.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use super::error::{Damage, Error};
 use super::position::ByteOffset;
+use super::reader::Segment;
 use super::rewrite::Throttle;
-use super::scan::Scanned;
+use super::scan::{Scan, Scanned};
 use super::segment::{HEADER_BYTES, SegmentHeader};
 use super::state::State;
 use super::status::ScrubStatus;
@@ -31,8 +31,16 @@ impl State {
         let mut root_before: Option<u32> = None;
         while let Some(base) = next {
             // Looked up one by one: segments may be removed or replaced meanwhile.
-            let Some((segment, Some(after))) = self.segment_of(base) else {
+            let Some((segment, after)) = self.segment_of(base) else {
                 break;
+            };
+            let scan = match after {
+                Some(_) => segment.scan()?,
+                // What is written below this place does not change any more.
+                None => match self.written_of(&segment)? {
+                    Some(scan) => scan,
+                    None => break,
+                },
             };
             let header = segment.header.as_ref();
             let stored = segment
@@ -57,7 +65,7 @@ impl State {
                 found.note(missing_before(&segment.path, root, header.previous_root));
             }
             let mut root = header.map(SegmentHeader::chain);
-            for scanned in segment.scan()? {
+            for scanned in scan {
                 match scanned {
                     Scanned::Batch(batch) => {
                         root = Some(batch.next_chain);
@@ -77,7 +85,7 @@ impl State {
             let rewritten = header.filter(|header| header.is_rewritten());
             root_before = rewritten.map_or(root, |header| Some(header.sealed_root));
             found.segments += 1;
-            next = Some(after);
+            next = after;
         }
         found.finished_at = Some(self.clock.now());
         for damage in &found.damages {
@@ -85,6 +93,26 @@ impl State {
         }
         *self.scrub.lock().unwrap_or_else(PoisonError::into_inner) = found.clone();
         Ok(Some(found))
+    }
+}
+
+impl State {
+    /// A scan of what is written of `segment`, if that is the active one and can be told.
+    fn written_of(&self, segment: &Arc<Segment>) -> Result<Option<Scan>, Error> {
+        let at = {
+            let core = self.lock_core();
+            Arc::ptr_eq(&core.segment, segment).then_some(core.at)
+        };
+        let (Some(at), Some(header)) = (at, &segment.header) else {
+            return Ok(None);
+        };
+        let read = usize::try_from(at.0)
+            .map_err(std::io::Error::other)
+            .and_then(|len| segment.file.read(0, len));
+        let bytes = read.map_err(|source| segment.io_error("read", source))?;
+        Ok(Some(
+            Scan::new(&segment.path, bytes, header).decoding(&segment.codec),
+        ))
     }
 }
 

@@ -41,6 +41,21 @@ fn every_planted_damage_is_found_in_one_cycle() {
     }
 }
 
+// LOG-08: the segment that is written to is read too, as far as it is written.
+#[test]
+fn damage_in_the_active_segment_is_found() {
+    let sound = Sound::new(true);
+    let (path, bytes) = sound.last();
+    let storage = sound.storage.copy();
+    let session = Session::open(&storage, &sound.clock, &small_options()).expect("sound");
+    let scrub = || session.log.scrub(&Unthrottled).expect("readable");
+    assert_eq!(scrub().expect("not ended").damages, []);
+    storage.plant(path, flip(bytes, (BATCHES_AT + 100) * 8));
+    let found = scrub().expect("not ended").damages;
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(&found[0].path, path);
+}
+
 // LOG-08: a sound log is found sound, whole, and at the speed allowed.
 #[test]
 fn a_sound_log_is_scrubbed_whole_and_slowly() {
@@ -56,7 +71,7 @@ fn a_sound_log_is_scrubbed_whole_and_slowly() {
     let all = Counted(AtomicU64::default(), u64::MAX);
     let found = session.log.scrub(&all).expect("readable").expect("whole");
     assert!(found.damages.is_empty(), "{found:?}");
-    assert_eq!(found.segments, sound.segments.len() as u64 - 1);
+    assert_eq!(found.segments, sound.segments.len() as u64);
     assert_eq!(all.0.load(Ordering::SeqCst), found.bytes);
     let half = Counted(AtomicU64::default(), found.bytes / 2);
     assert_eq!(session.log.scrub(&half).expect("readable"), None);
