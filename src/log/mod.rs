@@ -244,7 +244,12 @@ impl Log {
                 }
                 reader::SegmentRead::Found(found) => return Ok(found),
                 reader::SegmentRead::Exhausted => match next_base {
-                    Some(base) if base < end => at = base.max(at),
+                    Some(base) if base < end => {
+                        if let Some(damage) = self.state.missing_between(&segment, at, base)? {
+                            return Ok(Found::Damaged { damage, next: base });
+                        }
+                        at = base.max(at);
+                    }
                     _ => break,
                 },
             }

@@ -10,7 +10,7 @@ use super::append::Observer;
 use super::batch::FLAG_MARK;
 use super::body::BodyCodec;
 use super::commit::Core;
-use super::error::{Damage, Error};
+use super::error::{Damage, Error, hex};
 use super::keyfile::KEYS_COMING;
 use super::keyring::{Keyring, Loaded, OsEntropy};
 use super::loss;
@@ -92,7 +92,10 @@ pub(super) fn open(
         .map_err(io("flush directory"))?;
     let keyring = opening.settle(keys)?;
     if segments.is_empty() {
-        segments.push(opening.create(&keyring)?);
+        if let Some(end) = session.closed_at.filter(|end| *end > Sequence::FIRST) {
+            return Err(all_gone(dir, end).into());
+        }
+        segments.push(opening.begin_at(&keyring, Sequence::FIRST, 0)?);
     }
     let Some(active) = segments.pop() else {
         unreachable!("a segment was just created")
@@ -147,7 +150,8 @@ pub(super) fn open(
     } else {
         true
     };
-    if begun {
+    // Whoever repairs a log that takes no writes must still be told where it was closed.
+    if begun && state.read_only().is_none() {
         // Not earlier: whoever finds this session believes that all its predecessors wrote is
         // there, and would give sequences that a power cut took to other records.
         opening.note_session().map_err(io("note session in"))?;
@@ -317,20 +321,27 @@ impl<'a> Opening<'a> {
                 Some(header) => keys.keyring.codec(header),
                 None => BodyCodec::default(),
             };
-            segments.push(Arc::new(Segment::sealed(base, header, path, file, codec)));
+            segments.push(Segment::sealed(base, header, path, file, codec));
         }
-        Ok(segments)
+        disown(&mut segments, damages);
+        Ok(segments.into_iter().map(Arc::new).collect())
     }
 
-    fn create(&self, keyring: &Keyring) -> Result<Arc<Segment>, Error> {
+    /// The first segment of a new log, or of one that lost all it had before `base`.
+    pub(super) fn begin_at(
+        &self,
+        keyring: &Keyring,
+        base: Sequence,
+        epoch: u32,
+    ) -> Result<Arc<Segment>, Error> {
         let created_at = self.environment.clock.now();
         let (key_id, salt) = keyring.for_new_segment();
         let header = SegmentHeader {
             version: VERSION,
             node: self.writer.node,
             log_id: new_log_id(self.writer, created_at),
-            base: Sequence::FIRST,
-            epoch: 0,
+            base,
+            epoch,
             previous_root: 0,
             created_at,
             reserved_end: 0,
@@ -685,6 +696,81 @@ fn core(
         log_tag: header.log_tag(),
         prepare_failed_at: None,
     })
+}
+
+/// The damage of a log that was closed and has no segment any more.
+pub(super) fn all_gone(dir: &Path, end: Sequence) -> Damage {
+    Damage {
+        path: dir.to_owned(),
+        offset: ByteOffset(0),
+        what: "segments",
+        expected: format!("records before sequence {end}, where it was closed"),
+        found: "no segment".to_owned(),
+    }
+}
+
+/// Takes files of other logs out of the row: each segment is of the log of the newest one, or of
+/// one that this is a fork of.
+fn disown(segments: &mut [Segment], damages: &mut Vec<Damage>) {
+    let mut anchors = (0..segments.len())
+        .rev()
+        .filter(|&at| segments[at].header.is_some());
+    let (Some(newest), second) = (anchors.next(), anchors.next()) else {
+        return;
+    };
+    let mut foreign = foreign_to(segments, newest);
+    // If the newest one is the stranger, all others are strangers to it.
+    let others = segments.iter().filter(|segment| segment.header.is_some());
+    if let Some(second) = second
+        && foreign.len() > 1
+        && foreign.len() + 1 == others.count()
+    {
+        foreign = foreign_to(segments, second);
+    }
+    let own = segments
+        .iter()
+        .enumerate()
+        .rev()
+        .filter(|(at, _)| !foreign.contains(at))
+        .find_map(|(_, segment)| segment.header.as_ref().map(SegmentHeader::log_tag));
+    let Some(own) = own else { return };
+    for at in foreign {
+        let segment = &mut segments[at];
+        let found = segment.header.as_ref().map(|header| header.log_id);
+        damages.push(Damage {
+            path: segment.path.clone(),
+            offset: ByteOffset(16),
+            what: "log id",
+            expected: "that of this log, or of one that it is a fork of".to_owned(),
+            found: hex(&found.unwrap_or_default()),
+        });
+        segment.disown(own);
+    }
+}
+
+/// Which segments are neither of the log of the one at `anchor`, nor of one that it descends from.
+fn foreign_to(segments: &[Segment], anchor: usize) -> Vec<usize> {
+    let mut foreign = Vec::new();
+    let Some(newest) = &segments[anchor].header else {
+        return foreign;
+    };
+    let (mut log_id, mut origin) = (newest.log_id, newest.origin);
+    for at in (0..segments.len()).rev().filter(|&at| at != anchor) {
+        let Some(header) = &segments[at].header else {
+            continue;
+        };
+        if header.log_id == log_id {
+            origin = header.origin.or(origin);
+            continue;
+        }
+        match origin {
+            Some(parent) if parent.log_id == header.log_id && header.base < parent.end => {
+                (log_id, origin) = (header.log_id, header.origin);
+            }
+            _ => foreign.push(at),
+        }
+    }
+    foreign
 }
 
 /// A segment has its full length before it gets its name, so a shorter one has lost bytes since.

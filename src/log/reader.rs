@@ -67,6 +67,9 @@ pub(super) struct Segment {
     pub(super) path: PathBuf,
     pub(super) file: Box<dyn StorageFile>,
     pub(super) codec: BodyCodec,
+    /// Of a file of another log that lies in the place of one: the tag that its batches should
+    /// have.
+    pub(super) wanted_tag: Option<u32>,
     /// Somebody may look at its file under another name. Taken for granted of a file that was there
     /// before: who else had it open then is not known.
     pub(super) shared: AtomicBool,
@@ -107,6 +110,7 @@ impl Segment {
             path,
             file,
             codec,
+            wanted_tag: None,
             shared: AtomicBool::new(false),
             index: RwLock::new(IndexState::Growing(index)),
             decoded: Mutex::default(),
@@ -127,6 +131,7 @@ impl Segment {
             path,
             file,
             codec,
+            wanted_tag: None,
             shared: AtomicBool::new(true),
             index: RwLock::new(IndexState::Sealed(None)),
             decoded: Mutex::default(),
@@ -142,6 +147,14 @@ impl Segment {
     pub(super) fn remember_index(&self, index: Index) {
         let mut state = self.index.write().unwrap_or_else(PoisonError::into_inner);
         *state = IndexState::Sealed(Some(Arc::new(index)));
+    }
+
+    /// It is a file of another log where one of the log with `tag` should be: nothing in it is
+    /// shown.
+    pub(super) fn disown(&mut self, tag: u32) {
+        self.header = None;
+        self.codec = BodyCodec::default();
+        self.wanted_tag = Some(tag);
     }
 
     /// Begins growth, with `index` for what is there.
@@ -258,7 +271,12 @@ impl Segment {
         let bytes = self.bytes()?;
         Ok(match &self.header {
             Some(header) => Scan::new(&self.path, bytes, header).decoding(&self.codec),
-            None => Scan::headless(&self.path, bytes, self.base, None),
+            None => match self.wanted_tag {
+                Some(tag) => {
+                    Scan::headless(&self.path, bytes, self.base, Some(tag)).without_salvage()
+                }
+                None => Scan::headless(&self.path, bytes, self.base, None),
+            },
         })
     }
 
@@ -377,6 +395,25 @@ impl Segment {
         })
     }
 
+    /// Exclusive end of what is known to be in it, and the root that the next one should name.
+    pub(super) fn end_and_root(
+        &self,
+        storage: &dyn Storage,
+    ) -> Result<Option<(Sequence, u32)>, Error> {
+        let Some(header) = &self.header else {
+            return Ok(None);
+        };
+        let (end, root) = self.with_index(storage, |index| (index.end, index.root))?;
+        Ok(Some(if header.is_rewritten() {
+            (
+                end.max(Sequence::at_least_first(header.end)),
+                header.sealed_root,
+            )
+        } else {
+            (end, root)
+        }))
+    }
+
     /// The damage that a record is which stands in a batch of others.
     pub(super) fn misplaced(&self, sequence: Sequence) -> Damage {
         Damage {
@@ -401,6 +438,7 @@ impl Segment {
 
     fn is_foreign(&self, header: &BatchHeader) -> bool {
         let own = self.header.as_ref().map(SegmentHeader::log_tag);
+        let own = own.or(self.wanted_tag);
         own.is_some_and(|own| own != header.log_tag)
     }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::error::{Damage, Error};
-use super::keyring::Keyring;
+use super::keyring::{Keyring, Loaded};
 use super::loss;
 use super::open::{self, LastSession, Opening};
 use super::options::{Environment, Options, Writer};
@@ -67,6 +67,9 @@ pub(super) fn repair(
     let mut header_damages = Vec::new();
     let keys = opening.keys()?;
     let segments = opening.segments(&keys, &mut header_damages)?;
+    if segments.is_empty() {
+        return begin_again(&opening, keys);
+    }
     let Some(mut patients) = examine(&opening, &segments, &header_damages, throttle)? else {
         return Ok(None);
     };
@@ -90,6 +93,37 @@ pub(super) fn repair(
             throttle,
         )?;
     }
+    Ok(Some(statement))
+}
+
+/// A log all of whose segments are gone goes on where it was closed, if that is known.
+fn begin_again(opening: &Opening<'_>, keys: Loaded<'_>) -> Result<Option<LossStatement>, Error> {
+    let session = open::session_text(opening.storage, opening.dir);
+    let session = session.map_err(opening.io("read session in"))?;
+    let closed_at = LastSession::parse(&session, None, "").closed_at;
+    let Some(end) = closed_at.filter(|end| *end > Sequence::FIRST) else {
+        return Ok(None);
+    };
+    let keyring = opening.settle(keys)?;
+    let names = opening
+        .storage
+        .list(opening.dir)
+        .map_err(opening.io("list"))?;
+    let epoch = loss::last_epoch(&names).saturating_add(1);
+    let statement = LossStatement {
+        epoch,
+        durable_through: end.get() - 1,
+        discarded_bytes: 0,
+        discarded: None,
+        possibly_acknowledged: true,
+        skipped: None,
+        damages: vec![open::all_gone(opening.dir, end)],
+        quarantined: Vec::new(),
+        path: loss::path(opening.dir, epoch),
+    };
+    loss::write(opening.storage, opening.dir, &statement)
+        .map_err(opening.io("write loss statement in"))?;
+    opening.begin_at(&keyring, end, epoch)?;
     Ok(Some(statement))
 }
 
@@ -172,7 +206,8 @@ fn identity(
     let after = segments[at + 1..].iter().find_map(header);
     let start = usize::try_from(HEADER_BLOCK_BYTES).unwrap_or(usize::MAX);
     let bytes = segment.bytes()?;
-    let tag = first_log_tag(bytes.get(start..).unwrap_or_default());
+    let of_batches = || first_log_tag(bytes.get(start..).unwrap_or_default());
+    let tag = segment.wanted_tag.or_else(of_batches);
     let named = |header: &SegmentHeader| tag == Some(header.log_tag());
     let of = |header: SegmentHeader| (header.log_id, header.origin);
     if let Some(header) = segments.iter().filter_map(header).find(named) {

@@ -124,6 +124,13 @@ impl Scan {
         }
     }
 
+    /// The same, but no record is taken out of a damaged region.
+    #[must_use]
+    pub(super) fn without_salvage(mut self) -> Self {
+        self.encoded = true;
+        self
+    }
+
     /// The same, starting at `at`, where a batch with sequence `next` or later is known to start.
     #[must_use]
     pub fn from(mut self, at: ByteOffset, next: Sequence) -> Self {

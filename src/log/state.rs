@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, TryLockErr
 use super::append::{Append, AppendSink, Appended, Durability, Observer};
 use super::commit::Core;
 use super::committer::{Chore, Committer, Queues};
-use super::error::{AppendError, Error};
+use super::error::{AppendError, Damage, Error};
 use super::index::{Index, Point, Topic};
 use super::keyring::Keyring;
 use super::options::{Options, Writer};
@@ -19,6 +19,7 @@ use super::pass::Upkeep;
 use super::position::{Clock, Sequence};
 use super::prepare::Prepared;
 use super::reader::Segment;
+use super::scrub::missing_before;
 use super::status::ScrubStatus;
 use super::storage::{Storage, StorageLock};
 use super::tail::Tail;
@@ -149,6 +150,30 @@ impl State {
             Arc::clone(segment),
             segments.get(after).map(|next| next.base),
         ))
+    }
+
+    /// What is wrong if the segment that begins at `base` does not follow `segment`, and records
+    /// from `from` on are missing for it. Where sequences were skipped, nothing is.
+    pub(super) fn missing_between(
+        &self,
+        segment: &Segment,
+        from: Sequence,
+        base: Sequence,
+    ) -> Result<Option<Damage>, Error> {
+        if from >= base {
+            return Ok(None);
+        }
+        let Some((end, root)) = segment.end_and_root(&*self.storage)? else {
+            return Ok(None);
+        };
+        let next = self.segment_of(base).map(|(next, _)| next);
+        let Some(header) = next.as_ref().and_then(|next| next.header.as_ref()) else {
+            return Ok(None);
+        };
+        let follows = end >= base || header.base != base || header.previous_root == root;
+        let path = next.as_ref().map(|next| next.path.clone());
+        Ok((!follows)
+            .then(|| missing_before(&path.unwrap_or_default(), root, header.previous_root)))
     }
 
     /// Notes that the index of `segment` is in use, and drops the one used longest ago.

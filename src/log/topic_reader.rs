@@ -89,7 +89,15 @@ impl TopicReader {
                 Taken::Damaged => return self.read_around_damage(from, end, bytes_max),
             }
             match next_base {
-                Some(base) => from = base,
+                Some(base) => {
+                    let log = self.log.state();
+                    if base < end
+                        && let Some(damage) = log.missing_between(&segment, from, base)?
+                    {
+                        return Ok(Found::Damaged { damage, next: base });
+                    }
+                    from = base;
+                }
                 None => break,
             }
         }

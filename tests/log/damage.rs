@@ -100,7 +100,7 @@ impl Sound {
     }
 
     /// Opens the log with these bytes in that file and reads all of it.
-    fn harvest(&self, path: &Path, bytes: &[u8], context: &str) -> Harvest {
+    pub(crate) fn harvest(&self, path: &Path, bytes: &[u8], context: &str) -> Harvest {
         let storage = self.storage.copy();
         storage.plant(path, bytes.to_vec());
         let session = Session::open(&storage, &self.clock, &small_options())

@@ -36,7 +36,7 @@ struct Blow {
     bytes: Option<Vec<u8>>,
 }
 
-/// Ten ways to damage a log of at least three segments.
+/// More than ten ways to damage a log of at least three segments.
 fn blows(sound: &Sound) -> Vec<Blow> {
     let files: Vec<_> = sound.segments.iter().collect();
     let (first, last) = (files[0], files[files.len() - 1]);
@@ -85,6 +85,16 @@ fn blows(sound: &Sound) -> Vec<Blow> {
         path: middle.0.clone(),
         bytes: None,
     });
+    blows.push(Blow {
+        how: GONE,
+        path: last.0.clone(),
+        bytes: None,
+    });
+    blows.push(Blow {
+        how: "a segment of another log in the place of one",
+        path: middle.0.clone(),
+        bytes: Some(foreign(middle.1)),
+    });
     blows
 }
 
@@ -100,6 +110,32 @@ fn strike(sound: &Sound, blow: &Blow) -> SimStorage {
 /// Nothing but the session's file, which does not survive a power cut for certain, can tell that
 /// zeros at the end of a log were records.
 const ENDS_EARLY: &str = "a last segment without its end";
+
+const GONE: &str = "a missing last segment";
+
+/// The same segment as another log would have written it.
+fn foreign(bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    bytes[16..32].fill(0x77);
+    let crc = crc32fast::hash(&bytes[..252]).to_le_bytes();
+    bytes[252..256].copy_from_slice(&crc);
+    let header = bytes[..HEADER_BYTES].to_vec();
+    bytes[2048..2048 + HEADER_BYTES].copy_from_slice(&header);
+    let tag = crc32fast::hash(&[0x77; 16]).to_le_bytes();
+    let magic = bytes[BATCHES_AT..BATCHES_AT + 4].to_vec();
+    for at in BATCHES_AT..data_end(&bytes).saturating_sub(64) {
+        if bytes[at..at + 4] == magic {
+            bytes[at + 60..at + 64].copy_from_slice(&tag);
+            let crc = crc32fast::hash(&bytes[at + 8..at + 64]).to_le_bytes();
+            bytes[at + 4..at + 8].copy_from_slice(&crc);
+        }
+    }
+    bytes
+}
+
+fn only_a_close_tells(how: &str) -> bool {
+    how == ENDS_EARLY || how == GONE
+}
 
 /// What can be read before the repair.
 fn readable(sound: &Sound, storage: &SimStorage, context: &str) -> BTreeSet<u64> {
@@ -198,7 +234,7 @@ fn ten_kinds_of_damage_are_repaired() {
     for closed in [true, false] {
         let sound = Sound::of(70, closed);
         for blow in blows(&sound) {
-            if blow.how == ENDS_EARLY && !closed {
+            if only_a_close_tells(blow.how) && !closed {
                 continue;
             }
             let context = format!("{}, closed {closed}", blow.how);
@@ -242,7 +278,7 @@ fn a_sound_log_is_not_repaired() {
 fn a_repair_can_be_cut_off_anywhere() {
     let sound = Sound::of(70, true);
     let seen = blows(&sound);
-    for blow in seen.iter().filter(|blow| blow.how != ENDS_EARLY) {
+    for blow in seen.iter().filter(|blow| !only_a_close_tells(blow.how)) {
         let whole = strike(&sound, blow);
         let readable = readable(&sound, &whole, blow.how);
         let before = whole.calls();
@@ -283,6 +319,65 @@ fn any_call_of_a_repair_may_fail() {
             check_repaired(&sound, &storage, &readable, &context);
         }
     }
+}
+
+// LOG-03, MSG-03, REL-14: a log that was opened read-only still knows where it was closed, so that
+// its repair gives out no sequence again.
+#[test]
+fn a_look_at_a_damaged_log_does_not_forget_where_it_was_closed() {
+    let sound = Sound::of(70, true);
+    let blow = blows(&sound).into_iter().find(|blow| blow.how == GONE);
+    let storage = strike(&sound, &blow.expect("it is one of them"));
+    let readable = readable(&sound, &storage, GONE);
+    for _ in 0..2 {
+        let session = Session::open(&storage, &sound.clock, &small_options()).expect("opens");
+        assert!(session.log.status().read_only.is_some());
+        drop(session.log.close());
+    }
+    assert!(repair(&sound, &storage).expect("a sound disk").is_some());
+    check_repaired(&sound, &storage, &readable, GONE);
+}
+
+// LOG-03, MSG-03, REL-14: a closed log without any segment is no new log.
+#[test]
+fn a_log_all_of_whose_segments_are_gone_does_not_begin_anew() {
+    let sound = Sound::new(true);
+    let storage = sound.storage.copy();
+    for path in sound.segments.keys() {
+        storage.lose(path);
+    }
+    let opened = Session::open(&storage, &sound.clock, &small_options());
+    assert!(matches!(&opened, Err(Error::Damaged(damage)) if damage.what == "segments"));
+    assert!(repair(&sound, &storage).expect("a sound disk").is_some());
+    let session = Session::open(&storage, &sound.clock, &small_options()).expect("repaired");
+    let latest = *sound.envelopes.keys().next_back().expect("records");
+    assert!(session.log.bounds().written_end.get() > latest);
+}
+
+// LOG-03, LOG-12, REL-14: what another log has written is not shown as one's own.
+#[test]
+fn a_segment_of_another_log_is_damage() {
+    let sound = Sound::of(70, true);
+    let (path, bytes) = sound.segments.iter().nth(1).expect("a middle one");
+    let harvest = sound.harvest(path, &foreign(bytes), "foreign");
+    assert!(harvest.read_only);
+    let missing = sound.missing(&harvest);
+    assert!(!missing.is_empty() && missing.iter().all(|at| harvest.told.contains(at)));
+}
+
+// LOG-03, REL-14: readers are told of a segment that is missing, before anybody repairs the log.
+#[test]
+fn readers_are_told_of_a_missing_segment() {
+    let sound = Sound::of(70, true);
+    let storage = sound.storage.copy();
+    storage.lose(sound.segments.keys().nth(1).expect("a middle one"));
+    let session = Session::open(&storage, &sound.clock, &small_options()).expect("opens");
+    let mut harvest = Harvest::default();
+    sound.reap(&session, &mut harvest, "missing");
+    let missing = sound.missing(&harvest);
+    assert!(!missing.is_empty(), "nothing is missing");
+    assert_eq!(harvest.told.iter().copied().collect::<Vec<_>>(), missing);
+    assert_eq!(told_by_topic(&session), harvest.told);
 }
 
 // LOG-07: nobody repairs under the feet of a writer.
