@@ -199,7 +199,7 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         name: "reality.delete",
-        role: Role::Operator,
+        role: Role::Admin,
         arguments: &[
             Argument {
                 name: "name",

@@ -46,7 +46,9 @@ pub enum Error {
         reality: RealityName,
     },
     /// A deletion names something else as what it means to delete.
-    #[error("reality {reality} is deleted only if `confirm` names it too, and it names {found:?}")]
+    #[error(
+        "reality {reality} is deleted only if `confirm` (`--yes-destroy`) names it too, and it names {found:?}"
+    )]
     NotConfirmed {
         /// What would be deleted.
         reality: RealityName,

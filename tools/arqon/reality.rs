@@ -13,7 +13,7 @@ Examples:
   arqon reality create empty
   arqon reality fork main --at 1200 --to what-if
   arqon reality compare main what-if
-  arqon reality delete what-if")]
+  arqon reality delete what-if --yes-destroy what-if")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     action: Action,
@@ -66,11 +66,14 @@ Examples:
     },
     /// Delete a reality: all its records, and where its consumers were; forks of it keep theirs
     ///
-    /// There is no way back. Whoever reads or writes it is told.
-    #[command(after_help = "Example:\n  arqon reality delete what-if")]
+    /// There is no way back. Whoever reads or writes it is told. Needs a token of the role admin.
+    #[command(after_help = "Example:\n  arqon reality delete what-if --yes-destroy what-if")]
     Delete {
         /// The reality
         name: String,
+        /// Its name once more
+        #[arg(long, value_name = "REALITY")]
+        yes_destroy: String,
     },
 }
 
@@ -98,8 +101,8 @@ pub(crate) async fn run(
             let names = [("a", a.into()), ("b", b.into())];
             client.command("reality.compare", names).await?
         }
-        Action::Delete { name } => {
-            let arguments = [("name", name.clone().into()), ("confirm", name.into())];
+        Action::Delete { name, yes_destroy } => {
+            let arguments = [("name", name.into()), ("confirm", yes_destroy.into())];
             client.command("reality.delete", arguments).await?
         }
     };
