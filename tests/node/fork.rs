@@ -169,6 +169,16 @@ fn forks_are_compared_from_where_they_part() {
     );
     assert_eq!(compared["topics_b"], serde_json::json!([]), "{compared}");
     assert_eq!(compared["identical"], false);
+    let told = node.ok(&compare[..4]);
+    let verdict = "they part at 1001: main has usgs.quake, what-if has (no record)";
+    assert_eq!(told.lines().next(), Some(verdict), "{told}");
+    let counts: Vec<&str> = told
+        .lines()
+        .last()
+        .expect("a row")
+        .split_whitespace()
+        .collect();
+    assert_eq!(counts, ["usgs.quake", "707", "0"], "{told}");
 
     // The same events again are no difference, whatever the node stamps on them.
     let again = [
@@ -196,6 +206,9 @@ fn forks_are_compared_from_where_they_part() {
     assert_eq!(unrelated["first_difference"], 1, "{unrelated}");
     let itself = json(&node.ok(&["reality", "compare", "main", "main", "--output", "json"]));
     assert_eq!(itself["identical"], true, "{itself}");
+    let told = node.ok(&["reality", "compare", "main", "main"]);
+    let verdict = "main and main are identical through 1707";
+    assert_eq!(told.lines().next(), Some(verdict), "{told}");
     for (arguments, said) in [
         (
             &["reality", "fork", "main", "--at", "9999", "--to", "x"][..],
@@ -212,6 +225,8 @@ fn forks_are_compared_from_where_they_part() {
         let ran = node.run(arguments);
         assert_eq!(ran.code, 1, "{arguments:?}");
         assert!(ran.stderr.contains(said), "{arguments:?}: {}", ran.stderr);
+        // To make it is no answer to any of these.
+        assert!(!ran.stderr.contains("reality create"), "{}", ran.stderr);
     }
 }
 
