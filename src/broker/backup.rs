@@ -153,6 +153,7 @@ fn describe(name: &RealityName, snapshot: &Snapshot) -> BackupReality {
         sha256: Bytes::new(),
     };
     BackupReality {
+        kept_from: 0,
         name: name.to_string(),
         first: snapshot.first().get(),
         end: snapshot.end().get(),

@@ -199,7 +199,7 @@ pub const COMMANDS: &[Command] = &[
     },
     Command {
         name: "reality.delete",
-        role: Role::Operator,
+        role: Role::Admin,
         arguments: &[
             Argument {
                 name: "name",
@@ -301,7 +301,11 @@ pub fn run(
         caller,
         arguments: checked(command, arguments)?,
     };
-    (command.handler)(&call)
+    (command.handler)(&call).map_err(|error| match error {
+        // Nobody makes a reality to look at it, or to delete it.
+        Error::NoSuchReality { reality } => Error::NotAmongRealities { reality },
+        other => other,
+    })
 }
 
 fn checked(
@@ -599,11 +603,11 @@ fn log_scrub(call: &Call<'_>) -> Result<Value, Error> {
 fn scrubbed(reality: &Reality) -> Vec<(&'static str, Value)> {
     let scrub = reality.log().status().scrub;
     let Some(at) = scrub.finished_at else {
-        return vec![("scrubbed_at", value::Kind::Null(true).into())];
+        return vec![("scrubbed_at_ms", value::Kind::Null(true).into())];
     };
     let damages = scrub.damages.iter();
     vec![
-        ("scrubbed_at", number(at.0)),
+        ("scrubbed_at_ms", number(at.as_millis())),
         ("scrubbed_segments", number(scrub.segments)),
         ("scrubbed_bytes", number(scrub.bytes)),
         (

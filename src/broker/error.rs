@@ -31,6 +31,12 @@ pub enum Error {
         /// The name.
         reality: RealityName,
     },
+    /// There is no such reality to do something with that needs what is in it.
+    #[error("there is no reality {reality}; `arqon reality list` shows those that are there")]
+    NotAmongRealities {
+        /// The name.
+        reality: RealityName,
+    },
     /// The reality to be created is there already.
     #[error("a reality {reality} exists already; choose another name, or use that one")]
     RealityExists {
@@ -46,7 +52,9 @@ pub enum Error {
         reality: RealityName,
     },
     /// A deletion names something else as what it means to delete.
-    #[error("reality {reality} is deleted only if `confirm` names it too, and it names {found:?}")]
+    #[error(
+        "reality {reality} is deleted only if `confirm` (`--yes-destroy`) names it too, and it names {found:?}"
+    )]
     NotConfirmed {
         /// What would be deleted.
         reality: RealityName,
@@ -300,8 +308,8 @@ fn read_only_text(tenant: &Tenant, reality: &RealityName, state: &ReadOnly) -> S
     } else {
         format!(
             "reality {reality} takes no writes, because its log is damaged; nothing was stored; \
-             {reason}; `logdump verify DIR/{tenant}/{reality}` shows all of it, DIR being the \
-             node's data directory"
+             {reason}; `arqon log repair --reality {reality}` mends it, `logdump verify \
+             DIR/{tenant}/{reality}` shows all of it, DIR being the node's data directory"
         )
     }
 }
@@ -385,6 +393,7 @@ impl Error {
             | Self::ConsumerFilter { .. } => ErrorCode::ValidationError,
             Self::Rejected(rejection) => rejection.fault.code(),
             Self::NoSuchReality { .. }
+            | Self::NotAmongRealities { .. }
             | Self::RealityDeleted { .. }
             | Self::NoSuchTenant { .. }
             | Self::NoSuchBackup { .. }
@@ -450,8 +459,11 @@ impl Error {
         match self {
             Self::Name { field, .. } => (*field).into(),
             Self::Rejected(rejection) => rejection.path(),
+            // Named because it is found before anything of the request is done.
             Self::NoSuchReality { .. }
+            | Self::NotAmongRealities { .. }
             | Self::RealityDeleted { .. }
+            | Self::ReadOnly { .. }
             | Self::RealityClosed { .. } => "reality".into(),
             Self::NotConfirmed { .. } => "arguments.confirm".into(),
             Self::NoSuchTenant { .. } | Self::TenantInUse { .. } => "tenant".into(),
@@ -475,7 +487,6 @@ impl Error {
             | Self::NoSuchBackup { .. }
             | Self::RoleMissing { .. }
             | Self::Append(_)
-            | Self::ReadOnly { .. }
             | Self::Log(_)
             | Self::ShuttingDown
             | Self::Internal => String::new(),

@@ -140,6 +140,8 @@ impl Error {
             Self::Answered {
                 retryable: true, ..
             } => Outcome::NotApplied,
+            // The part of a request that is at fault is found before anything of it is done.
+            Self::Answered { field, .. } if !field.is_empty() => Outcome::Rejected,
             Self::Answered { code, .. } => match ErrorCode::parse(code) {
                 // Of these a node marks those that can be repeated.
                 Some(ErrorCode::StorageFailure | ErrorCode::Internal) => Outcome::Unknown,

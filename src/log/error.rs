@@ -144,7 +144,7 @@ pub enum KeyProblem {
     )]
     Unlisted,
     /// The master key that it is wrapped by was not given.
-    #[error("which is wrapped by master key {wanted}; given: {}; add that key to log.master_key_file or ARQONBUS_MASTER_KEYS (logdump: --key-file)", given.as_deref().unwrap_or("none"))]
+    #[error("which is wrapped by master key {wanted}; given: {}; add that key to log.master_key_file or ARQONBUS_MASTER_KEYS (`arqon restore` and `logdump`: --key-file FILE)", given.as_deref().unwrap_or("none"))]
     NoMaster {
         /// The one that is needed.
         wanted: MasterName,

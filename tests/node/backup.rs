@@ -123,6 +123,55 @@ fn backup_of_a_live_node_is_restored_elsewhere() {
     assert_eq!(next[0].sequence, 101);
 }
 
+// LOG-16, TOOL-02: what the node no longer has stays in the backup until it is pruned, and comes
+// back only by its name.
+#[test]
+fn backup_keeps_what_the_node_has_deleted() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let backup = dir.path().join("backup");
+    let node = Node::dev();
+    node.ok(&["reality", "create", "gone"]);
+    let ran = node.run_with_input(&["produce", "a", "--reality", "gone"], "1\n2\n");
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    node.ok(&["backup", text(&backup)]);
+    node.ok(&["reality", "delete", "gone", "--yes-destroy", "gone"]);
+    // Not only the next one.
+    for _ in 0..2 {
+        let again = node.run(&["backup", text(&backup)]);
+        assert_eq!(again.code, 0, "{}", again.stderr);
+        assert!(!again.stdout.contains("gone"), "{}", again.stdout);
+        let said = again.stderr.contains("kept reality gone of 2");
+        assert!(said && again.stderr.contains("--prune"), "{}", again.stderr);
+    }
+    let into = |data: &str, only: &[&str]| {
+        let data = dir.path().join(data);
+        let arguments = [&["restore", text(&backup), "--data", text(&data)], only].concat();
+        finished(arqon("", "", &arguments).spawn().expect("arqon starts"))
+    };
+    assert_eq!(into("all", &[]).code, 0);
+    assert!(dir.path().join("all/dev/main").exists());
+    assert!(!dir.path().join("all/dev/gone").exists());
+    let back = into("named", &["--only", "gone"]);
+    assert_eq!(back.code, 0, "{}", back.stderr);
+    let again = Node::dev_on(&dir.path().join("named"));
+    let records = again.records(&["replay", "a", "--from", "1", "--reality", "gone"]);
+    assert_eq!(records.len(), 2);
+
+    let pruned = node.run(&["backup", text(&backup), "--prune"]);
+    assert_eq!(pruned.code, 0, "{}", pruned.stderr);
+    assert!(
+        pruned.stderr.contains("removed reality gone"),
+        "{}",
+        pruned.stderr
+    );
+    assert!(!backup.join("dev/gone").exists());
+    let refused = into("pruned", &["--only", "main", "--only", "gone"]);
+    assert_eq!(refused.code, 66, "{}", refused.stderr);
+    let said = "no backup of reality \"gone\"; it holds dev/";
+    assert!(refused.stderr.contains(said), "{}", refused.stderr);
+    assert!(refused.stderr.contains("dev/main"), "{}", refused.stderr);
+}
+
 // LOG-16: what is damaged or in the way is named, and nothing is restored.
 #[test]
 fn restore_checks_before_it_writes() {
@@ -149,8 +198,10 @@ fn restore_checks_before_it_writes() {
     let refused = restore(&backup, &node.data);
     assert_ne!(refused.code, 0);
     assert!(refused.stderr.contains("already"), "{}", refused.stderr);
-    let refused = restore(dir.path(), &data);
-    assert_eq!(refused.code, 66, "{}", refused.stderr);
+    for nothing in [dir.path(), &dir.path().join("nobk")] {
+        let refused = restore(nothing, &data);
+        assert_eq!(refused.code, 66, "{}", refused.stderr);
+    }
     assert_eq!(restore(&backup, &data).code, 0);
     let refused = restore(&backup, &data);
     assert!(refused.stderr.contains("already"), "{}", refused.stderr);

@@ -174,6 +174,8 @@ fn encrypted_logs_are_read_with_the_key_alone() {
     };
     let elsewhere = dir.path().join("elsewhere");
     let refused = restore(&[], &elsewhere);
+    let said = "`arqon restore` and `logdump`: --key-file FILE";
+    assert!(refused.stderr.contains(said), "{}", refused.stderr);
     assert!(
         refused.code != 0 && refused.stderr.contains("master key first"),
         "{}",

@@ -6,10 +6,11 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arqonbus::client::{Client, ConnectOptions, FetchOptions, Outgoing, ProduceOptions};
+use arqonbus::proto::claims::Role;
 use serde_json::Value;
 
-use crate::shell::{EVENTS, follower, next};
-use crate::support::{Node, command, write};
+use crate::shell::{EVENTS, arqon, finished, follower, next};
+use crate::support::{Node, claims, command, signed, write};
 
 const CANARY: &str = "canary-5f0c1d";
 
@@ -168,6 +169,16 @@ fn forks_are_compared_from_where_they_part() {
     );
     assert_eq!(compared["topics_b"], serde_json::json!([]), "{compared}");
     assert_eq!(compared["identical"], false);
+    let told = node.ok(&compare[..4]);
+    let verdict = "they part at 1001: main has usgs.quake, what-if has (no record)";
+    assert_eq!(told.lines().next(), Some(verdict), "{told}");
+    let counts: Vec<&str> = told
+        .lines()
+        .last()
+        .expect("a row")
+        .split_whitespace()
+        .collect();
+    assert_eq!(counts, ["usgs.quake", "707", "0"], "{told}");
 
     // The same events again are no difference, whatever the node stamps on them.
     let again = [
@@ -195,6 +206,9 @@ fn forks_are_compared_from_where_they_part() {
     assert_eq!(unrelated["first_difference"], 1, "{unrelated}");
     let itself = json(&node.ok(&["reality", "compare", "main", "main", "--output", "json"]));
     assert_eq!(itself["identical"], true, "{itself}");
+    let told = node.ok(&["reality", "compare", "main", "main"]);
+    let verdict = "main and main are identical through 1707";
+    assert_eq!(told.lines().next(), Some(verdict), "{told}");
     for (arguments, said) in [
         (
             &["reality", "fork", "main", "--at", "9999", "--to", "x"][..],
@@ -203,11 +217,16 @@ fn forks_are_compared_from_where_they_part() {
         (&["reality", "fork", "main", "--to", "what-if"], "exists"),
         (&["reality", "fork", "nowhere", "--to", "x"], "nowhere"),
         (&["reality", "compare", "main", "nowhere"], "nowhere"),
-        (&["reality", "delete", "nowhere"], "nowhere"),
+        (
+            &["reality", "delete", "nowhere", "--yes-destroy", "nowhere"],
+            "nowhere",
+        ),
     ] {
         let ran = node.run(arguments);
         assert_eq!(ran.code, 1, "{arguments:?}");
         assert!(ran.stderr.contains(said), "{arguments:?}: {}", ran.stderr);
+        // To make it is no answer to any of these.
+        assert!(!ran.stderr.contains("reality create"), "{}", ran.stderr);
     }
 }
 
@@ -243,7 +262,28 @@ fn a_deleted_reality_leaves_nothing_behind() {
     assert_eq!(next(&mut stdout).sequence, 6);
     assert!(!holders(&data, CANARY.as_bytes()).is_empty());
 
-    node.ok(&["reality", "delete", "doomed"]);
+    for (unconfirmed, code) in [
+        (&["reality", "delete", "doomed"][..], 2),
+        (&["reality", "delete", "doomed", "--yes-destroy", "doom"], 1),
+    ] {
+        let ran = node.run(unconfirmed);
+        assert_eq!(ran.code, code, "{}", ran.stderr);
+        assert!(ran.stderr.contains("--yes-destroy"), "{}", ran.stderr);
+    }
+    let operator = signed(
+        &claims("dev", Role::Operator),
+        node.dev_secret().trim_ascii_end(),
+    );
+    let arguments = ["reality", "delete", "doomed", "--yes-destroy", "doomed"];
+    let refused = finished(
+        arqon(&node.url(), &operator, &arguments)
+            .spawn()
+            .expect("starts"),
+    );
+    assert_eq!(refused.code, 77, "{}", refused.stderr);
+    assert!(data.join("dev/doomed").exists());
+
+    node.ok(&arguments);
     assert!(!data.join("dev/doomed").exists());
     let kept = data.join("dev/kept");
     for path in holders(&data, CANARY.as_bytes()) {
@@ -277,8 +317,8 @@ fn a_deleted_reality_leaves_nothing_behind() {
         .map(|one| one.sequence)
         .collect();
     assert_eq!(first, [1, 2, 3], "the old cursor is not in the way");
-    node.ok(&["reality", "delete", "doomed"]);
-    node.ok(&["reality", "delete", "kept"]);
+    node.ok(&["reality", "delete", "doomed", "--yes-destroy", "doomed"]);
+    node.ok(&["reality", "delete", "kept", "--yes-destroy", "kept"]);
     assert_eq!(holders(&data, CANARY.as_bytes()), Vec::<PathBuf>::new());
     stop(node);
 

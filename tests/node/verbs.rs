@@ -484,6 +484,54 @@ fn range_that_ends_before_it_begins_is_wrong_usage() {
 
 // TOOL-02
 #[test]
+fn replay_of_what_is_still_to_come_is_wrong_usage() {
+    let latest = ["replay", "a.>", "--from", "latest"];
+    let ran = run(arqon("ws://127.0.0.1:1/v1/ws", "a.b.c", &latest));
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    let said = "`arqon consume 'a.>' --from latest`";
+    assert!(ran.stderr.contains(said), "{}", ran.stderr);
+}
+
+// TOOL-02
+#[test]
+fn one_event_is_told_as_one() {
+    let node = Node::dev();
+    let ran = node.run_with_input(&["produce", "a"], "1\n");
+    assert!(
+        ran.stdout.starts_with("1 event stored, sequence 1, in "),
+        "{}",
+        ran.stdout
+    );
+    let ran = node.run_with_input(&["produce", "a"], "2\nno\n");
+    assert!(
+        ran.stderr.contains("1 event is stored, sequence 2 (line"),
+        "{}",
+        ran.stderr
+    );
+}
+
+// LOG-03, TOOL-02: a log that takes no writes leaves no doubt about what became of them.
+#[test]
+fn producer_to_a_damaged_log_is_told_one_verdict() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let node = Node::dev_on(dir.path());
+    for line in ["\"to-be-damaged\"\n", "\"second\"\n", "\"third\"\n"] {
+        assert_eq!(node.run_with_input(&["produce", "a"], line).code, 0);
+    }
+    node.signal("KILL");
+    drop(node.ended());
+    damage(&dir.path().join("dev/main"), b"to-be-damaged");
+    let node = Node::dev_on(dir.path());
+    let ran = node.run_with_input(&["produce", "a"], "4\n");
+    assert_eq!(ran.code, 1, "{}", ran.stderr);
+    for said in ["nothing is stored", "`arqon log repair"] {
+        assert!(ran.stderr.contains(said), "{said}: {}", ran.stderr);
+    }
+    assert!(!ran.stderr.contains("not known"), "{}", ran.stderr);
+}
+
+// TOOL-02
+#[test]
 fn full_disk_behind_standard_output_is_named() {
     let node = Node::dev();
     assert_eq!(node.run_with_input(&["produce", "a"], "1\n").code, 0);

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use arqonbus::client::Client;
 use arqonbus::log::fsync;
+use arqonbus::proto::json::micros;
 use arqonbus::proto::v1::{BackupFile, BackupManifest, BackupReality, Value, value};
 use bytes::Bytes;
 use clap::Args;
@@ -30,18 +31,24 @@ pub(crate) const MANIFEST: &str = "manifest.binpb";
 
 /// Copy the tenant's logs to a directory while the node goes on
 ///
-/// Only what has changed since the last backup to the same directory is copied. Needs a token of
-/// the role admin.
+/// Only what has changed since the last backup to the same directory is copied. Realities that the
+/// node no longer has stay in it as they were, until --prune. Needs a token of the role admin.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   arqon backup /backups/arqon
   arqon backup /backups/arqon --output json
+  arqon backup /backups/arqon --prune
 
-`arqon restore` makes a data directory of it.")]
+`arqon restore` makes a data directory of it; what the node no longer has is restored only when it
+is named with --only. A reality that was made anew under an old name takes the old one's place.")]
 pub(crate) struct Arguments {
     /// Where the copy is kept; made if it is not there
     directory: PathBuf,
+
+    /// Remove the realities that the node no longer has from the backup
+    #[arg(long)]
+    prune: bool,
 }
 
 /// What was done.
@@ -51,6 +58,8 @@ struct Tally {
     copied_bytes: u64,
     kept_files: u64,
     kept_bytes: u64,
+    /// Names of the realities that went because the node no longer has them.
+    pruned: Vec<String>,
 }
 
 pub(crate) async fn run(
@@ -61,7 +70,7 @@ pub(crate) async fn run(
     let client = target.connect(Patience::None).await?.client;
     let begun = client.command("backup.begin", []).await?;
     let (id, manifest) = picture(&begun).context("the node's answer to backup.begin")?;
-    let copied = copy(&client, &id, manifest, &arguments.directory).await;
+    let copied = copy(&client, &id, manifest, &arguments).await;
     // The node lets go of it by itself as well.
     let ended = client.command("backup.end", [("backup", id.as_str().into())]);
     if let Err(error) = ended.await {
@@ -71,6 +80,7 @@ pub(crate) async fn run(
     let realities: Vec<_> = manifest
         .realities
         .iter()
+        .filter(|reality| reality.kept_from == 0)
         .map(|reality| {
             let bytes: u64 = reality.files.iter().map(|file| file.bytes).sum();
             json!({
@@ -89,12 +99,29 @@ pub(crate) async fn run(
         copied_bytes,
         kept_files,
         kept_bytes,
+        pruned,
     } = tally;
-    // Whoever does not look at stderr misses nothing that the table does not say.
-    let _unseen = writeln!(
-        std::io::stderr(),
-        "copied {copied_files} files ({copied_bytes} bytes), kept {kept_files} ({kept_bytes} bytes)"
+    let mut told = format!(
+        "copied {copied_files} files ({copied_bytes} bytes), kept {kept_files} ({kept_bytes} bytes)\n"
     );
+    for BackupReality {
+        name, kept_from, ..
+    } in &manifest.realities
+    {
+        if *kept_from > 0 {
+            let at = micros(*kept_from);
+            told.push_str(&format!(
+                "kept reality {name} of {at}, which the node no longer has; --prune removes it\n"
+            ));
+        }
+    }
+    for name in pruned {
+        told.push_str(&format!(
+            "removed reality {name}, which the node no longer has\n"
+        ));
+    }
+    // The backup is whole, whether or not anybody reads this.
+    let _unseen = std::io::stderr().write_all(told.as_bytes());
     Ok(())
 }
 
@@ -118,11 +145,12 @@ async fn copy(
     client: &Client,
     id: &str,
     mut manifest: BackupManifest,
-    directory: &Path,
+    arguments: &Arguments,
 ) -> anyhow::Result<(BackupManifest, Tally)> {
-    let folder = directory.join(safe_name(&manifest.tenant)?);
+    let folder = arguments.directory.join(safe_name(&manifest.tenant)?);
     fsync::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-    let before = known_files(&folder)?;
+    let former = read_manifest(&folder)?.unwrap_or_default();
+    let before = known_files(&former);
     let files = manifest.realities.iter().flat_map(|reality| &reality.files);
     let total = files.map(|file| file.bytes).sum();
     let mut progress = Progress::of_bytes(total, "files");
@@ -152,6 +180,13 @@ async fn copy(
         }
         fsync::dir(&place).with_context(|| format!("flushing {}", place.display()))?;
     }
+    for reality in no_longer_there(former, &manifest) {
+        if arguments.prune {
+            tally.pruned.push(reality.name);
+        } else {
+            manifest.realities.push(reality);
+        }
+    }
     let path = folder.join(MANIFEST);
     fsync::replace(&path, &manifest.encode_to_vec())
         .with_context(|| format!("writing {}", path.display()))?;
@@ -159,18 +194,30 @@ async fn copy(
     Ok((manifest, tally))
 }
 
-/// Checksums of the files that the last backup in `folder` had.
-fn known_files(folder: &Path) -> anyhow::Result<BTreeMap<(String, String), Bytes>> {
-    let Some(manifest) = read_manifest(folder)? else {
-        return Ok(BTreeMap::new());
-    };
+/// Checksums of the files that the last backup had.
+fn known_files(former: &BackupManifest) -> BTreeMap<(String, String), Bytes> {
     let mut known = BTreeMap::new();
-    for BackupReality { name, files, .. } in manifest.realities {
+    for BackupReality { name, files, .. } in &former.realities {
         for file in files {
-            known.insert((name.clone(), file.stored_as), file.sha256);
+            let place = (name.clone(), file.stored_as.clone());
+            known.insert(place, file.sha256.clone());
         }
     }
-    Ok(known)
+    known
+}
+
+/// The realities that the last backup had and the node has not, with the time of the picture that
+/// they are of.
+fn no_longer_there(former: BackupManifest, now: &BackupManifest) -> Vec<BackupReality> {
+    let taken_at = former.taken_at;
+    let mut gone = former.realities;
+    gone.retain(|reality| now.realities.iter().all(|one| one.name != reality.name));
+    for reality in &mut gone {
+        if reality.kept_from == 0 {
+            reality.kept_from = taken_at;
+        }
+    }
+    gone
 }
 
 /// The manifest in the folder of a tenant, if there is one.

@@ -270,6 +270,10 @@ pub(crate) async fn run(
         (Err(Stopped::By(error)), _) => Some(error),
         (Err(Stopped::Refused), _) | (Ok(()), Err(_)) => None,
     };
+    // One of them may be stored, whichever is told first.
+    let unknown = refused
+        .iter()
+        .any(|batch| batch.error.outcome() == client::Outcome::Unknown);
     let (error, failed) = first_failure(refused, stopped);
     if output == Output::Json {
         let mut result = stored.to_json();
@@ -281,7 +285,7 @@ pub(crate) async fn run(
         }
         table::print(&result, output)?;
     }
-    Err(error.context(so_far(&stored, &failed, unsent_from)))
+    Err(error.context(so_far(&stored, &failed, unknown, unsent_from)))
 }
 
 impl Stored {
@@ -295,9 +299,25 @@ fn told(stored: &Stored, took: Duration) -> String {
     match (stored.first, stored.last) {
         (Some(first), Some(last)) => {
             let took = took.as_secs_f64();
-            format!("{count} events stored, sequences {first} to {last}, in {took:.2} s")
+            let (events, sequences) = (events(count), sequences(first, last));
+            format!("{events} stored, {sequences}, in {took:.2} s")
         }
         _ => "no events: the input was empty".to_owned(),
+    }
+}
+
+fn events(count: u64) -> String {
+    match count {
+        1 => "1 event".to_owned(),
+        count => format!("{count} events"),
+    }
+}
+
+fn sequences(first: u64, last: u64) -> String {
+    if first == last {
+        format!("sequence {first}")
+    } else {
+        format!("sequences {first} to {last}")
     }
 }
 
@@ -327,12 +347,14 @@ fn first_failure(
     (error, failed)
 }
 
-fn so_far(stored: &Stored, failed: &Ranges, unsent_from: Option<u64>) -> String {
+fn so_far(stored: &Stored, failed: &Ranges, unknown: bool, unsent_from: Option<u64>) -> String {
     let mut text = match (stored.first, stored.last) {
         (Some(first), Some(last)) => {
-            let (count, lines) = (stored.count, &stored.lines);
-            format!("{count} events are stored, sequences {first} to {last} ({lines})")
+            let are = if stored.count == 1 { "is" } else { "are" };
+            let (events, sequences) = (events(stored.count), sequences(first, last));
+            format!("{events} {are} stored, {sequences} ({})", stored.lines)
         }
+        _ if unknown => "nothing is acknowledged".to_owned(),
         _ => "nothing is stored".to_owned(),
     };
     if !failed.0.is_empty() {

@@ -1,8 +1,10 @@
 //! `arqon reality`: the independent logs of a tenant.
 
 use clap::{Args, Subcommand};
+use serde_json::{Map, Value};
 
 use crate::connection::{Patience, Target};
+use crate::table::printable;
 use crate::{Output, table};
 
 /// List, create, fork, compare and delete realities
@@ -13,7 +15,7 @@ Examples:
   arqon reality create empty
   arqon reality fork main --at 1200 --to what-if
   arqon reality compare main what-if
-  arqon reality delete what-if")]
+  arqon reality delete what-if --yes-destroy what-if")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     action: Action,
@@ -66,11 +68,14 @@ Examples:
     },
     /// Delete a reality: all its records, and where its consumers were; forks of it keep theirs
     ///
-    /// There is no way back. Whoever reads or writes it is told.
-    #[command(after_help = "Example:\n  arqon reality delete what-if")]
+    /// There is no way back. Whoever reads or writes it is told. Needs a token of the role admin.
+    #[command(after_help = "Example:\n  arqon reality delete what-if --yes-destroy what-if")]
     Delete {
         /// The reality
         name: String,
+        /// Its name once more
+        #[arg(long, value_name = "REALITY")]
+        yes_destroy: String,
     },
 }
 
@@ -96,12 +101,70 @@ pub(crate) async fn run(
         }
         Action::Compare { a, b } => {
             let names = [("a", a.into()), ("b", b.into())];
-            client.command("reality.compare", names).await?
+            let compared = client.command("reality.compare", names).await?;
+            if output == Output::Text {
+                return table::print_text(&comparison(&compared.to_json()));
+            }
+            compared
         }
-        Action::Delete { name } => {
-            let arguments = [("name", name.clone().into()), ("confirm", name.into())];
+        Action::Delete { name, yes_destroy } => {
+            let arguments = [("name", name.into()), ("confirm", yes_destroy.into())];
             client.command("reality.delete", arguments).await?
         }
     };
     table::print(&result.to_json(), output)
+}
+
+/// One sentence, and what each side has of each topic in the part that was compared.
+fn comparison(compared: &Value) -> String {
+    let number = |field: &str| compared[field].as_u64().unwrap_or_default();
+    let word = |field: &str| printable(compared[field].as_str().unwrap_or_default());
+    let name = |side: &str| printable(compared[side]["reality"].as_str().unwrap_or_default());
+    let (a, b) = (name("a"), name("b"));
+    let verdict = if compared["identical"] == true {
+        let last = compared["a"]["last"].as_u64().unwrap_or_default();
+        format!("{a} and {b} are identical through {last}")
+    } else if let Some(at) = compared["first_difference"].as_u64() {
+        let (in_a, in_b) = (word("difference_a"), word("difference_b"));
+        format!("they part at {at}: {a} has {in_a}, {b} has {in_b}")
+    } else if compared["unfinished"] == true {
+        let (equal, limit) = (number("equal"), number("scan_limit"));
+        format!(
+            "no difference in the first {equal} records from {}; the comparison looks at {limit} \
+             at most",
+            number("compared_from")
+        )
+    } else {
+        let equal = number("equal");
+        format!("no difference in the {equal} records that both still have")
+    };
+    let mut topics: Vec<(&str, [u64; 2])> = Vec::new();
+    for (side, field) in ["topics_a", "topics_b"].into_iter().enumerate() {
+        for one in compared[field].as_array().into_iter().flatten() {
+            let topic = one["topic"].as_str().unwrap_or_default();
+            let records = one["records"].as_u64().unwrap_or_default();
+            match topics.iter_mut().find(|(known, _)| *known == topic) {
+                Some((_, counts)) => counts[side] = records,
+                None => {
+                    let mut counts = [0; 2];
+                    counts[side] = records;
+                    topics.push((topic, counts));
+                }
+            }
+        }
+    }
+    if topics.is_empty() {
+        return verdict;
+    }
+    let rows = topics.into_iter().map(|(topic, [in_a, in_b])| {
+        let row = [
+            ("topic".to_owned(), topic.into()),
+            (format!("in {a}"), in_a.into()),
+            (format!("in {b}"), in_b.into()),
+        ];
+        Value::Object(Map::from_iter(row))
+    });
+    let from = number("compared_from");
+    let table = table::text(&Value::Array(rows.collect()));
+    format!("{verdict}\n\nrecords from {from} on:\n{table}")
 }

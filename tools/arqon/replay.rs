@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use arqonbus::client::{
-    Batch, Client, Delivery, ProduceOptions, Produced, SubscribeOptions, Subscription,
+    Batch, Client, Delivery, ProduceOptions, Produced, Start, SubscribeOptions, Subscription,
 };
 use arqonbus::proto::view::{Payload, RecordView};
 use clap::Args;
@@ -93,6 +93,14 @@ pub(crate) async fn run(
     arguments: Arguments,
 ) -> anyhow::Result<()> {
     bounds::check(arguments.from, arguments.to)?;
+    if arguments.from.0 == Start::Latest {
+        let filter = &arguments.filter;
+        return Err(Failure::usage(format!(
+            "a replay ends where the log ends now, so there is nothing from `latest` on; \
+             `arqon consume '{filter}' --from latest` waits for what comes"
+        ))
+        .into());
+    }
     let Connection { client, reality } = target.connect(Patience::Reconnect).await?;
     if arguments.into.as_deref() == Some(&reality) {
         return Err(Failure::usage(format!(
@@ -386,7 +394,7 @@ impl<'a> Copy<'a> {
             .client
             .subscribe(SubscribeOptions {
                 reality: self.options.reality.clone(),
-                start: arqonbus::client::Start::Sequence(range.first),
+                start: Start::Sequence(range.first),
                 stop_sequence: range.last,
                 ..SubscribeOptions::new(">")
             })

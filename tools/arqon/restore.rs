@@ -40,7 +40,8 @@ Examples:
   arqon restore /backups/arqon --data /tmp/look --tenant dev --only main
 
 Checks every file first. Restored logs go on with higher sequences than the lost node can have
-given out since the backup; the gap shows in no reader but as a larger number.")]
+given out since the backup; the gap shows in no reader but as a larger number. Realities that the
+node no longer had at the last backup are restored only when they are named with --only.")]
 pub(crate) struct Arguments {
     /// The directory that `arqon backup` has written to
     directory: PathBuf,
@@ -108,8 +109,11 @@ fn tasks(arguments: &Arguments) -> anyhow::Result<Vec<Task>> {
     let directory = &arguments.directory;
     let listing = || format!("listing {}", directory.display());
     let mut tasks = Vec::new();
+    let mut there = Vec::new();
     let mut folders = Vec::new();
-    for entry in fs::read_dir(directory).with_context(listing)? {
+    let entries = fs::read_dir(directory)
+        .map_err(|error| Failure::no_input(format!("{}: {error}", listing())))?;
+    for entry in entries {
         folders.push(entry.with_context(listing)?.path());
     }
     folders.sort();
@@ -117,6 +121,8 @@ fn tasks(arguments: &Arguments) -> anyhow::Result<Vec<Task>> {
         let Some(manifest) = read_manifest(folder)? else {
             continue;
         };
+        let names = manifest.realities.iter();
+        there.extend(names.map(|one| format!("{}/{}", manifest.tenant, one.name)));
         if arguments
             .tenant
             .as_ref()
@@ -126,7 +132,8 @@ fn tasks(arguments: &Arguments) -> anyhow::Result<Vec<Task>> {
         }
         let tenant = safe_name(&manifest.tenant)?.to_owned();
         for reality in &manifest.realities {
-            if !arguments.only.is_empty() && !arguments.only.contains(&reality.name) {
+            let named = arguments.only.contains(&reality.name);
+            if !named && (!arguments.only.is_empty() || reality.kept_from > 0) {
                 continue;
             }
             let name = safe_name(&reality.name)?;
@@ -143,11 +150,27 @@ fn tasks(arguments: &Arguments) -> anyhow::Result<Vec<Task>> {
             });
         }
     }
-    if tasks.is_empty() {
+    if there.is_empty() {
         let message = format!(
-            "{} holds no backup of what was asked for: `arqon backup` writes DIR/TENANT/{}",
+            "{} holds no backup: `arqon backup DIR` writes DIR/TENANT/{}",
             directory.display(),
             crate::backup::MANIFEST
+        );
+        return Err(Failure::no_input(message).into());
+    }
+    let missing = |name: &&String| tasks.iter().all(|task: &Task| task.reality.name != **name);
+    let missing = arguments.only.iter().find(missing);
+    if tasks.is_empty() || missing.is_some() {
+        let wanted = match (missing, &arguments.tenant) {
+            (Some(name), Some(tenant)) => format!("reality {name:?} of tenant {tenant:?}"),
+            (Some(name), None) => format!("reality {name:?}"),
+            (None, Some(tenant)) => format!("a reality that tenant {tenant:?} still had"),
+            (None, None) => "a reality that its node still had".to_owned(),
+        };
+        let message = format!(
+            "{} holds no backup of {wanted}; it holds {}; nothing was restored",
+            directory.display(),
+            there.join(", ")
         );
         return Err(Failure::no_input(message).into());
     }
@@ -228,7 +251,11 @@ fn restore(
 /// Opens the copy as the node will, checks all of it, and leaves out what may have been given out.
 fn go_on(task: &Task, node: &NodeId, encryption: Option<&Encryption>) -> anyhow::Result<Sequence> {
     let clock = Arc::new(WallClock);
-    let passed_s = clock.now().0.saturating_sub(task.manifest.taken_at) / 1_000_000;
+    let taken_at = match task.reality.kept_from {
+        0 => task.manifest.taken_at,
+        kept_from => kept_from,
+    };
+    let passed_s = clock.now().0.saturating_sub(taken_at) / 1_000_000;
     let left_out = passed_s
         .saturating_mul(SEQUENCES_PER_SECOND_MAX)
         .saturating_add(SEQUENCES_LEFT_OUT_MIN);

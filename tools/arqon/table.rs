@@ -4,6 +4,7 @@ use std::io::Write;
 
 use anyhow::Context as _;
 use comfy_table::{Table, presets};
+use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::Output;
@@ -18,6 +19,14 @@ pub(crate) fn print(result: &Value, output: Output) -> anyhow::Result<()> {
 /// What an output error is about.
 pub(crate) const WRITING: &str = "writing standard output";
 
+/// Prints text for people as it is.
+pub(crate) fn print_text(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}")
+        .and_then(|()| out.flush())
+        .context(WRITING)
+}
+
 fn write(out: &mut impl Write, result: &Value, output: Output) -> std::io::Result<()> {
     match (output, result) {
         (Output::Json, Value::Array(items)) => {
@@ -29,7 +38,8 @@ fn write(out: &mut impl Write, result: &Value, output: Output) -> std::io::Resul
     out.flush()
 }
 
-fn text(result: &Value) -> String {
+/// A result as people read it.
+pub(crate) fn text(result: &Value) -> String {
     match result {
         Value::Array(rows) if rows.is_empty() => "none".to_owned(),
         Value::Array(rows) if rows.iter().all(Value::is_object) => rows_text(rows),
@@ -43,7 +53,13 @@ fn text(result: &Value) -> String {
                 {
                     below.push_str(&format!("\n\n{name}:\n{}", text(value)));
                 } else {
-                    table.add_row([name.clone(), cell(value)]);
+                    table.add_row([
+                        name.strip_suffix("_ms")
+                            .filter(|_| is_time(name))
+                            .unwrap_or(name)
+                            .to_owned(),
+                        named_cell(name, value),
+                    ]);
                 }
             }
             flush_left(table) + &below
@@ -66,11 +82,10 @@ fn rows_text(rows: &[Value]) -> String {
     let mut table = bare();
     table.set_header(columns.iter().map(|name| name.to_uppercase()));
     for row in rows {
-        table.add_row(
-            columns
-                .iter()
-                .map(|name| row.get(name).map_or_else(String::new, cell)),
-        );
+        table.add_row(columns.iter().map(|name| {
+            row.get(*name)
+                .map_or_else(String::new, |value| named_cell(name, value))
+        }));
     }
     flush_left(table)
 }
@@ -87,6 +102,25 @@ fn bare() -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table
+}
+
+/// Units are in the names of fields: a time is `..._at_ms`, a ratio `..._ratio`.
+fn named_cell(name: &str, value: &Value) -> String {
+    if is_time(name)
+        && let Some(time) = value
+            .as_i64()
+            .and_then(|ms| Timestamp::from_millisecond(ms).ok())
+    {
+        return time.to_string();
+    }
+    match value.as_f64() {
+        Some(ratio) if name.ends_with("_ratio") => format!("{ratio:.2}"),
+        _ => cell(value),
+    }
+}
+
+fn is_time(name: &str) -> bool {
+    name.ends_with("_at_ms")
 }
 
 fn cell(value: &Value) -> String {
@@ -116,6 +150,28 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn times_and_ratios_are_for_people() {
+        let status = json!({
+            "scrubbed_at_ms": 1_795_312_778_197_u64,
+            "upkeep_at_ms": null,
+            "compression_ratio": 7.321_817_902_656_226,
+        });
+        let text = text(&status);
+        let lines: Vec<Vec<&str>> = text
+            .lines()
+            .map(|line| line.split_whitespace().collect())
+            .collect();
+        assert_eq!(
+            lines,
+            [
+                ["scrubbed_at", "2026-11-22T01:59:38.197Z"],
+                ["upkeep_at", "-"],
+                ["compression_ratio", "7.32"],
+            ]
+        );
+    }
 
     #[test]
     fn lists_become_tables_and_control_characters_are_defused() {
