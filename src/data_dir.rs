@@ -10,6 +10,8 @@ use crate::log::{Storage, StorageLock, fsync};
 
 const LOCK: &str = "LOCK";
 const ID_FILE: &str = "node.id";
+/// What `arqon restore` builds in, and a node must not start beside.
+pub const UNFINISHED_RESTORE: &str = ".restoring";
 const ID_CHARS: u32 = 6;
 const ALPHABET: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 

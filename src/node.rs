@@ -14,7 +14,7 @@ use anyhow::Context as _;
 use arqonbus::broker::{self, Broker};
 use arqonbus::config::layers::Loaded;
 use arqonbus::config::{self, Config, Profile};
-use arqonbus::data_dir::DataDir;
+use arqonbus::data_dir::{DataDir, UNFINISHED_RESTORE};
 use arqonbus::edge::checkup::Checkup;
 use arqonbus::edge::development::{self, Credentials};
 use arqonbus::edge::listener::{Door, Parts};
@@ -120,6 +120,13 @@ fn run(
     let clock = Arc::new(WallClock);
     let storage = Arc::new(RealStorage);
     let data_dir = DataDir::take(storage.as_ref(), dir)?;
+    let unfinished = dir.join(UNFINISHED_RESTORE);
+    anyhow::ensure!(
+        !unfinished.exists(),
+        "a restore into {} was interrupted: run `arqon restore` again, or remove {}",
+        dir.display(),
+        unfinished.display()
+    );
     let credentials = match profile {
         Profile::Development => Some(development::prepare(dir, &mut config.auth, clock.now())?),
         Profile::Production => None,

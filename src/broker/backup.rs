@@ -16,8 +16,11 @@ use super::tenancy::Tenancy;
 use crate::log::{self, KeyProblem, Snapshot};
 use crate::proto::v1::{BackupFile, BackupManifest, BackupReality};
 
-/// Pictures that one node holds at a time.
-const HELD_MAX: usize = 8;
+/// Pictures of one tenant that a node holds at a time.
+const HELD_MAX: usize = 4;
+/// A picture that nobody has read from for this long gives way to another of its tenant: whoever
+/// took it is likely to be gone.
+const GIVES_WAY_AFTER: Duration = Duration::from_secs(5);
 /// A picture that nobody reads from is dropped after this long.
 const IDLE_MAX: Duration = Duration::from_secs(300);
 /// Bytes of a file given out at a time.
@@ -81,8 +84,17 @@ impl Backups {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.pictures
             .retain(|_, picture| picture.used_at.elapsed() < IDLE_MAX);
-        if held.pictures.len() >= HELD_MAX {
-            return Err(Error::BackupsFull { limit: HELD_MAX });
+        let of_tenant = |(_, picture): &(&u64, &Picture)| picture.tenant == *tenancy.tenant();
+        if held.pictures.iter().filter(of_tenant).count() >= HELD_MAX {
+            let oldest = held.pictures.iter().filter(of_tenant);
+            let oldest = oldest
+                .filter(|(_, picture)| picture.used_at.elapsed() > GIVES_WAY_AFTER)
+                .min_by_key(|(_, picture)| picture.used_at)
+                .map(|(id, _)| *id);
+            let Some(oldest) = oldest else {
+                return Err(Error::BackupsFull { limit: HELD_MAX });
+            };
+            held.pictures.remove(&oldest);
         }
         held.last_id += 1;
         let id = held.last_id;

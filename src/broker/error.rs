@@ -87,7 +87,7 @@ pub enum Error {
     },
     /// The node holds enough pictures for backups.
     #[error(
-        "the node holds {limit} backups under way, which is the limit; try again in five minutes, when those that nobody reads are dropped"
+        "{limit} backups of the tenant are under way, which is the limit; try again when one of them is done"
     )]
     BackupsFull {
         /// Most that it holds.

@@ -384,7 +384,8 @@ impl State {
         let sealed = segments.split_last().map_or(&[][..], |(_, sealed)| sealed);
         for segment in sealed.iter().filter(|segment| segment.holds_sealed_index()) {
             let path = segment.path.with_extension("idx");
-            if let Ok(file) = self.storage.open(&path, Access::Read) {
+            let bad = segment.index_file_bad.swap(false, Ordering::AcqRel);
+            if !bad && let Ok(file) = self.storage.open(&path, Access::Read) {
                 drop(file);
                 continue;
             }

@@ -10,7 +10,7 @@
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::{Bytes, BytesMut};
@@ -70,6 +70,8 @@ pub(super) struct Segment {
     /// Of a file of another log that lies in the place of one: the tag that its batches should
     /// have.
     pub(super) wanted_tag: Option<u32>,
+    /// Its index file is there, and of no use.
+    pub(super) index_file_bad: AtomicBool,
     /// Somebody may look at its file under another name. Taken for granted of a file that was there
     /// before: who else had it open then is not known.
     pub(super) shared: AtomicBool,
@@ -111,6 +113,7 @@ impl Segment {
             file,
             codec,
             wanted_tag: None,
+            index_file_bad: AtomicBool::new(false),
             shared: AtomicBool::new(false),
             index: RwLock::new(IndexState::Growing(index)),
             decoded: Mutex::default(),
@@ -132,6 +135,7 @@ impl Segment {
             file,
             codec,
             wanted_tag: None,
+            index_file_bad: AtomicBool::new(false),
             shared: AtomicBool::new(true),
             index: RwLock::new(IndexState::Sealed(None)),
             decoded: Mutex::default(),
@@ -230,6 +234,7 @@ impl Segment {
                 if let Some(index) = header.and_then(|h| Index::decode(&bytes, h, &self.codec)) {
                     return Ok(index);
                 }
+                self.index_file_bad.store(true, Ordering::Release);
                 tracing::warn!(path = %path.display(), "index is damaged or of another segment; building it again");
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

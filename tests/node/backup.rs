@@ -194,6 +194,22 @@ fn restore_checks_before_it_writes() {
     assert!(!data.join("dev").exists(), "something was restored");
     write(&segment, &good);
 
+    // A copy that has rotted is no copy: the next backup makes it anew.
+    write(&segment, &bad);
+    node.ok(&["backup", text(&backup)]);
+    assert_eq!(std::fs::read(&segment).expect("the copy"), good);
+
+    // A node does not start beside a restore that was interrupted; another restore goes on.
+    std::fs::create_dir_all(data.join(".restoring/dev/main")).expect("a directory");
+    let mut serve = crate::support::command(&["serve", "--dev", "--data", text(&data)]);
+    let refused = finished(serve.spawn().expect("it starts"));
+    assert_ne!(refused.code, 0);
+    assert!(
+        refused.stderr.contains("arqon restore"),
+        "{}",
+        refused.stderr
+    );
+
     // Not into a running node, not over what is there, not from nothing.
     let refused = restore(&backup, &node.data);
     assert_ne!(refused.code, 0);

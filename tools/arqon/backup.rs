@@ -31,7 +31,8 @@ pub(crate) const MANIFEST: &str = "manifest.binpb";
 
 /// Copy the tenant's logs to a directory while the node goes on
 ///
-/// Only what has changed since the last backup to the same directory is copied. Realities that the
+/// Only what has changed since the last backup to the same directory is copied; what is there
+/// already is checked, and copied again if it has rotted. Realities that the
 /// node no longer has stay in it as they were, until --prune. Needs a token of the role admin.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -164,7 +165,7 @@ async fn copy(
             let path = place.join(&file.stored_as);
             let known = before.get(&(reality.name.clone(), file.stored_as.clone()));
             match known {
-                Some(sha256) if is_whole(&path, file.bytes) => {
+                Some(sha256) if is_whole(&path, file.bytes, sha256) => {
                     file.sha256 = sha256.clone();
                     tally.kept_files += 1;
                     tally.kept_bytes += file.bytes;
@@ -257,8 +258,10 @@ fn stored_name(file: &BackupFile) -> String {
     }
 }
 
-fn is_whole(path: &Path, bytes: u64) -> bool {
+/// Whether the copy is still what it was: a backup that has rotted is none.
+fn is_whole(path: &Path, bytes: u64, sha256: &Bytes) -> bool {
     fs::metadata(path).is_ok_and(|metadata| metadata.len() == bytes)
+        && sha256_of(path, |_| {}).is_ok_and(|sum| sum == *sha256)
 }
 
 /// Copies one file; on the disk under its name on `Ok`.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use arqonbus::data_dir::{DataDir, NodeId};
+use arqonbus::data_dir::{DataDir, NodeId, UNFINISHED_RESTORE};
 use arqonbus::log::{
     AppendError, Clock as _, Committer, Encryption, Environment, Log, MasterKeys, NewSegments,
     Observer, Options, OsEntropy, RealStorage, Sequence, Unthrottled, Writer, fsync,
@@ -88,6 +88,8 @@ pub(crate) fn run(output: Output, arguments: &Arguments) -> anyhow::Result<()> {
         None => None,
     };
     let node = take(&arguments.data, &tasks)?;
+    let unfinished = arguments.data.join(UNFINISHED_RESTORE);
+    remove_if_there(&unfinished)?;
     let mut progress = Progress::of_bytes(total, "files copied,");
     let mut restored = Vec::new();
     for task in &tasks {
@@ -101,8 +103,33 @@ pub(crate) fn run(output: Output, arguments: &Arguments) -> anyhow::Result<()> {
             "goes_on_with": next.get(),
         }));
     }
+    give_names(&tasks)?;
+    remove_if_there(&unfinished)?;
     drop(progress);
     table::print(&json!(restored), output)
+}
+
+fn remove_if_there(directory: &Path) -> anyhow::Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        removed => removed.with_context(|| format!("removing {}", directory.display())),
+    }
+}
+
+/// When all is built: a tenant that is not there yet comes at once, with all of its realities.
+fn give_names(tasks: &[Task]) -> anyhow::Result<()> {
+    for task in tasks.iter().filter(|task| task.building.exists()) {
+        let (Some(built), Some(tenant)) = (task.building.parent(), task.to.parent()) else {
+            continue;
+        };
+        let (from, to) = if tenant.exists() {
+            (task.building.as_path(), task.to.as_path())
+        } else {
+            (built, tenant)
+        };
+        fsync::rename(from, to).with_context(|| format!("naming {}", to.display()))?;
+    }
+    Ok(())
 }
 
 fn tasks(arguments: &Arguments) -> anyhow::Result<Vec<Task>> {
@@ -143,8 +170,9 @@ fn tasks(arguments: &Arguments) -> anyhow::Result<Vec<Task>> {
                 from: folder.join(name),
                 building: arguments
                     .data
+                    .join(UNFINISHED_RESTORE)
                     .join(&tenant)
-                    .join(format!(".restoring-{name}")),
+                    .join(name),
                 to,
                 reality: reality.clone(),
             });
@@ -226,10 +254,6 @@ fn restore(
     progress: &mut Progress,
 ) -> anyhow::Result<Sequence> {
     let building = &task.building;
-    match fs::remove_dir_all(building) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
-    }
     fsync::create_dir_all(building)?;
     for file in &task.reality.files {
         let from = task.from.join(safe_name(&file.stored_as)?);
@@ -243,9 +267,7 @@ fn restore(
         progress.add_sized(1, file.bytes);
     }
     fsync::dir(building)?;
-    let next = go_on(task, node, encryption)?;
-    fsync::rename(building, &task.to)?;
-    Ok(next)
+    go_on(task, node, encryption)
 }
 
 /// Opens the copy as the node will, checks all of it, and leaves out what may have been given out.
