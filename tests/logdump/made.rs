@@ -120,6 +120,7 @@ pub(crate) fn record(sequence: u64) -> NewRecord {
         topic: topic.to_owned(),
         producer_id: "usgs".to_owned(),
         key: format!("k{}", sequence % 5),
+        timestamp: 1_795_312_823_278,
         headers: [("parity".to_owned(), (sequence % 2).to_string())].into(),
         payload: Some(envelope::Payload::Event(event)),
         ..Envelope::default()

@@ -296,7 +296,8 @@ fn a_locked_log_says_so_and_is_still_checked() {
     let (run, log) = place.verify();
     assert_eq!(run.code, 0, "{}", run.stdout);
     assert!(log["locked_sequences"].as_u64().unwrap() > 300, "{log}");
-    assert!(run.stdout.contains("give --key-file"), "{}", run.stdout);
+    let why = format!("encrypted with data key {key}, but the file `keys` beside it");
+    assert_eq!(run.stdout.matches(&why).count(), 1, "{}", run.stdout);
     let listed = logdump(&["ls", &place.text]);
     assert_eq!(listed.code, 0, "{}", listed.stdout);
     assert!(listed.stdout.contains(&key), "{}", listed.stdout);
@@ -310,8 +311,19 @@ fn a_locked_log_says_so_and_is_still_checked() {
         let run = logdump(arguments);
         let said = format!("{}{}", run.stdout, run.stderr);
         assert_eq!(run.code, 1, "{arguments:?}: {said}");
-        assert!(said.contains("--key-file"), "{arguments:?}: {said}");
+        let times = said.matches(&why).count();
+        let logs = arguments.iter().filter(|one| **one == place.text).count();
+        assert_eq!(times, logs, "{arguments:?}: {said}");
         assert!(!said.contains("damage in"), "{arguments:?}: {said}");
+    }
+    for verb in ["show", "hexdump"] {
+        let run = logdump(&[verb, "200", &place.text]);
+        let said = &run.stderr;
+        assert_eq!((run.code, said.lines().count()), (1, 1), "{said}");
+        assert!(said.contains("sequence 200, unless it was"), "{said}");
+        assert!(said.contains(".seg, ") && said.contains(&why), "{said}");
+        let run = logdump(&[verb, "9000", &place.text]);
+        assert!(run.stderr.contains("9000 is not here"), "{}", run.stderr);
     }
     let file = segments(&place.log).swap_remove(0);
     let text = file.display().to_string();
@@ -503,4 +515,61 @@ fn wrong_bits_in_version_2_never_panic() {
         assert_eq!(verified.code, 0, "round {round}: {}", verified.stdout);
         std::fs::remove_dir_all(bad.parent().unwrap()).unwrap();
     }
+}
+
+// LOG-14, TOOL-03: what cannot be read is neither the same nor a part of anything, and a record
+// that differs elsewhere still counts.
+#[test]
+fn a_locked_log_is_not_compared() {
+    let locked = Place::extracted(None, encrypting());
+    let plain = Place::extracted(None, Keyring::default());
+    let compare = |a: &Place, b: &Place, more: &[&str]| {
+        logdump(&[&["diff", a.text.as_str(), b.text.as_str()], more].concat())
+    };
+    for (a, b, only) in [
+        (&locked, &locked, "of A and "),
+        (&locked, &plain, "of A are encrypted"),
+        (&plain, &locked, "of B are encrypted"),
+    ] {
+        let run = compare(a, b, &[]);
+        assert_eq!(run.code, 1, "{}", run.stdout);
+        let verdict = run.stdout.lines().last().unwrap();
+        assert!(verdict.starts_with("not comparable: "), "{verdict}");
+        assert!(verdict.contains(only), "{verdict}");
+        let run = compare(a, b, &["--output", "json"]);
+        let found = run.json();
+        assert_eq!((run.code, &found["same"]), (1, &Value::Bool(false)));
+        assert_eq!(found["relation"], "not_comparable", "{found}");
+        assert_eq!(found["why"], verdict);
+        assert!(found["first_divergence"].is_null(), "{found}");
+        let kept = (1..=RECORDS).filter(|&one| is_kept(one)).count();
+        let hidden = if std::ptr::eq(a, b) { 0 } else { kept };
+        assert_eq!(found["records"]["not_compared"], hidden, "{found}");
+    }
+    // One segment of the plain log in place of the encrypted one, and then with another time.
+    let half = locked.dir.path().join("half/main");
+    copy(&plain.log, &half);
+    for (encrypted, file) in segments(&locked.log).iter().zip(segments(&half)).skip(1) {
+        std::fs::copy(encrypted, file).unwrap();
+    }
+    let half = half.display().to_string();
+    let run = logdump(&["diff", &half, &plain.text, "--output", "json"]);
+    let found = run.json();
+    assert_eq!(found["relation"], "not_comparable", "{found}");
+    assert!(found["records"]["same"].as_u64().unwrap() > 0, "{found}");
+    let longer = plain.dir.path().join("longer/main");
+    closed_log(&longer, RECORDS);
+    let longer = longer.display().to_string();
+    let run = logdump(&["diff", &half, &longer, "--output", "json"]);
+    let found = run.json();
+    // Before the first encrypted batch the longer log has records that were left out here.
+    assert!(
+        found["only_in_b"]["records"].as_u64().unwrap() > 0,
+        "{found}"
+    );
+    assert_eq!(found["relation"], "not_comparable", "{found}");
+    // The first segment alone is readable, and a part of the longer log.
+    let first = found["b"]["first"].to_string();
+    let run = logdump(&["diff", &half, &longer, "--to", &first, "--output", "json"]);
+    assert_ne!(run.json()["relation"], "not_comparable", "{}", run.stdout);
 }
