@@ -9,13 +9,13 @@ use arqonbus::log::offline::Directory;
 use arqonbus::log::scan::Scanned;
 use arqonbus::log::segment::{self, HEADER_COPY_AT, Origin, SegmentHeader};
 use arqonbus::log::{
-    Committer, DataKey, Environment, Keyring, Log, Options, OsEntropy, RealStorage, Sequence,
-    Unthrottled, Writer,
+    Committer, DataKey, Encryption, Environment, Keyring, Log, MasterKeys, NewSegments, Options,
+    OsEntropy, RealStorage, Sequence, Unthrottled, Writer,
 };
 use serde_json::Value;
 use std::sync::Arc;
 
-use crate::made::{Dice, Run, Ticking, change, closed_log, copy, logdump, segments};
+use crate::made::{Dice, Made, Run, Ticking, change, closed_log, copy, fill, logdump, segments};
 
 const RECORDS: u64 = 400;
 const KEY_ID: [u8; 16] = [0xab; 16];
@@ -546,7 +546,7 @@ fn a_locked_log_is_not_compared() {
         let hidden = if std::ptr::eq(a, b) { 0 } else { kept };
         assert_eq!(found["records"]["not_compared"], hidden, "{found}");
     }
-    // One segment of the plain log in place of the encrypted one, and then with another time.
+    // The first segment is readable, all others are encrypted.
     let half = locked.dir.path().join("half/main");
     copy(&plain.log, &half);
     for (encrypted, file) in segments(&locked.log).iter().zip(segments(&half)).skip(1) {
@@ -568,8 +568,75 @@ fn a_locked_log_is_not_compared() {
         "{found}"
     );
     assert_eq!(found["relation"], "not_comparable", "{found}");
-    // The first segment alone is readable, and a part of the longer log.
+    // What is encrypted was not asked for.
     let first = found["b"]["first"].to_string();
     let run = logdump(&["diff", &half, &longer, "--to", &first, "--output", "json"]);
     assert_ne!(run.json()["relation"], "not_comparable", "{}", run.stdout);
+}
+
+// LOG-14, TOOL-03: every verb names the master key that is wanted, once, and after shredding says
+// that none will do.
+#[test]
+fn the_reason_is_that_of_the_file_of_keys() {
+    const LINE: &str = "old:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    let place = Place::new();
+    let options = Options {
+        segment_bytes: 16 << 10,
+        segment_bytes_first: 16 << 10,
+        encryption: Some(Encryption {
+            masters: Arc::new(MasterKeys::parse("the test", LINE).unwrap()),
+            new_segments: NewSegments::Encrypted,
+            entropy: Arc::new(OsEntropy),
+        }),
+        ..Options::default()
+    };
+    let made = Made::with(&place.log, &options);
+    fill(&made, RECORDS);
+    assert!(segments(&place.log).len() > 2);
+    let other = place.dir.path().join("other-keys");
+    copy_bytes(&other, LINE.replace("old:AAEC", "new:HxwX").as_bytes());
+    let good = place.dir.path().join("good-keys");
+    copy_bytes(&good, LINE.as_bytes());
+    for file in [&other, &good] {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let (other, good) = (other.display().to_string(), good.display().to_string());
+    let said_once = |keys: &[&str], why: &str| {
+        for verb in [
+            &["cat", &place.text][..],
+            &["show", "200", &place.text],
+            &["hexdump", "200", &place.text],
+            &["causal", "past", "200", &place.text],
+            &["diff", &place.text, &place.log.display().to_string()],
+        ] {
+            let run = logdump(&[verb, keys].concat());
+            let said = format!("{}{}", run.stdout, run.stderr);
+            assert_eq!(run.code, 1, "{verb:?}: {said}");
+            let is_named = said.contains("by master key old (id ");
+            assert_eq!(is_named, !why.contains("destroyed"), "{verb:?}: {said}");
+            let logs = if verb[0] == "diff" { 2 } else { 1 };
+            assert_eq!(said.matches(why).count(), logs, "{verb:?}: {said}");
+        }
+    };
+    said_once(&[], "; give --key-file with that key");
+    let with_other = ["--key-file", other.as_str()];
+    said_once(&with_other, "; given: new (id ");
+    let with_good = ["--key-file", good.as_str()];
+    let shown = logdump(&[&["show", "200", &place.text][..], &with_good].concat());
+    assert_eq!((shown.code, shown.stderr.as_str()), (0, ""));
+
+    let environment = Environment {
+        storage: Arc::new(RealStorage),
+        clock: Ticking::new(),
+        committer: Arc::clone(&made.committer),
+    };
+    made.log.shred(&environment).unwrap();
+    said_once(&with_good, "destroyed on purpose");
+    for verb in ["cat", "ls", "verify"] {
+        let run = logdump(&[&[verb, &place.text][..], &with_good].concat());
+        let said = format!("{}{}", run.stdout, run.stderr);
+        assert!(said.contains("destroyed on purpose"), "{verb}: {said}");
+        assert!(!said.contains("--key-file"), "{verb}: {said}");
+    }
 }
