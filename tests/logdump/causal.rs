@@ -144,6 +144,11 @@ fn the_past_and_what_is_concurrent_are_as_the_clocks_say() {
     );
     let text = logdump(&["causal", "past", "177", log, "--limit", "2"]);
     assert_eq!(text.stdout.lines().count(), 5, "{}", text.stdout);
+    let heads: Vec<&str> = text.stdout.split_whitespace().take(6).collect();
+    assert_eq!(
+        heads.join(" "),
+        "SEQUENCE APPENDED_AT TOPIC PRODUCER ID DIRECT_CAUSES"
+    );
     assert!(
         text.stdout.contains("2 records happened before 177."),
         "{}",

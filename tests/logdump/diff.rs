@@ -96,7 +96,10 @@ fn one_log_may_be_the_beginning_of_the_other() {
     let turned = diff(&logs.b, &logs.a, &[]);
     assert_eq!(turned.code, 1);
     assert!(
-        turned.stdout.contains("B is the beginning of A"),
+        turned.stdout.contains("B is the beginning of A")
+            && turned
+                .stdout
+                .contains("only in A: 30 records in 1 range\n  101 to 130 (30 records)"),
         "{}",
         turned.stdout
     );

@@ -252,6 +252,7 @@ fn show_grep_and_hexdump_find_one_record() {
         "orders.eu.paid",
         "parity = 1",
         "\"n\": 17",
+        "2026-11-22T02:00:23.278000Z, 1795312823278 ms since 1970",
         "good",
     ] {
         assert!(
@@ -366,7 +367,13 @@ fn cat_of_nothing_is_well_and_grep_of_nothing_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let (log, text) = path(&dir);
     closed_log(&log, 20);
-    assert_eq!(logdump(&["cat", &text, "--topic", "nowhere"]).code, 0);
+    for more in [&[][..], &["--tail", "3"]] {
+        let run = logdump(&[&["cat", &text, "--topic", "nowhere"], more].concat());
+        assert_eq!((run.code, run.stdout.as_str()), (0, ""));
+        assert_eq!(run.stderr, "logdump: no record is selected\n");
+    }
+    assert_eq!(logdump(&["cat", &text, "--tail", "1"]).stderr, "");
+    assert_eq!(logdump(&["cat", &text, "--limit", "0"]).stderr, "");
     assert_eq!(logdump(&["grep", "no such thing", &text]).code, 1);
     let run = logdump(&["version", "--output", "json"]);
     assert!(run.stdout.contains("\"version\""), "{}", run.stdout);

@@ -60,23 +60,27 @@ impl Made {
 
     /// The first segment may be smaller than the later ones.
     pub(crate) fn growing(dir: &Path, segment_bytes_first: u64, segment_bytes: u64) -> Self {
-        let committer = Committer::manual();
-        let environment = Environment {
-            storage: Arc::new(RealStorage),
-            clock: Ticking::new(),
-            committer: Arc::clone(&committer),
-        };
         let options = Options {
             segment_bytes,
             segment_bytes_first,
             index_interval_bytes: 512,
             ..Options::default()
         };
+        Self::with(dir, &options)
+    }
+
+    pub(crate) fn with(dir: &Path, options: &Options) -> Self {
+        let committer = Committer::manual();
+        let environment = Environment {
+            storage: Arc::new(RealStorage),
+            clock: Ticking::new(),
+            committer: Arc::clone(&committer),
+        };
         let writer = Writer {
             node: 7,
             clock_key: "n7/main".to_owned(),
         };
-        let (log, _) = Log::open(&environment, dir, &writer, &options, Arc::new(Deaf)).unwrap();
+        let (log, _) = Log::open(&environment, dir, &writer, options, Arc::new(Deaf)).unwrap();
         Self { log, committer }
     }
 
@@ -120,6 +124,7 @@ pub(crate) fn record(sequence: u64) -> NewRecord {
         topic: topic.to_owned(),
         producer_id: "usgs".to_owned(),
         key: format!("k{}", sequence % 5),
+        timestamp: 1_795_312_823_278,
         headers: [("parity".to_owned(), (sequence % 2).to_string())].into(),
         payload: Some(envelope::Payload::Event(event)),
         ..Envelope::default()

@@ -9,13 +9,13 @@ use arqonbus::log::offline::Directory;
 use arqonbus::log::scan::Scanned;
 use arqonbus::log::segment::{self, HEADER_COPY_AT, Origin, SegmentHeader};
 use arqonbus::log::{
-    Committer, DataKey, Environment, Keyring, Log, Options, OsEntropy, RealStorage, Sequence,
-    Unthrottled, Writer,
+    Committer, DataKey, Encryption, Environment, Keyring, Log, MasterKeys, NewSegments, Options,
+    OsEntropy, RealStorage, Sequence, Unthrottled, Writer,
 };
 use serde_json::Value;
 use std::sync::Arc;
 
-use crate::made::{Dice, Run, Ticking, change, closed_log, copy, logdump, segments};
+use crate::made::{Dice, Made, Run, Ticking, change, closed_log, copy, fill, logdump, segments};
 
 const RECORDS: u64 = 400;
 const KEY_ID: [u8; 16] = [0xab; 16];
@@ -296,7 +296,8 @@ fn a_locked_log_says_so_and_is_still_checked() {
     let (run, log) = place.verify();
     assert_eq!(run.code, 0, "{}", run.stdout);
     assert!(log["locked_sequences"].as_u64().unwrap() > 300, "{log}");
-    assert!(run.stdout.contains("give --key-file"), "{}", run.stdout);
+    let why = format!("encrypted with data key {key}, but the file `keys` beside it");
+    assert_eq!(run.stdout.matches(&why).count(), 1, "{}", run.stdout);
     let listed = logdump(&["ls", &place.text]);
     assert_eq!(listed.code, 0, "{}", listed.stdout);
     assert!(listed.stdout.contains(&key), "{}", listed.stdout);
@@ -310,8 +311,19 @@ fn a_locked_log_says_so_and_is_still_checked() {
         let run = logdump(arguments);
         let said = format!("{}{}", run.stdout, run.stderr);
         assert_eq!(run.code, 1, "{arguments:?}: {said}");
-        assert!(said.contains("--key-file"), "{arguments:?}: {said}");
+        let times = said.matches(&why).count();
+        let logs = arguments.iter().filter(|one| **one == place.text).count();
+        assert_eq!(times, logs, "{arguments:?}: {said}");
         assert!(!said.contains("damage in"), "{arguments:?}: {said}");
+    }
+    for verb in ["show", "hexdump"] {
+        let run = logdump(&[verb, "200", &place.text]);
+        let said = &run.stderr;
+        assert_eq!((run.code, said.lines().count()), (1, 1), "{said}");
+        assert!(said.contains("sequence 200, unless it was"), "{said}");
+        assert!(said.contains(".seg, ") && said.contains(&why), "{said}");
+        let run = logdump(&[verb, "9000", &place.text]);
+        assert!(run.stderr.contains("9000 is not here"), "{}", run.stderr);
     }
     let file = segments(&place.log).swap_remove(0);
     let text = file.display().to_string();
@@ -502,5 +514,129 @@ fn wrong_bits_in_version_2_never_panic() {
         let verified = logdump(&["verify", &target]);
         assert_eq!(verified.code, 0, "round {round}: {}", verified.stdout);
         std::fs::remove_dir_all(bad.parent().unwrap()).unwrap();
+    }
+}
+
+// LOG-14, TOOL-03: what cannot be read is neither the same nor a part of anything, and a record
+// that differs elsewhere still counts.
+#[test]
+fn a_locked_log_is_not_compared() {
+    let locked = Place::extracted(None, encrypting());
+    let plain = Place::extracted(None, Keyring::default());
+    let compare = |a: &Place, b: &Place, more: &[&str]| {
+        logdump(&[&["diff", a.text.as_str(), b.text.as_str()], more].concat())
+    };
+    for (a, b, only) in [
+        (&locked, &locked, "of A and "),
+        (&locked, &plain, "of A are encrypted"),
+        (&plain, &locked, "of B are encrypted"),
+    ] {
+        let run = compare(a, b, &[]);
+        assert_eq!(run.code, 1, "{}", run.stdout);
+        let verdict = run.stdout.lines().last().unwrap();
+        assert!(verdict.starts_with("not comparable: "), "{verdict}");
+        assert!(verdict.contains(only), "{verdict}");
+        let run = compare(a, b, &["--output", "json"]);
+        let found = run.json();
+        assert_eq!((run.code, &found["same"]), (1, &Value::Bool(false)));
+        assert_eq!(found["relation"], "not_comparable", "{found}");
+        assert_eq!(found["why"], verdict);
+        assert!(found["first_divergence"].is_null(), "{found}");
+        let kept = (1..=RECORDS).filter(|&one| is_kept(one)).count();
+        let hidden = if std::ptr::eq(a, b) { 0 } else { kept };
+        assert_eq!(found["records"]["not_compared"], hidden, "{found}");
+    }
+    // The first segment is readable, all others are encrypted.
+    let half = locked.dir.path().join("half/main");
+    copy(&plain.log, &half);
+    for (encrypted, file) in segments(&locked.log).iter().zip(segments(&half)).skip(1) {
+        std::fs::copy(encrypted, file).unwrap();
+    }
+    let half = half.display().to_string();
+    let run = logdump(&["diff", &half, &plain.text, "--output", "json"]);
+    let found = run.json();
+    assert_eq!(found["relation"], "not_comparable", "{found}");
+    assert!(found["records"]["same"].as_u64().unwrap() > 0, "{found}");
+    let longer = plain.dir.path().join("longer/main");
+    closed_log(&longer, RECORDS);
+    let longer = longer.display().to_string();
+    let run = logdump(&["diff", &half, &longer, "--output", "json"]);
+    let found = run.json();
+    // Before the first encrypted batch the longer log has records that were left out here.
+    assert!(
+        found["only_in_b"]["records"].as_u64().unwrap() > 0,
+        "{found}"
+    );
+    assert_eq!(found["relation"], "not_comparable", "{found}");
+    // What is encrypted was not asked for.
+    let first = found["b"]["first"].to_string();
+    let run = logdump(&["diff", &half, &longer, "--to", &first, "--output", "json"]);
+    assert_ne!(run.json()["relation"], "not_comparable", "{}", run.stdout);
+}
+
+// LOG-14, TOOL-03: every verb names the master key that is wanted, once, and after shredding says
+// that none will do.
+#[test]
+fn the_reason_is_that_of_the_file_of_keys() {
+    const LINE: &str = "old:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    let place = Place::new();
+    let options = Options {
+        segment_bytes: 16 << 10,
+        segment_bytes_first: 16 << 10,
+        encryption: Some(Encryption {
+            masters: Arc::new(MasterKeys::parse("the test", LINE).unwrap()),
+            new_segments: NewSegments::Encrypted,
+            entropy: Arc::new(OsEntropy),
+        }),
+        ..Options::default()
+    };
+    let made = Made::with(&place.log, &options);
+    fill(&made, RECORDS);
+    assert!(segments(&place.log).len() > 2);
+    let other = place.dir.path().join("other-keys");
+    copy_bytes(&other, LINE.replace("old:AAEC", "new:HxwX").as_bytes());
+    let good = place.dir.path().join("good-keys");
+    copy_bytes(&good, LINE.as_bytes());
+    for file in [&other, &good] {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let (other, good) = (other.display().to_string(), good.display().to_string());
+    let said_once = |keys: &[&str], why: &str| {
+        for verb in [
+            &["cat", &place.text][..],
+            &["show", "200", &place.text],
+            &["hexdump", "200", &place.text],
+            &["causal", "past", "200", &place.text],
+            &["diff", &place.text, &place.log.display().to_string()],
+        ] {
+            let run = logdump(&[verb, keys].concat());
+            let said = format!("{}{}", run.stdout, run.stderr);
+            assert_eq!(run.code, 1, "{verb:?}: {said}");
+            let is_named = said.contains("by master key old (id ");
+            assert_eq!(is_named, !why.contains("destroyed"), "{verb:?}: {said}");
+            let logs = if verb[0] == "diff" { 2 } else { 1 };
+            assert_eq!(said.matches(why).count(), logs, "{verb:?}: {said}");
+        }
+    };
+    said_once(&[], "; give --key-file with that key");
+    let with_other = ["--key-file", other.as_str()];
+    said_once(&with_other, "; given: new (id ");
+    let with_good = ["--key-file", good.as_str()];
+    let shown = logdump(&[&["show", "200", &place.text][..], &with_good].concat());
+    assert_eq!((shown.code, shown.stderr.as_str()), (0, ""));
+
+    let environment = Environment {
+        storage: Arc::new(RealStorage),
+        clock: Ticking::new(),
+        committer: Arc::clone(&made.committer),
+    };
+    made.log.shred(&environment).unwrap();
+    said_once(&with_good, "destroyed on purpose");
+    for verb in ["cat", "ls", "verify"] {
+        let run = logdump(&[&[verb, &place.text][..], &with_good].concat());
+        let said = format!("{}{}", run.stdout, run.stderr);
+        assert!(said.contains("destroyed on purpose"), "{verb}: {said}");
+        assert!(!said.contains("--key-file"), "{verb}: {said}");
     }
 }

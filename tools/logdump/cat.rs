@@ -39,6 +39,13 @@ pub(crate) struct Arguments {
     tail: Option<usize>,
 }
 
+impl Arguments {
+    /// Whether any record at all is asked for.
+    fn wants_some(&self) -> bool {
+        self.limit != Some(0) && self.tail != Some(0)
+    }
+}
+
 pub(crate) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Outcome> {
     let sources = source::open(&arguments.paths, common)?;
     let mut printer = Printer::new(common)?;
@@ -47,6 +54,9 @@ pub(crate) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Outc
         None => all(&sources, arguments, &mut printer)?,
     };
     printer.flush()?;
+    if printer.records == 0 && outcome == Outcome::Well && arguments.wants_some() {
+        walk::warn("no record is selected");
+    }
     Ok(if printer.undecodable > 0 {
         Outcome::Damaged
     } else {

@@ -13,8 +13,9 @@ use arqonbus::proto::causal::CausalAnswer;
 use clap::Subcommand;
 
 use crate::failure::{Outcome, Usage};
+use crate::locked::Locked;
 use crate::table::{self, printable};
-use crate::walk::{self, warn};
+use crate::walk::warn;
 use crate::{Common, Form, cat, source};
 
 /// Distance in bytes between two places where reading can begin.
@@ -99,10 +100,12 @@ pub(crate) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Outc
         let wrong = format!("{path} holds {count} logs; give the directory of one");
         return Err(Usage(wrong).into());
     };
-    let locked = source.log.segments.iter().find(|one| one.is_locked());
-    if let Some(segment) = locked {
-        let count = segment.index().end().since(segment.base);
-        warn(&walk::locked(segment, count));
+    let mut locked = Locked::default();
+    for segment in source.log.segments.iter().filter(|one| one.is_locked()) {
+        locked.add(segment, segment.index().end().since(segment.base));
+    }
+    if let Some(notice) = locked.notice(source) {
+        warn(&notice);
         return Ok(Outcome::Locked);
     }
     let mut history = Files::of(&source.log);
@@ -145,12 +148,12 @@ fn print(answer: &CausalAnswer, form: Form) -> anyhow::Result<()> {
         Form::Dot => table::text(&answer.to_dot()),
         Form::Text | Form::Hex | Form::Proto => {
             let heads = [
-                "#sequence",
-                "appended at",
-                "topic",
-                "producer",
-                "id",
-                "direct causes",
+                "#SEQUENCE",
+                "APPENDED_AT",
+                "TOPIC",
+                "PRODUCER",
+                "ID",
+                "DIRECT_CAUSES",
             ];
             let rows = answer.rows();
             let rows: Vec<Vec<String>> = rows

@@ -25,7 +25,8 @@ use report::Report;
 ///
 /// Records are held against each other by their sequences. How they lie in batches, segments and
 /// indexes does not count, so a log can be compared with a copy, with one that was compacted, or
-/// with the beginning of itself. Exits 0 if both hold the same, 1 if not or if one is damaged.
+/// with the beginning of itself. Exits 0 if both hold the same, 1 if not, if one is damaged, or if
+/// one is encrypted with a key that is not at hand: then only records that differ tell something.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   logdump diff data/dev/main backup/dev/main
@@ -69,11 +70,21 @@ pub(crate) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Outc
         };
         match order {
             Ordering::Less => {
-                report.only_in_a(left.peek().as_ref());
+                if let Some(a) = left.peek() {
+                    match right.hides(a.sequence) {
+                        true => report.not_compared(&a),
+                        false => report.only_in_a(&a),
+                    }
+                }
                 left.advance();
             }
             Ordering::Greater => {
-                report.only_in_b(right.peek().as_ref());
+                if let Some(b) = right.peek() {
+                    match left.hides(b.sequence) {
+                        true => report.not_compared(&b),
+                        false => report.only_in_b(&b),
+                    }
+                }
                 right.advance();
             }
             Ordering::Equal => {
@@ -93,11 +104,12 @@ pub(crate) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Outc
         Output::Json => table::json(&report.to_json([&left, &right]))?,
         _ => table::text(&report.to_text([&left, &right]))?,
     }
-    Ok(if !report.is_same() {
+    let is_locked = left.locked() > 0 || right.locked() > 0;
+    Ok(if report.is_divergent() {
         Outcome::Different
     } else if left.is_damaged() || right.is_damaged() {
         Outcome::Damaged
-    } else if left.is_locked() || right.is_locked() {
+    } else if is_locked {
         Outcome::Locked
     } else {
         Outcome::Well

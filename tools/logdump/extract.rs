@@ -13,10 +13,11 @@ use serde_json::json;
 use crate::cat::{is_wanted, no_records};
 use crate::diff::only_log;
 use crate::failure::{Outcome, Usage};
+use crate::locked::Locked;
 use crate::progress::Progress;
 use crate::select::Selection;
 use crate::source::Source;
-use crate::table::size;
+use crate::table::{counted, size};
 use crate::walk::{self, Found, Place, is_torn, may_hold, warn};
 use crate::{Common, Output, table};
 
@@ -95,7 +96,7 @@ pub(crate) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Outc
         end: end_of(&source),
         extraction,
         damaged: false,
-        locked: 0,
+        locked: Locked::default(),
         misplaced: 0,
     };
     work.log()?;
@@ -109,14 +110,24 @@ pub(crate) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Outc
     } = work;
     if misplaced > 0 {
         warn(&format!(
-            "{misplaced} records do not stand where their sequences belong, and were left out"
+            "left out, because they do not stand where their sequences belong: {}",
+            counted(misplaced, "record", "records")
         ));
     }
+    if let Some(notice) = locked.notice(&source) {
+        warn(&notice);
+    }
     let done = extraction.finish(end)?;
+    if done.records == 0 {
+        warn(&format!(
+            "no record is selected; the new log in {} is empty",
+            target.display()
+        ));
+    }
     print(common, target, done)?;
     Ok(if damaged || misplaced > 0 {
         Outcome::Damaged
-    } else if locked > 0 {
+    } else if locked.sequences() > 0 {
         Outcome::Locked
     } else {
         Outcome::Well
@@ -162,8 +173,7 @@ struct Work<'a> {
     end: Sequence,
     extraction: Extraction<'a>,
     damaged: bool,
-    /// Sequences that no key is at hand for.
-    locked: u64,
+    locked: Locked,
     /// Records that a file of another log, or a file twice, may have brought here.
     misplaced: u64,
 }
@@ -174,11 +184,7 @@ impl<'a> Work<'a> {
         let mut progress = Progress::of_bytes(self.source.bytes());
         for (at, segment) in log.segments.iter().enumerate() {
             if may_hold(log, at, self.selection) {
-                let locked_before = self.locked;
                 self.segment(at, segment)?;
-                if self.locked > locked_before {
-                    warn(&walk::locked(segment, self.locked - locked_before));
-                }
             }
             progress.add(segment.bytes.len() as u64);
         }
@@ -220,7 +226,7 @@ impl<'a> Work<'a> {
             return self.lost(batch.header.base, batch.header.end(), &reason);
         }
         if batch.locked {
-            self.locked += u64::from(batch.header.count);
+            self.locked.add(segment, u64::from(batch.header.count));
             return Ok(());
         }
         for record in batch.records() {
@@ -313,8 +319,10 @@ fn print(common: &Common, target: &Path, done: Extracted) -> anyhow::Result<()> 
             "next": next.get(),
         })),
         Output::Text | Output::Hex | Output::Proto => table::text(&format!(
-            "{}: {records} records in {segments} segments, {}; goes on with {next}\n",
+            "{}: {} in {}, {}; goes on with {next}\n",
             target.display(),
+            counted(records, "record", "records"),
+            counted(segments, "segment", "segments"),
             size(bytes),
         )),
     }

@@ -1,7 +1,5 @@
 //! `logdump hexdump`: the bytes of a segment, a batch or a record, with what each of them means.
 
-use std::ops::ControlFlow;
-
 use anyhow::Context as _;
 use arqonbus::log::offline::SegmentFile;
 use arqonbus::log::scan::Scanned;
@@ -16,8 +14,8 @@ use serde_json::{Value, json};
 use crate::cat::no_records;
 use crate::failure::{Outcome, Usage};
 use crate::fields::{field, number, varint};
+use crate::locked::Locked;
 use crate::ls::file_name;
-use crate::select::Selection;
 use crate::show::sequence_and_paths;
 use crate::source::{self, Source};
 use crate::table::{hex, printable, table};
@@ -58,11 +56,9 @@ pub(crate) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Outc
         }
         (Some(sequence), None) => dump.sequence(&sources, sequence)?,
         (None, offset) => {
-            let segments = sources.first().map(|source| &source.log.segments);
-            let segment = segments
-                .and_then(|segments| segments.first())
-                .context("no segment")?;
-            dump.file(segment, offset)
+            let source = sources.first().context("no log")?;
+            let segment = source.log.segments.first().context("no segment")?;
+            dump.file(source, segment, offset)
         }
     };
     match common.output {
@@ -108,11 +104,11 @@ impl Dump {
     }
 
     fn sequence(&mut self, sources: &[Source], sequence: u64) -> anyhow::Result<Outcome> {
-        let mut outcome = walk::records(sources, &Selection::only(sequence), |found| {
+        walk::look_up(sources, sequence, |found| {
             self.file = file_name(found.segment);
             match found.batch {
                 Some(batch) if self.whole => {
-                    self.batch(found.segment, batch.offset.0);
+                    self.batch(found.source, found.segment, batch.offset.0);
                 }
                 Some(batch) => {
                     let body = self.batch_header(&found.segment.bytes, batch.offset.0).1;
@@ -121,22 +117,17 @@ impl Dump {
                 }
                 None => self.framed(found.record.field, found.place),
             }
-            Ok(ControlFlow::Continue(()))
-        })?;
-        if self.rows.is_empty() {
-            walk::warn(&format!("sequence {sequence} is not here"));
-            outcome = Outcome::Nothing;
-        }
-        Ok(outcome)
+            Ok(())
+        })
     }
 
-    fn file(&mut self, segment: &SegmentFile, offset: Option<u64>) -> Outcome {
+    fn file(&mut self, source: &Source, segment: &SegmentFile, offset: Option<u64>) -> Outcome {
         self.file = file_name(segment);
         let good = match offset {
-            Some(offset) => self.batch(segment, offset),
+            Some(offset) => self.batch(source, segment, offset),
             None => {
                 self.header_block(segment);
-                self.batch(segment, HEADER_BLOCK_BYTES) && segment.header_damage.is_none()
+                self.batch(source, segment, HEADER_BLOCK_BYTES) && segment.header_damage.is_none()
             }
         };
         if good {
@@ -313,7 +304,7 @@ impl Dump {
         }
     }
 
-    fn batch(&mut self, segment: &SegmentFile, offset: u64) -> bool {
+    fn batch(&mut self, source: &Source, segment: &SegmentFile, offset: u64) -> bool {
         let (good, body) = self.batch_header(&segment.bytes, offset);
         let start = offset + batch::HEADER_BYTES as u64;
         let at = usize::try_from(offset).unwrap_or(usize::MAX);
@@ -342,9 +333,9 @@ impl Dump {
             .next();
         match scanned {
             Some(Scanned::Batch(batch)) if batch.locked => {
-                let key = segment.header.as_ref().map_or([0; 16], |h| h.key_id);
-                let value = format!("key {} is not at hand; give --key-file", hex(&key));
-                self.row(start, &[], "(locked)", value);
+                let mut locked = Locked::default();
+                locked.add(segment, u64::from(batch.header.count));
+                self.row(start, &[], "(locked)", locked.key(source));
                 good
             }
             Some(Scanned::Batch(batch)) if batch.offset.0 == offset => {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::cat::no_records;
 use crate::failure::Outcome;
 use crate::ls::{file_name, index_word};
-use crate::table::{printable, table};
+use crate::table::{counted, printable, sequences, table};
 use crate::{Common, Output, source, table};
 
 /// Check index files against their segments, and show what they hold
@@ -86,17 +86,19 @@ fn index(segment: &SegmentFile, check: &IndexCheck) -> SegmentIndex {
 fn to_text(segment: &SegmentFile, check: &IndexCheck, arguments: &Arguments) -> String {
     let index = index(segment, check);
     let mut text = format!(
-        "{}: {}; {} points, {} topics, sequences {}..{}, data up to byte {}\n",
+        "{}: {}; {}, {}, {}, data up to byte {}\n",
         segment
             .index_path()
             .file_name()
             .unwrap_or_default()
             .to_string_lossy(),
         index_word(check),
-        index.points().len(),
-        index.topics().len(),
-        segment.base,
-        index.end(),
+        counted(index.points().len() as u64, "point", "points"),
+        counted(index.topics().len() as u64, "topic", "topics"),
+        match index.end().previous() {
+            Some(last) if last >= segment.base => sequences(segment.base, last),
+            _ => "no sequences".to_owned(),
+        },
         index.data_end(),
     );
     if let IndexCheck::Damaged(damage) | IndexCheck::Differs(damage) = check {

@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 
 use crate::cat::no_records;
 use crate::failure::Outcome;
+use crate::locked::{Lock, Locked};
 use crate::source::{self, Source};
-use crate::table::{printable, ratio, size, table};
+use crate::table::{counted, printable, ratio, size, table};
 use crate::{Common, Output, table, walk};
 
 /// List segments with sequences, times, sizes, topics and health
@@ -292,8 +293,9 @@ impl<'a> Listing<'a> {
         let records: u64 = self.contents.iter().map(|contents| contents.records).sum();
         let used: u64 = self.contents.iter().map(|contents| contents.used).sum();
         text.push_str(&format!(
-            "{} segments, {records} records, {} used of {}",
-            log.segments.len(),
+            "{}, {}, {} used of {}",
+            counted(log.segments.len() as u64, "segment", "segments"),
+            counted(records, "record", "records"),
             size(used),
             size(self.source.bytes()),
         ));
@@ -317,6 +319,7 @@ impl<'a> Listing<'a> {
 
     fn problems(&self) -> Vec<String> {
         let mut lines = Vec::new();
+        let mut locked = Locked::default();
         for (at, contents) in self.contents.iter().enumerate() {
             for (offset, damage) in &contents.damages {
                 let kind = if self.is_torn(at, *offset) {
@@ -336,7 +339,7 @@ impl<'a> Listing<'a> {
             }
             lines.extend(contents.lost.iter().cloned());
             if contents.locked > 0 {
-                lines.push(walk::locked(segment, contents.locked));
+                locked.add(segment, contents.locked);
             }
             match &self.indexes[at] {
                 IndexCheck::Damaged(damage) => lines.push(damage.to_string()),
@@ -350,7 +353,12 @@ impl<'a> Listing<'a> {
                 | IndexCheck::Agrees(_) => {}
             }
         }
-        lines.extend(self.source.locked.clone());
+        let keys_damage = self.source.lock.as_ref().and_then(Lock::damage);
+        lines.extend(
+            locked
+                .notice(self.source)
+                .or_else(|| keys_damage.map(ToString::to_string)),
+        );
         for copy in &self.source.log.quarantined {
             lines.push(format!("quarantine: {}", copy.display()));
         }

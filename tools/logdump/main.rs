@@ -13,6 +13,7 @@ mod fields;
 mod grep;
 mod hexdump;
 mod index;
+mod locked;
 mod ls;
 mod print;
 mod progress;

@@ -37,6 +37,8 @@ pub(crate) struct Printer {
     next: usize,
     /// Pages on their way.
     waiting: usize,
+    /// Records that it was given.
+    pub(crate) records: u64,
     /// Records that are intact but cannot be decoded.
     pub(crate) undecodable: u64,
 }
@@ -93,11 +95,13 @@ impl Printer {
             threads: Vec::new(),
             next: 0,
             waiting: 0,
+            records: 0,
             undecodable: 0,
         })
     }
 
     pub(crate) fn record(&mut self, source: &Source, record: &RecordRef<'_>) -> anyhow::Result<()> {
+        self.records += 1;
         let names = &self.page.names;
         if names.tenant != source.tenant || names.reality != source.reality {
             self.turn()?;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::cat::no_records;
 use crate::failure::Outcome;
 use crate::source::{self, Source};
-use crate::table::printable;
+use crate::table::{counted, printable, span};
 use crate::{Common, Output, table};
 
 /// Say what a node would do at its next start (changes nothing)
@@ -137,16 +137,15 @@ fn to_text(source: &Source, forecast: &Forecast) -> String {
     }
     if let Some(cut) = &forecast.cut {
         lines.push(format!(
-            "  would cut off      bytes {}..{} of the last segment ({} bytes)",
-            cut.start,
-            cut.end,
-            cut.end - cut.start,
+            "  would cut off      bytes {} of the last segment ({})",
+            span(cut.start, cut.end.saturating_sub(1)),
+            counted(cut.end.saturating_sub(cut.start), "byte", "bytes"),
         ));
     }
     if let Some(rewritten) = &forecast.rewritten {
         lines.push(format!(
-            "  would write again  bytes {}..{}, not known to be flushed",
-            rewritten.start, rewritten.end,
+            "  would write again  bytes {}, not known to be flushed",
+            span(rewritten.start, rewritten.end.saturating_sub(1)),
         ));
     }
     match &forecast.read_only {

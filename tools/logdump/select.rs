@@ -143,6 +143,11 @@ impl Selection {
         }
     }
 
+    /// The sequence, if no other can be meant.
+    pub(crate) fn the_one(&self) -> Option<u64> {
+        self.last().filter(|&last| last == self.first())
+    }
+
     /// The first time that can be meant.
     pub(crate) fn first_time(&self) -> u64 {
         match self.from {

@@ -1,7 +1,6 @@
 //! `logdump show`: one record with everything around it.
 
 use std::io::Write as _;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use arqonbus::log::batch::BatchHeader;
@@ -14,8 +13,7 @@ use crate::failure::{Outcome, Usage};
 use crate::hexdump::batch_flags;
 use crate::ls::file_name;
 use crate::print::Printer;
-use crate::select::Selection;
-use crate::table::{hex, printable};
+use crate::table::{hex, printable, sequences};
 use crate::walk::Found;
 use crate::{Common, Output, source, walk};
 
@@ -55,12 +53,10 @@ pub(crate) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Outc
     let (sequence, paths) = sequence_and_paths(&arguments.arguments)?;
     let sequence = sequence.ok_or_else(|| Usage("give the sequence to show".to_owned()))?;
     let sources = source::open(&paths, common)?;
-    let mut shown = 0_u64;
     let mut rows = Vec::new();
     let decoder = Decoder::new(common)?;
     let mut printer = None;
-    let outcome = walk::records(&sources, &Selection::only(sequence), |found| {
-        shown += 1;
+    let outcome = walk::look_up(&sources, sequence, |found| {
         match common.output {
             Output::Json => rows.push(format!("{}\n", to_json(found, &decoder)?)),
             Output::Text => rows.push(to_text(found, &decoder)),
@@ -72,7 +68,7 @@ pub(crate) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Outc
                 printer.record(found.source, &found.record)?;
             }
         }
-        Ok(ControlFlow::Continue(()))
+        Ok(())
     })?;
     if let Some(mut printer) = printer {
         printer.flush()?;
@@ -82,10 +78,6 @@ pub(crate) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Outc
         out.write_all(row.as_bytes())?;
     }
     out.flush()?;
-    if shown == 0 {
-        walk::warn(&format!("sequence {sequence} is not here"));
-        return Ok(Outcome::Nothing);
-    }
     Ok(outcome)
 }
 
@@ -148,11 +140,10 @@ fn to_text(found: &Found<'_>, decoder: &Decoder) -> String {
         line(
             "batch",
             format!(
-                "byte {}, {}, sequences {}..={}, {} bytes, epoch {}, node {}",
+                "byte {}, {}, {}, {} bytes, epoch {}, node {}",
                 batch.offset,
                 batch_flags(header.flags),
-                header.base,
-                header.end().previous().unwrap_or(header.base),
+                sequences(header.base, header.end().previous().unwrap_or(header.base)),
                 header.file_len(),
                 header.epoch,
                 header.node,
@@ -221,7 +212,15 @@ fn envelope_lines(view: &RecordView<'_>, line: &mut impl FnMut(&str, String)) {
         line(name, printable(text));
     }
     if envelope.timestamp != 0 {
-        line("  timestamp", format!("{} ms", envelope.timestamp));
+        let milliseconds = envelope.timestamp;
+        let time = u64::try_from(milliseconds)
+            .ok()
+            .and_then(|milliseconds| milliseconds.checked_mul(1000));
+        let said = format!("{milliseconds} ms since 1970");
+        line(
+            "  timestamp",
+            time.map_or(said.clone(), |time| format!("{}, {said}", micros(time))),
+        );
     }
     if envelope.producer_sequence != 0 {
         line("  its sequence", envelope.producer_sequence.to_string());

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use arqonbus::log::offline::{Directory, SegmentFile};
 use arqonbus::log::scan::Scanned;
-use arqonbus::log::{self, Damage, MasterKeys, RealStorage};
+use arqonbus::log::{MasterKeys, RealStorage};
 
 use crate::Common;
 use crate::failure::Usage;
+use crate::locked::Lock;
 
 /// A data directory holds tenants, these hold realities, these hold segments.
 const DEPTH_MAX: usize = 2;
@@ -22,9 +23,7 @@ pub(crate) struct Source {
     pub(crate) reality: String,
     pub(crate) log: Directory,
     /// Why some of its segments cannot be decrypted, if so.
-    pub(crate) locked: Option<String>,
-    /// What is wrong with its file of keys.
-    pub(crate) keys_damage: Option<Damage>,
+    pub(crate) lock: Option<Lock>,
     /// All of a directory was looked at, not a single file.
     pub(crate) is_whole: bool,
 }
@@ -153,10 +152,9 @@ fn named(
     common: &Common,
     masters: Option<&MasterKeys>,
 ) -> anyhow::Result<Source> {
-    let (locked, keys_damage) = match log.unlock_with(&RealStorage, masters) {
-        Ok(locked) => (locked.map(|error| error.to_string()), None),
-        Err(log::Error::Damaged(damage)) => (Some(damage.to_string()), Some(damage)),
-        Err(error) => return Err(error.into()),
+    let lock = match log.unlock_with(&RealStorage, masters) {
+        Ok(None) => None,
+        Ok(Some(error)) | Err(error) => Some(Lock::of(error)?),
     };
     let whole = std::path::absolute(dir).unwrap_or_else(|_unknown| dir.to_owned());
     let mut names = whole.components().rev().filter_map(|part| match part {
@@ -171,8 +169,7 @@ fn named(
         tenant: common.tenant.clone().unwrap_or(tenant),
         reality: common.reality.clone().unwrap_or(reality),
         log,
-        locked,
-        keys_damage,
+        lock,
         is_whole: true,
     })
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::cat::{is_wanted, no_records};
 use crate::failure::Outcome;
 use crate::select::Selection;
-use crate::table::{printable, ratio, size, table};
+use crate::table::{counted, printable, ratio, size, table};
 use crate::walk::Found;
 use crate::{Common, Output, source, table, walk};
 
@@ -255,16 +255,16 @@ fn to_text(source: &source::Source, stats: &Stats) -> String {
             "#RECORDS",
             "#BYTES",
             "#PAYLOAD",
-            "#PER SECOND",
+            "#PER_SECOND",
             "FROM",
             "TO",
         ],
         &rows,
     ));
     text.push_str(&format!(
-        "\n{} records in {} batches ({:.1} a batch); {} on disk for {} of envelopes ({:.3} per byte)\n",
-        stats.records,
-        stats.batches,
+        "\n{} in {} ({:.1} a batch); {} on disk for {} of envelopes ({:.3} per byte)\n",
+        counted(stats.records, "record", "records"),
+        counted(stats.batches, "batch", "batches"),
         ratio(stats.records, stats.batches),
         size(stored(stats)),
         size(stats.envelope_bytes),

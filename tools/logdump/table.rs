@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 
+use arqonbus::log::Sequence;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::Value;
 
@@ -64,6 +65,31 @@ pub(crate) fn is_plain(text: &str) -> bool {
     text.bytes().fold(true, |plain, byte| {
         plain & (byte >= 0x20) & (byte != 0x7f) & (byte != 0xc2)
     })
+}
+
+/// `1 record`, `2 records`.
+pub(crate) fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
+/// What lies from `first` to `last`, both included: `552`, `1 to 1201`.
+pub(crate) fn span(first: impl Into<u64>, last: impl Into<u64>) -> String {
+    let (first, last) = (first.into(), last.into());
+    if first == last {
+        first.to_string()
+    } else {
+        format!("{first} to {last}")
+    }
+}
+
+/// The same with the word for it: `sequence 552`, `sequences 1 to 1201`.
+pub(crate) fn sequences(first: Sequence, last: Sequence) -> String {
+    let word = if first == last {
+        "sequence"
+    } else {
+        "sequences"
+    };
+    format!("{word} {}", span(first.get(), last.get()))
 }
 
 /// A size as people say it.

@@ -14,11 +14,12 @@ use serde_json::{Value, json};
 use crate::cat::no_records;
 use crate::failure::Outcome;
 use crate::hexdump::batch_flags;
+use crate::locked::{Lock, Locked};
 use crate::progress::Progress;
 use crate::source::{self, Source};
-use crate::table::{printable, ratio, size};
+use crate::table::{counted, printable, ratio, sequences, size};
 use crate::walk::Place;
-use crate::{Common, Output, table, walk};
+use crate::{Common, Output, table};
 
 /// Check every checksum, the chain, sequences, times, clocks and indexes
 ///
@@ -124,8 +125,7 @@ struct Report {
     /// Sequences of rewritten segments that have no record any more.
     holes: u64,
     lost: Vec<Lost>,
-    /// Sequences of batches that no key is at hand for.
-    locked: u64,
+    locked: Locked,
 }
 
 impl Report {
@@ -151,11 +151,10 @@ impl Report {
         }
         for lost in &self.lost {
             text.push_str(&format!(
-                "notice: lost: {}: byte {}: sequences {}..={}: {}\n",
+                "notice: lost: {}: byte {}: {}: {}\n",
                 lost.file,
                 lost.offset,
-                lost.first,
-                lost.last,
+                sequences(lost.first, lost.last),
                 printable(&lost.reason),
             ));
         }
@@ -174,22 +173,22 @@ impl Report {
         };
         let mut more = String::new();
         for (count, what) in [
-            (self.holes, "holes"),
+            (self.holes, if self.holes == 1 { "hole" } else { "holes" }),
             (self.lost_sequences(), "lost"),
-            (self.locked, "encrypted and not looked at"),
+            (self.locked.sequences(), "encrypted and not looked at"),
         ] {
             if count > 0 {
                 more.push_str(&format!(", {count} {what}"));
             }
         }
         text.push_str(&format!(
-            "{}/{}: {verdict}; {} segments, {} batches, {} marks, {} records{more}\n",
+            "{}/{}: {verdict}; {}, {}, {}, {}{more}\n",
             source.tenant,
             source.reality,
-            source.log.segments.len(),
-            self.batches,
-            self.marks,
-            self.records,
+            counted(source.log.segments.len() as u64, "segment", "segments"),
+            counted(self.batches, "batch", "batches"),
+            counted(self.marks, "mark", "marks"),
+            counted(self.records, "record", "records"),
         ));
         text
     }
@@ -247,7 +246,7 @@ impl Report {
             "holes": self.holes,
             "lost_sequences": self.lost_sequences(),
             "lost": lost,
-            "locked_sequences": self.locked,
+            "locked_sequences": self.locked.sequences(),
             "findings": findings,
             "notices": self.notices,
         })
@@ -315,20 +314,19 @@ impl<'a> Check<'a> {
             progress.add(segment.bytes.len() as u64);
         }
         self.what_recovery_misses();
-        if let Some(damage) = self.source.keys_damage.clone() {
-            self.damage(damage);
+        if let Some(damage) = self.source.lock.as_ref().and_then(Lock::damage) {
+            self.damage(damage.clone());
         }
-        if let Some(why) = &self.source.locked {
-            let count = log.segments.iter().filter(|s| s.is_locked()).count();
+        if let Some(notice) = self.report.locked.notice(self.source) {
             self.report.notices.push(format!(
-                "{count} segments are encrypted: their checksums and chains were checked, their \
-                 contents were not; {why}"
+                "{notice}; checksums and chains were checked, contents were not"
             ));
         }
         if self.undecodable > 0 {
             let count = self.undecodable;
             self.report.notices.push(format!(
-                "{count} records are intact but are not records of this protocol version"
+                "intact, but not of this protocol version: {}",
+                counted(count, "record", "records")
             ));
         }
         for loss in &log.losses {
@@ -459,7 +457,6 @@ impl<'a> Check<'a> {
         // Exclusive end of the records, without what a mark says of them.
         let mut records_end = segment.base;
         let mut behind_damage = header.is_none();
-        let locked_before = self.report.locked;
         for scanned in segment.scan() {
             index.add(&scanned);
             match &scanned {
@@ -498,13 +495,6 @@ impl<'a> Check<'a> {
                 self.report.holes += end.since(expected);
             }
             expected = expected.max(end);
-        }
-        let locked = self.report.locked - locked_before;
-        if locked > 0 {
-            self.report.notices.push(format!(
-                "{}; their checksums are checked",
-                walk::locked(segment, locked)
-            ));
         }
         self.end = Some(self.end.map_or(expected, |end| end.max(expected)));
     }
@@ -590,9 +580,10 @@ impl<'a> Check<'a> {
             } else if header.epoch > self.epoch {
                 let last = header.base.previous().unwrap_or(expected);
                 self.report.notices.push(format!(
-                    "{}: byte {at}: sequences {expected}..={last} were skipped when epoch {} began",
+                    "{}: byte {at}: skipped when epoch {} began: {}",
                     segment.path.display(),
                     header.epoch,
+                    sequences(expected, last),
                 ));
             } else {
                 self.finding(segment, at + 16, "base sequence", expected, header.base);
@@ -652,7 +643,7 @@ impl<'a> Check<'a> {
                 reason,
             });
         } else if batch.locked {
-            self.report.locked += u64::from(header.count);
+            self.report.locked.add(segment, u64::from(header.count));
         } else {
             self.records(segment, batch, rewritten.is_some());
         }

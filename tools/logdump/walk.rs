@@ -11,10 +11,11 @@ use arqonbus::log::segment::SegmentHeader;
 use arqonbus::log::{ByteOffset, RealStorage, RecordRef};
 
 use crate::failure::Outcome;
+use crate::locked::Locked;
 use crate::progress::Progress;
 use crate::select::Selection;
 use crate::source::Source;
-use crate::table::{hex, printable};
+use crate::table::{printable, sequences};
 
 /// Where a record's frame starts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,9 +91,39 @@ impl<'a> Found<'a> {
 pub(crate) fn records(
     sources: &[Source],
     selection: &Selection,
-    mut each: impl FnMut(&Found<'_>) -> anyhow::Result<ControlFlow<()>>,
+    each: impl FnMut(&Found<'_>) -> anyhow::Result<ControlFlow<()>>,
 ) -> anyhow::Result<Outcome> {
+    Ok(over(sources, selection, each)?.0)
+}
+
+/// Shows every record with `sequence` to `each`. Says on stderr what is damaged, and if nothing
+/// was found, why.
+pub(crate) fn look_up(
+    sources: &[Source],
+    sequence: u64,
+    mut each: impl FnMut(&Found<'_>) -> anyhow::Result<()>,
+) -> anyhow::Result<Outcome> {
+    let mut is_here = false;
+    let (outcome, locked) = over(sources, &Selection::only(sequence), |found| {
+        is_here = true;
+        each(found)?;
+        Ok(ControlFlow::Continue(()))
+    })?;
+    if is_here || locked > 0 {
+        return Ok(outcome);
+    }
+    warn(&format!("sequence {sequence} is not here"));
+    Ok(Outcome::Nothing)
+}
+
+/// How it ended, and how many sequences are encrypted with keys that are not at hand.
+fn over(
+    sources: &[Source],
+    selection: &Selection,
+    mut each: impl FnMut(&Found<'_>) -> anyhow::Result<ControlFlow<()>>,
+) -> anyhow::Result<(Outcome, u64)> {
     let mut outcome = Outcome::Well;
+    let mut locked = 0;
     let mut progress = Progress::of_bytes(sources.iter().map(Source::bytes).sum());
     for source in sources {
         let mut walk = Walk {
@@ -100,22 +131,27 @@ pub(crate) fn records(
             selection,
             each: &mut each,
             damaged: false,
-            locked: 0,
+            locked: Locked::default(),
         };
         let flow = walk.log(&mut progress)?;
-        if let Some(why) = source.locked.as_deref().filter(|_| walk.locked > 0) {
-            warn(why);
+        let notice = match selection.the_one() {
+            Some(sequence) => walk.locked.notice_of(source, sequence),
+            None => walk.locked.notice(source),
+        };
+        if let Some(notice) = notice {
+            warn(&notice);
         }
+        locked += walk.locked.sequences();
         if walk.damaged {
             outcome = Outcome::Damaged;
-        } else if walk.locked > 0 && outcome == Outcome::Well {
+        } else if walk.locked.sequences() > 0 && outcome == Outcome::Well {
             outcome = Outcome::Locked;
         }
         if flow.is_break() && sources.len() == 1 {
             break;
         }
     }
-    Ok(outcome)
+    Ok((outcome, locked))
 }
 
 struct Walk<'a, F> {
@@ -123,8 +159,7 @@ struct Walk<'a, F> {
     selection: &'a Selection,
     each: &'a mut F,
     damaged: bool,
-    /// Sequences of the segment that no key is at hand for.
-    locked: u64,
+    locked: Locked,
 }
 
 impl<'a, F> Walk<'a, F>
@@ -134,15 +169,8 @@ where
     fn log(&mut self, progress: &mut Progress) -> anyhow::Result<ControlFlow<()>> {
         let log = &self.source.log;
         for (at, segment) in log.segments.iter().enumerate() {
-            if may_hold(log, at, self.selection) {
-                let before = self.locked;
-                let flow = self.segment(segment)?;
-                if self.locked > before {
-                    warn(&locked(segment, self.locked - before));
-                }
-                if flow.is_break() {
-                    return Ok(ControlFlow::Break(()));
-                }
+            if may_hold(log, at, self.selection) && self.segment(segment)?.is_break() {
+                return Ok(ControlFlow::Break(()));
             }
             progress.add(segment.bytes.len() as u64);
         }
@@ -224,7 +252,7 @@ where
             warn(&lost);
         }
         if batch.locked {
-            self.locked += u64::from(batch.header.count);
+            self.locked.add(segment, u64::from(batch.header.count));
         }
     }
 
@@ -260,27 +288,17 @@ pub(crate) fn is_torn(source: &Source, segment: &SegmentFile, start: u64) -> boo
         })
 }
 
-/// What to say of a segment of whose sequences `count` are encrypted with a key that is not at
-/// hand.
-pub(crate) fn locked(segment: &SegmentFile, count: u64) -> String {
-    let key = segment.header.as_ref().map_or([0; 16], |h| h.key_id);
-    format!(
-        "{}: {count} sequences are encrypted with key {}; give --key-file",
-        segment.path.display(),
-        hex(&key)
-    )
-}
-
 /// What to say of a batch that stands for lost records.
 pub(crate) fn lost(segment: &SegmentFile, batch: &Batch) -> Option<String> {
     let reason = batch.lost()?;
     let header = &batch.header;
+    let last = header.end().previous().unwrap_or(header.base);
+    let are = if last == header.base { "is" } else { "are" };
     Some(format!(
-        "{}: byte {}: sequences {}..={} are lost: {}",
+        "{}: byte {}: {} {are} lost: {}",
         segment.path.display(),
         batch.offset,
-        header.base,
-        header.end().previous().unwrap_or(header.base),
+        sequences(header.base, last),
         printable(&reason),
     ))
 }

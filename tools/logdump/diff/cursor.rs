@@ -1,6 +1,7 @@
 //! A place in a log that goes on record by record, past damage, when it is asked to.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use arqonbus::log::offline::SegmentFile;
 use arqonbus::log::scan::{DamagedRegion, Scan, Scanned};
@@ -8,8 +9,10 @@ use arqonbus::log::{Chunk, RecordRef, Sequence};
 use serde_json::{Value, json};
 
 use crate::cat::is_wanted;
+use crate::locked::Locked;
 use crate::select::Selection;
 use crate::source::Source;
+use crate::table::{counted, span};
 use crate::walk::{self, Found, Place, is_torn, may_hold};
 
 pub(super) struct Cursor<'a> {
@@ -24,6 +27,9 @@ pub(super) struct Cursor<'a> {
     /// Begins with the record that is looked at; empty at the end.
     chunk: Chunk,
     bytes_read: u64,
+    /// Encrypted ranges that were passed and that the other log may still have to be held
+    /// against, oldest first; those that follow each other are one.
+    hidden: VecDeque<Range<Sequence>>,
     seen: Seen,
 }
 
@@ -40,8 +46,10 @@ pub(super) struct Seen {
     /// Sequences that a repair has found lost.
     lost: u64,
     lost_ranges: Vec<String>,
-    /// Sequences of batches that are encrypted with a key that is not at hand.
-    locked: u64,
+    /// Of batches that are encrypted with a key that is not at hand.
+    locked: Locked,
+    /// The same in words.
+    locked_words: Option<String>,
 }
 
 /// A damaged place, and the sequences that may be missing because of it.
@@ -64,6 +72,7 @@ impl<'a> Cursor<'a> {
             salvaged: VecDeque::new(),
             chunk: nothing(),
             bytes_read: 0,
+            hidden: VecDeque::new(),
             seen: Seen {
                 name: format!("{}/{}", source.tenant, source.reality),
                 path: source.log.path.display().to_string(),
@@ -98,7 +107,23 @@ impl<'a> Cursor<'a> {
         std::mem::take(&mut self.bytes_read)
     }
 
-    pub(super) fn finish(self) -> Seen {
+    /// Whether `sequence`, which is not behind the record here, may be in an encrypted batch.
+    /// Sequences are asked for in ascending order.
+    pub(super) fn hides(&mut self, sequence: Sequence) -> bool {
+        while self
+            .hidden
+            .front()
+            .is_some_and(|range| range.end <= sequence)
+        {
+            self.hidden.pop_front();
+        }
+        self.hidden
+            .front()
+            .is_some_and(|range| range.contains(&sequence))
+    }
+
+    pub(super) fn finish(mut self) -> Seen {
+        self.seen.locked_words = self.seen.locked.words(self.source);
         self.seen
     }
 
@@ -173,7 +198,18 @@ impl<'a> Cursor<'a> {
                         self.seen
                             .lost(lost, u64::from(batch.header.count), self.limit);
                     } else if batch.locked {
-                        self.seen.locked += u64::from(batch.header.count);
+                        let (base, end) = (batch.header.base, batch.header.end());
+                        let time = batch.header.appended_at.0;
+                        if end.get() <= self.selection.first()
+                            || self.selection.is_past(base.get(), time)
+                        {
+                            continue;
+                        }
+                        self.seen.locked.add(segment, u64::from(batch.header.count));
+                        match self.hidden.back_mut() {
+                            Some(range) if range.end == base => range.end = end,
+                            _ => self.hidden.push_back(base..end),
+                        }
                     } else if !batch.header.is_mark() {
                         self.chunk = Chunk {
                             base: batch.header.base,
@@ -231,9 +267,9 @@ impl Seen {
         }
     }
 
-    /// Whether some of it could not be compared.
-    pub(super) fn is_locked(&self) -> bool {
-        self.locked > 0
+    /// Sequences that could not be compared.
+    pub(super) fn locked(&self) -> u64 {
+        self.locked.sequences()
     }
 
     pub(super) fn is_damaged(&self) -> bool {
@@ -263,7 +299,8 @@ impl Seen {
             "torn_tail": self.torn,
             "lost": self.lost,
             "lost_ranges": self.lost_ranges,
-            "locked": self.locked,
+            "locked": self.locked(),
+            "locked_why": self.locked_words,
         })
     }
 
@@ -271,13 +308,17 @@ impl Seen {
     pub(super) fn to_text(&self, side: &str) -> String {
         let range = self.bounds.map_or_else(
             || "no records".to_owned(),
-            |(first, last)| format!("{} records, {first}..={last}", self.records),
+            |(first, last)| {
+                let records = counted(self.records, "record", "records");
+                format!("{records}, {}", span(first.get(), last.get()))
+            },
         );
         let mut text = format!("{side}  {} in {}: {range}\n", self.name, self.path);
         for bad in &self.damages {
             let lost = match bad.end {
                 Some(end) if end.get() > bad.first.get() => {
-                    format!("of {}..={} some may be missing", bad.first, end.get() - 1)
+                    let missing = span(bad.first.get(), end.get() - 1);
+                    format!("of {missing} some may be missing")
                 }
                 Some(_) => "no record is missing for it".to_owned(),
                 None => format!("from {} on some may be missing", bad.first),
@@ -286,16 +327,16 @@ impl Seen {
         }
         let more = self.damaged - self.damages.len() as u64;
         if more > 0 {
-            text.push_str(&format!("   damaged in {more} more places (--limit)\n"));
+            text.push_str(&format!(
+                "   damaged in {} (--limit)\n",
+                counted(more, "more place", "more places")
+            ));
         }
         for lost in &self.lost_ranges {
             text.push_str(&format!("   {lost}\n"));
         }
-        if self.locked > 0 {
-            text.push_str(&format!(
-                "   {} sequences are encrypted and were not compared; give --key-file\n",
-                self.locked
-            ));
+        if let Some(words) = &self.locked_words {
+            text.push_str(&format!("   not compared: {words}\n"));
         }
         if let Some(torn) = &self.torn {
             text.push_str(&format!(

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::change::{self, Change, Part};
 use super::cursor::Seen;
-use crate::table::{printable, table};
+use crate::table::{counted, printable, span, table};
 
 /// Records of one log between two that the other log has too, or has instead.
 #[derive(Clone, Copy)]
@@ -62,6 +62,8 @@ struct Counts {
     different: u64,
     only_in_a: u64,
     only_in_b: u64,
+    /// In one log, and perhaps in what the other has encrypted.
+    not_compared: u64,
 }
 
 struct Divergence {
@@ -79,6 +81,8 @@ enum Relation {
     /// The other has more, not only at its end.
     Part(&'static str),
     Diverged,
+    /// What no key is at hand for may be anything.
+    Unknown,
 }
 
 pub(super) struct Report {
@@ -111,16 +115,21 @@ impl Report {
         }
     }
 
-    pub(super) fn only_in_a(&mut self, record: Option<&RecordRef<'_>>) {
-        let Some(record) = record else { return };
+    /// A record of one log where the other one is encrypted.
+    pub(super) fn not_compared(&mut self, record: &RecordRef<'_>) {
+        self.a.end_run(self.limit);
+        self.b.end_run(self.limit);
+        self.count(record.topic, |counts| counts.not_compared += 1);
+    }
+
+    pub(super) fn only_in_a(&mut self, record: &RecordRef<'_>) {
         self.b.end_run(self.limit);
         self.a.add(record.sequence);
         self.diverged(record, "only in A");
         self.count(record.topic, |counts| counts.only_in_a += 1);
     }
 
-    pub(super) fn only_in_b(&mut self, record: Option<&RecordRef<'_>>) {
-        let Some(record) = record else { return };
+    pub(super) fn only_in_b(&mut self, record: &RecordRef<'_>) {
         self.a.end_run(self.limit);
         self.b.add(record.sequence);
         self.diverged(record, "only in B");
@@ -179,16 +188,21 @@ impl Report {
         }
     }
 
-    pub(super) fn is_same(&self) -> bool {
-        self.first.is_none()
+    /// Whether some record of the one is not in the other, or is another there.
+    pub(super) fn is_divergent(&self) -> bool {
+        self.first.is_some()
     }
 
-    fn relation(&self) -> Relation {
-        if self.is_same() {
-            return Relation::Same;
-        }
+    fn relation(&self, [a, b]: [&Seen; 2]) -> Relation {
+        // Both stay true whatever the rest holds.
         if self.counts.different > 0 || (self.a.records > 0 && self.b.records > 0) {
             return Relation::Diverged;
+        }
+        if a.locked() > 0 || b.locked() > 0 {
+            return Relation::Unknown;
+        }
+        if !self.is_divergent() {
+            return Relation::Same;
         }
         let (only, shorter) = if self.a.records > 0 {
             (&self.a, "B")
@@ -209,8 +223,15 @@ impl Report {
     }
 
     pub(super) fn to_json(&self, [a, b]: [&Seen; 2]) -> Value {
-        let relation = match self.relation() {
+        let relation = self.relation([a, b]);
+        let is_same = relation == Relation::Same;
+        let verdict = match relation {
+            Relation::Unknown => not_comparable([a, b]).into(),
+            _ => Value::Null,
+        };
+        let relation = match relation {
             Relation::Same => "same",
+            Relation::Unknown => "not_comparable",
             Relation::Beginning("A") => "a_is_the_beginning_of_b",
             Relation::Beginning(_) => "b_is_the_beginning_of_a",
             Relation::Part("A") => "a_is_a_part_of_b",
@@ -262,8 +283,9 @@ impl Report {
             })
             .collect();
         json!({
-            "same": self.is_same(),
+            "same": is_same,
             "relation": relation,
+            "why": verdict,
             "a": a.to_json(),
             "b": b.to_json(),
             "first_divergence": first,
@@ -290,12 +312,15 @@ impl Report {
             }
             let (records, runs) = (only.records, only.runs);
             text.push_str(&format!(
-                "only in {name}: {records} records in {runs} ranges\n"
+                "only in {name}: {} in {}\n",
+                counted(records, "record", "records"),
+                counted(runs, "range", "ranges"),
             ));
             for run in &only.listed {
                 text.push_str(&format!(
-                    "  {}..={} ({} records)\n",
-                    run.first, run.last, run.records
+                    "  {} ({})\n",
+                    span(run.first.get(), run.last.get()),
+                    counted(run.records, "record", "records")
                 ));
             }
             more(runs, only.listed.len(), &mut text);
@@ -307,8 +332,8 @@ impl Report {
                 .map(|(part, count)| format!("{} {count}", part.name()))
                 .collect();
             text.push_str(&format!(
-                "different: {} records, in {}\n",
-                self.counts.different,
+                "different: {}, in {}\n",
+                counted(self.counts.different, "record", "records"),
                 parts.join(", ")
             ));
             for difference in &self.differences {
@@ -320,9 +345,16 @@ impl Report {
             }
             more(self.counts.different, self.differences.len(), &mut text);
         }
-        text.push_str(&self.topics_text());
-        text.push_str(&match self.relation() {
-            Relation::Same => format!("both hold the same {} records\n", self.counts.same),
+        if !self.topics.is_empty() {
+            text.push_str(&self.topics_text());
+        }
+        text.push_str(&match self.relation([a, b]) {
+            Relation::Same if self.counts.same == 0 => "neither holds a record\n".to_owned(),
+            Relation::Same => {
+                let records = counted(self.counts.same, "record", "records");
+                format!("both hold the same {records}\n")
+            }
+            Relation::Unknown => format!("{}\n", not_comparable([a, b])),
             Relation::Beginning(shorter) => {
                 let longer = if shorter == "A" { "B" } else { "A" };
                 format!("{shorter} is the beginning of {longer}\n")
@@ -337,20 +369,24 @@ impl Report {
     }
 
     fn topics_text(&self) -> String {
+        let has_hidden = self.counts.not_compared > 0;
         let rows: Vec<Vec<String>> = self
             .topics
             .iter()
             .map(|(topic, counts)| {
-                vec![
+                let mut row = vec![
                     printable(topic),
                     counts.same.to_string(),
                     counts.different.to_string(),
                     counts.only_in_a.to_string(),
                     counts.only_in_b.to_string(),
-                ]
+                ];
+                row.extend(has_hidden.then(|| counts.not_compared.to_string()));
+                row
             })
             .collect();
-        let heads = ["TOPIC", "#SAME", "#DIFFERENT", "#ONLY IN A", "#ONLY IN B"];
+        let mut heads = vec!["TOPIC", "#SAME", "#DIFFERENT", "#ONLY_IN_A", "#ONLY_IN_B"];
+        heads.extend(has_hidden.then_some("#NOT_COMPARED"));
         table(&heads, &rows)
     }
 }
@@ -362,8 +398,24 @@ impl Counts {
             "different": self.different,
             "only_in_a": self.only_in_a,
             "only_in_b": self.only_in_b,
+            "not_compared": self.not_compared,
         })
     }
+}
+
+/// Why nothing is said of how the logs stand to each other.
+fn not_comparable([a, b]: [&Seen; 2]) -> String {
+    let sides = match (a.locked(), b.locked()) {
+        (a, 0) => format!("{} of A", counted(a, "sequence", "sequences")),
+        (0, b) => format!("{} of B", counted(b, "sequence", "sequences")),
+        (a, b) => format!("{} of A and {b} of B", counted(a, "sequence", "sequences")),
+    };
+    let are = if a.locked() + b.locked() == 1 {
+        "is"
+    } else {
+        "are"
+    };
+    format!("not comparable: {sides} {are} encrypted, and the key is not at hand")
 }
 
 fn more(all: u64, listed: usize, text: &mut String) {
