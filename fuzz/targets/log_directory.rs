@@ -88,6 +88,11 @@ pub fn log_directory(data: &[u8]) {
 /// # Panics
 /// A scan of a segment is not what it has to be.
 pub(super) fn is_plausible(directory: &Directory, disk: &Disk) -> bool {
+    // What is made ahead is zeros, before it gets its name.
+    let prepared = disk.files().remove(&Path::new(DIR).join("prepared.seg"));
+    if prepared.is_some_and(|bytes| bytes.iter().any(|&byte| byte != 0)) {
+        return false;
+    }
     let mut plausible = true;
     let mut end = Sequence::FIRST;
     let mut time = Micros(0);

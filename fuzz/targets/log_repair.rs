@@ -86,7 +86,11 @@ pub fn log_repair(data: &[u8]) {
         "{appended} is used again"
     );
     let again = Opened::new(&disk).expect("a log that was closed");
-    assert_eq!(again.statement, None, "after a clean close");
+    assert!(
+        again.statement.is_none() || !plausible,
+        "after a clean close: {:?}",
+        again.statement
+    );
     assert!(!again.read_at(appended).is_empty(), "{appended}");
     again.close();
 }

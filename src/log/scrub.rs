@@ -106,9 +106,13 @@ impl State {
         let (Some(at), Some(header)) = (at, &segment.header) else {
             return Ok(None);
         };
-        let read = usize::try_from(at.0)
-            .map_err(std::io::Error::other)
-            .and_then(|len| segment.file.read(0, len));
+        let read = || {
+            // A file that has lost its end is damaged, and still read as far as it goes.
+            let len = segment.file.len()?.min(at.0);
+            let len = usize::try_from(len).map_err(std::io::Error::other)?;
+            segment.file.read(0, len)
+        };
+        let read = read();
         let bytes = read.map_err(|source| segment.io_error("read", source))?;
         Ok(Some(
             Scan::new(&segment.path, bytes, header).decoding(&segment.codec),

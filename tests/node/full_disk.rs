@@ -29,12 +29,16 @@ impl<'a> SmallDisk<'a> {
 
 impl Drop for SmallDisk<'_> {
     fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg(self.0).status();
-        assert!(
-            unmounted.is_ok_and(|status| status.success()),
-            "umount {}",
-            self.0.display()
-        );
+        // A process that was just killed holds its files for another moment.
+        let unmount = || {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            let unmounted = Command::new("umount")
+                .arg(self.0)
+                .stderr(Stdio::null())
+                .status();
+            unmounted.is_ok_and(|status| status.success())
+        };
+        assert!((0..100).any(|_| unmount()), "umount {}", self.0.display());
     }
 }
 

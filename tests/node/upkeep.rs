@@ -51,7 +51,9 @@ fn bit_rot_in_an_unused_reality_is_found_in_the_background() {
 
     let segment = data.join("dev/cold/00000000000000000001.seg");
     let mut bytes = std::fs::read(&segment).expect("a sealed segment");
-    bytes[20_000] ^= 1;
+    for byte in &mut bytes[20_000..34_000] {
+        *byte ^= 0x55;
+    }
     crate::support::write(&segment, &bytes);
     let node = Node::dev_at_with(&data, edge, &settings);
     let started = Instant::now();
