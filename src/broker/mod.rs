@@ -464,10 +464,16 @@ impl Broker {
     /// Names of all realities that have a directory, open or not.
     fn stored_realities(&self) -> Vec<(Tenant, RealityName)> {
         let mut stored = Vec::new();
-        for tenant in names_in(&self.options.directory, |name| Tenant::new(name).ok()) {
-            let directory = self.options.directory.join(tenant.as_str());
-            for name in names_in(&directory, |name| RealityName::new(name).ok()) {
-                stored.push((tenant.clone(), name));
+        for directory in removal::directories_in(&self.options.directory) {
+            let tenant = directory.file_name().and_then(|name| name.to_str());
+            let Some(Ok(tenant)) = tenant.map(Tenant::new) else {
+                continue;
+            };
+            for reality in removal::directories_in(&directory) {
+                let name = reality.file_name().and_then(|name| name.to_str());
+                if let Some(Ok(name)) = name.map(RealityName::new) {
+                    stored.push((tenant.clone(), name));
+                }
             }
         }
         stored
@@ -511,16 +517,4 @@ impl Drop for Broker {
     fn drop(&mut self) {
         self.close();
     }
-}
-
-/// The directories in `directory` whose names are what `read` wants; none if it cannot be listed.
-fn names_in<T>(directory: &std::path::Path, read: impl Fn(&str) -> Option<T>) -> Vec<T> {
-    let Ok(entries) = std::fs::read_dir(directory) else {
-        return Vec::new();
-    };
-    entries
-        .flatten()
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .filter_map(|entry| read(entry.file_name().to_str()?))
-        .collect()
 }

@@ -94,7 +94,8 @@ fn unfinished_in(
     Ok(found)
 }
 
-fn directories_in(path: &Path) -> Vec<PathBuf> {
+/// The directories in `path`; none if it cannot be listed.
+pub(super) fn directories_in(path: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
     let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
     directories.map(|entry| entry.path()).collect()

@@ -166,14 +166,14 @@ impl State {
         let Some((end, root)) = segment.end_and_root(&*self.storage)? else {
             return Ok(None);
         };
-        let next = self.segment_of(base).map(|(next, _)| next);
-        let Some(header) = next.as_ref().and_then(|next| next.header.as_ref()) else {
+        let Some((next, _)) = self.segment_of(base) else {
+            return Ok(None);
+        };
+        let Some(header) = &next.header else {
             return Ok(None);
         };
         let follows = end >= base || header.base != base || header.previous_root == root;
-        let path = next.as_ref().map(|next| next.path.clone());
-        Ok((!follows)
-            .then(|| missing_before(&path.unwrap_or_default(), root, header.previous_root)))
+        Ok((!follows).then(|| missing_before(&next.path, root, header.previous_root)))
     }
 
     /// Notes that the index of `segment` is in use, and drops the one used longest ago.
