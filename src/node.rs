@@ -23,6 +23,7 @@ use arqonbus::edge::ops::{self, Ops};
 use arqonbus::edge::profile::{self, Missing};
 use arqonbus::edge::seats::Seats;
 use arqonbus::edge::session::SessionContext;
+use arqonbus::edge::shield::Shield;
 use arqonbus::edge::token::Verifier;
 use arqonbus::log::{self, Clock as _, Committer, Encryption, Environment, RealStorage};
 use arqonbus::wall_clock::WallClock;
@@ -67,6 +68,11 @@ pub(crate) fn serve(arguments: &ServeArguments) -> ExitCode {
             return ExitCode::from(EXIT_CONFIG);
         }
     };
+    let metrics = Arc::new(Metrics::new());
+    let shield = match profile::shield(config, Arc::clone(&metrics)) {
+        Ok(shield) => shield,
+        Err(missing) => return refuse(&missing, profile),
+    };
     if let Err(error) = trace(&loaded.config) {
         say(&format!("arqonbus: {error:#}\n"));
         return ExitCode::from(EXIT_CONFIG);
@@ -74,7 +80,7 @@ pub(crate) fn serve(arguments: &ServeArguments) -> ExitCode {
     for name in &loaded.ignored_variables {
         tracing::warn!(name, "environment variable is no setting; ignored");
     }
-    match run(loaded, profile, &dir, encryption) {
+    match run(loaded, profile, &dir, encryption, shield) {
         Ok(code) => code,
         Err(error) => fail(&error),
     }
@@ -115,6 +121,7 @@ fn run(
     profile: Profile,
     dir: &Path,
     encryption: Option<Encryption>,
+    shield: Arc<Shield>,
 ) -> anyhow::Result<ExitCode> {
     let mut config = loaded.config;
     let clock = Arc::new(WallClock);
@@ -155,12 +162,17 @@ fn run(
         environment,
         encryption,
         credentials,
+        shield,
     ));
     // What blocks in the runtime must not keep the process beyond the deadline.
     runtime.shutdown_timeout(Duration::from_millis(100));
     code
 }
 
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the parts of a node, each made by another step"
+)]
 async fn live(
     config: &Config,
     profile: Profile,
@@ -169,12 +181,13 @@ async fn live(
     environment: Environment,
     encryption: Option<Encryption>,
     credentials: Option<Credentials>,
+    shield: Arc<Shield>,
 ) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
     let started = Instant::now();
     let (drain, draining) = watch::channel(false);
     let (stop_ops, ops_stopped) = watch::channel(false);
-    let metrics = Arc::new(Metrics::new());
+    let metrics = Arc::clone(shield.metrics());
     let seats = Seats::new(&config.limits, Arc::clone(&metrics));
     let clock = Arc::clone(&environment.clock);
     let storage = Arc::clone(&environment.storage);
@@ -197,6 +210,8 @@ async fn live(
             draining: draining.clone(),
             context: SessionContext {
                 broker: Arc::clone(&broker),
+                shield: Arc::clone(&shield),
+                verifier: Arc::clone(&verifier),
                 metrics: Arc::clone(&metrics),
                 limits: Arc::new(config.limits.clone()),
                 drain: config.drain.clone(),
@@ -221,6 +236,7 @@ async fn live(
         room_bytes_min: room_bytes_min(&config.log),
         seats: Arc::clone(&seats),
         metrics,
+        shield,
         verifier,
         clock,
         draining,

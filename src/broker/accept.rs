@@ -150,6 +150,22 @@ pub struct Batch<'a> {
     pub(super) own: Vec<OwnEntry>,
 }
 
+/// An envelope that meets the rules.
+#[derive(Debug)]
+pub struct Admitted {
+    topic: Bytes,
+    clock_entries: Bytes,
+}
+
+impl Admitted {
+    /// Where it goes.
+    #[must_use]
+    pub fn topic(&self) -> &str {
+        // It was checked when it was admitted.
+        std::str::from_utf8(&self.topic).unwrap_or_default()
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct OwnEntry {
     pub(super) index: usize,
@@ -176,17 +192,17 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Takes one envelope, `view` being of `encoded`. `topic` is its topic, unless it names one
-    /// itself.
+    /// Holds one envelope against the rules, `view` being of `encoded`. `topic` is its topic,
+    /// unless it names one itself. It is in the batch once it is [taken](Batch::take).
     ///
     /// # Errors
     /// The part that breaks a rule; the batch must then be given up.
-    pub fn push(
+    pub fn admit(
         &mut self,
         encoded: &Bytes,
         view: &EnvelopeView<'_>,
         topic: Option<String>,
-    ) -> Result<(), Rejection> {
+    ) -> Result<Admitted, Rejection> {
         let index = self.records.len();
         self.accept(encoded, view, topic)
             .map_err(|(field, fault)| Rejection {
@@ -194,6 +210,56 @@ impl<'a> Batch<'a> {
                 field,
                 fault,
             })
+    }
+
+    /// Takes an envelope that was admitted. `encoded` is what is stored: what the producer sent,
+    /// unless the edge has changed its payload; `verdict` is what the edge has decided about it, an
+    /// encoded `arqon.v1.Verdict`, or empty.
+    pub fn take(
+        &mut self,
+        admitted: Admitted,
+        view: &EnvelopeView<'_>,
+        encoded: Bytes,
+        verdict: &[u8],
+    ) {
+        let Admitted {
+            topic,
+            clock_entries,
+        } = admitted;
+        let stamp = self.stamp(view, verdict);
+        self.records.push(NewRecord {
+            topic,
+            clock_entries,
+            stamp,
+            envelope: encoded,
+        });
+    }
+
+    /// Adds a copy of an envelope that the edge mirrors to `topic`, which is no system topic.
+    pub fn mirror(
+        &mut self,
+        topic: Bytes,
+        view: &EnvelopeView<'_>,
+        encoded: Bytes,
+        verdict: &[u8],
+    ) {
+        let admitted = Admitted {
+            topic,
+            clock_entries: Bytes::new(),
+        };
+        self.take(admitted, view, encoded, verdict);
+    }
+
+    /// Who sends it.
+    #[must_use]
+    pub const fn sender(&self) -> &'a Identity {
+        self.sender
+    }
+
+    /// When it came, by the wall clock.
+    #[must_use]
+    pub const fn now(&self) -> Micros {
+        self.now
     }
 
     /// How many envelopes it holds.
@@ -213,7 +279,7 @@ impl<'a> Batch<'a> {
         encoded: &Bytes,
         view: &EnvelopeView<'_>,
         derived: Option<String>,
-    ) -> Result<(), (&'static str, Fault)> {
+    ) -> Result<Admitted, (&'static str, Fault)> {
         if !view.tenant_id.is_empty() && view.tenant_id != self.sender.tenant.as_str() {
             return Err(("tenant_id", Fault::OtherTenant));
         }
@@ -245,24 +311,20 @@ impl<'a> Batch<'a> {
             Some(clock) => self.accept_clock(clock, view.producer_id)?,
             None => Bytes::new(),
         };
-        let stamp = self.stamp(view);
-        self.records.push(NewRecord {
+        Ok(Admitted {
             topic,
             clock_entries,
-            stamp,
-            envelope: encoded.clone(),
-        });
-        Ok(())
+        })
     }
 
-    fn stamp(&mut self, view: &EnvelopeView<'_>) -> Bytes {
+    fn stamp(&mut self, view: &EnvelopeView<'_>, verdict: &[u8]) -> Bytes {
         let id = view.id.is_empty().then(|| self.reality.next_id(self.now));
         let subject = &self.sender.subject;
         let producer = view.producer_id.is_empty().then_some(subject.as_str());
-        if id.is_none() && producer.is_none() {
+        if id.is_none() && producer.is_none() && verdict.is_empty() {
             return Bytes::new();
         }
-        stamp::encode(id, producer, &mut self.stamps);
+        stamp::encode(id, producer, verdict, &mut self.stamps);
         self.stamps.split().freeze()
     }
 

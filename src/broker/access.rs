@@ -63,6 +63,10 @@ pub struct Identity {
     pub subscribe: Topics,
     /// When its token ends.
     pub expires_at: Option<Micros>,
+    /// When its token was issued; tokens without that time count as issued at the beginning.
+    pub issued_at: Option<Micros>,
+    /// The token's own id, if it has one.
+    pub token_id: Option<String>,
 }
 
 impl Identity {
@@ -98,6 +102,8 @@ mod tests {
             publish: topics.clone(),
             subscribe: topics,
             expires_at: None,
+            issued_at: None,
+            token_id: None,
         }
     }
 

@@ -5,9 +5,10 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use super::causality::{self, History, Inquiry, Limits, Seen};
-use super::command::{Argument, Call, REALITY};
+use super::command::{Call, REALITY};
 use super::error::{ArgumentFault, Error};
 use super::reality::Reality;
+use super::verb::{Argument, Kind};
 use crate::log::{self, Found, Log, Sequence};
 use crate::proto::causal::CausalAnswer;
 use crate::proto::v1::Value;
@@ -30,11 +31,13 @@ const FROM: Argument = required("from", "the record where the path begins");
 const TO: Argument = required("to", "the record where the path ends");
 const LIMIT_ARGUMENT: Argument = Argument {
     name: "limit",
+    kind: Kind::Text,
     required: false,
     doc: "most records in the answer, 1 to 1000; 100 if left out",
 };
 const WINDOW_ARGUMENT: Argument = Argument {
     name: "window",
+    kind: Kind::Text,
     required: false,
     doc: "most records to look at, 1 to 10000000; 100000 if left out",
 };
@@ -47,6 +50,7 @@ pub(super) const ABOUT_TWO: &[Argument] = &[FROM, TO, REALITY, LIMIT_ARGUMENT, W
 const fn required(name: &'static str, doc: &'static str) -> Argument {
     Argument {
         name,
+        kind: Kind::Text,
         required: true,
         doc,
     }
@@ -121,7 +125,7 @@ fn sequence(call: &Call<'_>, name: &'static str) -> Result<Sequence, Error> {
 
 /// A number from 1 to `max`.
 fn number(call: &Call<'_>, name: &'static str, otherwise: u64, max: u64) -> Result<u64, Error> {
-    let Some(text) = call.arguments.get(name) else {
+    let Some(text) = call.arguments.text(name) else {
         return Ok(otherwise);
     };
     let number = text

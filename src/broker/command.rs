@@ -17,49 +17,30 @@ use super::name::RealityName;
 use super::reality::Reality;
 use super::register::Birth;
 use super::tenancy::Tenancy;
+use super::verb::{Argument, Arguments, Command, Kind};
 use super::{Broker, name};
 use crate::log::{KeyId, Sequence};
 use crate::proto::v1::{Value, value};
 
-/// A command, as listed.
-#[derive(Clone, Copy, Debug)]
-pub struct Command {
-    /// Its name.
-    pub name: &'static str,
-    /// Who may give it.
-    pub role: Role,
-    /// What it takes.
-    pub arguments: &'static [Argument],
-    /// What it does, in a sentence.
-    pub doc: &'static str,
-    handler: fn(&Call<'_>) -> Result<Value, Error>,
-}
-
-/// An argument of a command. All are texts.
-#[derive(Clone, Copy, Debug)]
-pub struct Argument {
-    /// Its name.
-    pub name: &'static str,
-    /// Whether the command is refused without it.
-    pub required: bool,
-    /// What it means.
-    pub doc: &'static str,
-}
+/// What the broker does for a command.
+pub type Handler = fn(&Call<'_>) -> Result<Value, Error>;
 
 pub(super) const REALITY: Argument = Argument {
     name: "reality",
+    kind: Kind::Text,
     required: false,
     doc: "the reality; main if left out",
 };
 
 const BACKUP: Argument = Argument {
     name: "backup",
+    kind: Kind::Text,
     required: true,
     doc: "number of the backup, as backup.begin has answered",
 };
 
 /// All commands, by name.
-pub const COMMANDS: &[Command] = &[
+pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "backup.begin",
         role: Role::Admin,
@@ -82,11 +63,13 @@ pub const COMMANDS: &[Command] = &[
             REALITY,
             Argument {
                 name: "file",
+                kind: Kind::Text,
                 required: true,
                 doc: "name of the file",
             },
             Argument {
                 name: "offset",
+                kind: Kind::Text,
                 required: true,
                 doc: "where in the file, in bytes",
             },
@@ -149,11 +132,13 @@ pub const COMMANDS: &[Command] = &[
         arguments: &[
             Argument {
                 name: "reality",
+                kind: Kind::Text,
                 required: true,
                 doc: "the reality",
             },
             Argument {
                 name: "confirm",
+                kind: Kind::Text,
                 required: true,
                 doc: "the reality's name once more",
             },
@@ -174,11 +159,13 @@ pub const COMMANDS: &[Command] = &[
         arguments: &[
             Argument {
                 name: "a",
+                kind: Kind::Text,
                 required: true,
                 doc: "one reality",
             },
             Argument {
                 name: "b",
+                kind: Kind::Text,
                 required: true,
                 doc: "the other",
             },
@@ -191,6 +178,7 @@ pub const COMMANDS: &[Command] = &[
         role: Role::Operator,
         arguments: &[Argument {
             name: "name",
+            kind: Kind::Text,
             required: true,
             doc: "name of the new reality",
         }],
@@ -203,11 +191,13 @@ pub const COMMANDS: &[Command] = &[
         arguments: &[
             Argument {
                 name: "name",
+                kind: Kind::Text,
                 required: true,
                 doc: "the reality to be deleted",
             },
             Argument {
                 name: "confirm",
+                kind: Kind::Text,
                 required: true,
                 doc: "its name again",
             },
@@ -221,16 +211,19 @@ pub const COMMANDS: &[Command] = &[
         arguments: &[
             Argument {
                 name: "from",
+                kind: Kind::Text,
                 required: true,
                 doc: "the reality to be forked",
             },
             Argument {
                 name: "at",
+                kind: Kind::Text,
                 required: false,
                 doc: "the last sequence that both have, in digits; the last on disk if left out",
             },
             Argument {
                 name: "to",
+                kind: Kind::Text,
                 required: true,
                 doc: "name of the fork",
             },
@@ -261,12 +254,14 @@ pub const COMMANDS: &[Command] = &[
     },
 ];
 
-pub(super) struct Call<'a> {
+/// A command that may be given, and all that it works on.
+#[derive(Debug)]
+pub struct Call<'a> {
     pub(super) command: &'static str,
     broker: &'a Broker,
     tenancy: &'a Tenancy,
     pub(super) caller: &'a Identity,
-    pub(super) arguments: BTreeMap<&'static str, String>,
+    pub(super) arguments: Arguments,
 }
 
 /// Runs a command. Blocks on the disk.
@@ -288,18 +283,13 @@ pub fn run(
             known: known.join(", "),
         });
     };
-    if !caller.role.includes(command.role) {
-        return Err(Error::RoleMissing {
-            command: command.name,
-            needed: command.role.as_str(),
-        });
-    }
+    let arguments = command.admit(caller, arguments)?;
     let call = Call {
         command: command.name,
         broker,
         tenancy,
         caller,
-        arguments: checked(command, arguments)?,
+        arguments,
     };
     (command.handler)(&call).map_err(|error| match error {
         // Nobody makes a reality to look at it, or to delete it.
@@ -308,51 +298,10 @@ pub fn run(
     })
 }
 
-fn checked(
-    command: &Command,
-    given: &BTreeMap<String, Value>,
-) -> Result<BTreeMap<&'static str, String>, Error> {
-    let fail = |argument: &str, fault| Error::Argument {
-        command: command.name,
-        argument: argument.chars().take(64).collect(),
-        fault,
-    };
-    let known = |name: &String| {
-        command
-            .arguments
-            .iter()
-            .any(|one| one.name == name.as_str())
-    };
-    if let Some(name) = given.keys().find(|name| !known(name)) {
-        let names: Vec<_> = command.arguments.iter().map(|one| one.name).collect();
-        let known = names.join(", ");
-        return Err(fail(name, ArgumentFault::Unknown { known }));
-    }
-    let mut checked = BTreeMap::new();
-    for argument in command.arguments {
-        match given.get(argument.name).map(|value| &value.kind) {
-            Some(Some(value::Kind::Text(text))) => {
-                checked.insert(argument.name, text.clone());
-            }
-            Some(_) => {
-                return Err(fail(
-                    argument.name,
-                    ArgumentFault::Kind { wanted: "a text" },
-                ));
-            }
-            None if argument.required => {
-                return Err(fail(argument.name, ArgumentFault::Missing));
-            }
-            None => {}
-        }
-    }
-    Ok(checked)
-}
-
 impl Call<'_> {
     /// An argument that is a number in decimal digits.
     fn number(&self, argument: &'static str) -> Result<u64, Error> {
-        let text = self.arguments.get(argument).map_or("", String::as_str);
+        let text = self.arguments.text(argument).unwrap_or_default();
         text.parse().map_err(|_not_a_number| {
             let fault = ArgumentFault::Kind {
                 wanted: "a whole number, as a text",
@@ -366,7 +315,7 @@ impl Call<'_> {
     }
 
     pub(super) fn reality(&self) -> Result<Arc<Reality>, Error> {
-        let text = self.arguments.get("reality").map_or("", String::as_str);
+        let text = self.arguments.text("reality").unwrap_or_default();
         let name = reality_name("arguments.reality", text)?;
         if name.is_system() && self.caller.role != Role::Admin {
             return Err(Error::RealityClosed { reality: name });
@@ -382,7 +331,7 @@ impl Call<'_> {
         argument: &'static str,
         field: &'static str,
     ) -> Result<RealityName, Error> {
-        match self.arguments.get(argument).map_or("", String::as_str) {
+        match self.arguments.text(argument).unwrap_or_default() {
             "" => Err(Error::Name {
                 field,
                 fault: name::NameError::Empty,
@@ -396,7 +345,7 @@ impl Call<'_> {
         command: &'static str,
         argument: &'static str,
     ) -> Result<Option<Sequence>, Error> {
-        let Some(given) = self.arguments.get(argument) else {
+        let Some(given) = self.arguments.text(argument) else {
             return Ok(None);
         };
         let parsed = given.parse().ok().and_then(Sequence::new);
@@ -426,9 +375,9 @@ fn backup_begin(call: &Call<'_>) -> Result<Value, Error> {
 fn backup_read(call: &Call<'_>) -> Result<Value, Error> {
     let id = call.number("backup")?;
     let offset = call.number("offset")?;
-    let text = call.arguments.get("reality").map_or("", String::as_str);
+    let text = call.arguments.text("reality").unwrap_or_default();
     let reality = reality_name("arguments.reality", text)?;
-    let file = call.arguments.get("file").map_or("", String::as_str);
+    let file = call.arguments.text("file").unwrap_or_default();
     let tenant = call.tenancy.tenant();
     let piece = call
         .broker
@@ -541,13 +490,13 @@ fn key_name(key: &KeyId) -> String {
 }
 
 fn log_shred_keys(call: &Call<'_>) -> Result<Value, Error> {
-    let given = call.arguments.get("reality").map_or("", String::as_str);
+    let given = call.arguments.text("reality").unwrap_or_default();
     let name = reality_name("arguments.reality", given)?;
     // The system's own log is what keeps the tenant running.
     if name.is_system() {
         return Err(Error::RealityClosed { reality: name });
     }
-    if call.arguments.get("confirm").map(String::as_str) != Some(name.as_str()) {
+    if call.arguments.text("confirm") != Some(name.as_str()) {
         return Err(Error::Argument {
             command: "log.shred_keys",
             argument: "confirm".to_owned(),
@@ -636,7 +585,7 @@ fn health(reality: &Reality) -> Vec<(&'static str, Value)> {
 }
 
 fn reality_create(call: &Call<'_>) -> Result<Value, Error> {
-    let given = call.arguments.get("name").map_or("", String::as_str);
+    let given = call.arguments.text("name").unwrap_or_default();
     if given.is_empty() {
         let (field, fault) = ("arguments.name", name::NameError::Empty);
         return Err(Error::Name { field, fault });
@@ -673,7 +622,7 @@ fn origin(tenancy: &Tenancy, name: &RealityName) -> Vec<(&'static str, Value)> {
 
 fn reality_delete(call: &Call<'_>) -> Result<Value, Error> {
     let name = call.required_name("name", "arguments.name")?;
-    let found = call.arguments.get("confirm").map_or("", String::as_str);
+    let found = call.arguments.text("confirm").unwrap_or_default();
     if found != name.as_str() {
         return Err(Error::NotConfirmed {
             reality: name,

@@ -21,6 +21,7 @@ pub mod damage;
 pub mod error;
 pub mod fanout;
 pub mod filter;
+pub mod journal;
 pub mod maintenance;
 pub mod name;
 pub mod producers;
@@ -40,6 +41,7 @@ pub mod tenancy;
 pub mod topic_rules;
 pub mod trie;
 mod turns;
+pub mod verb;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};

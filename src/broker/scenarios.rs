@@ -194,6 +194,8 @@ impl Node {
                 publish: Topics::All,
                 subscribe: Topics::All,
                 expires_at: None,
+                issued_at: None,
+                token_id: None,
             },
             ear: Arc::new(Ear {
                 ready: Mutex::new(ready),
@@ -235,7 +237,8 @@ impl Node {
         for envelope in envelopes {
             let bytes = Bytes::from(envelope.encode_to_vec());
             let view = EnvelopeView::parse(&bytes).unwrap();
-            batch.push(&bytes, &view, None)?;
+            let admitted = batch.admit(&bytes, &view, None)?;
+            batch.take(admitted, &view, bytes.clone(), &[]);
         }
         let appended = reality.append(batch, durability, None, Arc::clone(&self.ear) as _, 0);
         reality.start();

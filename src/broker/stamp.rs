@@ -1,4 +1,5 @@
-//! What the broker writes beside an envelope that leaves it out: an id and a producer (MSG-02).
+//! What the broker writes beside an envelope: an id and a producer where it leaves them out
+//! (MSG-02), and the edge's verdict.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +12,8 @@ use crate::log::Micros;
 const ID_TAG: [u8; 2] = [5 << 3 | 2, 16];
 /// `Record.producer_id`.
 const PRODUCER_TAG: u8 = 6 << 3 | 2;
+/// `Record.verdict`.
+const VERDICT_TAG: u8 = 7 << 3 | 2;
 
 /// Makes UUIDv7s without asking the operating system for each.
 #[derive(Debug)]
@@ -61,8 +64,9 @@ const fn mix(value: u64) -> u64 {
     value ^ (value >> 31)
 }
 
-/// Appends the encoded stamp of one record: each part only if given.
-pub fn encode(id: Option<Uuid>, producer: Option<&str>, out: &mut bytes::BytesMut) {
+/// Appends the encoded stamp of one record: each part only if given. `verdict` is an encoded
+/// `arqon.v1.Verdict`, or empty.
+pub fn encode(id: Option<Uuid>, producer: Option<&str>, verdict: &[u8], out: &mut bytes::BytesMut) {
     if let Some(id) = id {
         out.extend_from_slice(&ID_TAG);
         out.extend_from_slice(id.as_bytes());
@@ -71,6 +75,11 @@ pub fn encode(id: Option<Uuid>, producer: Option<&str>, out: &mut bytes::BytesMu
         out.extend_from_slice(&[PRODUCER_TAG]);
         prost::encoding::encode_varint(producer.len() as u64, out);
         out.extend_from_slice(producer.as_bytes());
+    }
+    if !verdict.is_empty() {
+        out.extend_from_slice(&[VERDICT_TAG]);
+        prost::encoding::encode_varint(verdict.len() as u64, out);
+        out.extend_from_slice(verdict);
     }
 }
 
@@ -81,7 +90,7 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
-    use crate::proto::v1::Record;
+    use crate::proto::v1::{Record, Verdict};
 
     // MSG-02
     #[test]
@@ -103,9 +112,14 @@ mod tests {
     fn the_stamp_is_part_of_an_encoded_record() {
         let id = IdSource::new().next(Micros(1));
         let mut out = bytes::BytesMut::new();
-        encode(Some(id), Some("svc"), &mut out);
+        let verdict = Verdict {
+            policy_version: 7,
+            ..Verdict::default()
+        };
+        encode(Some(id), Some("svc"), &verdict.encode_to_vec(), &mut out);
         let record = Record::decode(out.as_ref()).unwrap();
         assert_eq!(record.id, id.as_bytes().as_slice());
         assert_eq!(record.producer_id, "svc");
+        assert_eq!(record.verdict, Some(verdict));
     }
 }

@@ -42,7 +42,7 @@ pub(super) fn event(
     };
     let mut stamp = BytesMut::new();
     let id = system.next_id(system.now());
-    stamp::encode(Some(id), Some(PRODUCER), &mut stamp);
+    stamp::encode(Some(id), Some(PRODUCER), &[], &mut stamp);
     NewRecord {
         topic: topic.into(),
         clock_entries: Bytes::new(),
@@ -114,8 +114,9 @@ impl AppendSink for Waited {
     }
 }
 
+/// Says in the node's own log that a record was not stored.
 #[derive(Debug)]
-struct Logged;
+pub(super) struct Logged;
 
 impl AppendSink for Logged {
     fn appended(&self, _token: u64, outcome: Result<Appended, AppendError>) {

@@ -122,7 +122,8 @@ impl Tenancy {
     }
 
     /// The wall clock.
-    pub(super) fn now(&self) -> log::Micros {
+    #[must_use]
+    pub fn now(&self) -> log::Micros {
         self.ground.environment.clock.now()
     }
 

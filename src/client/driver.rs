@@ -485,7 +485,10 @@ impl Driver {
                 }
             }
             // Unsubscribe is sent without waiting; presence has no taker in this client.
-            Answer::Unsubscribed(_) | Answer::Presence(_) | Answer::Task(_) => {}
+            Answer::Unsubscribed(_)
+            | Answer::Presence(_)
+            | Answer::Task(_)
+            | Answer::Expiring(_) => {}
             Answer::Welcome(welcome) => {
                 self.welcome.send_replace(Arc::new(welcome));
             }
@@ -493,7 +496,8 @@ impl Driver {
             | Answer::Deliver(_)
             | Answer::CommandResult(_)
             | Answer::Pong(_)
-            | Answer::Acked(_)) => self.reply(frame.request_id, Ok(body)),
+            | Answer::Acked(_)
+            | Answer::Refreshed(_)) => self.reply(frame.request_id, Ok(body)),
         }
         Ok(())
     }

@@ -6,7 +6,7 @@
 //! its handshake. A panic in either ends that connection alone.
 
 use std::convert::Infallible;
-use std::future::{poll_fn, ready};
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
@@ -180,8 +180,9 @@ impl Door {
         let admitted: Mutex<Option<Admitted>> = Mutex::default();
         let service = service_fn(|request: Request<Incoming>| {
             let (head, _body) = request.into_parts();
-            let response = self.answer(&head, peer, &admitted);
-            ready(Ok::<_, Infallible>(response))
+            let (door, admitted) = (&self, &admitted);
+            // Boxed, because hyper wants a future that can be moved.
+            Box::pin(async move { Ok::<_, Infallible>(door.answer(&head, peer, admitted).await) })
         });
         // Not `keep_alive(false)`: that adds "close" to the Connection header of the 101, which
         // clients refuse. Refusals say "close" themselves, and nothing follows a 101.
@@ -217,14 +218,14 @@ impl Door {
     }
 
     /// Decides, and leaves an [`Admitted`] where the connection finds it after the 101.
-    fn answer(
+    async fn answer(
         &self,
         head: &request::Parts,
         peer: SocketAddr,
         admitted: &Mutex<Option<Admitted>>,
     ) -> Response<Full<Bytes>> {
         let started = Instant::now();
-        match self.decide(head, peer) {
+        match self.decide(head, peer).await {
             Ok((found, response)) => {
                 self.metrics
                     .request(ROUTE, response.status().as_u16(), started.elapsed());
@@ -238,7 +239,7 @@ impl Door {
         }
     }
 
-    fn decide(
+    async fn decide(
         &self,
         head: &request::Parts,
         peer: SocketAddr,
@@ -258,6 +259,10 @@ impl Door {
             tracing::info!(%reason, %peer, "token with a tenant or pattern that cannot be served");
             Refusal::Forbidden
         })?;
+        if let Some(reason) = self.revoked(&identity).await {
+            tracing::info!(reason, %peer, "token refused: it is revoked");
+            return Err(Refusal::TokenInvalid);
+        }
         let seat = self.seats.take(&identity.tenant)?;
         let response = offer.response();
         Ok((
@@ -268,6 +273,22 @@ impl Door {
             },
             response,
         ))
+    }
+
+    /// Why the bearer of a good token may not come in all the same. Where that cannot be found out
+    /// the session does not begin either: it needs the same logs.
+    async fn revoked(&self, identity: &Identity) -> Option<&'static str> {
+        let (broker, shield) = (&self.context.broker, &self.context.shield);
+        let guard = match shield.opened(&identity.tenant) {
+            Some(guard) => guard,
+            None => {
+                let (broker, shield) = (Arc::clone(broker), Arc::clone(shield));
+                let tenant = identity.tenant.clone();
+                let open = move || broker.tenancy(&tenant).ok().map(|one| shield.open(&one));
+                tokio::task::spawn_blocking(open).await.ok().flatten()?
+            }
+        };
+        guard.rules().revocations.revoked(identity)
     }
 
     fn count(&self, refusal: Refusal, started: Instant) {
@@ -341,6 +362,8 @@ pub fn identity(claims: &Claims) -> Result<Identity, NameError> {
         publish: topics(claims.publish.as_deref())?,
         subscribe: topics(claims.subscribe.as_deref())?,
         expires_at: Some(Micros(claims.exp.saturating_mul(1_000_000))),
+        issued_at: claims.iat.map(|at| Micros(at.saturating_mul(1_000_000))),
+        token_id: claims.jti.clone(),
     })
 }
 

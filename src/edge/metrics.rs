@@ -35,6 +35,7 @@ pub struct Metrics {
     append: Histogram,
     errors: Family<Code, Counter>,
     refused: Family<Code, Counter>,
+    decisions: Family<Decision, Counter>,
     requests: Family<Request, Counter>,
     request: Family<Route, Histogram, fn() -> Histogram>,
     /// Realities that are open.
@@ -90,6 +91,12 @@ struct Code {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Decision {
+    decision: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Request {
     route: &'static str,
     status: u16,
@@ -115,6 +122,7 @@ impl Metrics {
             append: Histogram::new(exponential_buckets(0.000_05, 2.0, 18)),
             errors: Family::default(),
             refused: Family::default(),
+            decisions: Family::default(),
             requests: Family::default(),
             request: Family::new_with_constructor(|| {
                 Histogram::new(exponential_buckets(0.000_1, 4.0, 9))
@@ -192,6 +200,11 @@ impl Metrics {
             "edge_handshakes_refused",
             "Handshakes refused, by code",
             self.refused.clone(),
+        );
+        r.register(
+            "edge_decisions",
+            "Messages that the edge blocked or changed, by reason",
+            self.decisions.clone(),
         );
         r.register(
             "http_requests",
@@ -309,6 +322,12 @@ impl Metrics {
     /// Counts an Error frame. `code` is one of the list of error codes.
     pub fn error(&self, code: &'static str) {
         self.errors.get_or_create(&Code { code }).inc();
+    }
+
+    /// Counts a message that the edge blocked or changed.
+    pub fn decided(&self, decision: &'static str, reason: &'static str) {
+        let label = Decision { decision, reason };
+        self.decisions.get_or_create(&label).inc();
     }
 
     /// Counts a refused handshake.

@@ -2,7 +2,9 @@
 //!
 //! - [`listener`]: a connection from its first byte to the 101.
 //! - [`handshake`]: which requests may become a WebSocket.
-//! - [`token`]: which tokens are good.
+//! - [`token`]: which tokens are good; [`revocation`]: which no longer.
+//! - [`shield`]: what stands between a message and the log: [`rate`], [`signature`], [`schema`],
+//!   [`casil`] and [`policy`], in this order; [`mirror`] copies what has passed.
 //! - [`session`]: what happens after the 101.
 //! - [`seats`]: how many sessions there may be.
 //! - [`ops`]: health, status and metrics over HTTP.
@@ -11,13 +13,21 @@
 //! - [`profile`]: what must be there before the node starts.
 //! - [`development`]: what the development profile makes for itself.
 
+pub mod casil;
 pub mod checkup;
 pub mod development;
 pub mod handshake;
 pub mod listener;
 pub mod metrics;
+pub mod mirror;
 pub mod ops;
+pub mod policy;
 pub mod profile;
+pub mod rate;
+pub mod revocation;
+pub mod schema;
 pub mod seats;
 pub mod session;
+pub mod shield;
+pub mod signature;
 pub mod token;

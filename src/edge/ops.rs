@@ -26,6 +26,7 @@ use super::checkup::Checkup;
 use super::handshake;
 use super::metrics::{Metrics, Upkeep};
 use super::seats::Seats;
+use super::shield::Shield;
 use super::token::Verifier;
 use crate::broker::damage::without_directories;
 use crate::broker::{Broker, Reality};
@@ -65,6 +66,8 @@ pub struct Ops {
     pub seats: Arc<Seats>,
     /// Its counters.
     pub metrics: Arc<Metrics>,
+    /// What stands between messages and the logs.
+    pub shield: Arc<Shield>,
     /// Who may see `/status`.
     pub verifier: Arc<Verifier>,
     /// What time it is.
@@ -178,6 +181,12 @@ async fn ready(State(ops): State<Arc<Ops>>) -> Response {
         reasons.push(format!(
             "unreadable_log: a log cannot be opened ({} in all); the node's log names it",
             ill.unreadable
+        ));
+    }
+    let unfit = ops.shield.unfit().len();
+    if unfit > 0 {
+        reasons.push(format!(
+            "edge_unfit: what the edge has in force cannot be established for {unfit} tenants, whose messages are refused; the node's log says why"
         ));
     }
     // Not a reason to be taken out of service: what is good is served, and writes are taken.

@@ -4,7 +4,10 @@
 //! is no setting that turns authentication off. Must not open sockets.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
+use super::metrics::Metrics;
+use super::shield::{Fault, Shield};
 use super::token::{KeyError, Verifier};
 use crate::config::{Config, Profile};
 
@@ -26,6 +29,9 @@ pub enum Missing {
     /// A key cannot be used.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// What the settings put in force at the edge cannot be.
+    #[error("{}{}", if .0.field.is_empty() { String::new() } else { format!("{}: ", .0.field) }, .0.message)]
+    Edge(Fault),
     /// Tokens would travel in the clear.
     #[error(
         "TLS for {setting} = {address}: this version does not terminate TLS itself; let a proxy do it and set edge.proxy_terminates_tls = true, or listen on a loopback address"
@@ -103,6 +109,14 @@ pub fn verifier(config: &Config, profile: Profile) -> Result<Verifier, Vec<Missi
             Err(missing)
         }
     }
+}
+
+/// What the settings put in force at the edge, or all of it that cannot be.
+///
+/// # Errors
+/// Everything in the settings that cannot be put in force.
+pub fn shield(config: &Config, metrics: Arc<Metrics>) -> Result<Arc<Shield>, Vec<Missing>> {
+    Shield::new(config, metrics).map_err(|faults| faults.into_iter().map(Missing::Edge).collect())
 }
 
 #[cfg(test)]

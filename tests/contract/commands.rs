@@ -1,15 +1,15 @@
-//! The commands in `docs/protocol.md` are those of the broker's registry.
+//! The commands in `docs/protocol.md` are those of the node's registry.
 
-use arqonbus::broker::command::COMMANDS;
+use arqonbus::edge::shield::command;
 
 // BRK-11
 #[test]
 fn the_documented_commands_are_those_of_the_registry() {
     let document = include_str!("../../docs/protocol.md");
-    let rows: Vec<String> = COMMANDS
+    let rows: Vec<String> = command::all()
         .iter()
         .map(|command| {
-            let argument = |argument: &arqonbus::broker::command::Argument| {
+            let argument = |argument: &arqonbus::broker::verb::Argument| {
                 let optional = if argument.required { "" } else { "?" };
                 format!(" `{}`{optional}", argument.name)
             };

@@ -111,6 +111,7 @@ pub(crate) fn record(sequence: u64, envelope: impl Into<Bytes>) -> Vec<u8> {
             policy_version: 3,
             schema_version: 4,
             flags: vec!["clean".into()],
+            classification: None,
         }),
         envelope: envelope.into(),
         crc: 0,

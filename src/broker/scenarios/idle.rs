@@ -147,7 +147,8 @@ fn idle_close_is_never_noticed() {
                         let mut batch = Batch::new(&reality, identity, 1);
                         let bytes = Bytes::from(on("a", 100).encode_to_vec());
                         let view = EnvelopeView::parse(&bytes).unwrap();
-                        batch.push(&bytes, &view, None).unwrap();
+                        let admitted = batch.admit(&bytes, &view, None).unwrap();
+                        batch.take(admitted, &view, bytes.clone(), &[]);
                         let sink = Arc::clone(&ear) as _;
                         reality
                             .append(batch, Durability::Synced, None, sink, 0)

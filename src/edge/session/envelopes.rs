@@ -65,11 +65,13 @@ impl Session {
         }
         let identity = Arc::clone(&self.identity);
         let mut batch = Batch::new(reality, &identity, 1);
-        let pushed = batch.push(encoded, view, topic_of(view)?);
-        pushed.map_err(|mut rejection| {
+        let admitted = batch.admit(encoded, view, topic_of(view)?);
+        let admitted = admitted.map_err(|mut rejection| {
             rejection.index = None;
             Refusal::from(broker::Error::from(rejection))
         })?;
+        let rules = self.guard.rules();
+        self.judge(&rules, None, &mut batch, admitted, encoded, view)?;
         let reply = Reply::Envelope(id.to_owned());
         self.hand_over(reality, batch, encoded.len(), Promise::DEFAULT, reply)
     }

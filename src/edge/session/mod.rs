@@ -16,6 +16,7 @@ mod in_flight;
 mod outbox;
 mod produce;
 mod refusal;
+mod renewal;
 mod requests;
 #[cfg(test)]
 mod scenarios;
@@ -37,6 +38,8 @@ use self::socket::{End, Pump};
 use self::state::Session;
 use super::handshake::Subprotocol;
 use super::metrics::Metrics;
+use super::shield::Shield;
+use super::token::Verifier;
 use crate::broker::{self, Broker, Identity};
 use crate::config;
 
@@ -45,6 +48,10 @@ use crate::config;
 pub struct SessionContext {
     /// Where records go and come from.
     pub broker: Arc<Broker>,
+    /// What stands between messages and the logs.
+    pub shield: Arc<Shield>,
+    /// Which tokens are good, for those that come in later.
+    pub verifier: Arc<Verifier>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// What a client may use up.
@@ -64,18 +71,22 @@ pub async fn run<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
-    let broker = Arc::clone(&context.broker);
+    let (broker, shield) = (Arc::clone(&context.broker), Arc::clone(&context.shield));
     let tenant = identity.tenant.clone();
-    let opened = tokio::task::spawn_blocking(move || broker.tenancy(&tenant)).await;
-    let tenancy = match opened.unwrap_or(Err(broker::Error::Internal)) {
-        Ok(tenancy) => tenancy,
+    let opened = tokio::task::spawn_blocking(move || {
+        let tenancy = broker.tenancy(&tenant)?;
+        let guard = shield.open(&tenancy);
+        Ok((tenancy, guard))
+    });
+    let (tenancy, guard) = match opened.await.unwrap_or(Err(broker::Error::Internal)) {
+        Ok(opened) => opened,
         Err(error) => {
             socket::turn_away(websocket, &context, Refusal::from(error)).await;
             return;
         }
     };
     let mut draining = context.draining.clone();
-    let session = Session::new(context, identity, tenancy, subprotocol);
+    let session = Session::new(context, identity, tenancy, guard, subprotocol);
     let mut pump = Pump::new(websocket, session);
     let mut alarm = pin!(sleep_until(pump.alarm()));
     let end: End = loop {

@@ -8,9 +8,10 @@ use bytes::Bytes;
 use super::in_flight::{Pending, Reply};
 use super::refusal::Refusal;
 use super::state::Session;
-use crate::broker::accept::{Batch, Fault, Rejection};
+use crate::broker::accept::{Admitted, Batch, Fault, Rejection};
 use crate::broker::{self, NameError, Reality, RealityName};
 use crate::config::Limits;
+use crate::edge::shield::{Message, Rules};
 use crate::log::{AppendError, AppendSink, Appended, Durability};
 use crate::proto::v1::{self, Produced, server_frame::Body};
 use crate::proto::view::EnvelopeView;
@@ -143,16 +144,46 @@ impl Session {
         promise: Promise,
     ) -> Result<(), Refusal> {
         let identity = Arc::clone(&self.identity);
+        let rules = self.guard.rules();
         let mut batch = Batch::new(reality, &identity, envelopes.len());
-        let mut bytes = 0;
+        let bytes = envelopes.iter().map(Bytes::len).sum();
         for (index, encoded) in envelopes.iter().enumerate() {
             let view = self.read_envelope(Some(index), encoded)?;
-            batch
-                .push(encoded, &view, None)
-                .map_err(broker::Error::from)?;
-            bytes += encoded.len();
+            let admitted = batch.admit(encoded, &view, None);
+            let admitted = admitted.map_err(broker::Error::from)?;
+            self.judge(&rules, Some(index), &mut batch, admitted, encoded, &view)?;
         }
         self.hand_over(reality, batch, bytes, promise, Reply::Frame(request_id))
+    }
+
+    /// Has the edge judge an envelope, and puts it into the batch if it passes.
+    pub(super) fn judge(
+        &mut self,
+        rules: &Rules,
+        index: Option<usize>,
+        batch: &mut Batch<'_>,
+        admitted: Admitted,
+        encoded: &Bytes,
+        view: &EnvelopeView<'_>,
+    ) -> Result<(), Refusal> {
+        let message = Message {
+            sender: batch.sender(),
+            topic: admitted.topic(),
+            view,
+            now_ms: batch.now().as_millis(),
+        };
+        let decisions = self.guard.decisions();
+        if let Err(blocked) = self.judgement.pass(rules, &message) {
+            decisions.blocked(&self.tenancy, &message, &blocked);
+            return Err(Refusal::blocked(blocked, index));
+        }
+        let judgement = &self.judgement;
+        if judgement.findings.data.is_some() {
+            decisions.changed(&self.tenancy, &message, judgement.findings.changed_by());
+        }
+        let stored = judgement.envelope(encoded, view);
+        batch.take(admitted, view, stored, judgement.verdict());
+        Ok(())
     }
 
     /// Decodes an envelope and holds it against the limits.

@@ -1,6 +1,7 @@
 //! Why a request is refused, as it is told to the client.
 
 use crate::broker;
+use crate::edge::shield::{Blocked, Fault};
 use crate::proto::code::ErrorCode;
 use crate::proto::v1;
 
@@ -74,6 +75,39 @@ impl From<&broker::Error> for Refusal {
             field: error.field(),
             retryable: error.retryable(),
             retry_after_ms: error.retry_after_ms(),
+        }
+    }
+}
+
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Self {
+        if matches!(fault.code, ErrorCode::StorageFailure | ErrorCode::Internal) {
+            tracing::error!(%fault, "command failed");
+        }
+        Self {
+            retryable: fault.retry_after_ms > 0,
+            code: fault.code,
+            message: fault.message,
+            field: fault.field,
+            retry_after_ms: fault.retry_after_ms,
+        }
+    }
+}
+
+impl Refusal {
+    /// A message that the edge blocks; `index` is its place in its batch.
+    pub(super) fn blocked(blocked: Blocked, index: Option<usize>) -> Self {
+        let field = match (index, blocked.field.as_ref()) {
+            (None, field) => field.to_owned(),
+            (Some(index), "") => format!("envelopes[{index}]"),
+            (Some(index), field) => format!("envelopes[{index}].{field}"),
+        };
+        Self {
+            code: blocked.code,
+            message: blocked.message,
+            field,
+            retryable: blocked.retry_after_ms > 0,
+            retry_after_ms: blocked.retry_after_ms,
         }
     }
 }

@@ -14,7 +14,8 @@ use super::state::{Done, Session};
 use crate::broker::consumer::CursorSink;
 use crate::broker::fanout::{Subscriber, Visibility};
 use crate::broker::subscription::{self, Credit, Request, Start, Stop, Then};
-use crate::broker::{self, Filter, RealityName, Role, Subscription, command};
+use crate::broker::{self, Filter, RealityName, Role, Subscription};
+use crate::edge::shield::command::Desk;
 use crate::log::{Micros, Sequence};
 use crate::proto::code::ErrorCode;
 use crate::proto::v1::client_frame::Body as Asked;
@@ -62,6 +63,7 @@ impl Session {
                 self.command(request_id, command);
                 Ok(())
             }
+            Some(Asked::Refresh(refresh)) => self.refresh(request_id, &refresh.token),
             Some(Asked::Ping(ping)) => {
                 // A session that only says that it is there keeps no log open.
                 self.last_reality = None;
@@ -262,26 +264,45 @@ impl Session {
                     };
                     Done::Frame(frame::end(&deliver, &mut out))
                 }
-                Err(error) => Done::Answer(request_id, Err(error)),
+                Err(error) => Done::Answer(request_id, Err(error.into())),
             }
         });
         Ok(())
     }
 
     fn command(&mut self, request_id: u64, asked: v1::CommandRequest) {
-        let broker = Arc::clone(&self.context.broker);
-        let tenancy = Arc::clone(&self.tenancy);
+        let desk = self.desk();
         let identity = Arc::clone(&self.identity);
         self.start(request_id, move || {
             let v1::CommandRequest { name, arguments } = asked;
-            let result = command::run(&broker, &tenancy, &identity, &name, &arguments);
+            let result = desk.run(&identity, &name, &arguments);
             let body = result.map(|result| {
                 Body::CommandResult(CommandResult {
                     result: Some(result),
                 })
             });
-            Done::Answer(request_id, body)
+            Done::Answer(request_id, body.map_err(Refusal::from))
         });
+    }
+
+    /// Takes a new token for the session.
+    fn refresh(&mut self, request_id: u64, token: &str) -> Result<(), Refusal> {
+        let expires_at = self.renew(token)?;
+        let refreshed = v1::Refreshed {
+            token_expires_at: expires_at,
+        };
+        self.outbox.answer(request_id, Body::Refreshed(refreshed));
+        Ok(())
+    }
+
+    /// What this session's commands work on.
+    pub(super) fn desk(&self) -> Desk {
+        Desk {
+            shield: Arc::clone(&self.context.shield),
+            broker: Arc::clone(&self.context.broker),
+            tenancy: Arc::clone(&self.tenancy),
+            guard: Arc::clone(&self.guard),
+        }
     }
 }
 

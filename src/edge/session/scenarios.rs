@@ -57,6 +57,10 @@ impl Node {
         Self {
             context: SessionContext {
                 broker: Broker::start(environment, options).unwrap(),
+                shield: Shield::new(&config::Config::default(), Arc::default()).unwrap(),
+                verifier: Arc::new(
+                    Verifier::new(&config::Auth::default(), config::Profile::Development).unwrap(),
+                ),
                 metrics: Arc::new(Metrics::new()),
                 limits: Arc::new(limits),
                 drain: config::Drain::default(),
@@ -99,6 +103,8 @@ fn identity(tenant: &str) -> Identity {
         publish: Topics::All,
         subscribe: Topics::All,
         expires_at: None,
+        issued_at: None,
+        token_id: None,
     }
 }
 

@@ -12,6 +12,7 @@ use futures_util::task::AtomicWaker;
 use crate::broker::consumer::CursorSink;
 use crate::broker::fanout::Subscriber;
 use crate::broker::scan::History;
+use crate::edge::shield::roll::Ended;
 use crate::log::{AppendError, AppendSink, Appended, Sequence};
 
 /// What has happened since it was last taken.
@@ -25,6 +26,8 @@ pub(super) struct News {
     pub(super) moved: Vec<(u64, Result<Sequence, AppendError>)>,
     /// Reads of history, by the key of their subscription; `None` where one panicked.
     pub(super) read: Vec<(u64, Option<History>)>,
+    /// The session must end, with this reason in its close frame.
+    pub(super) ended: Option<&'static str>,
 }
 
 impl News {
@@ -33,6 +36,7 @@ impl News {
             && self.ready.is_empty()
             && self.moved.is_empty()
             && self.read.is_empty()
+            && self.ended.is_none()
     }
 }
 
@@ -66,6 +70,13 @@ impl Signals {
 
     fn lock(&self) -> MutexGuard<'_, News> {
         self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ended for Signals {
+    fn end(&self, reason: &'static str) {
+        self.lock().ended.get_or_insert(reason);
+        self.task.wake();
     }
 }
 

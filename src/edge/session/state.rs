@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::task::JoinHandle;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::SessionContext;
 use super::delivery::Subscriptions;
@@ -23,6 +24,9 @@ use super::signals::{News, Signals};
 use crate::broker::subscription::Started;
 use crate::broker::{self, Identity, Reality, RealityName, Subscription, Tenancy};
 use crate::edge::handshake::Subprotocol;
+use crate::edge::shield::Guard;
+use crate::edge::shield::judge::Judgement;
+use crate::edge::shield::roll::Ended;
 use crate::proto::v1::{self, Drain, Welcome, server_frame::Body};
 
 /// This many undecodable messages within [`STRIKES_WITHIN`] end the session.
@@ -51,7 +55,7 @@ pub(super) enum Done {
     /// An answer that is ready to be sent.
     Frame(Bytes),
     /// An answer, or why there is none.
-    Answer(u64, Result<Body, broker::Error>),
+    Answer(u64, Result<Body, Refusal>),
 }
 
 /// A request on a blocking thread.
@@ -67,6 +71,10 @@ pub(super) struct Session {
     pub(super) context: SessionContext,
     pub(super) identity: Arc<Identity>,
     pub(super) tenancy: Arc<Tenancy>,
+    pub(super) guard: Arc<Guard>,
+    pub(super) judgement: Judgement,
+    /// Its place on the guard's roll.
+    present: u64,
     pub(super) subprotocol: Subprotocol,
     pub(super) signals: Arc<Signals>,
     pub(super) outbox: Outbox,
@@ -86,15 +94,28 @@ impl Session {
         context: SessionContext,
         identity: Identity,
         tenancy: Arc<Tenancy>,
+        guard: Arc<Guard>,
         subprotocol: Subprotocol,
     ) -> Self {
         let outbox = Outbox::new(Arc::clone(&context.metrics));
+        let identity = Arc::new(identity);
+        let signals: Arc<Signals> = Arc::default();
+        // First on the roll, then held against what is revoked: whoever is revoked between the two
+        // is met by one of them.
+        let ended = Arc::clone(&signals) as Arc<dyn Ended>;
+        let present = guard.roll().enter(Arc::clone(&identity), ended);
+        if guard.rules().revocations.revoked(&identity).is_some() {
+            signals.end("auth.revoked");
+        }
         let mut session = Self {
             context,
-            identity: Arc::new(identity),
+            identity,
             tenancy,
+            guard,
+            judgement: Judgement::default(),
+            present,
             subprotocol,
-            signals: Arc::default(),
+            signals,
             outbox,
             in_flight: InFlight::default(),
             held: Held::default(),
@@ -168,6 +189,20 @@ impl Session {
         }
     }
 
+    /// Ends the session: what its token stands for is over.
+    pub(super) fn end(&mut self, reason: &'static str) {
+        if self.close.is_none() {
+            let code = CloseCode::Policy.into();
+            self.close = Some(Close { code, reason });
+        }
+    }
+
+    /// Goes on as another bearer of the same tenant.
+    pub(super) fn take_identity(&mut self, identity: Arc<Identity>) {
+        self.guard.roll().renew(self.present, Arc::clone(&identity));
+        self.identity = identity;
+    }
+
     /// Notes a message that could not be decoded.
     pub(super) fn strike(&mut self) {
         let now = Instant::now();
@@ -186,6 +221,9 @@ impl Session {
     pub(super) fn take_news(&mut self) -> bool {
         let mut news = std::mem::take(&mut self.news);
         let any = self.signals.take(&mut news);
+        if let Some(reason) = news.ended.take() {
+            self.end(reason);
+        }
         for (token, outcome) in news.appended.drain(..) {
             self.appended(token, outcome);
         }
@@ -259,7 +297,7 @@ impl Session {
             },
             Done::Frame(frame) => self.outbox.push(frame),
             Done::Answer(request_id, Ok(body)) => self.outbox.answer(request_id, body),
-            Done::Answer(request_id, Err(error)) => self.outbox.refuse(request_id, error.into()),
+            Done::Answer(request_id, Err(refusal)) => self.outbox.refuse(request_id, refusal),
         }
     }
 
@@ -291,9 +329,16 @@ impl Session {
         self.in_flight.shrink();
         self.subscriptions.shrink();
         self.news = News::default();
+        self.judgement = Judgement::default();
         if let Some(reality) = self.last_reality.take() {
             tracing::trace!(reality = %reality.name(), "session idle");
         }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.guard.roll().leave(self.present);
     }
 }
 

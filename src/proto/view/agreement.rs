@@ -8,8 +8,8 @@ use prost::Message as _;
 
 use super::{EnvelopeView, Payload, RecordView};
 use crate::proto::v1::{
-    Command, Envelope, Event, Record, SpectralMetadata, SystemSignal, VectorClock, Verdict,
-    envelope,
+    Classification, Command, Envelope, Event, Record, SpectralMetadata, SystemSignal, VectorClock,
+    Verdict, envelope,
 };
 
 fn text() -> impl Strategy<Value = String> {
@@ -93,12 +93,23 @@ fn envelopes() -> impl Strategy<Value = Envelope> {
 }
 
 fn records() -> impl Strategy<Value = Record> {
-    let verdict = (blob(), any::<u64>(), any::<u64>(), vec(text(), 0..3)).prop_map(
-        |(policy_digest, policy_version, schema_version, flags)| Verdict {
+    let classification = (text(), text(), text(), text(), vec(text(), 0..3)).prop_map(
+        |(kind, risk, reason, decision, flags)| Classification {
+            kind,
+            risk,
+            reason,
+            decision,
+            flags,
+        },
+    );
+    let judged = (blob(), any::<u64>(), any::<u64>(), vec(text(), 0..3));
+    let verdict = (judged, option::of(classification)).prop_map(
+        |((policy_digest, policy_version, schema_version, flags), classification)| Verdict {
             policy_digest,
             policy_version,
             schema_version,
             flags,
+            classification,
         },
     );
     let stamp = (any::<u64>(), any::<u64>(), clock(), text(), blob(), text());

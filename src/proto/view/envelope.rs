@@ -1,7 +1,13 @@
 //! What a producer sent, as it sent it.
 
+use crate::proto::v1::Event;
+
 use super::clock::ClockView;
 use super::wire::{Error, Fault, Reader, fail, once};
+
+const SIGNATURE: u32 = 10;
+const COMMAND: u32 = 20;
+const EVENT: u32 = 21;
 
 /// A checked `arqon.v1.Envelope`. Strings that are absent are empty, numbers 0, as in protobuf.
 #[derive(Clone, Copy, Debug, Default)]
@@ -96,6 +102,38 @@ impl<'a> Payload<'a> {
 }
 
 impl<'a> EnvelopeView<'a> {
+    /// The envelope with another payload `data`, and without its signature, which no longer fits.
+    /// All other fields, unknown ones too, stay as they are.
+    #[must_use]
+    pub fn with_data(&self, data: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.encoded.len() + data.len());
+        let mut reader = Reader::new(self.encoded);
+        let mut at = 0;
+        // Checked when the view was made, so that the walk ends at the end.
+        while let Ok(Some((number, wire))) = reader.key("envelope") {
+            if reader.skip(number, wire).is_err() {
+                break;
+            }
+            let end = self.encoded.len() - reader.remaining();
+            if !matches!(number, SIGNATURE | COMMAND | EVENT) {
+                out.extend_from_slice(&self.encoded[at..end]);
+            }
+            at = end;
+        }
+        let (field, kind) = match self.payload {
+            Payload::Command { kind, .. } => (COMMAND, kind),
+            Payload::Event { kind, .. } => (EVENT, kind),
+            Payload::Empty | Payload::Signal { .. } => return out,
+        };
+        // Command and Event have the same fields.
+        let payload = Event {
+            r#type: kind.to_owned(),
+            data: bytes::Bytes::copy_from_slice(data),
+        };
+        prost::encoding::message::encode(field, &payload, &mut out);
+        out
+    }
+
     /// Checks and indexes an encoded envelope.
     ///
     /// # Errors

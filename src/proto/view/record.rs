@@ -185,6 +185,18 @@ fn verdict(bytes: &[u8]) -> Result<(), Error> {
             2 => reader.varint(wire, "verdict.policy_version").map(drop)?,
             3 => reader.varint(wire, "verdict.schema_version").map(drop)?,
             4 => reader.text(wire, "verdict.flags").map(drop)?,
+            5 => classification(reader.bytes(wire, "verdict.classification")?)?,
+            _ => reader.skip(number, wire)?,
+        }
+    }
+    Ok(())
+}
+
+fn classification(encoded: &[u8]) -> Result<(), Error> {
+    let mut reader = Reader::new(encoded);
+    while let Some((number, wire)) = reader.key("verdict.classification")? {
+        match number {
+            1..=5 => reader.text(wire, "verdict.classification").map(drop)?,
             _ => reader.skip(number, wire)?,
         }
     }

@@ -100,6 +100,11 @@ impl<'a> Reader<'a> {
         Self(bytes)
     }
 
+    /// Bytes that have not been read.
+    pub(super) const fn remaining(&self) -> usize {
+        self.0.len()
+    }
+
     /// Number and type of the next field, `None` at the end of `message`.
     #[inline]
     pub(super) fn key(&mut self, message: &'static str) -> Result<Option<(u32, Wire)>, Error> {

@@ -1,0 +1,149 @@
+//! Events that the edge and others keep in a tenant's reality `_system`, and read back from there.
+//!
+//! What is written here is written by the node alone: no client appends to `_system`. Reading is
+//! fail-closed: whoever folds these events learns of a range that is lost, instead of missing it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::error::Error;
+use super::filter::Filter;
+use super::system;
+use super::tenancy::Tenancy;
+use crate::log::{Found, Micros, Sequence};
+use crate::proto::view::RecordView;
+
+/// How much is read at a time.
+const READ_BYTES: usize = 256 << 10;
+
+/// An event on its way into the journal.
+#[derive(Clone, Debug)]
+pub struct NewEvent<'a> {
+    /// Where it goes; one of the `sys.` topics.
+    pub topic: String,
+    /// Its name.
+    pub kind: &'a str,
+    /// Full message name of `data`; empty if that is JSON.
+    pub schema: &'a str,
+    /// What it says.
+    pub data: Bytes,
+}
+
+/// An event that was read back.
+#[derive(Clone, Copy, Debug)]
+pub struct Event<'a> {
+    /// Where it stands.
+    pub sequence: Sequence,
+    /// When it was written.
+    pub at: Micros,
+    /// Its topic.
+    pub topic: &'a str,
+    /// Its name.
+    pub kind: &'a str,
+    /// What it says.
+    pub data: &'a [u8],
+}
+
+/// Why a journal could not be read to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    /// Events are lost.
+    #[error("events {first} to {last} of the tenant's system log are damaged")]
+    Lost {
+        /// First of them.
+        first: u64,
+        /// Last of them.
+        last: u64,
+    },
+    /// An event is no record of this protocol.
+    #[error("event {sequence} of the tenant's system log cannot be decoded")]
+    Undecodable {
+        /// Which.
+        sequence: u64,
+    },
+    /// The log cannot be read.
+    #[error("the tenant's system log cannot be read")]
+    Log(#[from] crate::log::Error),
+}
+
+impl Tenancy {
+    /// Appends an event and waits until it is on disk. Blocks.
+    ///
+    /// # Errors
+    /// It could not be stored.
+    pub fn record(&self, event: NewEvent<'_>) -> Result<Sequence, Error> {
+        let record = system::event(
+            self.system(),
+            event.topic,
+            event.kind,
+            event.schema,
+            event.data,
+        );
+        let appended = system::append_and_wait(self.system(), record)?;
+        Ok(appended.first)
+    }
+
+    /// Appends an event without waiting; if it cannot be stored, the node's own log says so.
+    pub fn note(&self, event: NewEvent<'_>) {
+        let record = system::event(
+            self.system(),
+            event.topic,
+            event.kind,
+            event.schema,
+            event.data,
+        );
+        if let Err(error) = self
+            .system()
+            .append_own(record, Arc::new(system::Logged), 0)
+        {
+            tracing::error!(tenant = %self.tenant(), %error, "an event of the node was not stored");
+        }
+    }
+
+    /// Shows every event on disk from `from` on whose topic `filter` matches, in order, and says
+    /// where to go on. Blocks on the disk.
+    ///
+    /// # Errors
+    /// Events are lost or cannot be read, or `visit` fails.
+    pub fn events<E: From<Unreadable>>(
+        &self,
+        filter: &Filter,
+        from: Sequence,
+        mut visit: impl FnMut(Event<'_>) -> Result<(), E>,
+    ) -> Result<Sequence, E> {
+        let log = self.system().log();
+        let matching = filter.clone();
+        let mut reader = log.topic_reader(Box::new(move |topic| matching.matches(topic)));
+        let end = log.bounds().durable_end;
+        let mut next = from;
+        while next < end {
+            let found = reader.read(next, end, READ_BYTES);
+            match found.map_err(|error| E::from(Unreadable::Log(error)))? {
+                Found::Records(chunk) => {
+                    for record in chunk.iter().filter(|one| filter.matches(one.topic)) {
+                        let sequence = record.sequence;
+                        let view =
+                            RecordView::parse(record.record).or(Err(Unreadable::Undecodable {
+                                sequence: sequence.get(),
+                            }))?;
+                        visit(Event {
+                            sequence,
+                            at: record.appended_at,
+                            topic: record.topic,
+                            kind: view.envelope.payload.kind(),
+                            data: view.envelope.payload.data(),
+                        })?;
+                    }
+                    next = chunk.last.next();
+                }
+                Found::Damaged { next: after, .. } => {
+                    let (first, last) = (next.get(), after.get().saturating_sub(1));
+                    return Err(Unreadable::Lost { first, last }.into());
+                }
+                Found::End => next = end,
+            }
+        }
+        Ok(next)
+    }
+}

@@ -1,0 +1,196 @@
+//! What a command is, whoever carries it out: name, role, typed arguments, and the checks that
+//! come before it is done (BRK-11).
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::access::{Identity, Role};
+use super::error::{ArgumentFault, Error};
+use crate::proto::v1::{Value, value};
+
+/// A command, as listed, with what carries it out.
+#[derive(Clone, Copy, Debug)]
+pub struct Command<H> {
+    /// Its name.
+    pub name: &'static str,
+    /// Who may give it.
+    pub role: Role,
+    /// What it takes.
+    pub arguments: &'static [Argument],
+    /// What it does, in a sentence.
+    pub doc: &'static str,
+    /// What carries it out. May block on the disk.
+    pub handler: H,
+}
+
+/// An argument of a command.
+#[derive(Clone, Copy, Debug)]
+pub struct Argument {
+    /// Its name.
+    pub name: &'static str,
+    /// What it may be.
+    pub kind: Kind,
+    /// Whether the command is refused without it.
+    pub required: bool,
+    /// What it means.
+    pub doc: &'static str,
+}
+
+/// Type of an argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A text.
+    Text,
+    /// Bytes; in JSON, base64.
+    Bytes,
+    /// A whole number from 0 on.
+    Integer,
+    /// True or false.
+    Boolean,
+    /// A list of texts.
+    Texts,
+}
+
+impl Kind {
+    /// What must be given, for an error's text.
+    #[must_use]
+    pub const fn wanted(self) -> &'static str {
+        match self {
+            Self::Text => "a text",
+            Self::Bytes => "bytes",
+            Self::Integer => "a whole number from 0 on",
+            Self::Boolean => "true or false",
+            Self::Texts => "a list of texts",
+        }
+    }
+
+    /// The value, if it is of this type.
+    fn of(self, given: &value::Kind) -> Option<Given> {
+        match (self, given) {
+            (Self::Text, value::Kind::Text(text)) => Some(Given::Text(text.clone())),
+            (Self::Bytes, value::Kind::Bytes(bytes)) => Some(Given::Bytes(bytes.clone())),
+            (Self::Integer, value::Kind::Unsigned(number)) => Some(Given::Integer(*number)),
+            (Self::Integer, value::Kind::Integer(number)) => {
+                u64::try_from(*number).ok().map(Given::Integer)
+            }
+            (Self::Boolean, value::Kind::Boolean(flag)) => Some(Given::Boolean(*flag)),
+            (Self::Texts, value::Kind::List(list)) => {
+                let text = |item: &Value| match &item.kind {
+                    Some(value::Kind::Text(text)) => Some(text.clone()),
+                    _ => None,
+                };
+                let texts: Option<Vec<String>> = list.items.iter().map(text).collect();
+                texts.map(Given::Texts)
+            }
+            _ => None,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Given {
+    Text(String),
+    Bytes(Bytes),
+    Integer(u64),
+    Boolean(bool),
+    Texts(Vec<String>),
+}
+
+/// Arguments that fit their command.
+#[derive(Clone, Debug, Default)]
+pub struct Arguments(BTreeMap<&'static str, Given>);
+
+impl Arguments {
+    /// A text, if it was given.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<&str> {
+        match self.0.get(name)? {
+            Given::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Bytes, if they were given.
+    #[must_use]
+    pub fn bytes(&self, name: &str) -> Option<&Bytes> {
+        match self.0.get(name)? {
+            Given::Bytes(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// A number, if it was given.
+    #[must_use]
+    pub fn integer(&self, name: &str) -> Option<u64> {
+        match self.0.get(name)? {
+            Given::Integer(number) => Some(*number),
+            _ => None,
+        }
+    }
+
+    /// A truth value, if it was given.
+    #[must_use]
+    pub fn boolean(&self, name: &str) -> Option<bool> {
+        match self.0.get(name)? {
+            Given::Boolean(flag) => Some(*flag),
+            _ => None,
+        }
+    }
+
+    /// A list, if it was given.
+    #[must_use]
+    pub fn texts(&self, name: &str) -> Option<&[String]> {
+        match self.0.get(name)? {
+            Given::Texts(texts) => Some(texts),
+            _ => None,
+        }
+    }
+}
+
+impl<H> Command<H> {
+    /// Lets `caller` give the command with `given`.
+    ///
+    /// # Errors
+    /// The caller may not; an argument is missing, unknown or of the wrong type.
+    pub fn admit(
+        &self,
+        caller: &Identity,
+        given: &BTreeMap<String, Value>,
+    ) -> Result<Arguments, Error> {
+        if !caller.role.includes(self.role) {
+            return Err(Error::RoleMissing {
+                command: self.name,
+                needed: self.role.as_str(),
+            });
+        }
+        let fail = |argument: &str, fault| Error::Argument {
+            command: self.name,
+            argument: argument.chars().take(64).collect(),
+            fault,
+        };
+        let known = |name: &String| self.arguments.iter().any(|one| one.name == name.as_str());
+        if let Some(name) = given.keys().find(|name| !known(name)) {
+            let names: Vec<_> = self.arguments.iter().map(|one| one.name).collect();
+            let known = names.join(", ");
+            return Err(fail(name, ArgumentFault::Unknown { known }));
+        }
+        let mut admitted = BTreeMap::new();
+        for argument in self.arguments {
+            match given.get(argument.name) {
+                Some(value) => {
+                    let fits = value.kind.as_ref().and_then(|kind| argument.kind.of(kind));
+                    let wanted = argument.kind.wanted();
+                    let fits =
+                        fits.ok_or_else(|| fail(argument.name, ArgumentFault::Kind { wanted }))?;
+                    admitted.insert(argument.name, fits);
+                }
+                None if argument.required => {
+                    return Err(fail(argument.name, ArgumentFault::Missing));
+                }
+                None => {}
+            }
+        }
+        Ok(Arguments(admitted))
+    }
+}

@@ -1,0 +1,152 @@
+//! The rules of one tenant, as they are now.
+//!
+//! A change is an event: it is tried on a copy of what is in force, stored, and put in force by
+//! reading it back, so that what is in force is always what the log says. A message is judged by
+//! exactly one state of the rules: whoever judges loads them once.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+
+use super::decisions::Decisions;
+use super::roll::Roll;
+use super::rules::{self, Fault, Rules, Workshop};
+use crate::broker::journal::{self, NewEvent, Unreadable};
+use crate::broker::{Filter, Tenancy, Tenant};
+use crate::edge::metrics::Metrics;
+use crate::log::Sequence;
+use crate::proto::ErrorCode;
+
+/// What the edge has in force for one tenant, and the sessions it holds for.
+#[derive(Debug)]
+pub struct Guard {
+    tenant: Tenant,
+    rules: ArcSwap<Rules>,
+    baseline: Rules,
+    workshop: Arc<Workshop>,
+    /// Up to where the tenant's events are in force.
+    folded: Mutex<Sequence>,
+    roll: Roll,
+    decisions: Decisions,
+}
+
+/// The right to change what is in force; one has it at a time.
+pub(super) type Turn<'a> = MutexGuard<'a, Sequence>;
+
+impl Guard {
+    pub(super) fn new(
+        tenant: Tenant,
+        baseline: Rules,
+        workshop: Arc<Workshop>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let mut none_yet = baseline.clone();
+        none_yet.lose("the tenant's events have not been read yet");
+        Self {
+            rules: ArcSwap::from_pointee(none_yet),
+            tenant,
+            baseline,
+            workshop,
+            folded: Mutex::new(Sequence::FIRST),
+            roll: Roll::default(),
+            decisions: Decisions::new(metrics),
+        }
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub const fn tenant(&self) -> &Tenant {
+        &self.tenant
+    }
+
+    /// What is in force now.
+    #[must_use]
+    pub fn rules(&self) -> Arc<Rules> {
+        self.rules.load_full()
+    }
+
+    /// Whether all of the tenant's events could be read.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        !self.rules.load().is_lost()
+    }
+
+    /// The sessions that are live.
+    #[must_use]
+    pub const fn roll(&self) -> &Roll {
+        &self.roll
+    }
+
+    /// What has been decided.
+    #[must_use]
+    pub const fn decisions(&self) -> &Decisions {
+        &self.decisions
+    }
+
+    pub(super) fn turn(&self) -> Turn<'_> {
+        self.folded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts an event in force: it is tried, stored, and read back. Returns where it stands. Blocks
+    /// on the disk.
+    ///
+    /// # Errors
+    /// The event cannot be put in force, and is not stored; or it could not be stored.
+    pub fn change(&self, tenancy: &Tenancy, event: NewEvent<'_>) -> Result<Sequence, Fault> {
+        let turn = self.turn();
+        let mut trial = self.rules().as_ref().clone();
+        trial.apply(
+            &journal::Event {
+                sequence: *turn,
+                at: tenancy.now(),
+                topic: &event.topic,
+                kind: event.kind,
+                data: &event.data,
+            },
+            &self.workshop,
+        )?;
+        let sequence = tenancy.record(event).map_err(Fault::from)?;
+        self.catch_up(tenancy, turn);
+        Ok(sequence)
+    }
+
+    /// Puts everything in force that the tenant's events say up to now. Blocks on the disk.
+    pub(super) fn catch_up(&self, tenancy: &Tenancy, mut folded: Turn<'_>) {
+        let from = *folded;
+        let mut rules = if from == Sequence::FIRST {
+            self.baseline.clone()
+        } else {
+            self.rules().as_ref().clone()
+        };
+        let filter = match Filter::new(rules::TOPICS) {
+            Ok(filter) => filter,
+            Err(error) => {
+                tracing::error!(%error, "the filter of the edge's own topics is broken");
+                return;
+            }
+        };
+        let read = tenancy.events(&filter, from, |event| {
+            rules.fold(&event, &self.workshop);
+            Ok::<(), Unreadable>(())
+        });
+        match read {
+            Ok(next) => {
+                rules.found();
+                *folded = next;
+            }
+            Err(error) => {
+                tracing::error!(tenant = %self.tenant, %error, "what the edge has in force cannot be read; everything is refused");
+                rules.lose(&error.to_string());
+            }
+        }
+        let rules = Arc::new(rules);
+        self.rules.store(Arc::clone(&rules));
+        self.roll.enforce(&rules.revocations);
+    }
+}
+
+impl From<Unreadable> for Fault {
+    fn from(error: Unreadable) -> Self {
+        Self::new(ErrorCode::StorageFailure, "", error.to_string())
+    }
+}

@@ -1,0 +1,125 @@
+//! What stands between a message and the log: what the edge has in force for each tenant.
+//!
+//! - [`rules`]: what is in force, as one value that never changes; a fold of the tenant's events
+//!   `sys.edge.>` on top of the node's own settings.
+//! - [`guard`]: the rules of one tenant, changed by events and swapped as a whole.
+//! - [`judge`]: the order of the checks, and what they leave in the record.
+//! - [`decisions`]: every refusal counted, and sampled into the tenant's audit.
+//! - [`roll`]: the sessions that are live, so that one that is revoked ends.
+//! - [`command`]: the commands by which all this is changed.
+//!
+//! Fail-closed: what cannot be read, folded or decided blocks.
+
+pub mod command;
+pub mod decisions;
+pub mod guard;
+pub mod judge;
+pub mod roll;
+pub mod rules;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub use self::guard::Guard;
+pub use self::judge::{Blocked, Findings, Message};
+pub use self::rules::{Fault, Rules, Workshop};
+use super::metrics::Metrics;
+use crate::broker::{Tenancy, Tenant};
+use crate::config::Config;
+
+/// The guards of all tenants of this node.
+#[derive(Debug)]
+pub struct Shield {
+    /// What holds for every tenant: the node's own settings.
+    baseline: Rules,
+    workshop: Arc<Workshop>,
+    metrics: Arc<Metrics>,
+    guards: Mutex<HashMap<Tenant, Arc<Guard>>>,
+    /// Guards that are kept when nobody uses them.
+    kept_max: usize,
+}
+
+impl Shield {
+    /// Makes ready what the node's settings put in force.
+    ///
+    /// # Errors
+    /// Everything in the settings that cannot be put in force.
+    pub fn new(config: &Config, metrics: Arc<Metrics>) -> Result<Arc<Self>, Vec<Fault>> {
+        let workshop = Arc::new(Workshop::new(config)?);
+        let baseline = Rules::of_node(config, &workshop)?;
+        Ok(Arc::new(Self {
+            baseline,
+            workshop,
+            metrics,
+            guards: Mutex::default(),
+            kept_max: config.limits.tenants_max,
+        }))
+    }
+
+    /// The guard of a tenant, if it is at hand, with all in force.
+    #[must_use]
+    pub fn opened(&self, tenant: &Tenant) -> Option<Arc<Guard>> {
+        let guards = self.lock();
+        guards.get(tenant).filter(|guard| guard.is_ready()).cloned()
+    }
+
+    /// The guard of a tenant, with all in force that its events say. Blocks on the disk.
+    ///
+    /// What cannot be folded is in the guard's rules, which then block everything.
+    pub fn open(&self, tenancy: &Arc<Tenancy>) -> Arc<Guard> {
+        let guard = self.guard(tenancy.tenant());
+        if !guard.is_ready() {
+            let turn = guard.turn();
+            // Whoever had the turn before has read the events, or has failed.
+            if !guard.is_ready() {
+                guard.catch_up(tenancy, turn);
+            }
+        }
+        guard
+    }
+
+    fn guard(&self, tenant: &Tenant) -> Arc<Guard> {
+        let mut guards = self.lock();
+        if let Some(guard) = guards.get(tenant) {
+            return Arc::clone(guard);
+        }
+        if guards.len() >= self.kept_max {
+            guards.retain(|_, guard| Arc::strong_count(guard) > 1);
+        }
+        let guard = Arc::new(Guard::new(
+            tenant.clone(),
+            self.baseline.clone(),
+            Arc::clone(&self.workshop),
+            Arc::clone(&self.metrics),
+        ));
+        guards.insert(tenant.clone(), Arc::clone(&guard));
+        guard
+    }
+
+    /// What is used to make rules: engines and caches.
+    #[must_use]
+    pub const fn workshop(&self) -> &Arc<Workshop> {
+        &self.workshop
+    }
+
+    /// What is counted.
+    #[must_use]
+    pub const fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Guards at hand whose rules block everything: reasons not to be ready.
+    #[must_use]
+    pub fn unfit(&self) -> Vec<(Tenant, String)> {
+        let guards = self.lock();
+        let reason = |guard: &Arc<Guard>| {
+            let reason = guard.rules().unfit()?.to_owned();
+            Some((guard.tenant().clone(), reason))
+        };
+        guards.values().filter_map(reason).collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Tenant, Arc<Guard>>> {
+        self.guards.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

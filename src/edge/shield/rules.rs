@@ -1,0 +1,226 @@
+//! Everything that the edge has in force for one tenant, as one value.
+//!
+//! Cloning it is cheap: each part is shared until an event changes it. An event that cannot be
+//! applied makes the rules unfit, and unfit rules block everything, until a later event on the same
+//! topic replaces it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::broker;
+use crate::broker::journal::Event;
+use crate::config::Config;
+use crate::edge::casil::Casil;
+use crate::edge::mirror::Mirrors;
+use crate::edge::policy::{self, Policies};
+use crate::edge::rate::TopicRates;
+use crate::edge::revocation::Revocations;
+use crate::edge::schema::Schemas;
+use crate::edge::signature::Signatures;
+use crate::proto::ErrorCode;
+
+/// The topics whose events change what is in force.
+pub const TOPICS: &str = "sys.edge.>";
+/// What they begin with.
+pub const TOPIC_PREFIX: &str = "sys.edge.";
+/// Stands for events that could not be read at all.
+const UNREAD: &str = "";
+
+/// Why something cannot be put in force, or a command not be carried out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Fault {
+    /// What it is called on the wire.
+    pub code: ErrorCode,
+    /// The part at fault, as a path; empty if it is none in particular.
+    pub field: String,
+    /// For a person.
+    pub message: String,
+    /// How long to wait before the same may be tried again, in milliseconds; 0 = it will not help.
+    pub retry_after_ms: u64,
+}
+
+impl Fault {
+    /// One that trying again does not cure.
+    pub fn new(code: ErrorCode, field: &str, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            field: field.to_owned(),
+            message: message.into(),
+            retry_after_ms: 0,
+        }
+    }
+
+    /// A value that breaks a rule.
+    pub fn invalid(field: &str, message: impl Into<String>) -> Self {
+        Self::new(ErrorCode::ValidationError, field, message)
+    }
+}
+
+impl From<broker::Error> for Fault {
+    fn from(error: broker::Error) -> Self {
+        Self {
+            code: error.code(),
+            field: error.field(),
+            retry_after_ms: error.retry_after_ms(),
+            message: error.to_string(),
+        }
+    }
+}
+
+/// What is used to make rules, shared by all tenants: engines and caches.
+#[derive(Debug)]
+pub struct Workshop {
+    /// Compiles policy modules, each once.
+    pub engine: policy::Engine,
+}
+
+impl Workshop {
+    /// Makes the tools ready.
+    ///
+    /// # Errors
+    /// What does not work on this machine.
+    pub fn new(config: &Config) -> Result<Self, Vec<Fault>> {
+        let engine = policy::Engine::new(config).map_err(|fault| vec![fault])?;
+        Ok(Self { engine })
+    }
+}
+
+/// What is in force.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    /// Sequence, in the tenant's reality `_system`, of the last event in force; 0 = none.
+    pub revision: u64,
+    /// Which payloads are well-formed.
+    pub schemas: Arc<Schemas>,
+    /// What may not be in a payload.
+    pub casil: Arc<Casil>,
+    /// Wasm modules that judge payloads.
+    pub policies: Arc<Policies>,
+    /// What is copied where.
+    pub mirrors: Arc<Mirrors>,
+    /// Whose payloads must be signed.
+    pub signatures: Arc<Signatures>,
+    /// How much of it there may be.
+    pub rates: Arc<TopicRates>,
+    /// Who may no longer come in.
+    pub revocations: Arc<Revocations>,
+    /// Topics whose last event could not be applied, and why.
+    unfit: Arc<BTreeMap<String, String>>,
+    /// Nothing of what judges messages is in force, so that there is nothing to do and to stamp.
+    idle: bool,
+}
+
+impl Rules {
+    /// What the node's own settings put in force for every tenant.
+    ///
+    /// # Errors
+    /// Everything in them that cannot be.
+    pub fn of_node(config: &Config, workshop: &Workshop) -> Result<Self, Vec<Fault>> {
+        let mut faults = Vec::new();
+        let mut rules = Self::default();
+        match Schemas::of_node(config) {
+            Ok(schemas) => rules.schemas = Arc::new(schemas),
+            Err(found) => faults.extend(found),
+        }
+        match Casil::of_node(config) {
+            Ok(casil) => rules.casil = Arc::new(casil),
+            Err(found) => faults.extend(found),
+        }
+        match Policies::of_node(config, workshop) {
+            Ok(policies) => rules.policies = Arc::new(policies),
+            Err(found) => faults.extend(found),
+        }
+        rules.settle();
+        if faults.is_empty() {
+            Ok(rules)
+        } else {
+            Err(faults)
+        }
+    }
+
+    /// Applies an event.
+    ///
+    /// # Errors
+    /// Why it cannot be; the rules must then be given up.
+    pub fn apply(&mut self, event: &Event<'_>, workshop: &Workshop) -> Result<(), Fault> {
+        let unknown = || {
+            let text = format!(
+                "{} is nothing that this version of the node knows; it was written by a newer one",
+                event.topic
+            );
+            Fault::new(ErrorCode::FeatureDisabled, "", text)
+        };
+        let rest = event.topic.strip_prefix(TOPIC_PREFIX);
+        let rest = rest.ok_or_else(unknown)?;
+        let (part, _) = rest.split_once('.').unwrap_or((rest, ""));
+        match part {
+            "schema" => Arc::make_mut(&mut self.schemas).apply(event)?,
+            "casil" => Arc::make_mut(&mut self.casil).apply(event)?,
+            "policy" => Arc::make_mut(&mut self.policies).apply(event, workshop)?,
+            "mirror" => Arc::make_mut(&mut self.mirrors).apply(event)?,
+            "signature" => Arc::make_mut(&mut self.signatures).apply(event)?,
+            "rate" => Arc::make_mut(&mut self.rates).apply(event)?,
+            "revocation" => Arc::make_mut(&mut self.revocations).apply(event)?,
+            _ => return Err(unknown()),
+        }
+        self.revision = event.sequence.get();
+        self.settle();
+        Ok(())
+    }
+
+    /// Applies an event that is in the log, and is in force whether it can be applied or not.
+    pub(super) fn fold(&mut self, event: &Event<'_>, workshop: &Workshop) {
+        let mut changed = self.clone();
+        match changed.apply(event, workshop) {
+            Ok(()) => {
+                *self = changed;
+                if self.unfit.contains_key(event.topic) {
+                    Arc::make_mut(&mut self.unfit).remove(event.topic);
+                }
+            }
+            Err(fault) => {
+                tracing::error!(topic = event.topic, sequence = event.sequence.get(), %fault, "what is in the log cannot be put in force; everything is refused");
+                let reason = format!("{} cannot be put in force: {fault}", event.topic);
+                Arc::make_mut(&mut self.unfit).insert(event.topic.to_owned(), reason);
+            }
+        }
+    }
+
+    /// Notes that events could not be read.
+    pub(super) fn lose(&mut self, reason: &str) {
+        Arc::make_mut(&mut self.unfit).insert(UNREAD.to_owned(), reason.to_owned());
+    }
+
+    /// Notes that all events could be read.
+    pub(super) fn found(&mut self) {
+        if self.unfit.contains_key(UNREAD) {
+            Arc::make_mut(&mut self.unfit).remove(UNREAD);
+        }
+    }
+
+    /// Whether events could not be read.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.unfit.contains_key(UNREAD)
+    }
+
+    /// Why everything is blocked, if it is.
+    #[must_use]
+    pub fn unfit(&self) -> Option<&str> {
+        self.unfit.values().next().map(String::as_str)
+    }
+
+    /// Whether there is nothing to judge by.
+    #[must_use]
+    pub const fn is_idle(&self) -> bool {
+        self.idle
+    }
+
+    fn settle(&mut self) {
+        self.idle = self.schemas.is_idle()
+            && self.casil.is_idle()
+            && self.policies.is_idle()
+            && self.signatures.is_idle();
+    }
+}
