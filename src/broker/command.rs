@@ -815,7 +815,17 @@ mod tests {
                 .iter()
                 .map(|(name, value)| ((*name).to_owned(), value.clone()))
                 .collect();
-            checked(create, &given).unwrap_err().to_string()
+            let caller = Identity {
+                tenant: name::Tenant::new("t").unwrap(),
+                subject: "s".into(),
+                role: Role::Admin,
+                publish: super::super::Topics::All,
+                subscribe: super::super::Topics::All,
+                expires_at: None,
+                issued_at: None,
+                token_id: None,
+            };
+            create.admit(&caller, &given).unwrap_err().to_string()
         };
         assert_eq!(
             error(&[]),

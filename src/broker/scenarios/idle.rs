@@ -265,9 +265,9 @@ fn a_tenant_stores_what_it_may_and_no_more() {
         };
         let mut batch = Batch::new(&reality, &identity, 1);
         let bytes = Bytes::from(on("a", 5_000).encode_to_vec());
-        batch
-            .push(&bytes, &EnvelopeView::parse(&bytes).unwrap(), None)
-            .unwrap();
+        let view = EnvelopeView::parse(&bytes).unwrap();
+        let admitted = batch.admit(&bytes, &view, None).unwrap();
+        batch.take(admitted, &view, bytes.clone(), &[]);
         reality
             .append(batch, Durability::Synced, None, sink, 0)
             .unwrap();
