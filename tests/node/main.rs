@@ -1,5 +1,6 @@
 //! Black box: the built node over real sockets.
 
+mod adversarial;
 mod backup;
 mod causal;
 #[path = "../log/dice.rs"]
