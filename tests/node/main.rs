@@ -2,6 +2,7 @@
 
 mod adversarial;
 mod backup;
+mod browser;
 mod causal;
 #[path = "../log/dice.rs"]
 mod dice;
