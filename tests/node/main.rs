@@ -24,5 +24,7 @@ mod restart;
 mod runbook;
 mod shell;
 mod support;
+mod tenants;
 mod upkeep;
 mod verbs;
+mod wire;

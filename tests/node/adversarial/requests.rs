@@ -1,83 +1,29 @@
 //! Requests and envelopes that break a rule (EDGE-06, EDGE-07, EDGE-09).
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
-
 use arqonbus::proto::claims::{Claims, Role};
 use arqonbus::proto::v1::client_frame::Body as Ask;
 use arqonbus::proto::v1::server_frame::Body as Answer;
-use arqonbus::proto::v1::{
-    self, ClientFrame, Envelope, Event, ServerFrame, Value, VectorClock, envelope, subscribe, value,
-};
+use arqonbus::proto::v1::{self, Envelope, Event, Value, VectorClock, envelope, subscribe, value};
 use prost::Message as _;
 
 use super::{Case, Group, Stage, case};
-use crate::raw::{Request, read_frame};
 use crate::support::{claims, signed};
-
-/// A binary message of any length, masked with zeros.
-fn message(payload: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![0x82, 0xff];
-    bytes.extend_from_slice(&(payload.len() as u64).to_be_bytes());
-    bytes.extend_from_slice(&[0; 4]);
-    bytes.extend_from_slice(payload);
-    bytes
-}
-
-/// The next message of the node, of any length.
-fn next(stream: &mut TcpStream) -> Result<ServerFrame, String> {
-    loop {
-        let mut head = [0; 2];
-        stream
-            .read_exact(&mut head)
-            .map_err(|error| error.to_string())?;
-        let length = match head[1] {
-            126 => {
-                let mut length = [0; 2];
-                stream.read_exact(&mut length).expect("a length");
-                usize::from(u16::from_be_bytes(length))
-            }
-            127 => panic!("no answer of these tests is that long"),
-            short => usize::from(short),
-        };
-        let mut payload = vec![0; length];
-        stream.read_exact(&mut payload).expect("a payload");
-        match head[0] {
-            0x82 => return Ok(ServerFrame::decode(payload.as_slice()).expect("a frame")),
-            0x88 => {
-                let code = u16::from_be_bytes([payload[0], payload[1]]);
-                let reason = String::from_utf8_lossy(&payload[2..]);
-                return Err(format!("close {code} {reason}"));
-            }
-            _ => {}
-        }
-    }
-}
+use crate::wire::Wire;
 
 /// A session of somebody.
-pub(super) fn session_of(stage: &Stage, who: &Claims) -> TcpStream {
-    let token = signed(who, &stage.node.dev_secret());
-    let (answer, mut stream) = Request::upgrade().bearer(&token).open(stage.node.edge);
-    assert_eq!(answer.status, 101, "{}", answer.head);
-    read_frame(&mut stream);
-    stream
+pub(super) fn session_of(stage: &Stage, who: &Claims) -> Wire {
+    Wire::of(&stage.node, who)
 }
 
 /// Sends a request and says how it is answered: the code of the Error with its field, or the name
 /// of what came.
-pub(super) fn ask(stream: &mut TcpStream, body: Ask) -> String {
-    let frame = ClientFrame {
-        request_id: 9,
-        body: Some(body),
-    };
-    stream
-        .write_all(&message(&frame.encode_to_vec()))
-        .expect("it takes it");
-    answer(stream)
+pub(super) fn ask(session: &mut Wire, body: Ask) -> String {
+    session.send(body);
+    answer(session)
 }
 
-fn answer(stream: &mut TcpStream) -> String {
-    let frame = match next(stream) {
+fn answer(session: &mut Wire) -> String {
+    let frame = match session.next() {
         Ok(frame) => frame,
         Err(end) => return end,
     };
@@ -138,9 +84,9 @@ fn sends(
 /// A user sends the bytes of a message.
 fn raw(attack: &'static str, outcome: &'static str, bytes: impl Fn() -> Vec<u8> + 'static) -> Case {
     case(attack, outcome, move |stage| {
-        let mut stream = session_of(stage, &user());
-        stream.write_all(&message(&bytes())).expect("it takes it");
-        answer(&mut stream)
+        let mut session = session_of(stage, &user());
+        session.send_bytes(&bytes());
+        answer(&mut session)
     })
 }
 
@@ -219,12 +165,12 @@ fn encodings() -> Vec<Case> {
             "three messages in a minute that cannot be decoded",
             "close 1007 undecodable_messages",
             |stage| {
-                let mut stream = session_of(stage, &user());
+                let mut session = session_of(stage, &user());
                 for _ in 0..3 {
-                    stream.write_all(&message(&[0xff])).expect("it takes it");
+                    session.send_bytes(&[0xff]);
                 }
                 loop {
-                    if let Err(end) = next(&mut stream) {
+                    if let Err(end) = session.next() {
                         return end;
                     }
                 }
@@ -551,22 +497,22 @@ fn requests() -> Vec<Case> {
             "a new token of another tenant",
             "UNAUTHENTICATED token",
             |stage| {
-                let mut stream = session_of(stage, &user());
+                let mut session = session_of(stage, &user());
                 let token = signed(&claims("rival", Role::Admin), &stage.node.dev_secret());
-                ask(&mut stream, Ask::Refresh(v1::Refresh { token }))
+                ask(&mut session, Ask::Refresh(v1::Refresh { token }))
             },
         ),
         case(
             "a new token of another subject",
             "UNAUTHENTICATED token",
             |stage| {
-                let mut stream = session_of(stage, &user());
+                let mut session = session_of(stage, &user());
                 let other = Claims {
                     sub: "mallory".into(),
                     ..user()
                 };
                 let token = signed(&other, &stage.node.dev_secret());
-                ask(&mut stream, Ask::Refresh(v1::Refresh { token }))
+                ask(&mut session, Ask::Refresh(v1::Refresh { token }))
             },
         ),
     ]
