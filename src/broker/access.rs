@@ -119,6 +119,24 @@ mod tests {
         }
     }
 
+    // EDGE-04, EDGE-08
+    #[test]
+    fn no_end_is_put_off_beyond_the_certificates() {
+        for (token, certificate, both) in [
+            (None, None, None),
+            (Some(5), None, Some(5)),
+            (None, Some(3), Some(3)),
+            (Some(5), Some(3), Some(3)),
+            (Some(2), Some(3), Some(2)),
+        ] {
+            let mut who = identity(Role::User, Topics::All);
+            who.expires_at = token.map(Micros);
+            who.not_beyond(certificate.map(Micros));
+            assert_eq!(who.expires_at, both.map(Micros));
+            assert_eq!(who.ends_by, certificate.map(Micros));
+        }
+    }
+
     // EDGE-07
     #[test]
     fn system_topics_are_denied_by_default() {

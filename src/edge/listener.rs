@@ -248,7 +248,9 @@ impl Door {
             let (head, _body) = request.into_parts();
             let (door, admitted) = (&self, &admitted);
             // Boxed, because hyper wants a future that can be moved.
-            Box::pin(async move { Ok::<_, Infallible>(door.answer(&head, peer, shown, admitted).await) })
+            Box::pin(
+                async move { Ok::<_, Infallible>(door.answer(&head, peer, shown, admitted).await) },
+            )
         });
         // Not `keep_alive(false)`: that adds "close" to the Connection header of the 101, which
         // clients refuse. Refusals say "close" themselves, and nothing follows a 101.

@@ -198,6 +198,26 @@ mod tests {
 
     // EDGE-01
     #[test]
+    fn each_listener_beyond_loopback_needs_tls_of_its_own() {
+        let mut config = Config::default();
+        config.edge.listen.0 = SocketAddr::from(([0, 0, 0, 0], 9100));
+        config.ops.listen.0 = SocketAddr::from(([0, 0, 0, 0], 8080));
+        let bare = |config: &Config| {
+            let text = texts(config, Profile::Production);
+            ["TLS for edge.listen", "TLS for ops.listen"].map(|part| text.contains(part))
+        };
+        assert_eq!(bare(&config), [true, true]);
+        config.edge.tls_certificate = Some("node.pem".into());
+        config.edge.tls_key = Some("node.key".into());
+        assert_eq!(bare(&config), [false, true]);
+        config.ops.tls = true;
+        assert_eq!(bare(&config), [false, false]);
+        // What is named must also be there.
+        assert!(texts(&config, Profile::Production).contains("edge.tls_certificate: cannot read"));
+    }
+
+    // EDGE-01
+    #[test]
     fn development_refuses_every_address_but_loopback() {
         let mut config = Config::default();
         config.node.data_dir = Some("data".into());

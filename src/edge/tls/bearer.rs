@@ -50,7 +50,9 @@ pub enum Unfit {
     #[error("its tenant {0}")]
     Tenant(NameError),
     /// The subject is empty, too long, or holds control characters.
-    #[error("its subject is empty, longer than {SUBJECT_BYTES_MAX} bytes, or holds control characters")]
+    #[error(
+        "its subject is empty, longer than {SUBJECT_BYTES_MAX} bytes, or holds control characters"
+    )]
     Subject,
     /// The organisational unit is no role.
     #[error("its organisational unit must be user, operator or controller, or not be there")]
@@ -129,10 +131,14 @@ fn by_uri<'a>(certificate: &'a X509Certificate<'_>) -> Result<Option<(&'a str, &
         let scheme = uri.get(..SCHEME.len());
         scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(SCHEME))
     };
-    let uris = names.value.general_names.iter().filter_map(|name| match name {
-        GeneralName::URI(uri) => Some(*uri),
-        _ => None,
-    });
+    let uris = names
+        .value
+        .general_names
+        .iter()
+        .filter_map(|name| match name {
+            GeneralName::URI(uri) => Some(*uri),
+            _ => None,
+        });
     let mut uris = uris.filter(ours);
     match (uris.next(), uris.next()) {
         (None, _) => Ok(None),
@@ -172,5 +178,166 @@ fn role(name: &X509Name<'_>, admins: Admins) -> Result<Role, Unfit> {
             Admins::Refused => Err(Unfit::Admin),
         },
         _ => Err(Unfit::Role),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
+
+    use super::*;
+
+    const BEGINS_S: u64 = 1_767_225_600;
+    const ENDS_S: u64 = 1_798_761_600;
+
+    fn made(names: &[(DnType, &str)], uris: &[&str]) -> CertificateDer<'static> {
+        let mut params = CertificateParams::default();
+        params.not_before = rcgen::date_time_ymd(2026, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2027, 1, 1);
+        params.distinguished_name = DistinguishedName::new();
+        for (kind, text) in names {
+            params.distinguished_name.push(kind.clone(), *text);
+        }
+        let uri = |uri: &&str| SanType::URI((*uri).try_into().unwrap());
+        params.subject_alt_names = uris.iter().map(uri).collect();
+        let key = KeyPair::generate().unwrap();
+        params.self_signed(&key).unwrap().der().clone()
+    }
+
+    fn at(seconds: u64) -> Micros {
+        Micros(seconds * 1_000_000)
+    }
+
+    fn named(o: &str, cn: &str, ou: Option<&str>, uris: &[&str]) -> Result<Identity, Unfit> {
+        let mut names = vec![(DnType::OrganizationName, o), (DnType::CommonName, cn)];
+        names.extend(ou.map(|ou| (DnType::OrganizationalUnitName, ou)));
+        identity(&made(&names, uris), Admins::Refused, at(BEGINS_S))
+    }
+
+    // EDGE-06, EDGE-08
+    #[test]
+    fn holder_is_who_the_certificate_names_until_it_ends() {
+        let certificate = made(
+            &[
+                (DnType::OrganizationName, "plant"),
+                (DnType::CommonName, "press 7"),
+                (DnType::OrganizationalUnitName, "operator"),
+            ],
+            &["https://elsewhere.example/x"],
+        );
+        let holder = |now| identity(&certificate, Admins::Refused, now);
+        let found = holder(at(BEGINS_S)).unwrap();
+        assert_eq!(
+            (found.tenant.as_str(), found.subject.as_str()),
+            ("plant", "press 7")
+        );
+        assert_eq!(found.role, Role::Operator);
+        assert_eq!(found.issued_at, Some(at(BEGINS_S)));
+        assert_eq!(
+            (found.expires_at, found.ends_by),
+            (Some(at(ENDS_S)), Some(at(ENDS_S)))
+        );
+        let id = found.token_id.unwrap();
+        assert!(id.len() == 68 && id.starts_with("x5t-"), "{id}");
+        assert!(holder(at(ENDS_S - 1)).is_ok());
+        for outside in [at(ENDS_S), at(BEGINS_S - 1)] {
+            assert_eq!(holder(outside).unwrap_err(), Unfit::NotInForce);
+        }
+    }
+
+    // EDGE-06, EDGE-08
+    #[test]
+    fn names_that_are_not_in_form_name_nobody() {
+        assert!(matches!(
+            named("Plant", "a", None, &[]),
+            Err(Unfit::Tenant(_))
+        ));
+        assert!(matches!(
+            named("a/b", "a", None, &[]),
+            Err(Unfit::Tenant(_))
+        ));
+        assert!(matches!(
+            named("_node", "a", None, &[]),
+            Err(Unfit::Tenant(_))
+        ));
+        assert_eq!(named("plant", "", None, &[]).unwrap_err(), Unfit::Subject);
+        assert_eq!(
+            named("plant", "a\nb", None, &[]).unwrap_err(),
+            Unfit::Subject
+        );
+        let longest = "x".repeat(SUBJECT_BYTES_MAX);
+        assert!(named("plant", &longest, None, &[]).is_ok());
+        let longer = longest + "x";
+        assert_eq!(
+            named("plant", &longer, None, &[]).unwrap_err(),
+            Unfit::Subject
+        );
+        for role in ["", "User", "user ", "root", "Engineering"] {
+            let found = named("plant", "a", Some(role), &[]);
+            assert_eq!(found.unwrap_err(), Unfit::Role, "{role}");
+        }
+        let found = named("plant", "a", Some("admin"), &[]);
+        assert_eq!(found.unwrap_err(), Unfit::Admin);
+        // The same object twice, as `other` writes what `O` means.
+        let again = DnType::from_oid(&[2, 5, 4, 10]);
+        let names = [
+            (DnType::OrganizationName, "plant"),
+            (again, "other"),
+            (DnType::CommonName, "a"),
+        ];
+        let found = identity(&made(&names, &[]), Admins::Refused, at(BEGINS_S));
+        assert!(matches!(found, Err(Unfit::NotOne { .. })));
+        assert!(matches!(
+            identity(
+                &CertificateDer::from(vec![48, 1]),
+                Admins::Allowed,
+                at(BEGINS_S)
+            ),
+            Err(Unfit::Unreadable)
+        ));
+    }
+
+    // EDGE-06, EDGE-08
+    #[test]
+    fn uri_decides_alone_or_not_at_all() {
+        let by = |uri| named("plant", "a", None, &[uri]);
+        let found = by("arqon://other/press-8.a_b~c").unwrap();
+        assert_eq!(
+            (found.tenant.as_str(), found.subject.as_str()),
+            ("other", "press-8.a_b~c")
+        );
+        for uri in [
+            "arqon://other",
+            "arqon://other/",
+            "arqon://other/a/b",
+            "arqon://other/a?b",
+            "arqon://other/a#b",
+            "arqon://other/%61",
+            "ARQON://other/a",
+        ] {
+            assert_eq!(by(uri).unwrap_err(), Unfit::Uri, "{uri}");
+        }
+        for uri in [
+            "arqon:///a",
+            "arqon://x@other/a",
+            "arqon://other:1/a",
+            "arqon://Other/a",
+        ] {
+            assert!(matches!(by(uri), Err(Unfit::Tenant(_))), "{uri}");
+        }
+        let two = named("plant", "a", None, &["arqon://other/a", "arqon://other/a"]);
+        assert_eq!(two.unwrap_err(), Unfit::Uri);
+    }
+
+    // EDGE-08
+    #[test]
+    fn certificates_make_admins_only_where_they_may() {
+        let names = [
+            (DnType::OrganizationName, "plant"),
+            (DnType::CommonName, "a"),
+            (DnType::OrganizationalUnitName, "admin"),
+        ];
+        let found = identity(&made(&names, &[]), Admins::Allowed, at(BEGINS_S)).unwrap();
+        assert_eq!(found.role, Role::Admin);
     }
 }

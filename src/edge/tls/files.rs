@@ -234,12 +234,23 @@ fn read(setting: &'static str, path: &Path) -> Result<Vec<u8>, Fault> {
     })
 }
 
+impl std::fmt::Debug for Read {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The key is a secret.
+        f.debug_struct("Read").finish_non_exhaustive()
+    }
+}
+
 impl Read {
     /// Tells contents apart, not the times at which they were written.
     pub(super) fn digest(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
         let none = Vec::new();
-        for bytes in [&self.certificate, &self.key, self.client_ca.as_ref().unwrap_or(&none)] {
+        for bytes in [
+            &self.certificate,
+            &self.key,
+            self.client_ca.as_ref().unwrap_or(&none),
+        ] {
             hash.update((bytes.len() as u64).to_le_bytes());
             hash.update(bytes);
         }

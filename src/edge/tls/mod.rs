@@ -176,8 +176,7 @@ impl Tls {
         self.metrics
             .tls_days_left(Certificate::Server, left(in_force.ends_at));
         if let Some(end) = in_force.clients_end_at {
-            self.metrics
-                .tls_days_left(Certificate::ClientCa, left(end));
+            self.metrics.tls_days_left(Certificate::ClientCa, left(end));
         }
     }
 
@@ -204,7 +203,10 @@ impl Tls {
         let in_force = self.in_force.load();
         let ends = [
             ("the node's certificate", Some(in_force.ends_at)),
-            ("an authority of client certificates", in_force.clients_end_at),
+            (
+                "an authority of client certificates",
+                in_force.clients_end_at,
+            ),
         ];
         for (what, end) in ends {
             let days = end.map(|end| self.days_until(end));
