@@ -619,24 +619,18 @@ async fn certificates_that_do_not_name_their_holder_in_form_are_refused() {
     let both = [(o.clone(), "plant"), (cn.clone(), "press-7")];
     let with_unit = |unit| [both[0].clone(), both[1].clone(), (ou.clone(), unit)];
     let second = DnType::from_oid(&[2, 5, 4, 10]);
+    let incorporated = [(o.clone(), "Plant, Inc."), (cn.clone(), "a")];
+    let of_node = [(o.clone(), "_node"), (cn.clone(), "a")];
+    let two = [both[0].clone(), both[1].clone(), (second, "other")];
     let (admin, no_role) = (with_unit("admin"), with_unit("Engineering"));
     let cases: [(&str, Subject<'_>); 9] = [
         ("no tenant", Subject::of(&both[1..])),
         ("no subject", Subject::of(&both[..1])),
-        (
-            "no tenant's name",
-            Subject::of(&[(o.clone(), "Plant, Inc."), (cn.clone(), "a")]),
-        ),
-        (
-            "the node's own",
-            Subject::of(&[(o.clone(), "_node"), (cn.clone(), "a")]),
-        ),
+        ("no tenant's name", Subject::of(&incorporated)),
+        ("the node's own", Subject::of(&of_node)),
         ("an admin", Subject::of(&admin)),
         ("no role", Subject::of(&no_role)),
-        (
-            "two tenants",
-            Subject::of(&[both[0].clone(), both[1].clone(), (second, "other")]),
-        ),
+        ("two tenants", Subject::of(&two)),
         (
             "two URIs",
             Subject {
