@@ -137,8 +137,25 @@ sections! {
         /// Address for WebSocket connections; port 0 takes a free one. The flag `--listen` sets it
         /// too.
         listen: Address = Address::loopback(9100), Bound::Any("HOST:PORT");
-        /// Statement that a proxy in front of the node terminates TLS; without it the node listens
-        /// on loopback addresses only.
+        /// PEM file with the node's certificate, followed by those between it and its authority.
+        /// With it the node speaks TLS 1.3, and nothing else. See docs/security.md.
+        tls_certificate: Option<PathBuf> = None, Bound::Any("a file");
+        /// PEM file with its private key; readable by the node alone.
+        tls_key: Option<PathBuf> = None, Bound::Any("a file");
+        /// How often the files of TLS are looked at; what has changed is taken over for new
+        /// connections. On SIGHUP they are looked at, too.
+        tls_check_ms: u64 = 5_000, Bound::Within(50, 3_600_000);
+        /// Whether clients are asked for a certificate, which then says whose tenant they are in
+        /// and may stand in for a token.
+        client_certificates: String = "off".into(),
+            Bound::OneOf(&["off", "optional", "required"]);
+        /// PEM file with the authorities whose client certificates are taken.
+        client_ca: Option<PathBuf> = None, Bound::Any("a file");
+        /// Whether a client certificate can make an admin.
+        client_certificate_admins: bool = false, Bound::Any("true or false");
+        /// Statement that a proxy in front of the node terminates TLS; without it, and without a
+        /// certificate, the node listens on loopback addresses only. `X-Forwarded-For` and its like
+        /// are ignored all the same: anybody can send them, and nothing is decided by addresses.
         proxy_terminates_tls: bool = false, Bound::Any("true or false");
         /// Origins from which browsers may connect, exactly as the browser sends them
         /// (`https://app.example.com`). Clients that send no Origin are not browsers and pass, if
@@ -150,6 +167,8 @@ sections! {
     ops: Ops {
         /// Address; port 0 takes a free one. The flag `--ops` sets it too.
         listen: Address = Address::loopback(8080), Bound::Any("HOST:PORT");
+        /// Speak HTTPS, with the certificate of `[edge]`; nobody is asked for one of their own.
+        tls: bool = false, Bound::Any("true or false");
         /// Connections at a time; more are answered with 503.
         connections_max: usize = 256, Bound::Within(1, 65_536);
         /// A connection carries one request and is closed after this long; the request's header

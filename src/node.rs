@@ -24,6 +24,7 @@ use arqonbus::edge::profile::{self, Missing};
 use arqonbus::edge::seats::Seats;
 use arqonbus::edge::session::SessionContext;
 use arqonbus::edge::shield::Shield;
+use arqonbus::edge::tls::Tls;
 use arqonbus::edge::token::Verifier;
 use arqonbus::log::{self, Clock as _, Committer, Encryption, Environment, RealStorage};
 use arqonbus::wall_clock::WallClock;
@@ -73,6 +74,10 @@ pub(crate) fn serve(arguments: &ServeArguments) -> ExitCode {
         Ok(shield) => shield,
         Err(missing) => return refuse(&missing, profile),
     };
+    let tls = match profile::tls(config, Arc::new(WallClock), metrics) {
+        Ok(tls) => tls,
+        Err(missing) => return refuse(&missing, profile),
+    };
     if let Err(error) = trace(&loaded.config) {
         say(&format!("arqonbus: {error:#}\n"));
         return ExitCode::from(EXIT_CONFIG);
@@ -80,7 +85,7 @@ pub(crate) fn serve(arguments: &ServeArguments) -> ExitCode {
     for name in &loaded.ignored_variables {
         tracing::warn!(name, "environment variable is no setting; ignored");
     }
-    match run(loaded, profile, &dir, encryption, shield) {
+    match run(loaded, profile, &dir, encryption, shield, tls) {
         Ok(code) => code,
         Err(error) => fail(&error),
     }
@@ -122,6 +127,7 @@ fn run(
     dir: &Path,
     encryption: Option<Encryption>,
     shield: Arc<Shield>,
+    tls: Option<Arc<Tls>>,
 ) -> anyhow::Result<ExitCode> {
     let mut config = loaded.config;
     let clock = Arc::new(WallClock);
@@ -163,6 +169,7 @@ fn run(
         encryption,
         credentials,
         shield,
+        tls,
     ));
     // What blocks in the runtime must not keep the process beyond the deadline.
     runtime.shutdown_timeout(Duration::from_millis(100));
@@ -182,6 +189,7 @@ async fn live(
     encryption: Option<Encryption>,
     credentials: Option<Credentials>,
     shield: Arc<Shield>,
+    tls: Option<Arc<Tls>>,
 ) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
     let started = Instant::now();
@@ -203,6 +211,7 @@ async fn live(
         config,
         profile,
         Parts {
+            tls: tls.clone(),
             verifier: Arc::clone(&verifier),
             clock: Arc::clone(&clock),
             seats: Arc::clone(&seats),
@@ -237,18 +246,30 @@ async fn live(
         seats: Arc::clone(&seats),
         metrics,
         shield,
+        tls: tls.clone(),
         verifier,
         clock,
-        draining,
+        draining: draining.clone(),
     });
+    // Taken even where nobody waits for it: its usual effect is to end the process.
+    let hangups = signal(SignalKind::hangup()).context("cannot listen for signals")?;
+    let (ws, http) = match &tls {
+        None => ("ws", "http"),
+        Some(_) if config.ops.tls => ("wss", "https"),
+        Some(_) => ("wss", "http"),
+    };
+    if let Some(tls) = tls {
+        let every = Duration::from_millis(config.edge.tls_check_ms);
+        tokio::spawn(tls.keep(hangups, every, draining));
+    }
     let ops_task = tokio::spawn(ops::serve(ops, operations, config.ops.clone(), ops_stopped));
     tokio::spawn(door.serve(edge));
 
     if let Some(credentials) = credentials {
-        say(&hints(edge_address, &credentials));
+        say(&hints(ws, edge_address, &credentials));
     }
     print(&format!(
-        "ready edge=ws://{edge_address}/v1/ws ops=http://{ops_address}\n"
+        "ready edge={ws}://{edge_address}/v1/ws ops={http}://{ops_address}\n"
     ))?;
     tracing::info!(node = data_dir.node().name(), %edge_address, %ops_address, "ready");
 
@@ -390,11 +411,11 @@ fn listen(address: SocketAddr, setting: &'static str) -> anyhow::Result<TcpListe
     open().with_context(|| format!("cannot listen on {setting} = {address}; choose another address, or port 0 for a free one"))
 }
 
-fn hints(edge: SocketAddr, credentials: &Credentials) -> String {
+fn hints(ws: &str, edge: SocketAddr, credentials: &Credentials) -> String {
     let (token, secret) = (credentials.token.display(), credentials.secret.display());
     format!(
         "Development profile: for this machine alone. In another terminal:\n\
-         \n  export ARQON_URL=ws://{edge}/v1/ws ARQON_TOKEN=\"$(cat {token})\"\n\
+         \n  export ARQON_URL={ws}://{edge}/v1/ws ARQON_TOKEN=\"$(cat {token})\"\n\
          \n  arqon consume '>' --from earliest\n\
          \nMore tokens: arqon token mint --secret-file {secret} --tenant {tenant} --sub NAME\n\n",
         tenant = development::TENANT,

@@ -67,9 +67,20 @@ pub struct Identity {
     pub issued_at: Option<Micros>,
     /// The token's own id, if it has one.
     pub token_id: Option<String>,
+    /// What no new token puts off: the end of the certificate that the connection came with.
+    pub ends_by: Option<Micros>,
 }
 
 impl Identity {
+    /// Ends at `end` at the latest, now and with every new token.
+    pub fn not_beyond(&mut self, end: Option<Micros>) {
+        self.ends_by = end;
+        self.expires_at = match (self.expires_at, end) {
+            (Some(expires), Some(end)) => Some(expires.min(end)),
+            (expires, end) => expires.or(end),
+        };
+    }
+
     /// Whether it may append to `topic`. Nobody outside appends to the `sys.` topics.
     #[must_use]
     pub fn may_publish(&self, topic: &str) -> bool {
@@ -104,6 +115,25 @@ mod tests {
             expires_at: None,
             issued_at: None,
             token_id: None,
+            ends_by: None,
+        }
+    }
+
+    // EDGE-04, EDGE-08
+    #[test]
+    fn no_end_is_put_off_beyond_the_certificates() {
+        for (token, certificate, both) in [
+            (None, None, None),
+            (Some(5), None, Some(5)),
+            (None, Some(3), Some(3)),
+            (Some(5), Some(3), Some(3)),
+            (Some(2), Some(3), Some(2)),
+        ] {
+            let mut who = identity(Role::User, Topics::All);
+            who.expires_at = token.map(Micros);
+            who.not_beyond(certificate.map(Micros));
+            assert_eq!(who.expires_at, both.map(Micros));
+            assert_eq!(who.ends_by, certificate.map(Micros));
         }
     }
 

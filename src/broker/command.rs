@@ -824,6 +824,7 @@ mod tests {
                 expires_at: None,
                 issued_at: None,
                 token_id: None,
+                ends_by: None,
             };
             create.admit(&caller, &given).unwrap_err().to_string()
         };

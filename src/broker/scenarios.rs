@@ -196,6 +196,7 @@ impl Node {
                 expires_at: None,
                 issued_at: None,
                 token_id: None,
+                ends_by: None,
             },
             ear: Arc::new(Ear {
                 ready: Mutex::new(ready),

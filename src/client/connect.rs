@@ -12,9 +12,10 @@ use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue, header};
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
-use super::Error;
+use super::tls::{self, Tls, Wire};
+use super::{Error, TlsProblem};
 use crate::proto::ErrorCode;
 use crate::proto::v1::{self, ServerFrame, server_frame::Body};
 
@@ -29,20 +30,19 @@ const READ_BYTES: usize = 256 << 10;
 const WRITE_BYTES: usize = 256 << 10;
 
 /// What a URL looks like.
-const FORM: &str = "ws://HOST:PORT/v1/ws";
-const WITHOUT_TLS: &str = "this build speaks ws:// only; put the plain side of a proxy or tunnel \
-    that speaks TLS in between, like `ssh -L 9100:127.0.0.1:9100 HOST`, and use \
-    ws://127.0.0.1:9100/v1/ws";
+const FORM: &str = "ws://HOST:PORT/v1/ws, or wss:// with TLS";
 
-pub(super) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+pub(super) type Socket = WebSocketStream<Box<dyn Wire>>;
 
 /// Where and how to connect.
 #[derive(Clone)]
 pub struct ConnectOptions {
-    /// `ws://HOST:PORT/v1/ws`; `wss://` is refused, there is no TLS yet.
+    /// `ws://HOST:PORT/v1/ws`, or `wss://` with TLS.
     pub url: String,
     /// JWT; empty: none is sent.
     pub token: String,
+    /// Whom to believe and what to show where the URL is `wss://`.
+    pub tls: Tls,
     /// How long connecting may take, Welcome included.
     pub timeout: Duration,
     /// What to do when the connection is lost.
@@ -69,18 +69,23 @@ impl ConnectOptions {
         Self {
             url: url.into(),
             token: token.into(),
+            tls: Tls::default(),
             timeout: Duration::from_secs(10),
             reconnect: Reconnect::Within(Duration::from_secs(60)),
             in_flight_max: 4096,
         }
     }
 
-    /// Checks URL and token without connecting.
+    /// Checks URL, token and the files of TLS without connecting.
     ///
     /// # Errors
     /// [`Error::Address`]: what is wrong with them.
     pub fn check(&self) -> Result<(), Error> {
-        request(self).map(|_request| ())
+        request(self)?;
+        self.tls.check().map_err(|reason| Error::Address {
+            url: self.url.clone(),
+            reason,
+        })
     }
 }
 
@@ -89,6 +94,7 @@ impl std::fmt::Debug for ConnectOptions {
         // The token is a secret.
         f.debug_struct("ConnectOptions")
             .field("url", &self.url)
+            .field("tls", &self.tls)
             .field("timeout", &self.timeout)
             .field("reconnect", &self.reconnect)
             .finish_non_exhaustive()
@@ -112,12 +118,15 @@ async fn greet(options: &ConnectOptions) -> Result<(Socket, v1::Welcome), Error>
         .write_buffer_size(WRITE_BYTES)
         .max_message_size(Some(MESSAGE_BYTES_MAX))
         .max_frame_size(Some(MESSAGE_BYTES_MAX));
+    let request = request(options)?;
+    let host = host(&request);
+    let wire = wire(options, &request, &host).await?;
     // On the heap: the handshake's state is large, and lives for a moment.
-    let connecting = connect_async_with_config(request(options)?, Some(config), true);
+    let connecting = client_async_with_config(request, wire, Some(config));
     let connecting: Pin<Box<dyn Future<Output = _> + Send + '_>> = Box::pin(connecting);
     let (mut socket, _response) = connecting
         .await
-        .map_err(|error| refusal(&options.url, error))?;
+        .map_err(|error| refusal(&options.url, &host, error))?;
     loop {
         match socket.next().await {
             Some(Ok(Message::Binary(bytes))) => return welcome(bytes).map(|hello| (socket, hello)),
@@ -132,9 +141,52 @@ async fn greet(options: &ConnectOptions) -> Result<(Socket, v1::Welcome), Error>
             Some(Ok(Message::Text(_) | Message::Frame(_))) => {
                 return Err(Error::unexpected("a Welcome"));
             }
-            Some(Err(error)) => return Err(unreachable(&options.url, error.to_string())),
+            Some(Err(error)) => return Err(broken(&options.url, &host, &error)),
             None => return Err(unreachable(&options.url, "it hung up".to_owned())),
         }
+    }
+}
+
+/// The host of a URL, as a name or an address.
+fn host(request: &Request) -> String {
+    let host = request.uri().host().unwrap_or_default();
+    let address = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'));
+    address.unwrap_or(host).to_owned()
+}
+
+/// A connection to the node, encrypted if the URL says so.
+async fn wire(
+    options: &ConnectOptions,
+    request: &Request,
+    host: &str,
+) -> Result<Box<dyn Wire>, Error> {
+    let encrypted = request.uri().scheme_str() == Some("wss");
+    let port = request.uri().port_u16();
+    let port = port.unwrap_or(if encrypted { 443 } else { 80 });
+    let connected = TcpStream::connect((host, port)).await;
+    let stream = connected
+        .and_then(|stream| stream.set_nodelay(true).map(|()| stream))
+        .map_err(|error| unreachable(&options.url, error.to_string()))?;
+    if !encrypted {
+        return Ok(Box::new(stream));
+    }
+    tls::encrypt(&options.tls, host, stream)
+        .await
+        .map_err(|failure| match failure {
+            tls::Failure::Given(reason) => Error::Address {
+                url: options.url.clone(),
+                reason,
+            },
+            tls::Failure::Met(problem) => without_tls(&options.url, problem),
+        })
+}
+
+fn without_tls(url: &str, problem: TlsProblem) -> Error {
+    Error::Tls {
+        url: url.to_owned(),
+        problem,
     }
 }
 
@@ -144,9 +196,7 @@ fn request(options: &ConnectOptions) -> Result<Request, Error> {
         reason,
     };
     match options.url.split_once("://").map(|(scheme, _)| scheme) {
-        Some(scheme) if scheme.eq_ignore_ascii_case("ws") => {}
-        Some(scheme) if scheme.eq_ignore_ascii_case("wss") => {
-            return Err(wrong(WITHOUT_TLS.to_owned()));
+        Some(scheme) if scheme.eq_ignore_ascii_case("ws") || scheme.eq_ignore_ascii_case("wss") => {
         }
         _ => return Err(wrong(format!("it is not of the form {FORM}"))),
     }
@@ -185,14 +235,26 @@ fn unreachable(url: &str, reason: String) -> Error {
     }
 }
 
-fn refusal(url: &str, error: tungstenite::Error) -> Error {
+/// A connection that broke off, as the node's refusal of a certificate also shows itself.
+fn broken(url: &str, host: &str, error: &tungstenite::Error) -> Error {
+    let of_tls = match error {
+        tungstenite::Error::Io(error) => tls::problem(host, error),
+        _ => None,
+    };
+    match of_tls {
+        Some(problem) => without_tls(url, problem),
+        None => unreachable(url, error.to_string()),
+    }
+}
+
+fn refusal(url: &str, host: &str, error: tungstenite::Error) -> Error {
     let tungstenite::Error::Http(response) = error else {
         return match error {
             tungstenite::Error::Url(_) => Error::Address {
                 url: url.to_owned(),
                 reason: error.to_string(),
             },
-            error => unreachable(url, error.to_string()),
+            error => broken(url, host, &error),
         };
     };
     let status = response.status().as_u16();

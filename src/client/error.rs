@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::TlsProblem;
 use crate::proto::ErrorCode;
 use crate::proto::v1;
 
@@ -24,6 +25,14 @@ pub enum Error {
         url: String,
         /// What was met.
         reason: String,
+    },
+    /// There is no TLS with what answered.
+    #[error("no TLS with {url}: {problem}")]
+    Tls {
+        /// Where.
+        url: String,
+        /// Why.
+        problem: TlsProblem,
     },
     /// The node refused the connection.
     #[error("{url} refused the connection with status {status}: {message}")]
@@ -122,6 +131,7 @@ impl Error {
             Self::Answered { code, .. } => ErrorCode::parse(code),
             Self::Address { .. }
             | Self::Unreachable { .. }
+            | Self::Tls { .. }
             | Self::ConnectionLost { .. }
             | Self::Protocol { .. }
             | Self::TooLarge { .. }
@@ -134,6 +144,13 @@ impl Error {
     pub fn outcome(&self) -> Outcome {
         match self {
             Self::Address { .. } | Self::TooLarge { .. } | Self::Closed => Outcome::Rejected,
+            // A handshake that breaks off can go better the next time, what is wrong with a
+            // certificate cannot.
+            Self::Tls {
+                problem: TlsProblem::Other(_),
+                ..
+            } => Outcome::NotApplied,
+            Self::Tls { .. } => Outcome::Rejected,
             Self::Unreachable { .. } => Outcome::NotApplied,
             Self::Refused { status, .. } if *status >= 500 || *status == 429 => Outcome::NotApplied,
             Self::Refused { .. } => Outcome::Rejected,

@@ -41,6 +41,7 @@ mod error;
 mod subscription;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -60,6 +61,7 @@ pub use batch::{Batch, Outgoing, now_micros};
 pub use connect::{ConnectOptions, Reconnect};
 pub use error::{Error, Outcome};
 pub use subscription::{Delivery, Start, SubscribeOptions, Subscription, Visibility};
+pub use tls::{Tls, TlsProblem};
 
 use driver::{Driver, Entry, Request};
 use subscription::{Consumed, Cost};

@@ -57,11 +57,12 @@ pub struct Rules {
     pub profile: Profile,
 }
 
-/// A request that may become a WebSocket if its token is good.
+/// A request that may become a WebSocket if its token is good, or, where it has none, the
+/// certificate of its connection.
 #[derive(Debug)]
 pub struct Offer<'a> {
     /// The bearer token.
-    pub token: &'a str,
+    pub token: Option<&'a str>,
     /// What was agreed on.
     pub subprotocol: Subprotocol,
     accept: String,
@@ -104,6 +105,8 @@ pub enum Refusal {
     TokenInvalid,
     /// A good token whose tenant or patterns cannot be served.
     Forbidden,
+    /// A client certificate that names nobody who can be served, or not the tenant of the token.
+    Certificate,
     /// The tenant has all the sessions it may have.
     TenantFull,
     /// The node has all the sessions it may have.
@@ -295,6 +298,12 @@ impl Refusal {
                     "the token is good, but its tenant or patterns cannot be served",
                 )
             },
+            Self::Certificate => face(
+                StatusCode::FORBIDDEN,
+                ErrorCode::Forbidden,
+                "certificate",
+                "the client certificate does not name a tenant and subject in the form that this node wants, is revoked, or names another tenant than the token",
+            ),
             Self::TenantFull => Face {
                 header: Some((header::RETRY_AFTER, RETRY_AFTER_S)),
                 ..face(
@@ -485,12 +494,12 @@ fn subprotocol(headers: &HeaderMap) -> Result<(Subprotocol, Option<&str>), Refus
     }
 }
 
-/// The one token of a request, wherever it stands.
+/// The one token of a request, wherever it stands; an empty one is an attempt and no absence.
 fn token<'a>(
     head: &'a Parts,
     rules: &Rules,
     from_subprotocol: Option<&'a str>,
-) -> Result<&'a str, Refusal> {
+) -> Result<Option<&'a str>, Refusal> {
     let authorization =
         single(&head.headers, &header::AUTHORIZATION).or(Err(Refusal::TokenAmbiguous))?;
     let query = head.uri.query().unwrap_or_default();
@@ -512,9 +521,8 @@ fn token<'a>(
         None => None,
     };
     let token = from_header.or(from_subprotocol).or(from_query);
-    token
-        .filter(|token| !token.is_empty())
-        .ok_or(Refusal::TokenMissing)
+    ensure(token != Some(""), Refusal::TokenMissing)?;
+    Ok(token)
 }
 
 /// The token of an `Authorization: Bearer` value; `None` for another scheme.

@@ -1,7 +1,7 @@
 //! Takes connections and turns the good ones into sessions.
 //!
-//! Owns a connection from its first byte to the 101: time limits, size limits, the handshake's
-//! answer, the token's verification, the seat. Afterwards the session owns it. One task a
+//! Owns a connection from its first byte to the 101: time limits, size limits, TLS before HTTP, the
+//! handshake's answer, the verification of token and certificate, the seat. Afterwards the session owns it. One task a
 //! connection until the 101, then a fresh one, so that an idle session does not hold the memory of
 //! its handshake. A panic in either ends that connection alone.
 
@@ -22,7 +22,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_tungstenite::WebSocketStream;
@@ -34,6 +34,8 @@ use super::handshake::{self, Refusal, Rules, Subprotocol};
 use super::metrics::Metrics;
 use super::seats::{Seat, Seats};
 use super::session::{self, SessionContext};
+use super::tls::Tls;
+use super::tls::accept::{self, Denied};
 use super::token::Verifier;
 use crate::broker::{Filter, Identity, NameError, Tenant, Topics};
 use crate::config::{Config, Limits, Profile};
@@ -63,6 +65,7 @@ const WRITE_BUFFER_BYTES: usize = 64 << 10;
 #[derive(Debug)]
 pub struct Door {
     rules: Rules,
+    tls: Option<Arc<Tls>>,
     verifier: Arc<Verifier>,
     clock: Arc<dyn Clock>,
     seats: Arc<Seats>,
@@ -77,6 +80,8 @@ pub struct Door {
 /// What [`Door::new`] is made of.
 #[derive(Debug)]
 pub struct Parts {
+    /// What connections are encrypted with, if they are.
+    pub tls: Option<Arc<Tls>>,
     /// Who may come in.
     pub verifier: Arc<Verifier>,
     /// What time it is.
@@ -91,6 +96,17 @@ pub struct Parts {
     pub context: SessionContext,
 }
 
+/// Counted when a connection does not get through the TLS handshake.
+const TLS_REFUSED: &str = "tls";
+
+/// What the client's certificate says; with TLS, or without, there may be none.
+enum Shown {
+    Nothing,
+    Bearer(Identity),
+    /// From an authority that is known, but naming nobody who can be served.
+    Unfit,
+}
+
 /// A connection that has been promised a session.
 struct Admitted {
     identity: Identity,
@@ -103,6 +119,7 @@ impl Door {
     #[must_use]
     pub fn new(config: &Config, profile: Profile, parts: Parts) -> Arc<Self> {
         let Parts {
+            tls,
             verifier,
             clock,
             seats,
@@ -116,6 +133,7 @@ impl Door {
                 allowed_origins: config.edge.allowed_origins.clone(),
                 profile,
             },
+            tls,
             verifier,
             clock,
             seats,
@@ -153,22 +171,27 @@ impl Door {
         let Ok(permit) = Arc::clone(&self.handshakes).try_acquire_owned() else {
             // The kernel's buffer of a new connection takes the answer, so this does not wait.
             self.count(Refusal::NodeFull, Instant::now());
-            if let Err(error) = stream.try_write(&raw_answer(Refusal::NodeFull)) {
+            // Whoever wants TLS understands no answer before it, but that the connection ends.
+            let answer = match self.tls {
+                None => raw_answer(Refusal::NodeFull),
+                Some(_) => Vec::new(),
+            };
+            if let Err(error) = stream.try_write(&answer) {
                 tracing::debug!(%error, %peer, "refused without an answer");
             }
             return;
         };
         tokio::spawn(async move {
-            let outcome = AssertUnwindSafe(self.handshake(stream, peer, permit))
-                .catch_unwind()
-                .await;
+            let greeted = self.greet(stream, peer, permit);
+            let outcome = AssertUnwindSafe(greeted).catch_unwind().await;
             if outcome.is_err() {
                 tracing::error!(%peer, "a handshake panicked; its connection is closed");
             }
         });
     }
 
-    async fn handshake(
+    /// TLS, if there is to be any, and then HTTP, both within the time of one handshake.
+    async fn greet(
         self: Arc<Self>,
         stream: TcpStream,
         peer: SocketAddr,
@@ -177,12 +200,57 @@ impl Door {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, %peer, "cannot set TCP_NODELAY");
         }
+        let started = Instant::now();
+        let Some(tls) = &self.tls else {
+            let time = self.handshake_timeout;
+            return self
+                .handshake(stream, peer, &Shown::Nothing, time, permit)
+                .await;
+        };
+        match accept::accept(tls.for_edge(), stream, self.handshake_timeout / 2).await {
+            Ok(stream) => {
+                let shown = match tls.bearer(stream.get_ref().1) {
+                    Ok(bearer) => bearer.map_or(Shown::Nothing, Shown::Bearer),
+                    Err(reason) => {
+                        tracing::info!(%reason, %peer, "client certificate names nobody");
+                        Shown::Unfit
+                    }
+                };
+                let time = self.handshake_timeout.saturating_sub(started.elapsed());
+                self.handshake(stream, peer, &shown, time, permit).await;
+            }
+            Err(denied) => {
+                self.metrics.handshake_refused(TLS_REFUSED);
+                match denied {
+                    Denied::Slow => tracing::debug!(%peer, "TLS handshake timed out"),
+                    Denied::Plain(stream) => farewell(stream, accept::PLAIN_HTTP).await,
+                    Denied::Failed { error, stream } => {
+                        tracing::debug!(%error, %peer, "TLS handshake failed");
+                        farewell(stream, &[]).await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn handshake<S>(
+        self: Arc<Self>,
+        stream: S,
+        peer: SocketAddr,
+        shown: &Shown,
+        time: Duration,
+        permit: OwnedSemaphorePermit,
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let admitted: Mutex<Option<Admitted>> = Mutex::default();
         let service = service_fn(|request: Request<Incoming>| {
             let (head, _body) = request.into_parts();
             let (door, admitted) = (&self, &admitted);
             // Boxed, because hyper wants a future that can be moved.
-            Box::pin(async move { Ok::<_, Infallible>(door.answer(&head, peer, admitted).await) })
+            Box::pin(
+                async move { Ok::<_, Infallible>(door.answer(&head, peer, shown, admitted).await) },
+            )
         });
         // Not `keep_alive(false)`: that adds "close" to the Connection header of the 101, which
         // clients refuse. Refusals say "close" themselves, and nothing follows a 101.
@@ -191,10 +259,10 @@ impl Door {
             .max_header_size(HEAD_BYTES_MAX)
             .max_buf_size(HEAD_BYTES_MAX)
             .timer(TokioTimer::new())
-            .header_read_timeout(self.handshake_timeout / 2)
+            .header_read_timeout(time.min(self.handshake_timeout / 2))
             .serve_connection(TokioIo::new(stream), service);
         let done = poll_fn(|context| connection.poll_without_shutdown(context));
-        let outcome = tokio::time::timeout(self.handshake_timeout, done).await;
+        let outcome = tokio::time::timeout(time, done).await;
         let http1::Parts { io, read_buf, .. } = connection.into_parts();
         let stream = io.into_inner();
         let admitted = admitted
@@ -222,10 +290,11 @@ impl Door {
         &self,
         head: &request::Parts,
         peer: SocketAddr,
+        shown: &Shown,
         admitted: &Mutex<Option<Admitted>>,
     ) -> Response<Full<Bytes>> {
         let started = Instant::now();
-        match self.decide(head, peer).await {
+        match self.decide(head, peer, shown).await {
             Ok((found, response)) => {
                 self.metrics
                     .request(ROUTE, response.status().as_u16(), started.elapsed());
@@ -243,22 +312,31 @@ impl Door {
         &self,
         head: &request::Parts,
         peer: SocketAddr,
+        shown: &Shown,
     ) -> Result<(Admitted, Response<Full<Bytes>>), Refusal> {
         if *self.draining.borrow() {
             return Err(Refusal::Draining);
         }
         let offer = handshake::examine(head, &self.rules)?;
-        let claims = self
-            .verifier
-            .verify(offer.token, self.clock.now())
-            .map_err(|reason| {
-                tracing::info!(%reason, %peer, "token refused");
-                Refusal::TokenInvalid
-            })?;
-        let identity = identity(&claims).map_err(|reason| {
-            tracing::info!(%reason, %peer, "token with a tenant or pattern that cannot be served");
-            Refusal::Forbidden
-        })?;
+        let identity = match (offer.token, shown) {
+            (_, Shown::Unfit) => return Err(Refusal::Certificate),
+            (None, Shown::Nothing) => return Err(Refusal::TokenMissing),
+            (None, Shown::Bearer(holder)) => holder.clone(),
+            (Some(token), Shown::Nothing) => self.bearer(token, peer)?,
+            (Some(token), Shown::Bearer(holder)) => {
+                let mut identity = self.bearer(token, peer)?;
+                if identity.tenant != holder.tenant {
+                    tracing::info!(%peer, "token and client certificate are of two tenants");
+                    return Err(Refusal::Certificate);
+                }
+                if let Some(reason) = self.revoked(holder).await {
+                    tracing::info!(reason, %peer, "client certificate refused: it is revoked");
+                    return Err(Refusal::Certificate);
+                }
+                identity.not_beyond(holder.ends_by);
+                identity
+            }
+        };
         if let Some(reason) = self.revoked(&identity).await {
             tracing::info!(reason, %peer, "token refused: it is revoked");
             return Err(Refusal::TokenInvalid);
@@ -273,6 +351,20 @@ impl Door {
             },
             response,
         ))
+    }
+
+    fn bearer(&self, token: &str, peer: SocketAddr) -> Result<Identity, Refusal> {
+        let claims = self
+            .verifier
+            .verify(token, self.clock.now())
+            .map_err(|reason| {
+                tracing::info!(%reason, %peer, "token refused");
+                Refusal::TokenInvalid
+            })?;
+        identity(&claims).map_err(|reason| {
+            tracing::info!(%reason, %peer, "token with a tenant or pattern that cannot be served");
+            Refusal::Forbidden
+        })
     }
 
     /// Why the bearer of a good token may not come in all the same. Where that cannot be found out
@@ -297,13 +389,10 @@ impl Door {
             .request(ROUTE, refusal.status().as_u16(), started.elapsed());
     }
 
-    fn open(
-        self: Arc<Self>,
-        stream: TcpStream,
-        peer: SocketAddr,
-        early: Bytes,
-        admitted: Admitted,
-    ) {
+    fn open<S>(self: Arc<Self>, stream: S, peer: SocketAddr, early: Bytes, admitted: Admitted)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let Admitted {
             identity,
             subprotocol,
@@ -364,6 +453,7 @@ pub fn identity(claims: &Claims) -> Result<Identity, NameError> {
         expires_at: Some(Micros(claims.exp.saturating_mul(1_000_000))),
         issued_at: claims.iat.map(|at| Micros(at.saturating_mul(1_000_000))),
         token_id: claims.jti.clone(),
+        ends_by: None,
     })
 }
 
@@ -391,7 +481,7 @@ fn raw_answer(refusal: Refusal) -> Vec<u8> {
 
 /// Lets the peer read the answer: writes what is left to say, ends our side, and drops what the
 /// peer still sends, for a bounded time and size.
-async fn farewell(mut stream: TcpStream, last_words: &[u8]) {
+async fn farewell(mut stream: impl AsyncRead + AsyncWrite + Unpin, last_words: &[u8]) {
     let goodbye = async {
         stream.write_all(last_words).await?;
         stream.shutdown().await?;
@@ -412,7 +502,7 @@ async fn farewell(mut stream: TcpStream, last_words: &[u8]) {
 
 /// hyper reads no further than the head once it has it, so these bytes were sent before the 101:
 /// the peer does not know what was agreed on.
-async fn refuse_early_data(websocket: &mut WebSocketStream<TcpStream>) {
+async fn refuse_early_data(websocket: &mut WebSocketStream<impl AsyncRead + AsyncWrite + Unpin>) {
     let frame = CloseFrame {
         code: CloseCode::Protocol,
         reason: "early_data".into(),

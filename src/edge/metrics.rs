@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -35,6 +35,9 @@ pub struct Metrics {
     append: Histogram,
     errors: Family<Code, Counter>,
     refused: Family<Code, Counter>,
+    tls_reloads: Family<Taken, Counter>,
+    /// Nothing for a node without TLS.
+    tls_days_left: Family<Ends, Gauge>,
     decisions: Family<Decision, Counter>,
     requests: Family<Request, Counter>,
     request: Family<Route, Histogram, fn() -> Histogram>,
@@ -90,6 +93,34 @@ struct Code {
     code: &'static str,
 }
 
+/// What came of new TLS files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Reload {
+    /// They are in force.
+    Taken,
+    /// They cannot be used.
+    Refused,
+}
+
+/// What is asked how long it lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Certificate {
+    /// The node's own.
+    Server,
+    /// The first to end of the authorities of clients.
+    ClientCa,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Taken {
+    outcome: Reload,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Ends {
+    certificate: Certificate,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Decision {
     decision: &'static str,
@@ -122,6 +153,8 @@ impl Metrics {
             append: Histogram::new(exponential_buckets(0.000_05, 2.0, 18)),
             errors: Family::default(),
             refused: Family::default(),
+            tls_reloads: Family::default(),
+            tls_days_left: Family::default(),
             decisions: Family::default(),
             requests: Family::default(),
             request: Family::new_with_constructor(|| {
@@ -200,6 +233,16 @@ impl Metrics {
             "edge_handshakes_refused",
             "Handshakes refused, by code",
             self.refused.clone(),
+        );
+        r.register(
+            "edge_tls_reloads",
+            "New TLS files, by what came of them",
+            self.tls_reloads.clone(),
+        );
+        r.register(
+            "edge_tls_days_left",
+            "Whole days until a certificate in force ends",
+            self.tls_days_left.clone(),
         );
         r.register(
             "edge_decisions",
@@ -333,6 +376,18 @@ impl Metrics {
     /// Counts a refused handshake.
     pub fn handshake_refused(&self, code: &'static str) {
         self.refused.get_or_create(&Code { code }).inc();
+    }
+
+    /// Counts new TLS files.
+    pub fn tls_reloaded(&self, outcome: Reload) {
+        self.tls_reloads.get_or_create(&Taken { outcome }).inc();
+    }
+
+    /// Notes how long a certificate still lasts.
+    pub fn tls_days_left(&self, certificate: Certificate, days: i64) {
+        self.tls_days_left
+            .get_or_create(&Ends { certificate })
+            .set(days);
     }
 
     /// Counts an HTTP request. `route` is a fixed text, never the path that was asked for.

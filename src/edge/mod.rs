@@ -1,6 +1,7 @@
 //! The only code that knows sockets, tokens and frames.
 //!
 //! - [`listener`]: a connection from its first byte to the 101.
+//! - [`tls`]: its encryption, and whose certificate the client has.
 //! - [`handshake`]: which requests may become a WebSocket.
 //! - [`token`]: which tokens are good; [`revocation`]: which no longer.
 //! - [`shield`]: what stands between a message and the log: [`rate`], [`signature`], [`schema`],
@@ -30,4 +31,5 @@ pub mod seats;
 pub mod session;
 pub mod shield;
 pub mod signature;
+pub mod tls;
 pub mod token;

@@ -19,6 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use prometheus_client::metrics::gauge::Gauge;
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
@@ -27,6 +28,8 @@ use super::handshake;
 use super::metrics::{Metrics, Upkeep};
 use super::seats::Seats;
 use super::shield::Shield;
+use super::tls::Tls;
+use super::tls::accept::{self, Denied};
 use super::token::Verifier;
 use crate::broker::damage::without_directories;
 use crate::broker::{Broker, Reality};
@@ -68,6 +71,8 @@ pub struct Ops {
     pub metrics: Arc<Metrics>,
     /// What stands between messages and the logs.
     pub shield: Arc<Shield>,
+    /// What both listeners encrypt with, if they do.
+    pub tls: Option<Arc<Tls>>,
     /// Who may see `/status`.
     pub verifier: Arc<Verifier>,
     /// What time it is.
@@ -86,6 +91,7 @@ pub async fn serve(
     settings: config::Ops,
     mut stop: watch::Receiver<bool>,
 ) {
+    let tls = ops.tls.clone().filter(|_| settings.tls);
     let routes = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
@@ -114,14 +120,19 @@ pub async fn serve(
         };
         let Ok(permit) = Arc::clone(&connections).try_acquire_owned() else {
             // The kernel's buffer of a new connection takes the answer, so this does not wait.
-            if let Err(error) = stream.try_write(FULL) {
+            // Whoever wants TLS understands none before it.
+            let answer = if tls.is_some() { &[] } else { FULL };
+            if let Err(error) = stream.try_write(answer) {
                 tracing::debug!(%error, %peer, "refused without an answer");
             }
             continue;
         };
-        let service = service.clone();
+        let (service, tls) = (service.clone(), tls.clone());
         tokio::spawn(async move {
-            answer(stream, service, timeout).await;
+            match tls {
+                None => answer(stream, service, timeout).await,
+                Some(tls) => answer_encrypted(&tls, stream, service, timeout).await,
+            }
             drop(permit);
         });
     }
@@ -130,7 +141,31 @@ pub async fn serve(
     drop(connections.acquire_many(most).await);
 }
 
-async fn answer(stream: TcpStream, service: TowerToHyperService<Router>, timeout: Duration) {
+async fn answer_encrypted(
+    tls: &Tls,
+    stream: TcpStream,
+    service: TowerToHyperService<Router>,
+    timeout: Duration,
+) {
+    match accept::accept(tls.for_ops(), stream, timeout / 2).await {
+        Ok(stream) => answer(stream, service, timeout / 2).await,
+        Err(Denied::Plain(mut stream)) => {
+            if let Err(error) = stream.write_all(accept::PLAIN_HTTP).await {
+                tracing::trace!(%error, "the peer left first");
+            }
+        }
+        Err(Denied::Slow) => tracing::debug!("TLS for operations took too long"),
+        Err(Denied::Failed { error, .. }) => {
+            tracing::debug!(%error, "TLS for operations failed");
+        }
+    }
+}
+
+async fn answer(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    service: TowerToHyperService<Router>,
+    timeout: Duration,
+) {
     let connection = http1::Builder::new()
         .keep_alive(false)
         .max_header_size(HEAD_BYTES_MAX)
@@ -189,8 +224,9 @@ async fn ready(State(ops): State<Arc<Ops>>) -> Response {
             "edge_unfit: what the edge has in force cannot be established for {unfit} tenants, whose messages are refused; the node's log says why"
         ));
     }
+    reasons.extend(ops.tls.as_ref().and_then(|tls| tls.unfit()));
     // Not a reason to be taken out of service: what is good is served, and writes are taken.
-    let mut notices = Vec::new();
+    let mut notices = ops.tls.as_ref().map_or_else(Vec::new, |tls| tls.notices());
     let damaged = ops.broker.damaged();
     if damaged > 0 {
         notices.push(format!(
@@ -326,6 +362,9 @@ async fn metrics(State(ops): State<Arc<Ops>>) -> Response {
     });
     gauge(&metrics.log_held_bytes, upkeep.held_bytes);
     gauge(&metrics.log_scrub_damages, upkeep.scrub_damages);
+    if let Some(tls) = &ops.tls {
+        tls.measure();
+    }
     match metrics.exposition() {
         Ok(text) => ([(header::CONTENT_TYPE, EXPOSITION)], text).into_response(),
         Err(error) => {

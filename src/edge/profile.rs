@@ -8,8 +8,11 @@ use std::sync::Arc;
 
 use super::metrics::Metrics;
 use super::shield::{Fault, Shield};
+use super::tls::files::Files;
+use super::tls::{self, Tls};
 use super::token::{KeyError, Verifier};
 use crate::config::{Config, Profile};
+use crate::log::Clock;
 
 /// Something that is missing or not allowed.
 #[derive(Debug, thiserror::Error)]
@@ -34,14 +37,19 @@ pub enum Missing {
     Edge(Fault),
     /// Tokens would travel in the clear.
     #[error(
-        "TLS for {setting} = {address}: this version does not terminate TLS itself; let a proxy do it and set edge.proxy_terminates_tls = true, or listen on a loopback address"
+        "TLS for {setting} = {address}: set {remedy}; or let a proxy do it and set edge.proxy_terminates_tls = true; or listen on a loopback address"
     )]
     Tls {
         /// The setting.
         setting: &'static str,
         /// Its value.
         address: SocketAddr,
+        /// What gives it TLS.
+        remedy: &'static str,
     },
+    /// TLS is wanted, and what it needs is not there.
+    #[error(transparent)]
+    TlsFiles(#[from] tls::files::Fault),
     /// The development profile is for this machine alone.
     #[error(
         "{setting} = {address}: the development profile listens on loopback addresses only; leave out --dev for anything else"
@@ -70,17 +78,33 @@ pub fn missing(config: &Config, profile: Profile) -> Vec<Missing> {
             missing.push(Missing::Party { setting });
         }
     }
+    let certificate = config.edge.tls_certificate.is_some();
     let listeners = [
-        ("edge.listen", config.edge.listen.0),
-        ("ops.listen", config.ops.listen.0),
+        (
+            "edge.listen",
+            config.edge.listen.0,
+            certificate,
+            "edge.tls_certificate and edge.tls_key",
+        ),
+        (
+            "ops.listen",
+            config.ops.listen.0,
+            config.ops.tls,
+            "ops.tls = true with edge.tls_certificate and edge.tls_key",
+        ),
     ];
     let exposed = listeners
         .into_iter()
-        .filter(|(_, address)| !address.ip().is_loopback());
+        .filter(|(_, address, _, _)| !address.ip().is_loopback());
+    match Files::of(&config.edge, &config.ops) {
+        Ok(Some(files)) => missing.extend(files.read().err().map(Missing::from)),
+        Ok(None) => {}
+        Err(faults) => missing.extend(faults.into_iter().map(Missing::from)),
+    }
     match profile {
         Profile::Development => {
             missing.extend(
-                exposed.map(|(setting, address)| Missing::NotLoopback { setting, address }),
+                exposed.map(|(setting, address, _, _)| Missing::NotLoopback { setting, address }),
             );
         }
         Profile::Production => {
@@ -88,7 +112,12 @@ pub fn missing(config: &Config, profile: Profile) -> Vec<Missing> {
                 missing.push(Missing::Keys);
             }
             if !config.edge.proxy_terminates_tls {
-                missing.extend(exposed.map(|(setting, address)| Missing::Tls { setting, address }));
+                let bare = exposed.filter(|(_, _, encrypted, _)| !encrypted);
+                missing.extend(bare.map(|(setting, address, _, remedy)| Missing::Tls {
+                    setting,
+                    address,
+                    remedy,
+                }));
             }
         }
     }
@@ -108,6 +137,25 @@ pub fn verifier(config: &Config, profile: Profile) -> Result<Verifier, Vec<Missi
             missing.extend(errors.into_iter().map(Missing::Key));
             Err(missing)
         }
+    }
+}
+
+/// What connections are encrypted with, if the settings say so.
+///
+/// # Errors
+/// The files cannot be used.
+pub fn tls(
+    config: &Config,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+) -> Result<Option<Arc<Tls>>, Vec<Missing>> {
+    let all = |faults: Vec<_>| faults.into_iter().map(Missing::from).collect::<Vec<_>>();
+    let Some(files) = Files::of(&config.edge, &config.ops).map_err(all)? else {
+        return Ok(None);
+    };
+    match Tls::start(files, clock, metrics) {
+        Ok(tls) => Ok(Some(tls)),
+        Err(fault) => Err(vec![fault.into()]),
     }
 }
 
@@ -146,6 +194,26 @@ mod tests {
         }
         config.edge.proxy_terminates_tls = true;
         assert!(!texts(&config, Profile::Production).contains("edge.listen"));
+    }
+
+    // EDGE-01
+    #[test]
+    fn each_listener_beyond_loopback_needs_tls_of_its_own() {
+        let mut config = Config::default();
+        config.edge.listen.0 = SocketAddr::from(([0, 0, 0, 0], 9100));
+        config.ops.listen.0 = SocketAddr::from(([0, 0, 0, 0], 8080));
+        let bare = |config: &Config| {
+            let text = texts(config, Profile::Production);
+            ["TLS for edge.listen", "TLS for ops.listen"].map(|part| text.contains(part))
+        };
+        assert_eq!(bare(&config), [true, true]);
+        config.edge.tls_certificate = Some("node.pem".into());
+        config.edge.tls_key = Some("node.key".into());
+        assert_eq!(bare(&config), [false, true]);
+        config.ops.tls = true;
+        assert_eq!(bare(&config), [false, false]);
+        // What is named must also be there.
+        assert!(texts(&config, Profile::Production).contains("edge.tls_certificate: cannot read"));
     }
 
     // EDGE-01

@@ -25,6 +25,7 @@ mod runbook;
 mod shell;
 mod support;
 mod tenants;
+mod tls;
 mod upkeep;
 mod verbs;
 mod wire;

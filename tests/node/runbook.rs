@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use crate::full_disk::SmallDisk;
 use crate::shell::earthquakes;
 use crate::support::write;
+use crate::tls::Authority;
 
 /// Starts and stops the node of a page; what a person's service does.
 const SERVICE: &str = r#"#!/bin/bash
@@ -20,7 +21,7 @@ alive() { [[ -e /proc/$1/status ]] && ! grep -q '^State:.Z' "/proc/$1/status"; }
 case "$1" in
 start)
   : > "$RUN/out"
-  setsid arqonbus serve --dev --listen "$EDGE" --ops 127.0.0.1:0 --data "$DATA" \
+  setsid arqonbus serve --dev --listen "$EDGE" --ops "${OPS_ADDRESS:-127.0.0.1:0}" --data "$DATA" \
     >> "$RUN/out" 2>> "$RUN/err" < /dev/null &
   echo $! > "$RUN/pid"
   for _ in $(seq 400); do
@@ -30,6 +31,8 @@ start)
   done
   cat "$RUN/err" >&2
   exit 1 ;;
+reload)
+  kill -HUP "$(cat "$RUN/pid")" ;;
 stop | kill)
   pid=$(cat "$RUN/pid")
   if [[ $1 == stop ]]; then kill -TERM "$pid"; else kill -KILL "$pid"; fi
@@ -189,7 +192,7 @@ fn every_page_of_the_runbook_is_run() {
         .collect();
     assert_eq!(
         pages,
-        ["full", "damaged", "power", "restore", "keys", "move"]
+        ["full", "damaged", "power", "restore", "keys", "tls", "move"]
     );
     let headings = document.lines().filter(|line| line.starts_with("## "));
     assert_eq!(headings.count(), pages.len(), "a page without a scenario");
@@ -281,6 +284,31 @@ fn runbook_page_about_keys() {
     machine.run(&page("keys"));
     let records = machine.run("arqon replay 'usgs.>' --from earliest --output json | wc -l");
     assert_eq!(records.trim(), "1707");
+}
+
+// EDGE-08, TOOL-12
+#[test]
+fn runbook_page_about_tls() {
+    let authority = Authority::new();
+    let files = authority.server("node");
+    authority.server("new");
+    let text = |path: &Path| path.to_str().expect("text").to_owned();
+    let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let ops = free.local_addr().expect("an address").to_string();
+    drop(free);
+    let mut machine = Machine::new();
+    machine.settings = vec![
+        ("ARQONBUS_EDGE__TLS_CERTIFICATE", text(&files.certificate)),
+        ("ARQONBUS_EDGE__TLS_KEY", text(&files.key)),
+        ("ARQON_URL", format!("wss://{}/v1/ws", machine.edge)),
+        ("ARQON_CA", text(&authority.ca())),
+        ("TLS", text(authority.directory())),
+        ("OPS_ADDRESS", ops.clone()),
+        ("OPS", format!("http://{ops}")),
+    ];
+    machine.run("systemctl start arqonbus");
+    let said = machine.run(&page("tls"));
+    assert!(said.contains("arqon_edge_tls_days_left"), "{said}");
 }
 
 // TOOL-12

@@ -109,6 +109,10 @@ impl Node {
         let mut line = String::new();
         let mut stdout = BufReader::new(child.stdout.take().expect("a pipe"));
         stdout.read_line(&mut line).expect("a line");
+        // With TLS it says so, and the rest is the same.
+        let line = line
+            .replace("wss://", "ws://")
+            .replace("https://", "http://");
         let address = |from: &str, to: char| {
             let rest = line.split_once(from).map(|(_, rest)| rest)?;
             rest.split(to).next()?.trim().parse().ok()

@@ -1,10 +1,11 @@
 //! Which node, as whom, in which reality: flags over environment over the active context. A
 //! context named by a flag is a whole: the environment's node and token do not mix with it.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use arqonbus::client::{self, Client, ConnectOptions, Reconnect};
+use arqonbus::client::{self, Client, ConnectOptions, Reconnect, Tls};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::parser::ValueSource;
@@ -19,9 +20,21 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct Target {
-    /// The node, like ws://127.0.0.1:9100/v1/ws; wss:// is not spoken yet
+    /// The node, like wss://broker.example:9100/v1/ws, or ws:// without TLS
     #[arg(long, global = true, env = "ARQON_URL")]
     url: Option<String>,
+
+    /// File with the authorities to believe for wss:// [default: those that the system trusts]
+    #[arg(long, global = true, env = "ARQON_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
+
+    /// File with a client certificate to show for wss://; it may stand in for a token
+    #[arg(long, global = true, env = "ARQON_CERT", value_name = "FILE")]
+    cert: Option<PathBuf>,
+
+    /// File with the private key of the client certificate
+    #[arg(long, global = true, env = "ARQON_CERT_KEY", value_name = "FILE")]
+    cert_key: Option<PathBuf>,
 
     /// The token; better kept in ARQON_TOKEN or in a context, where others cannot see it
     #[arg(long, global = true, env = "ARQON_TOKEN", hide_env_values = true)]
@@ -43,6 +56,9 @@ pub(crate) struct Target {
 #[derive(Clone, Copy, Debug, Default)]
 struct Typed {
     url: bool,
+    ca: bool,
+    cert: bool,
+    cert_key: bool,
     token: bool,
     context: bool,
     reality: bool,
@@ -84,6 +100,9 @@ impl Target {
         let typed = |name| matches.value_source(name) == Some(ValueSource::CommandLine);
         self.typed = Typed {
             url: typed("url"),
+            ca: typed("ca"),
+            cert: typed("cert"),
+            cert_key: typed("cert_key"),
             token: typed("token"),
             context: typed("context"),
             reality: typed("reality"),
@@ -103,9 +122,14 @@ impl Target {
         let token = self
             .token_of(profile)
             .filter(|token| !token.trim().is_empty());
-        let token = token.ok_or_else(|| {
-            Failure::not_permitted("no token: set ARQON_TOKEN, --token or a context")
-        })?;
+        let tls = self.tls(profile);
+        let token = token
+            .or_else(|| tls.certificate.is_some().then(String::new))
+            .ok_or_else(|| {
+                Failure::not_permitted(
+                    "no token: set ARQON_TOKEN, --token or a context; or show a certificate (--cert)",
+                )
+            })?;
         let reality = self
             .reality
             .clone()
@@ -113,6 +137,7 @@ impl Target {
             .or_else(|| profile.and_then(|profile| profile.reality.clone()))
             .unwrap_or_else(|| "main".to_owned());
         let mut options = ConnectOptions::new(url, token);
+        options.tls = tls;
         options.reconnect = Reconnect::Within(PATIENCE);
         Ok((options, reality))
     }
@@ -122,6 +147,21 @@ impl Target {
             .clone()
             .filter(|_| self.typed.url || !self.typed.context)
             .or_else(|| profile.map(|profile| profile.url.clone()))
+    }
+
+    fn tls(&self, profile: Option<&Profile>) -> Tls {
+        let one = |given: &Option<PathBuf>, typed, of: fn(&Profile) -> &Option<PathBuf>| {
+            given
+                .clone()
+                .filter(|_| typed || !self.typed.context)
+                .or_else(|| profile.and_then(|profile| of(profile).clone()))
+        };
+        let typed = self.typed;
+        Tls {
+            ca: one(&self.ca, typed.ca, |profile| &profile.ca),
+            certificate: one(&self.cert, typed.cert, |profile| &profile.cert),
+            key: one(&self.cert_key, typed.cert_key, |profile| &profile.cert_key),
+        }
     }
 
     fn token_of(&self, profile: Option<&Profile>) -> Option<String> {
@@ -145,14 +185,25 @@ impl Target {
         Ok(self.url(profile).is_some())
     }
 
-    /// URL, token and reality for `context add`: what was typed. A token of the environment is for
-    /// another node, and must not be written down unasked.
-    pub(crate) fn given(&self) -> (Option<&str>, Option<&str>, Option<&str>) {
-        (
-            self.url.as_deref().filter(|_| self.typed.url),
-            self.token.as_deref().filter(|_| self.typed.token),
-            self.reality.as_deref().filter(|_| self.typed.reality),
-        )
+    /// What `context add` keeps: what was typed. A token of the environment is for another node,
+    /// and must not be written down unasked. Files are named from the root on, because a context is
+    /// used from anywhere. `None` without a URL.
+    pub(crate) fn given(&self) -> anyhow::Result<Option<Profile>> {
+        let Some(url) = self.url.clone().filter(|_| self.typed.url) else {
+            return Ok(None);
+        };
+        let file = |path: &Option<PathBuf>, typed| {
+            let path = path.as_ref().filter(|_| typed);
+            path.map(std::path::absolute).transpose()
+        };
+        Ok(Some(Profile {
+            url,
+            token: self.token.clone().filter(|_| self.typed.token),
+            reality: self.reality.clone().filter(|_| self.typed.reality),
+            ca: file(&self.ca, self.typed.ca)?,
+            cert: file(&self.cert, self.typed.cert)?,
+            cert_key: file(&self.cert_key, self.typed.cert_key)?,
+        }))
     }
 }
 

@@ -8,7 +8,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use arqonbus::client::ConnectOptions;
+use arqonbus::client::{ConnectOptions, Tls};
 use clap::{Args, Subcommand};
 use figment::Figment;
 use figment::providers::{Format as _, Toml};
@@ -23,6 +23,7 @@ use crate::{Output, table};
 #[command(after_help = "\
 Examples:
   arqon context add dev --url ws://127.0.0.1:9100/v1/ws --token \"$(cat data/dev-token)\"
+  arqon context add plant --url wss://broker.example/v1/ws --ca ca.pem --cert me.pem --cert-key me.key
   arqon context use dev
   arqon --context staging tail '>'")]
 pub(crate) struct Arguments {
@@ -78,6 +79,12 @@ pub(crate) struct Profile {
     pub(crate) token: Option<String>,
     #[serde(default)]
     pub(crate) reality: Option<String>,
+    #[serde(default)]
+    pub(crate) ca: Option<PathBuf>,
+    #[serde(default)]
+    pub(crate) cert: Option<PathBuf>,
+    #[serde(default)]
+    pub(crate) cert_key: Option<PathBuf>,
 }
 
 impl Profiles {
@@ -138,6 +145,17 @@ impl Profiles {
                     line(&format!("{table}{key}"), &quoted(value)?);
                 }
             }
+            let files = [
+                ("ca", &profile.ca),
+                ("cert", &profile.cert),
+                ("cert_key", &profile.cert_key),
+            ];
+            for (key, path) in files {
+                // A path that is no text is taken for what it is nearest to, and then not found.
+                if let Some(path) = path {
+                    line(&format!("{table}{key}"), &quoted(&path.to_string_lossy())?);
+                }
+            }
         }
         Ok(text)
     }
@@ -181,23 +199,19 @@ pub(crate) fn run(
     let mut profiles = Profiles::load()?;
     match arguments.action {
         Action::Add(Addition { name }) => {
-            let (url, token, reality) = target.given();
-            let url = url.ok_or_else(|| {
-                Failure::usage("a context needs --url, like ws://HOST:9100/v1/ws")
+            let profile = target.given()?.ok_or_else(|| {
+                Failure::usage("a context needs --url, like wss://HOST:9100/v1/ws")
             })?;
-            // What this build cannot speak may still be written down, but nonsense may not.
-            let plain = url
-                .strip_prefix("wss://")
-                .map(|rest| format!("ws://{rest}"));
-            ConnectOptions::new(plain.as_deref().unwrap_or(url), token.unwrap_or_default())
+            let token = profile.token.clone().unwrap_or_default();
+            let mut options = ConnectOptions::new(&profile.url, token);
+            options.tls = Tls {
+                ca: profile.ca.clone(),
+                certificate: profile.cert.clone(),
+                key: profile.cert_key.clone(),
+            };
+            options
                 .check()
                 .map_err(|error| Failure::usage(error.to_string()))?;
-            let owned = |text: Option<&str>| text.map(str::to_owned);
-            let profile = Profile {
-                url: url.to_owned(),
-                token: owned(token),
-                reality: owned(reality),
-            };
             profiles.context.insert(name.clone(), profile);
             profiles.active.get_or_insert(name.clone());
             profiles.save()?;
@@ -230,6 +244,7 @@ pub(crate) fn run(
                     "url": profile.url,
                     "reality": profile.reality.as_deref().unwrap_or("main"),
                     "token": if profile.token.is_some() { "set" } else { "none" },
+                    "certificate": if profile.cert.is_some() { "set" } else { "none" },
                 })
             });
             table::print(&rows.collect::<serde_json::Value>(), output)
@@ -247,6 +262,9 @@ mod tests {
             url: "ws://h/\"x\"".into(),
             token: Some("a.b\\c".into()),
             reality: None,
+            ca: Some("/etc/my ca.pem".into()),
+            cert: None,
+            cert_key: None,
         };
         let profiles = Profiles {
             active: Some("my dev".into()),
@@ -259,6 +277,10 @@ mod tests {
         assert_eq!(
             (found.url.as_str(), found.token.as_deref()),
             ("ws://h/\"x\"", Some("a.b\\c"))
+        );
+        assert_eq!(
+            found.ca.as_deref(),
+            Some(std::path::Path::new("/etc/my ca.pem"))
         );
         assert!(read.chosen(Some("other")).is_err());
     }

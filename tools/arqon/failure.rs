@@ -2,7 +2,7 @@
 
 use std::io;
 
-use arqonbus::client;
+use arqonbus::client::{self, TlsProblem};
 use arqonbus::proto::ErrorCode;
 
 pub(crate) const HELP: &str = "\
@@ -19,8 +19,8 @@ Exit codes:
   78   the configuration cannot be used
   130  interrupted before it was done
 
-Environment: ARQON_URL, ARQON_TOKEN, ARQON_REALITY, ARQON_CONTEXT, ARQON_OUTPUT,
-ARQON_LOG (filter of the log on stderr, like `debug`), NO_COLOR.";
+Environment: ARQON_URL, ARQON_TOKEN, ARQON_REALITY, ARQON_CONTEXT, ARQON_OUTPUT, ARQON_CA,
+ARQON_CERT, ARQON_CERT_KEY, ARQON_LOG (filter of the log on stderr, like `debug`), NO_COLOR.";
 
 /// A failure that knows its exit code.
 #[derive(Debug, thiserror::Error)]
@@ -90,11 +90,34 @@ pub(crate) fn advice(error: &anyhow::Error) -> Option<&'static str> {
         client::Error::Unreachable { .. } => {
             Some("is the node running, and is the URL the one in its `ready` line?")
         }
+        client::Error::Tls { problem, .. } => of_tls(problem),
         client::Error::Refused { status: 401, .. } => Some(
             "the node's log says why; look into the token with `arqon token inspect`, or make one \
              with `arqon token mint`",
         ),
         client::Error::Refused { status: 404, .. } => Some("the URL of a node ends in /v1/ws"),
+        _ => None,
+    }
+}
+
+fn of_tls(problem: &TlsProblem) -> Option<&'static str> {
+    match problem {
+        TlsProblem::UnknownIssuer => Some(
+            "if it is the right node, name its authority's certificate with --ca FILE (or ARQON_CA)",
+        ),
+        TlsProblem::NotInForce => {
+            Some("the node's operator must renew it; or is the clock of this machine wrong?")
+        }
+        TlsProblem::OtherName { .. } => {
+            Some("use the name in the certificate; `openssl s_client -connect HOST:PORT` shows it")
+        }
+        TlsProblem::NotTls => Some("is it a node without TLS? its URL begins with ws://"),
+        TlsProblem::CertificateWanted => {
+            Some("show one with --cert FILE --cert-key FILE (or ARQON_CERT and ARQON_CERT_KEY)")
+        }
+        TlsProblem::CertificateRefused => Some(
+            "is it in force, and from an authority that the node knows? the node's log says why",
+        ),
         _ => None,
     }
 }
@@ -146,6 +169,14 @@ fn of_client(error: &client::Error) -> u8 {
             ..
         }
     );
+    let refused = refused
+        || matches!(
+            error,
+            client::Error::Tls {
+                problem: TlsProblem::CertificateWanted | TlsProblem::CertificateRefused,
+                ..
+            }
+        );
     let forbidden = matches!(
         error.code(),
         Some(
@@ -161,6 +192,7 @@ fn of_client(error: &client::Error) -> u8 {
     match error {
         client::Error::Address { .. } => 78,
         client::Error::Unreachable { .. }
+        | client::Error::Tls { .. }
         | client::Error::ConnectionLost { .. }
         | client::Error::Closed => 69,
         _ if error.retryable() => 75,

@@ -21,7 +21,7 @@ impl Session {
             tracing::info!(%reason, "new token of a session refused");
             invalid()
         })?;
-        let identity = listener::identity(&claims).map_err(|reason| {
+        let mut identity = listener::identity(&claims).map_err(|reason| {
             tracing::info!(%reason, "new token with a tenant or pattern that cannot be served");
             invalid()
         })?;
@@ -31,6 +31,7 @@ impl Session {
                 "the token is of another tenant or subject than the session; connect with it instead",
             ));
         }
+        identity.not_beyond(old.ends_by);
         if self.guard.rules().revocations.revoked(&identity).is_some() {
             tracing::info!("new token of a session refused: it is revoked");
             return Err(invalid());

@@ -105,6 +105,7 @@ fn identity(tenant: &str) -> Identity {
         expires_at: None,
         issued_at: None,
         token_id: None,
+        ends_by: None,
     }
 }
 
