@@ -104,6 +104,8 @@ pub enum Refusal {
     TokenInvalid,
     /// A good token whose tenant or patterns cannot be served.
     Forbidden,
+    /// It cannot be decided whether the token is good: keys or revocations are not there.
+    NotReady,
     /// The tenant has all the sessions it may have.
     TenantFull,
     /// The node has all the sessions it may have.
@@ -293,6 +295,15 @@ impl Refusal {
                     ErrorCode::Forbidden,
                     "forbidden",
                     "the token is good, but its tenant or patterns cannot be served",
+                )
+            },
+            Self::NotReady => Face {
+                header: Some((header::RETRY_AFTER, RETRY_AFTER_S)),
+                ..face(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    ErrorCode::StorageFailure,
+                    "not_ready",
+                    "the node cannot decide on this token yet; come back",
                 )
             },
             Self::TenantFull => Face {

@@ -32,10 +32,11 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 
 use super::handshake::{self, Refusal, Rules, Subprotocol};
 use super::metrics::Metrics;
+use super::revocation::Standing;
 use super::seats::{Seat, Seats};
 use super::session::{self, SessionContext};
-use super::token::Verifier;
-use crate::broker::{Filter, Identity, NameError, Tenant, Topics};
+use super::token::{Refused, Verifier};
+use crate::broker::{Filter, Identity, NameError, Tenant, Topics, check_token};
 use crate::config::{Config, Limits, Profile};
 use crate::log::{Clock, Micros};
 use crate::proto::claims::{self, Claims};
@@ -248,20 +249,30 @@ impl Door {
             return Err(Refusal::Draining);
         }
         let offer = handshake::examine(head, &self.rules)?;
-        let claims = self
-            .verifier
-            .verify(offer.token, self.clock.now())
-            .map_err(|reason| {
-                tracing::info!(%reason, %peer, "token refused");
-                Refusal::TokenInvalid
-            })?;
-        let identity = identity(&claims).map_err(|reason| {
+        let now = self.clock.now();
+        let claims = self.verifier.verify(offer.token, now).map_err(|reason| {
+            tracing::info!(%reason, %peer, "token refused");
+            match reason {
+                Refused::KeysNotYet => Refusal::NotReady,
+                _ => Refusal::TokenInvalid,
+            }
+        })?;
+        let ends_at = self.verifier.ends_at(&claims, now);
+        let identity = identity(&claims, ends_at).map_err(|reason| {
             tracing::info!(%reason, %peer, "token with a tenant or pattern that cannot be served");
             Refusal::Forbidden
         })?;
-        if let Some(reason) = self.revoked(&identity).await {
-            tracing::info!(reason, %peer, "token refused: it is revoked");
-            return Err(Refusal::TokenInvalid);
+        let SessionContext { broker, shield, .. } = &self.context;
+        match shield.standing(broker, &identity).await {
+            Standing::Good => {}
+            Standing::Revoked => {
+                tracing::info!(%peer, "token refused: it is revoked");
+                return Err(Refusal::TokenInvalid);
+            }
+            Standing::Unknown => {
+                tracing::warn!(%peer, tenant = %identity.tenant, "token refused: it cannot be told whether it is revoked");
+                return Err(Refusal::NotReady);
+            }
         }
         let seat = self.seats.take(&identity.tenant)?;
         let response = offer.response();
@@ -273,22 +284,6 @@ impl Door {
             },
             response,
         ))
-    }
-
-    /// Why the bearer of a good token may not come in all the same. Where that cannot be found out
-    /// the session does not begin either: it needs the same logs.
-    async fn revoked(&self, identity: &Identity) -> Option<&'static str> {
-        let (broker, shield) = (&self.context.broker, &self.context.shield);
-        let guard = match shield.opened(&identity.tenant) {
-            Some(guard) => guard,
-            None => {
-                let (broker, shield) = (Arc::clone(broker), Arc::clone(shield));
-                let tenant = identity.tenant.clone();
-                let open = move || broker.tenancy(&tenant).ok().map(|one| shield.open(&one));
-                tokio::task::spawn_blocking(open).await.ok().flatten()?
-            }
-        };
-        guard.rules().revocations.revoked(identity)
     }
 
     fn count(&self, refusal: Refusal, started: Instant) {
@@ -345,11 +340,11 @@ fn websocket(limits: &Limits) -> WebSocketConfig {
         .accept_unmasked_frames(false)
 }
 
-/// What the broker wants to know of a token.
+/// What the broker wants to know of a token, whose session ends at `ends_at`.
 ///
 /// # Errors
 /// The tenant or a pattern breaks the rules for names.
-pub fn identity(claims: &Claims) -> Result<Identity, NameError> {
+pub fn identity(claims: &Claims, ends_at: Micros) -> Result<Identity, NameError> {
     Ok(Identity {
         tenant: Tenant::new(&claims.tenant)?,
         subject: claims.sub.clone(),
@@ -359,23 +354,44 @@ pub fn identity(claims: &Claims) -> Result<Identity, NameError> {
             claims::Role::Admin => crate::broker::Role::Admin,
             claims::Role::Controller => crate::broker::Role::Controller,
         },
-        publish: topics(claims.publish.as_deref())?,
-        subscribe: topics(claims.subscribe.as_deref())?,
-        expires_at: Some(Micros(claims.exp.saturating_mul(1_000_000))),
+        publish: topics(claims, claims.publish.as_deref())?,
+        subscribe: topics(claims, claims.subscribe.as_deref())?,
+        expires_at: Some(ends_at),
         issued_at: claims.iat.map(|at| Micros(at.saturating_mul(1_000_000))),
         token_id: claims.jti.clone(),
     })
 }
 
-fn topics(patterns: Option<&[String]>) -> Result<Topics, NameError> {
-    match patterns {
-        None => Ok(Topics::All),
-        Some(patterns) => patterns
-            .iter()
-            .map(|p| Filter::new(p))
-            .collect::<Result<_, _>>()
-            .map(Topics::Only),
+/// A pattern that begins with `!` denies; `{tenant}` and `{sub}` stand for what the token says there.
+fn topics(claims: &Claims, patterns: Option<&[String]>) -> Result<Topics, NameError> {
+    let Some(patterns) = patterns else {
+        return Ok(Topics::All);
+    };
+    let (mut allowed, mut denied) = (Vec::new(), Vec::new());
+    for pattern in patterns {
+        let (pattern, list) = match pattern.strip_prefix('!') {
+            Some(pattern) => (pattern, &mut denied),
+            None => (pattern.as_str(), &mut allowed),
+        };
+        list.push(match pattern.contains('{') {
+            true => Filter::new(&filled(claims, pattern)?)?,
+            false => Filter::new(pattern)?,
+        });
     }
+    Ok(Topics::listed(allowed, denied))
+}
+
+/// The pattern of a template. What is filled in is one token and nothing else, so that nobody whose
+/// name is `a.>` sees more than is meant.
+fn filled(claims: &Claims, template: &str) -> Result<String, NameError> {
+    let mut pattern = template.to_owned();
+    for (name, value) in [("{tenant}", &claims.tenant), ("{sub}", &claims.sub)] {
+        if pattern.contains(name) {
+            check_token(value)?;
+            pattern = pattern.replace(name, value);
+        }
+    }
+    Ok(pattern)
 }
 
 const TIMED_OUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 135\r\n\r\n{\"error\":{\"code\":\"INFRA_PROTOCOL_ERROR\",\"reason\":\"handshake_timeout\",\"message\":\"the request's head did not arrive in time; try again\"}}";

@@ -2,7 +2,7 @@
 //!
 //! - [`listener`]: a connection from its first byte to the 101.
 //! - [`handshake`]: which requests may become a WebSocket.
-//! - [`token`]: which tokens are good; [`revocation`]: which no longer.
+//! - [`keys`]: what verifies tokens; [`token`]: which are good; [`revocation`]: which no longer.
 //! - [`shield`]: what stands between a message and the log: [`rate`], [`signature`], [`schema`],
 //!   [`casil`] and [`policy`], in this order; [`mirror`] copies what has passed.
 //! - [`session`]: what happens after the 101.
@@ -17,6 +17,7 @@ pub mod casil;
 pub mod checkup;
 pub mod development;
 pub mod handshake;
+mod keys;
 pub mod listener;
 pub mod metrics;
 pub mod mirror;

@@ -1,9 +1,13 @@
 //! EDGE-02: every way in which a token can be bad, and the few in which it is good.
 
-use jsonwebtoken::{EncodingKey, encode};
+use std::io;
+use std::path::PathBuf;
+
+use jsonwebtoken::{Algorithm, EncodingKey, encode};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::config::KeyEntry;
 
 const NOW_S: u64 = 1_800_000_000;
 const NOW: Micros = Micros(NOW_S * 1_000_000);
@@ -18,7 +22,8 @@ fn entry(id: &str, algorithm: KeyAlgorithm, file: impl Into<PathBuf>) -> KeyEntr
     KeyEntry {
         id: id.into(),
         algorithm,
-        file: file.into(),
+        file: Some(file.into()),
+        env: None,
     }
 }
 

@@ -1,0 +1,1 @@
+//! EDGE-03: sets of keys, and where they come from.

@@ -1,0 +1,1 @@
+//! EDGE-05: whom a revocation means, and for how long.
