@@ -438,3 +438,53 @@ async fn refuse_early_data(websocket: &mut WebSocketStream<TcpStream>) {
         tracing::trace!(%error, "the peer left first");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity_of(sub: &str, patterns: &[&str]) -> Result<Identity, NameError> {
+        let patterns: Vec<String> = patterns.iter().map(|&pattern| pattern.into()).collect();
+        let claims = Claims {
+            iss: String::new(),
+            aud: Vec::new(),
+            sub: sub.into(),
+            tenant: "acme".into(),
+            role: claims::Role::User,
+            exp: 0,
+            iat: None,
+            nbf: None,
+            jti: None,
+            publish: Some(patterns.clone()),
+            subscribe: Some(patterns),
+        };
+        identity(&claims, Micros(0))
+    }
+
+    // EDGE-07
+    #[test]
+    fn templates_stand_for_what_the_token_says() {
+        let who = identity_of("alice", &["users.{sub}.>", "{tenant}.news"]).unwrap();
+        assert!(who.may_publish("users.alice.mail") && who.may_publish("acme.news"));
+        assert!(!who.may_publish("users.bob.mail") && !who.may_publish("other.news"));
+        // A name that would be more than one token of a topic is not filled in.
+        for sub in ["a.b", ">", "*", "a.>", "a b", "ü"] {
+            assert!(identity_of(sub, &["users.{sub}.>"]).is_err(), "{sub}");
+            assert!(identity_of(sub, &["users.>"]).is_ok(), "{sub}");
+        }
+        for unknown in ["{role}", "{sub", "sub}", "{{sub}}"] {
+            assert!(identity_of("alice", &[unknown]).is_err(), "{unknown}");
+        }
+    }
+
+    // EDGE-07
+    #[test]
+    fn a_pattern_with_an_exclamation_mark_denies() {
+        let who = identity_of("alice", &["!users.{sub}.secret", "users.>"]).unwrap();
+        assert!(who.may_publish("users.alice.mail") && who.may_publish("users.bob.secret"));
+        assert!(!who.may_publish("users.alice.secret"));
+        assert!(!identity_of("alice", &["!a"]).unwrap().may_publish("b"));
+        assert!(identity_of("alice", &["!!a"]).is_err());
+        assert!(identity_of("alice", &["!"]).is_err());
+    }
+}
