@@ -18,7 +18,9 @@ pub enum Missing {
     #[error("a data directory: set node.data_dir, or --data DIR")]
     DataDir,
     /// No keys that verify tokens.
-    #[error("keys that verify tokens: set auth.keys or auth.jwks; without them nobody could connect")]
+    #[error(
+        "keys that verify tokens: set auth.keys or auth.jwks; without them nobody could connect"
+    )]
     Keys,
     /// No issuer or audience.
     #[error("{setting}: it must not be empty, or tokens made for others would pass")]

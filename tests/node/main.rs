@@ -22,5 +22,6 @@ mod restart;
 mod runbook;
 mod shell;
 mod support;
+mod tokens;
 mod upkeep;
 mod verbs;

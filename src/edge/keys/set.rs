@@ -109,7 +109,9 @@ pub(super) fn read(
                 let key = Key::new(parties, id, algorithm, decoding);
                 contents.keys.push(Arc::new(key));
             }
-            Err(reason) => contents.passed_over.push(format!("keys[{index}]: {reason}")),
+            Err(reason) => contents
+                .passed_over
+                .push(format!("keys[{index}]: {reason}")),
         }
     }
     Ok(contents)
@@ -168,7 +170,9 @@ fn usable(jwk: Jwk, publicity: Publicity) -> Result<Usable, &'static str> {
 fn rsa(jwk: &Jwk) -> Result<DecodingKey, &'static str> {
     let (modulus, exponent) = (decoded(jwk.n.as_ref())?, decoded(jwk.e.as_ref())?);
     let significant = modulus.iter().skip_while(|byte| **byte == 0).count();
-    let modulus = modulus.get(modulus.len() - significant..).unwrap_or_default();
+    let modulus = modulus
+        .get(modulus.len() - significant..)
+        .unwrap_or_default();
     // 2048 bits mean that the highest of them is set.
     let short = significant < RSA_BYTES_MIN
         || (significant == RSA_BYTES_MIN && modulus.first().is_none_or(|first| *first < 0x80));

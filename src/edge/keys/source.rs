@@ -182,9 +182,16 @@ impl Source {
         }
         let ids: Vec<&str> = keys.iter().map(|key| key.id.as_str()).collect();
         if keys.is_empty() {
-            tracing::error!(set = self.name, "a set has no key left; its tokens are refused");
+            tracing::error!(
+                set = self.name,
+                "a set has no key left; its tokens are refused"
+            );
         } else {
-            tracing::info!(set = self.name, ?ids, "keys that verify tokens are in force");
+            tracing::info!(
+                set = self.name,
+                ?ids,
+                "keys that verify tokens are in force"
+            );
         }
         self.hold(keys);
     }
@@ -227,7 +234,8 @@ pub(super) enum FileError {
 pub(super) fn bytes_of(path: &Path) -> Result<Vec<u8>, FileError> {
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path)?;
-    file.take(SET_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    file.take(SET_BYTES_MAX as u64 + 1)
+        .read_to_end(&mut bytes)?;
     if bytes.len() > SET_BYTES_MAX {
         return Err(FileError::TooLarge);
     }

@@ -68,17 +68,25 @@ fn each_kind_of_key_serves_its_one_algorithm() {
     let rs = jwk("rs256", Algorithm::RS256);
     let ed = jwk("eddsa", Algorithm::EdDSA);
     assert_eq!(published(rs.clone()), good("rs256", KeyAlgorithm::RS256));
-    assert_eq!(published(without(rs, "alg")), good("rs256", KeyAlgorithm::RS256));
+    assert_eq!(
+        published(without(rs, "alg")),
+        good("rs256", KeyAlgorithm::RS256)
+    );
     assert_eq!(published(es()), good("es256", KeyAlgorithm::ES256));
     assert_eq!(published(ed), good("eddsa", KeyAlgorithm::EdDSA));
-    let more = with(with(es(), "use", json!("sig")), "key_ops", json!(["verify"]));
+    let more = with(
+        with(es(), "use", json!("sig")),
+        "key_ops",
+        json!(["verify"]),
+    );
     assert!(published(with(more, "x5t", json!("?"))).is_ok());
 }
 
 #[test]
 fn keys_that_must_not_verify_are_passed_over_by_their_reason() {
     let rs = || jwk("rs256", Algorithm::RS256);
-    let oct = json!({ "kty": "oct", "kid": "s", "alg": "HS256", "k": URL_SAFE_NO_PAD.encode([7; 32]) });
+    let oct =
+        json!({ "kty": "oct", "kid": "s", "alg": "HS256", "k": URL_SAFE_NO_PAD.encode([7; 32]) });
     let short = URL_SAFE_NO_PAD.encode([0xff; 255]);
     let padded = URL_SAFE_NO_PAD.encode([&[0][..], &[0xff; 255]].concat());
     let cases = [
@@ -91,7 +99,10 @@ fn keys_that_must_not_verify_are_passed_over_by_their_reason() {
         (with(es(), "alg", json!("none")), "alg"),
         (with(rs(), "n", json!(short)), "2048"),
         (with(rs(), "n", json!(padded)), "2048"),
-        (with(rs(), "n", json!(URL_SAFE_NO_PAD.encode([0xff; 513]))), "4096"),
+        (
+            with(rs(), "n", json!(URL_SAFE_NO_PAD.encode([0xff; 513]))),
+            "4096",
+        ),
         (with(rs(), "e", json!("AQ")), "exponent"),
         (with(rs(), "e", json!("AA")), "exponent"),
         (without(rs(), "e"), "missing"),
@@ -127,7 +138,10 @@ fn a_set_that_nobody_can_rely_on_is_broken_as_a_whole() {
     let many = Broken::TooMany { found: 101 };
     assert_eq!(broken(&set(&vec![es(); 101])), Some(many));
     // One bad key does not take the others with it, and an empty set is a set.
-    let mixed = set(&[with(es(), "use", json!("enc")), jwk("rs256", Algorithm::RS256)]);
+    let mixed = set(&[
+        with(es(), "use", json!("enc")),
+        jwk("rs256", Algorithm::RS256),
+    ]);
     let contents = read(&mixed, Publicity::Published, &parties()).expect("a set");
     assert_eq!((contents.keys.len(), contents.passed_over.len()), (1, 1));
     let empty = read(&set(&[]), Publicity::Published, &parties()).expect("a set");
@@ -165,7 +179,10 @@ fn keys(jwks: Vec<JwksEntry>) -> Result<Keys, Vec<KeyError>> {
 #[test]
 fn a_key_is_found_by_issuer_and_id() {
     let one = written(&set(&[es()]));
-    let other = written(&set(&[jwk("rs256", Algorithm::RS256), with(es(), "kid", json!("listed"))]));
+    let other = written(&set(&[
+        jwk("rs256", Algorithm::RS256),
+        with(es(), "kid", json!("listed")),
+    ]));
     let keys = keys(vec![of_file(&one, "one"), of_file(&other, "other")]).expect("keys");
     let now = Instant::now();
     let find = |issuer: &str, id: Option<&str>| {
@@ -173,10 +190,19 @@ fn a_key_is_found_by_issuer_and_id() {
         found.map(|key| (key.issuer.to_string(), key.algorithm))
     };
     let own = Auth::default().issuer;
-    assert_eq!(find(&own, Some("listed")), Ok((own.clone(), KeyAlgorithm::ES256)));
+    assert_eq!(
+        find(&own, Some("listed")),
+        Ok((own.clone(), KeyAlgorithm::ES256))
+    );
     assert_eq!(find(&own, None), Ok((own.clone(), KeyAlgorithm::ES256)));
-    assert_eq!(find("one", Some("es256")), Ok(("one".into(), KeyAlgorithm::ES256)));
-    assert_eq!(find("other", Some("listed")), Ok(("other".into(), KeyAlgorithm::ES256)));
+    assert_eq!(
+        find("one", Some("es256")),
+        Ok(("one".into(), KeyAlgorithm::ES256))
+    );
+    assert_eq!(
+        find("other", Some("listed")),
+        Ok(("other".into(), KeyAlgorithm::ES256))
+    );
     // Another issuer's key is no key, and a set may grow, so that it always wants a name.
     assert_eq!(find("one", Some("rs256")), Err(Absent::Id));
     assert_eq!(find("one", Some("listed")), Err(Absent::Id));
@@ -195,7 +221,10 @@ fn a_set_that_cannot_be_brought_up_to_date_ends_after_its_time() {
     assert!(keys.find("one", Some("es256"), now).is_ok());
     assert!(keys.missing(now).is_empty());
     let later = now + stale + Duration::from_secs(1);
-    assert_eq!(keys.find("one", Some("es256"), later).err(), Some(Absent::Stale));
+    assert_eq!(
+        keys.find("one", Some("es256"), later).err(),
+        Some(Absent::Stale)
+    );
     assert_eq!(keys.missing(later), ["auth.jwks[0]"]);
     assert!(keys.find("arqonbus", Some("listed"), later).is_ok());
 }
@@ -229,24 +258,48 @@ fn settings_of_sets_that_cannot_be_used_are_all_named() {
     let cases = [
         (JwksEntry::default(), "either file or url"),
         (
-            JwksEntry { file: Some("a".into()), ..url("https://a.example/jwks") },
+            JwksEntry {
+                file: Some("a".into()),
+                ..url("https://a.example/jwks")
+            },
             "either file or url",
         ),
-        (JwksEntry { ca: Some("a".into()), ..file("b") }, "ca is for a url"),
+        (
+            JwksEntry {
+                ca: Some("a".into()),
+                ..file("b")
+            },
+            "ca is for a url",
+        ),
         (url("nonsense"), "its url is none"),
         (url("http://issuer.example/jwks"), "https://"),
         (url("http://10.0.0.1/jwks"), "https://"),
         (url("file:///etc/passwd"), "https://"),
-        (url("https://user:secret@a.example/"), "no user and no password"),
         (
-            JwksEntry { ca: Some("/nonexistent".into()), ..url("https://a.example/") },
+            url("https://user:secret@a.example/"),
+            "no user and no password",
+        ),
+        (
+            JwksEntry {
+                ca: Some("/nonexistent".into()),
+                ..url("https://a.example/")
+            },
             "ca cannot be read",
         ),
         (
-            JwksEntry { ca: Some(no_pem.path().to_owned()), ..url("https://a.example/") },
+            JwksEntry {
+                ca: Some(no_pem.path().to_owned()),
+                ..url("https://a.example/")
+            },
             "no certificates",
         ),
-        (JwksEntry { issuer: Some(String::new()), ..file("a") }, "issuer"),
+        (
+            JwksEntry {
+                issuer: Some(String::new()),
+                ..file("a")
+            },
+            "issuer",
+        ),
         (file("/nonexistent"), "cannot be read"),
         (of_file(&private, "a"), "private half"),
         (of_file(&large, "a"), "more than"),
@@ -277,5 +330,10 @@ fn a_key_has_one_place() {
         assert!(matches!(error, Some(KeyError::Place { .. })), "{error:?}");
     }
     let missing = entry(None, Some("NO_SUCH_VARIABLE_HERE")).expect("an error");
-    assert!(missing.to_string().contains("NO_SUCH_VARIABLE_HERE: it is not set"), "{missing}");
+    assert!(
+        missing
+            .to_string()
+            .contains("NO_SUCH_VARIABLE_HERE: it is not set"),
+        "{missing}"
+    );
 }

@@ -57,8 +57,18 @@ fn subject(name: &str) -> Whom {
 fn a_revocation_means_the_tokens_issued_before_it() {
     let mut revocations = Revocations::of_node(&Config::default());
     assert!(revocations.is_empty());
-    put(&mut revocations, NOW_S, &subject("mallory"), State::IssuedBefore(NOW_S + 1));
-    put(&mut revocations, NOW_S, &Whom::Token("t-1".into()), State::IssuedBefore(NOW_S + 1));
+    put(
+        &mut revocations,
+        NOW_S,
+        &subject("mallory"),
+        State::IssuedBefore(NOW_S + 1),
+    );
+    put(
+        &mut revocations,
+        NOW_S,
+        &Whom::Token("t-1".into()),
+        State::IssuedBefore(NOW_S + 1),
+    );
     let revoked = |identity: Identity| revocations.revoked(&identity);
     let cause = Some(Cause::Revoked);
     assert_eq!(revoked(bearer("mallory", None, Some(NOW_S - 5))), cause);
@@ -71,9 +81,20 @@ fn a_revocation_means_the_tokens_issued_before_it() {
     assert_eq!(revoked(bearer("alice", None, None)), None);
     // A subject that is called like a token's id is not that token.
     assert_eq!(revoked(bearer("t-1", None, Some(NOW_S))), None);
-    put(&mut revocations, NOW_S, &Whom::Tenant, State::IssuedBefore(NOW_S + 1));
-    assert_eq!(revocations.revoked(&bearer("alice", None, Some(NOW_S))), cause);
-    assert_eq!(revocations.revoked(&bearer("alice", None, Some(NOW_S + 1))), None);
+    put(
+        &mut revocations,
+        NOW_S,
+        &Whom::Tenant,
+        State::IssuedBefore(NOW_S + 1),
+    );
+    assert_eq!(
+        revocations.revoked(&bearer("alice", None, Some(NOW_S))),
+        cause
+    );
+    assert_eq!(
+        revocations.revoked(&bearer("alice", None, Some(NOW_S + 1))),
+        None
+    );
 }
 
 #[test]
@@ -83,9 +104,19 @@ fn a_ban_means_every_token_until_it_is_lifted() {
     put(&mut revocations, NOW_S, &mallory, State::Banned(true));
     let later = bearer("mallory", None, Some(NOW_S + 1_000 * DAY_S));
     // Something else is said much later; the ban is not forgotten.
-    put(&mut revocations, NOW_S + 999 * DAY_S, &subject("eve"), State::IssuedBefore(NOW_S));
+    put(
+        &mut revocations,
+        NOW_S + 999 * DAY_S,
+        &subject("eve"),
+        State::IssuedBefore(NOW_S),
+    );
     assert_eq!(revocations.revoked(&later), Some(Cause::Banned));
-    put(&mut revocations, NOW_S + 999 * DAY_S, &mallory, State::Lifted(true));
+    put(
+        &mut revocations,
+        NOW_S + 999 * DAY_S,
+        &mallory,
+        State::Lifted(true),
+    );
     assert_eq!(revocations.revoked(&later), None);
 }
 
@@ -95,18 +126,43 @@ fn a_revocation_is_forgotten_when_no_token_that_it_means_can_be_alive() {
     let mut revocations = Revocations::of_node(&config);
     let whom = subject("mallory");
     let life_s = config.auth.lifetime_max_s + 2 * config.auth.leeway_s;
-    put(&mut revocations, NOW_S, &whom, State::IssuedBefore(NOW_S + 1));
-    put(&mut revocations, NOW_S + life_s, &subject("eve"), State::IssuedBefore(NOW_S));
+    put(
+        &mut revocations,
+        NOW_S,
+        &whom,
+        State::IssuedBefore(NOW_S + 1),
+    );
+    put(
+        &mut revocations,
+        NOW_S + life_s,
+        &subject("eve"),
+        State::IssuedBefore(NOW_S),
+    );
     assert!(revocations.entries.contains_key(&whom));
-    put(&mut revocations, NOW_S + life_s + 1, &subject("eve"), State::IssuedBefore(NOW_S));
+    put(
+        &mut revocations,
+        NOW_S + life_s + 1,
+        &subject("eve"),
+        State::IssuedBefore(NOW_S),
+    );
     assert!(!revocations.entries.contains_key(&whom));
     assert_eq!(revocations.entries.len(), 1);
     // Where tokens live for ever, so do revocations.
     let mut unlimited = config;
     crate::edge::development::relax(&mut unlimited.auth);
     let mut revocations = Revocations::of_node(&unlimited);
-    put(&mut revocations, NOW_S, &whom, State::IssuedBefore(NOW_S + 1));
-    put(&mut revocations, NOW_S * 100, &subject("eve"), State::IssuedBefore(NOW_S));
+    put(
+        &mut revocations,
+        NOW_S,
+        &whom,
+        State::IssuedBefore(NOW_S + 1),
+    );
+    put(
+        &mut revocations,
+        NOW_S * 100,
+        &subject("eve"),
+        State::IssuedBefore(NOW_S),
+    );
     assert!(revocations.entries.contains_key(&whom));
 }
 
@@ -123,7 +179,11 @@ fn events_that_cannot_be_understood_are_refused() {
     let cases = [
         ("another topic", Whom::Tenant.topic(), good.encode_to_vec()),
         ("no state", whom.topic(), encoded(|said| said.state = None)),
-        ("no ban", whom.topic(), encoded(|said| said.state = Some(State::Banned(false)))),
+        (
+            "no ban",
+            whom.topic(),
+            encoded(|said| said.state = Some(State::Banned(false))),
+        ),
         ("no kind", whom.topic(), encoded(|said| said.kind = 0)),
         ("a later kind", whom.topic(), encoded(|said| said.kind = 9)),
         ("no name", whom.topic(), encoded(|said| said.name.clear())),

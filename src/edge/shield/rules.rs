@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::broker::{self, Identity, Role};
 use crate::broker::journal::Event;
+use crate::broker::{self, Identity, Role};
 use crate::config::Config;
 use crate::edge::casil::Casil;
 use crate::edge::mirror::Mirrors;
@@ -213,7 +213,8 @@ impl Rules {
         if self.revocations.revoked(identity).is_some() {
             return Standing::Revoked;
         }
-        let unsure = |topic: &String| topic == UNREAD || topic.starts_with(revocation::TOPIC_PREFIX);
+        let unsure =
+            |topic: &String| topic == UNREAD || topic.starts_with(revocation::TOPIC_PREFIX);
         if !identity.role.includes(Role::Operator) && self.unfit.keys().any(unsure) {
             return Standing::Unknown;
         }

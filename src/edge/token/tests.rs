@@ -425,7 +425,10 @@ fn a_session_ends_with_its_token_or_with_the_leeway_that_let_it_in() {
     let verifier = verifier();
     let ends_s = |exp: u64| {
         let claims = verifier.verify(&signed(&with("exp", json!(exp))), NOW);
-        verifier.ends_at(&claims.expect("a good token"), NOW).as_millis() / 1000
+        verifier
+            .ends_at(&claims.expect("a good token"), NOW)
+            .as_millis()
+            / 1000
     };
     assert_eq!(ends_s(NOW_S + 5), NOW_S + 5);
     assert_eq!(ends_s(NOW_S - 10), NOW_S + 20);
