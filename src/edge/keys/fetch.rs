@@ -91,7 +91,8 @@ impl Remote {
     }
 
     pub(super) async fn fetch(&self) -> Result<Vec<u8>, Failed> {
-        let transport = |error: reqwest::Error| Failed::Transport(causes(&error));
+        // Without the URL, whose query may hold what is not for a log.
+        let transport = |error: reqwest::Error| Failed::Transport(causes(&error.without_url()));
         let request = self.client.get(self.url.clone());
         let mut answer = request.send().await.map_err(transport)?;
         if answer.status() != StatusCode::OK {

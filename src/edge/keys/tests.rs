@@ -129,6 +129,36 @@ fn keys_that_must_not_verify_are_passed_over_by_their_reason() {
 }
 
 #[test]
+fn a_point_that_is_not_on_the_curve_verifies_nothing() {
+    let pem = std::fs::read(format!("{FIXTURES}/es256.private.pem")).expect("a fixture");
+    let private = EncodingKey::from_ec_pem(&pem).expect("a key");
+    let claims =
+        json!({ "iss": "issuer", "aud": "audience", "sub": "s", "exp": 9_999_999_999_u64 });
+    let header = jsonwebtoken::Header::new(Algorithm::ES256);
+    let token = jsonwebtoken::encode(&header, &claims, &private).expect("a token");
+    let verified = |jwk: Value| {
+        let contents = read(&set(&[jwk]), Publicity::Published, &parties()).expect("a set");
+        let key = contents.keys.first().expect("a key");
+        jsonwebtoken::decode::<Value>(&token, &key.decoding, &key.validation).is_ok()
+    };
+    assert!(verified(es()));
+    let text = |name: &str| es()[name].as_str().map(str::to_owned).expect("a text");
+    let mut y = URL_SAFE_NO_PAD.decode(text("y")).expect("base64url");
+    y[31] ^= 1;
+    assert!(!verified(with(
+        es(),
+        "y",
+        json!(URL_SAFE_NO_PAD.encode(&y))
+    )));
+    assert!(!verified(with(es(), "y", json!(text("x")))));
+    assert!(!verified(with(
+        with(es(), "x", json!("A".repeat(43))),
+        "y",
+        json!("A".repeat(43))
+    )));
+}
+
+#[test]
 fn a_set_that_nobody_can_rely_on_is_broken_as_a_whole() {
     let broken = |bytes: &[u8]| read(bytes, Publicity::Published, &parties()).err();
     for text in ["", "[]", "{}", "{\"keys\":{}}", "<html>", "{\"keys\":["] {

@@ -261,7 +261,11 @@ impl Session {
 
     /// Goes on as another bearer of the same tenant.
     pub(super) fn take_identity(&mut self, identity: Arc<Identity>) {
+        // In this order for the same reason as in `new`.
         self.guard.roll().renew(self.present, Arc::clone(&identity));
+        if let Some(cause) = self.guard.rules().revocations.revoked(&identity) {
+            self.signals.end(cause);
+        }
         self.identity = identity;
         self.warned = false;
     }
