@@ -386,6 +386,7 @@ fn subscribe() -> v1::Subscribe {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "one table: a frame of each kind")]
 fn server_bodies() -> Vec<(&'static str, server::Body)> {
     let record: Bytes = samples::record(42, samples::event().encode_to_vec()).into();
     vec![

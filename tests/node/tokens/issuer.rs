@@ -67,7 +67,7 @@ pub(crate) struct Issuer {
 
 impl Issuer {
     pub(crate) fn publishing(pairs: &[&Pair]) -> Self {
-        let issuer = Self::start("http", |stream, answer| exchange(stream, answer));
+        let issuer = Self::start("http", exchange);
         issuer.publish(pairs);
         issuer
     }

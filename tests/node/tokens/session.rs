@@ -95,7 +95,8 @@ impl Session {
         };
         let payload = frame.encode_to_vec();
         let len = u16::try_from(payload.len()).expect("a short frame");
-        let [high, low] = len.to_be_bytes();
+        // The network's order.
+        let [low, high] = len.to_le_bytes();
         let mut bytes = vec![0x82, 0x80 | 126, high, low, 0, 0, 0, 0];
         bytes.extend_from_slice(&payload);
         self.stream.write_all(&bytes).expect("it is sent");
