@@ -183,14 +183,35 @@ sections! {
         /// The `aud` that a token must carry, alone or in a list.
         audience: String = "arqonbus".into(), Bound::Any("a text");
         /// Keys that verify tokens: `{ id = "2026-01", algorithm = "ES256", file = "key.pem" }`.
-        /// The id is the token's `kid`; the algorithm is HS256 (a file of at least 32 secret
-        /// bytes), RS256, ES256 or EdDSA (a file with the public key in PEM form). Two keys may
-        /// overlap while one replaces the other.
-        keys: Vec<KeyEntry> = Vec::new(), Bound::Any("a list of tables; required in production");
+        /// The id is the token's `kid`; the algorithm is HS256 (at least 32 secret bytes), RS256,
+        /// ES256 or EdDSA (the public key in PEM form). `env = "NAME"` instead of `file` names an
+        /// environment variable that holds it, whose name must not begin with `ARQONBUS_`. Two keys
+        /// may overlap while one replaces the other.
+        keys: Vec<KeyEntry> = Vec::new(), Bound::Any("a list of tables; production needs this or `jwks`");
+        /// Sets of keys (JWKS, RFC 7517): `{ file = "jwks.json" }`, or `{ url = "https://..", ca =
+        /// "ca.pem", issuer = ".." }`, where `ca` names certificates to trust instead of the
+        /// system's, and `issuer` whose tokens the set verifies, `auth.issuer` if it is left out.
+        /// A file is read again when it changes. Plain HTTP is for loopback addresses only.
+        jwks: Vec<JwksEntry> = Vec::new(), Bound::Any("a list of tables");
+        /// How often the files of `jwks` are looked at.
+        jwks_poll_ms: u64 = 2_000, Bound::Within(50, 3_600_000);
+        /// How long a set from a URL is good; it is fetched again when four fifths of that are over.
+        jwks_cache_s: u64 = 600, Bound::Within(1, DAY_S);
+        /// How long the last good set is used when no newer one can be had. Then its tokens are
+        /// refused.
+        jwks_stale_s: u64 = 3_600, Bound::Within(1, 7 * DAY_S);
+        /// A token of an unknown key has the set fetched again, but no sooner than this after the
+        /// last time.
+        jwks_refetch_s: u64 = 30, Bound::Within(1, 3_600);
         /// Seconds by which clocks may differ.
         leeway_s: u64 = 30, Bound::Within(0, 60);
-        /// Longest life of a token, in seconds.
+        /// Longest life of a token, in seconds. Not in force in the development profile.
         lifetime_max_s: u64 = DAY_S, Bound::Within(60, 3650 * DAY_S);
+        /// Whether a token must say when it was issued. One that does not counts as issued at the
+        /// beginning where tokens are revoked.
+        require_iat: bool = false, Bound::Any("true or false");
+        /// A session is told so long before its token ends that it needs another.
+        expiring_lead_s: u64 = 60, Bound::Within(0, 3_600);
     }
 
     /// The logs. See docs/log-format.md and docs/durability.md.
@@ -388,7 +409,29 @@ pub struct KeyEntry {
     /// The only algorithm it serves.
     pub algorithm: KeyAlgorithm,
     /// File with the secret or the public key.
-    pub file: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
+    /// Environment variable with the same, instead of the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env: Option<String>,
+}
+
+/// A set of keys that verify tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JwksEntry {
+    /// File with the set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
+    /// Where the set is fetched from, instead of the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Certificates in PEM form that the URL's server is trusted by, instead of the system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    /// The `iss` of the tokens that it verifies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
 }
 
 /// Algorithms that tokens may be signed with.

@@ -47,10 +47,13 @@ pub(crate) fn serve(arguments: &ServeArguments) -> ExitCode {
     } else {
         Profile::Production
     };
-    let loaded = match load(arguments.config.as_deref(), &arguments.flags()) {
+    let mut loaded = match load(arguments.config.as_deref(), &arguments.flags()) {
         Ok(loaded) => loaded,
         Err(error) => return fail(&error.into()),
     };
+    if profile == Profile::Development {
+        development::relax(&mut loaded.config.auth);
+    }
     let config = &loaded.config;
     // The development profile makes its key later, in the data directory.
     let missing = match profile {
@@ -228,6 +231,7 @@ async fn live(
             },
         },
     );
+    verifier.keep_fresh(&draining);
     let checkup = Arc::new(Checkup::new(masters));
     tokio::spawn(Arc::clone(&checkup).run(
         storage,

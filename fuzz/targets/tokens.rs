@@ -68,7 +68,8 @@ fn verifier() -> &'static Verifier {
         let entry = |id: &str, algorithm, file: &str| KeyEntry {
             id: id.to_owned(),
             algorithm,
-            file: keys().join(file),
+            file: Some(keys().join(file)),
+            env: None,
         };
         let auth = Auth {
             keys: vec![

@@ -30,20 +30,40 @@ pub enum Topics {
     All,
     /// What one of these matches.
     Only(Vec<Filter>),
+    /// What one of the first matches and none of the second.
+    Except(Vec<Filter>, Vec<Filter>),
 }
 
 impl Topics {
-    fn allow(&self, topic: &str) -> bool {
-        match self {
-            Self::All => true,
-            Self::Only(filters) => filters.iter().any(|filter| filter.matches(topic)),
+    /// What is allowed and not denied; nothing is allowed that is not named.
+    #[must_use]
+    pub fn listed(allowed: Vec<Filter>, denied: Vec<Filter>) -> Self {
+        if denied.is_empty() {
+            Self::Only(allowed)
+        } else {
+            Self::Except(allowed, denied)
         }
     }
 
-    fn cover(&self, wanted: &Filter) -> bool {
+    fn allow(&self, topic: &str) -> bool {
+        let any = |filters: &[Filter]| filters.iter().any(|filter| filter.matches(topic));
         match self {
             Self::All => true,
-            Self::Only(filters) => filters.iter().any(|filter| filter.covers(wanted)),
+            Self::Only(allowed) => any(allowed),
+            Self::Except(allowed, denied) => any(allowed) && !any(denied),
+        }
+    }
+
+    /// Whether all that `wanted` matches is allowed. Records are not sorted out afterwards, so a
+    /// filter that reaches into what is denied is refused as a whole.
+    fn cover(&self, wanted: &Filter) -> bool {
+        let any = |filters: &[Filter]| filters.iter().any(|filter| filter.covers(wanted));
+        match self {
+            Self::All => true,
+            Self::Only(allowed) => any(allowed),
+            Self::Except(allowed, denied) => {
+                any(allowed) && !denied.iter().any(|filter| filter.overlaps(wanted))
+            }
         }
     }
 }
@@ -163,6 +183,24 @@ mod tests {
         assert!(!who.may_subscribe(&Filter::new("a.>").unwrap()));
         let none = identity(Role::User, Topics::Only(Vec::new()));
         assert!(!none.may_publish("a"));
+    }
+
+    // EDGE-07
+    #[test]
+    fn what_is_denied_wins_over_what_is_allowed() {
+        let filter = |text: &str| Filter::new(text).unwrap();
+        let topics = Topics::listed(vec![filter("a.>")], vec![filter("a.secret.>")]);
+        let who = identity(Role::User, topics);
+        assert!(who.may_publish("a.b") && who.may_publish("a.secret"));
+        assert!(!who.may_publish("a.secret.x") && !who.may_publish("b"));
+        assert!(who.may_subscribe(&filter("a.*")) && who.may_see("a.b"));
+        for reaching in ["a.>", "a.*.x", "a.secret.x", "a.secret.>"] {
+            assert!(!who.may_subscribe(&filter(reaching)), "{reaching}");
+        }
+        assert!(!who.may_see("a.secret.x"));
+        let only_denied = Topics::listed(Vec::new(), vec![filter("a")]);
+        let who = identity(Role::User, only_denied);
+        assert!(!who.may_publish("b") && !who.may_see("b"));
     }
 
     // EDGE-07

@@ -159,6 +159,30 @@ impl Filter {
         }
         theirs.next().is_none()
     }
+
+    /// Whether there can be a topic that both match.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let (mut ours, mut theirs) = (self.tokens(), other.tokens());
+        let system = Token::Literal(SYSTEM_TOKEN);
+        let mut first = true;
+        loop {
+            let (own, their) = match (ours.next(), theirs.next()) {
+                (Some(own), Some(their)) => (own, their),
+                (None, None) => return true,
+                (None, Some(_)) | (Some(_), None) => return false,
+            };
+            if first && (own == system) != (their == system) {
+                return false;
+            }
+            first = false;
+            match (own, their) {
+                (Token::Rest, _) | (_, Token::Rest) => return true,
+                (Token::Literal(a), Token::Literal(b)) if a != b => return false,
+                (Token::Literal(_) | Token::Any, Token::Literal(_) | Token::Any) => {}
+            }
+        }
+    }
 }
 
 impl fmt::Display for Filter {
@@ -258,5 +282,36 @@ pub(super) mod tests {
             })
         ));
         assert_eq!(Filter::new(""), Err(NameError::Empty));
+    }
+
+    // EDGE-07
+    #[test]
+    fn filters_overlap_where_a_topic_could_match_both() {
+        let overlap = |a: &str, b: &str| {
+            let (a, b) = (Filter::new(a).unwrap(), Filter::new(b).unwrap());
+            assert_eq!(a.overlaps(&b), b.overlaps(&a), "{a} {b}");
+            a.overlaps(&b)
+        };
+        let shared = [
+            ("a", "a"),
+            ("a.>", "a.b.c"),
+            ("*.b", "a.*"),
+            (">", "*"),
+            ("sys.>", "sys.log"),
+        ];
+        for (a, b) in shared {
+            assert!(overlap(a, b), "{a} {b}");
+        }
+        let apart = [
+            ("a", "b"),
+            ("a", "a.b"),
+            ("a.>", "a"),
+            ("*.b", "a.c"),
+            (">", "sys.>"),
+            ("*", "sys"),
+        ];
+        for (a, b) in apart {
+            assert!(!overlap(a, b), "{a} {b}");
+        }
     }
 }

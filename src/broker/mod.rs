@@ -53,7 +53,7 @@ pub use access::{Identity, Role, Topics};
 pub use consumer::Consumers;
 pub use error::Error;
 pub use filter::Filter;
-pub use name::{NameError, RealityName, Tenant};
+pub use name::{NameError, RealityName, Tenant, check_token};
 pub use reality::{ReadOnly, Reality};
 pub use register::Birth;
 pub use subscription::Subscription;

@@ -112,6 +112,20 @@ pub fn check_topic(text: &str) -> Result<(), NameError> {
     })
 }
 
+/// A single token of a topic.
+///
+/// # Errors
+/// What is wrong, and where.
+pub fn check_token(text: &str) -> Result<(), NameError> {
+    if text.is_empty() {
+        return Err(NameError::Empty);
+    }
+    match text.bytes().position(|byte| !is_token_byte(byte)) {
+        Some(at) => Err(character_at(text, at, CONSUMER_ALPHABET)),
+        None => Ok(()),
+    }
+}
+
 /// The rules that topics and filters share; `wrong_byte` finds what does not belong in a token.
 pub(super) fn check_tokens(
     text: &str,

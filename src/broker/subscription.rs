@@ -232,6 +232,12 @@ impl Subscription {
         &self.reality
     }
 
+    /// What it wants.
+    #[must_use]
+    pub const fn filter(&self) -> &Filter {
+        &self.selection.filter
+    }
+
     /// The named consumer whose cursor it moves.
     #[must_use]
     pub const fn lease(&self) -> Option<&Lease> {

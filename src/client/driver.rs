@@ -63,6 +63,8 @@ pub(super) enum Request {
         sequence: u64,
     },
     Unsubscribe(u64),
+    /// Connect with this token from now on.
+    Token(String),
     /// Finish what is under way, then end.
     Close,
 }
@@ -156,6 +158,7 @@ pub(super) struct Driver {
     options: ConnectOptions,
     requests: mpsc::Receiver<Request>,
     welcome: watch::Sender<Arc<v1::Welcome>>,
+    expiring: watch::Sender<Option<u64>>,
     pending: HashMap<u64, Reply>,
     /// `Subscribe` requests whose answer is awaited, by request.
     opening: HashMap<u64, u64>,
@@ -175,11 +178,13 @@ impl Driver {
         options: ConnectOptions,
         requests: mpsc::Receiver<Request>,
         welcome: watch::Sender<Arc<v1::Welcome>>,
+        expiring: watch::Sender<Option<u64>>,
     ) -> Self {
         Self {
             options,
             requests,
             welcome,
+            expiring,
             pending: HashMap::new(),
             opening: HashMap::new(),
             subscriptions: HashMap::new(),
@@ -386,6 +391,10 @@ impl Driver {
                     Ask::Unsubscribe(v1::Unsubscribe { subscription }),
                 )
             }
+            Request::Token(token) => {
+                self.options.token = token;
+                Ok(())
+            }
             Request::Close => {
                 self.closing = true;
                 Ok(())
@@ -485,19 +494,24 @@ impl Driver {
                 }
             }
             // Unsubscribe is sent without waiting; presence has no taker in this client.
-            Answer::Unsubscribed(_)
-            | Answer::Presence(_)
-            | Answer::Task(_)
-            | Answer::Expiring(_) => {}
+            Answer::Unsubscribed(_) | Answer::Presence(_) | Answer::Task(_) => {}
+            Answer::Expiring(expiring) => {
+                let ends_at = u64::try_from(expiring.token_expires_at).ok();
+                self.expiring.send_replace(ends_at);
+            }
             Answer::Welcome(welcome) => {
+                self.expiring.send_replace(None);
                 self.welcome.send_replace(Arc::new(welcome));
+            }
+            Answer::Refreshed(refreshed) => {
+                self.expiring.send_replace(None);
+                self.reply(frame.request_id, Ok(Answer::Refreshed(refreshed)));
             }
             body @ (Answer::Produced(_)
             | Answer::Deliver(_)
             | Answer::CommandResult(_)
             | Answer::Pong(_)
-            | Answer::Acked(_)
-            | Answer::Refreshed(_)) => self.reply(frame.request_id, Ok(body)),
+            | Answer::Acked(_)) => self.reply(frame.request_id, Ok(body)),
         }
         Ok(())
     }

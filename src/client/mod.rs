@@ -125,6 +125,7 @@ pub struct Client {
     requests: mpsc::Sender<Request>,
     shared: Arc<Shared>,
     welcome: watch::Receiver<Arc<v1::Welcome>>,
+    expiring: watch::Receiver<Option<u64>>,
 }
 
 #[derive(Debug)]
@@ -168,16 +169,18 @@ impl Client {
         let (socket, welcome) = connect::open(&options).await?;
         let (requests, receiver) = mpsc::channel(1024);
         let (publish, welcome) = watch::channel(Arc::new(welcome));
+        let (warn, expiring) = watch::channel(None);
         let shared = Shared {
             request_id: AtomicU64::new(1),
             subscription: AtomicU64::new(1),
             in_flight: Arc::new(Semaphore::new(options.in_flight_max.max(1))),
         };
-        tokio::spawn(Driver::new(options, receiver, publish).run(socket));
+        tokio::spawn(Driver::new(options, receiver, publish, warn).run(socket));
         Ok(Self {
             requests,
             shared: Arc::new(shared),
             welcome,
+            expiring,
         })
     }
 
@@ -185,6 +188,44 @@ impl Client {
     #[must_use]
     pub fn welcome(&self) -> Arc<v1::Welcome> {
         Arc::clone(&self.welcome.borrow())
+    }
+
+    /// Whether the node has said that the token ends soon, and when: in milliseconds since the Unix
+    /// epoch. Answer with [`Client::refresh`]; otherwise the node closes the connection then.
+    ///
+    /// ```no_run
+    /// # async fn example(client: arqonbus::client::Client) -> Result<(), arqonbus::client::Error> {
+    /// # async fn new_token() -> String { String::new() }
+    /// let mut expiring = client.expiring();
+    /// while expiring.wait_for(|ends_at| ends_at.is_some()).await.is_ok() {
+    ///     client.refresh(new_token().await).await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn expiring(&self) -> watch::Receiver<Option<u64>> {
+        self.expiring.clone()
+    }
+
+    /// Goes on with a new token, of the same tenant and subject; also connections to come use it.
+    /// Returns when it ends, in milliseconds since the Unix epoch. Subscriptions that it does not
+    /// allow end with an error.
+    ///
+    /// # Errors
+    /// The node refuses it; the old one is used on.
+    pub async fn refresh(&self, token: impl Into<String>) -> Result<u64, Error> {
+        let token = token.into();
+        let refresh = v1::Refresh {
+            token: token.clone(),
+        };
+        match self.ask(Ask::Refresh(refresh)).await? {
+            Answer::Refreshed(refreshed) => {
+                self.tell(Request::Token(token)).await?;
+                Ok(u64::try_from(refreshed.token_expires_at).unwrap_or_default())
+            }
+            _ => Err(Error::unexpected("a Refreshed")),
+        }
     }
 
     /// An empty batch whose envelopes name the token's subject as producer.

@@ -418,7 +418,13 @@ fn anchor_paths(config: &mut Config, origins: &[Origin], dir: &Path) {
     }
     if in_file("auth.keys") {
         for key in &mut config.auth.keys {
-            key.file = dir.join(&key.file);
+            key.file = key.file.take().map(|path| dir.join(path));
+        }
+    }
+    if in_file("auth.jwks") {
+        for set in &mut config.auth.jwks {
+            set.file = set.file.take().map(|path| dir.join(path));
+            set.ca = set.ca.take().map(|path| dir.join(path));
         }
     }
 }
@@ -455,6 +461,12 @@ fn contradictions(config: &Config) -> Vec<Problem> {
             limits.credit_bytes,
             "limits.credit_bytes_max",
             limits.credit_bytes_max,
+        ),
+        (
+            "auth.jwks_cache_s",
+            config.auth.jwks_cache_s,
+            "auth.jwks_stale_s",
+            config.auth.jwks_stale_s,
         ),
     ]
     .into_iter()
@@ -648,7 +660,8 @@ mod tests {
         let (dir, path) =
             file("[auth]\nkeys = [{ id = 'a', algorithm = 'EdDSA', file = 'a.pem' }]\n");
         let loaded = load(Some(&path), [], &[]).expect("settings");
-        assert_eq!(loaded.config.auth.keys[0].file, dir.path().join("a.pem"));
+        let file = loaded.config.auth.keys[0].file.as_deref();
+        assert_eq!(file, Some(dir.path().join("a.pem").as_path()));
         let text = "[{id=b,algorithm=HS256,file=/b}]";
         let loaded = load(None, env(&[("ARQONBUS_AUTH_KEYS", text)]), &[]).expect("settings");
         assert_eq!(loaded.config.auth.keys[0].id, "b");

@@ -46,6 +46,11 @@ pub struct Credentials {
     pub token: PathBuf,
 }
 
+/// Lets tokens live for any time.
+pub const fn relax(auth: &mut Auth) {
+    auth.lifetime_max_s = u64::MAX;
+}
+
 /// Makes the secret, unless it is there, and a fresh token; adds the secret to `auth.keys`.
 ///
 /// # Errors
@@ -67,7 +72,8 @@ pub fn prepare(dir: &Path, auth: &mut Auth, now: Micros) -> Result<Credentials, 
         KeyEntry {
             id: KEY_ID.into(),
             algorithm: KeyAlgorithm::HS256,
-            file: secret.clone(),
+            file: Some(secret.clone()),
+            env: None,
         },
     );
     Ok(Credentials { secret, token })

@@ -107,6 +107,8 @@ pub enum Refusal {
     Forbidden,
     /// A client certificate that names nobody who can be served, or not the tenant of the token.
     Certificate,
+    /// It cannot be decided whether the token is good: keys or revocations are not there.
+    NotReady,
     /// The tenant has all the sessions it may have.
     TenantFull,
     /// The node has all the sessions it may have.
@@ -304,6 +306,15 @@ impl Refusal {
                 "certificate",
                 "the client certificate does not name a tenant and subject in the form that this node wants, is revoked, or names another tenant than the token",
             ),
+            Self::NotReady => Face {
+                header: Some((header::RETRY_AFTER, RETRY_AFTER_S)),
+                ..face(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    ErrorCode::StorageFailure,
+                    "not_ready",
+                    "the node cannot decide on this token yet; come back",
+                )
+            },
             Self::TenantFull => Face {
                 header: Some((header::RETRY_AFTER, RETRY_AFTER_S)),
                 ..face(

@@ -32,12 +32,13 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 
 use super::handshake::{self, Refusal, Rules, Subprotocol};
 use super::metrics::Metrics;
+use super::revocation::Standing;
 use super::seats::{Seat, Seats};
 use super::session::{self, SessionContext};
 use super::tls::Tls;
 use super::tls::accept::{self, Denied};
-use super::token::Verifier;
-use crate::broker::{Filter, Identity, NameError, Tenant, Topics};
+use super::token::{Refused, Verifier};
+use crate::broker::{Filter, Identity, NameError, Tenant, Topics, check_token};
 use crate::config::{Config, Limits, Profile};
 use crate::log::{Clock, Micros};
 use crate::proto::claims::{self, Claims};
@@ -329,18 +330,12 @@ impl Door {
                     tracing::info!(%peer, "token and client certificate are of two tenants");
                     return Err(Refusal::Certificate);
                 }
-                if let Some(reason) = self.revoked(holder).await {
-                    tracing::info!(reason, %peer, "client certificate refused: it is revoked");
-                    return Err(Refusal::Certificate);
-                }
+                self.standing(holder, peer, Refusal::Certificate).await?;
                 identity.not_beyond(holder.ends_by);
                 identity
             }
         };
-        if let Some(reason) = self.revoked(&identity).await {
-            tracing::info!(reason, %peer, "token refused: it is revoked");
-            return Err(Refusal::TokenInvalid);
-        }
+        self.standing(&identity, peer, Refusal::TokenInvalid).await?;
         let seat = self.seats.take(&identity.tenant)?;
         let response = offer.response();
         Ok((
@@ -354,33 +349,40 @@ impl Door {
     }
 
     fn bearer(&self, token: &str, peer: SocketAddr) -> Result<Identity, Refusal> {
-        let claims = self
-            .verifier
-            .verify(token, self.clock.now())
-            .map_err(|reason| {
-                tracing::info!(%reason, %peer, "token refused");
-                Refusal::TokenInvalid
-            })?;
-        identity(&claims).map_err(|reason| {
+        let now = self.clock.now();
+        let claims = self.verifier.verify(token, now).map_err(|reason| {
+            tracing::info!(%reason, %peer, "token refused");
+            match reason {
+                Refused::KeysNotYet => Refusal::NotReady,
+                _ => Refusal::TokenInvalid,
+            }
+        })?;
+        let ends_at = self.verifier.ends_at(&claims, now);
+        identity(&claims, ends_at).map_err(|reason| {
             tracing::info!(%reason, %peer, "token with a tenant or pattern that cannot be served");
             Refusal::Forbidden
         })
     }
 
-    /// Why the bearer of a good token may not come in all the same. Where that cannot be found out
-    /// the session does not begin either: it needs the same logs.
-    async fn revoked(&self, identity: &Identity) -> Option<&'static str> {
-        let (broker, shield) = (&self.context.broker, &self.context.shield);
-        let guard = match shield.opened(&identity.tenant) {
-            Some(guard) => guard,
-            None => {
-                let (broker, shield) = (Arc::clone(broker), Arc::clone(shield));
-                let tenant = identity.tenant.clone();
-                let open = move || broker.tenancy(&tenant).ok().map(|one| shield.open(&one));
-                tokio::task::spawn_blocking(open).await.ok().flatten()?
+    /// Refuses the bearer of a token or certificate that is revoked, with `revoked`.
+    async fn standing(
+        &self,
+        identity: &Identity,
+        peer: SocketAddr,
+        revoked: Refusal,
+    ) -> Result<(), Refusal> {
+        let SessionContext { broker, shield, .. } = &self.context;
+        match shield.standing(broker, identity).await {
+            Standing::Good => Ok(()),
+            Standing::Revoked => {
+                tracing::info!(%peer, "refused: it is revoked");
+                Err(revoked)
             }
-        };
-        guard.rules().revocations.revoked(identity)
+            Standing::Unknown => {
+                tracing::warn!(%peer, tenant = %identity.tenant, "refused: it cannot be told whether it is revoked");
+                Err(Refusal::NotReady)
+            }
+        }
     }
 
     fn count(&self, refusal: Refusal, started: Instant) {
@@ -434,11 +436,11 @@ fn websocket(limits: &Limits) -> WebSocketConfig {
         .accept_unmasked_frames(false)
 }
 
-/// What the broker wants to know of a token.
+/// What the broker wants to know of a token, whose session ends at `ends_at`.
 ///
 /// # Errors
 /// The tenant or a pattern breaks the rules for names.
-pub fn identity(claims: &Claims) -> Result<Identity, NameError> {
+pub fn identity(claims: &Claims, ends_at: Micros) -> Result<Identity, NameError> {
     Ok(Identity {
         tenant: Tenant::new(&claims.tenant)?,
         subject: claims.sub.clone(),
@@ -448,24 +450,45 @@ pub fn identity(claims: &Claims) -> Result<Identity, NameError> {
             claims::Role::Admin => crate::broker::Role::Admin,
             claims::Role::Controller => crate::broker::Role::Controller,
         },
-        publish: topics(claims.publish.as_deref())?,
-        subscribe: topics(claims.subscribe.as_deref())?,
-        expires_at: Some(Micros(claims.exp.saturating_mul(1_000_000))),
+        publish: topics(claims, claims.publish.as_deref())?,
+        subscribe: topics(claims, claims.subscribe.as_deref())?,
+        expires_at: Some(ends_at),
         issued_at: claims.iat.map(|at| Micros(at.saturating_mul(1_000_000))),
         token_id: claims.jti.clone(),
         ends_by: None,
     })
 }
 
-fn topics(patterns: Option<&[String]>) -> Result<Topics, NameError> {
-    match patterns {
-        None => Ok(Topics::All),
-        Some(patterns) => patterns
-            .iter()
-            .map(|p| Filter::new(p))
-            .collect::<Result<_, _>>()
-            .map(Topics::Only),
+/// A pattern that begins with `!` denies; `{tenant}` and `{sub}` stand for what the token says there.
+fn topics(claims: &Claims, patterns: Option<&[String]>) -> Result<Topics, NameError> {
+    let Some(patterns) = patterns else {
+        return Ok(Topics::All);
+    };
+    let (mut allowed, mut denied) = (Vec::new(), Vec::new());
+    for pattern in patterns {
+        let (pattern, list) = match pattern.strip_prefix('!') {
+            Some(pattern) => (pattern, &mut denied),
+            None => (pattern.as_str(), &mut allowed),
+        };
+        list.push(match pattern.contains('{') {
+            true => Filter::new(&filled(claims, pattern)?)?,
+            false => Filter::new(pattern)?,
+        });
     }
+    Ok(Topics::listed(allowed, denied))
+}
+
+/// The pattern of a template. What is filled in is one token and nothing else, so that nobody whose
+/// name is `a.>` sees more than is meant.
+fn filled(claims: &Claims, template: &str) -> Result<String, NameError> {
+    let mut pattern = template.to_owned();
+    for (name, value) in [("{tenant}", &claims.tenant), ("{sub}", &claims.sub)] {
+        if pattern.contains(name) {
+            check_token(value)?;
+            pattern = pattern.replace(name, value);
+        }
+    }
+    Ok(pattern)
 }
 
 const TIMED_OUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 135\r\n\r\n{\"error\":{\"code\":\"INFRA_PROTOCOL_ERROR\",\"reason\":\"handshake_timeout\",\"message\":\"the request's head did not arrive in time; try again\"}}";
@@ -510,5 +533,55 @@ async fn refuse_early_data(websocket: &mut WebSocketStream<impl AsyncRead + Asyn
     let close = websocket.send(Message::Close(Some(frame)));
     if let Ok(Err(error)) = tokio::time::timeout(FAREWELL, close).await {
         tracing::trace!(%error, "the peer left first");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity_of(sub: &str, patterns: &[&str]) -> Result<Identity, NameError> {
+        let patterns: Vec<String> = patterns.iter().map(|&pattern| pattern.into()).collect();
+        let claims = Claims {
+            iss: String::new(),
+            aud: Vec::new(),
+            sub: sub.into(),
+            tenant: "acme".into(),
+            role: claims::Role::User,
+            exp: 0,
+            iat: None,
+            nbf: None,
+            jti: None,
+            publish: Some(patterns.clone()),
+            subscribe: Some(patterns),
+        };
+        identity(&claims, Micros(0))
+    }
+
+    // EDGE-07
+    #[test]
+    fn templates_stand_for_what_the_token_says() {
+        let who = identity_of("alice", &["users.{sub}.>", "{tenant}.news"]).unwrap();
+        assert!(who.may_publish("users.alice.mail") && who.may_publish("acme.news"));
+        assert!(!who.may_publish("users.bob.mail") && !who.may_publish("other.news"));
+        // A name that would be more than one token of a topic is not filled in.
+        for sub in ["a.b", ">", "*", "a.>", "a b", "ü"] {
+            assert!(identity_of(sub, &["users.{sub}.>"]).is_err(), "{sub}");
+            assert!(identity_of(sub, &["users.>"]).is_ok(), "{sub}");
+        }
+        for unknown in ["{role}", "{sub", "sub}", "{{sub}}"] {
+            assert!(identity_of("alice", &[unknown]).is_err(), "{unknown}");
+        }
+    }
+
+    // EDGE-07
+    #[test]
+    fn a_pattern_with_an_exclamation_mark_denies() {
+        let who = identity_of("alice", &["!users.{sub}.secret", "users.>"]).unwrap();
+        assert!(who.may_publish("users.alice.mail") && who.may_publish("users.bob.secret"));
+        assert!(!who.may_publish("users.alice.secret"));
+        assert!(!identity_of("alice", &["!a"]).unwrap().may_publish("b"));
+        assert!(identity_of("alice", &["!!a"]).is_err());
+        assert!(identity_of("alice", &["!"]).is_err());
     }
 }

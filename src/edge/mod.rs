@@ -3,7 +3,7 @@
 //! - [`listener`]: a connection from its first byte to the 101.
 //! - [`tls`]: its encryption, and whose certificate the client has.
 //! - [`handshake`]: which requests may become a WebSocket.
-//! - [`token`]: which tokens are good; [`revocation`]: which no longer.
+//! - [`keys`]: what verifies tokens; [`token`]: which are good; [`revocation`]: which no longer.
 //! - [`shield`]: what stands between a message and the log: [`rate`], [`signature`], [`schema`],
 //!   [`casil`] and [`policy`], in this order; [`mirror`] copies what has passed.
 //! - [`session`]: what happens after the 101.
@@ -18,6 +18,7 @@ pub mod casil;
 pub mod checkup;
 pub mod development;
 pub mod handshake;
+mod keys;
 pub mod listener;
 pub mod metrics;
 pub mod mirror;

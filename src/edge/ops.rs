@@ -25,7 +25,9 @@ use tokio::sync::{Semaphore, watch};
 
 use super::checkup::Checkup;
 use super::handshake;
+use super::listener;
 use super::metrics::{Metrics, Upkeep};
+use super::revocation::Standing;
 use super::seats::Seats;
 use super::shield::Shield;
 use super::tls::Tls;
@@ -225,12 +227,26 @@ async fn ready(State(ops): State<Arc<Ops>>) -> Response {
         ));
     }
     reasons.extend(ops.tls.as_ref().and_then(|tls| tls.unfit()));
+    let missing = ops.verifier.missing_sets();
+    if !missing.is_empty() {
+        reasons.push(format!(
+            "keys_missing: {} cannot be had, so that its tokens are refused; the node's log says why",
+            missing.join(", ")
+        ));
+    }
     // Not a reason to be taken out of service: what is good is served, and writes are taken.
     let mut notices = ops.tls.as_ref().map_or_else(Vec::new, |tls| tls.notices());
     let damaged = ops.broker.damaged();
     if damaged > 0 {
         notices.push(format!(
             "damaged: reading has met damaged records in {damaged} realities; /status names them"
+        ));
+    }
+    let failing = ops.verifier.failing_sets();
+    if !failing.is_empty() {
+        notices.push(format!(
+            "keys_old: {} cannot be brought up to date; its last good keys are used, for a while",
+            failing.join(", ")
         ));
     }
     let status = if reasons.is_empty() {
@@ -276,7 +292,7 @@ async fn version(State(ops): State<Arc<Ops>>) -> Json<Value> {
 }
 
 async fn status(State(ops): State<Arc<Ops>>, headers: HeaderMap) -> Response {
-    let seen = match ops.admit(&headers) {
+    let seen = match ops.admit(&headers).await {
         Ok(seen) => seen,
         Err(refused) => return refused,
     };
@@ -395,11 +411,7 @@ impl Seen {
 impl Ops {
     /// In development the listener is a loopback one, and whoever reaches it may look. Elsewhere an
     /// admin sees its own tenant (EDGE-06).
-    #[expect(
-        clippy::result_large_err,
-        reason = "the error is the answer itself, made once a request"
-    )]
-    fn admit(&self, headers: &HeaderMap) -> Result<Seen, Response> {
+    async fn admit(&self, headers: &HeaderMap) -> Result<Seen, Response> {
         if self.profile == Profile::Development {
             return Ok(Seen::All);
         }
@@ -413,19 +425,24 @@ impl Ops {
                 "send an admin's token: `Authorization: Bearer <token>`",
             ));
         };
-        match self.verifier.verify(token, self.clock.now()) {
-            Ok(claims) if claims.role == Role::Admin => Ok(Seen::Of(claims.tenant)),
-            Ok(_) => Err(error_response(
+        let now = self.clock.now();
+        let invalid = |reason: &dyn std::fmt::Display| {
+            tracing::info!(%reason, "token refused on the operations listener");
+            let text = "the token is not valid; get a new one";
+            error_response(ErrorCode::Unauthenticated, text)
+        };
+        let claims = self.verifier.verify(token, now);
+        let claims = claims.map_err(|reason| invalid(&reason))?;
+        let ends_at = self.verifier.ends_at(&claims, now);
+        let identity = listener::identity(&claims, ends_at).map_err(|reason| invalid(&reason))?;
+        match self.shield.standing(&self.broker, &identity).await {
+            Standing::Good if identity.role == Role::Admin => Ok(Seen::Of(claims.tenant)),
+            Standing::Good => Err(error_response(
                 ErrorCode::Forbidden,
                 "this needs a token with the role admin",
             )),
-            Err(reason) => {
-                tracing::info!(%reason, "token refused on the operations listener");
-                Err(error_response(
-                    ErrorCode::Unauthenticated,
-                    "the token is not valid; get a new one",
-                ))
-            }
+            Standing::Revoked => Err(invalid(&"it is revoked")),
+            Standing::Unknown => Err(invalid(&"it cannot be told whether it is revoked")),
         }
     }
 }

@@ -21,7 +21,9 @@ pub enum Missing {
     #[error("a data directory: set node.data_dir, or --data DIR")]
     DataDir,
     /// No keys that verify tokens.
-    #[error("keys that verify tokens: set auth.keys; without them nobody could connect")]
+    #[error(
+        "keys that verify tokens: set auth.keys or auth.jwks; without them nobody could connect"
+    )]
     Keys,
     /// No issuer or audience.
     #[error("{setting}: it must not be empty, or tokens made for others would pass")]
@@ -108,7 +110,7 @@ pub fn missing(config: &Config, profile: Profile) -> Vec<Missing> {
             );
         }
         Profile::Production => {
-            if config.auth.keys.is_empty() {
+            if config.auth.keys.is_empty() && config.auth.jwks.is_empty() {
                 missing.push(Missing::Keys);
             }
             if !config.edge.proxy_terminates_tls {

@@ -1,79 +1,30 @@
 //! Decides whether a token is good (EDGE-02, RFC 8725).
 //!
-//! Owns the keys and every check between a token's text and its claims. The key decides the
-//! algorithm; the token's header only names the key. Why a token is refused is for the node's log
-//! alone: the peer learns that it is refused. Must not know sockets, and never shows a token.
+//! Owns every check between a token's text and its claims. The key decides the algorithm; the token
+//! only names the key, by issuer and `kid`. Why a token is refused is for the node's log alone: the
+//! peer learns that it is refused. Never waits for a key. Must not know sockets, and never shows a
+//! token. The table in docs/security.md goes through RFC 8725 point by point.
 
-use std::io;
-use std::path::PathBuf;
+use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::Deserialize;
+use tokio::sync::watch;
 
-use crate::config::{self, KeyAlgorithm, KeyEntry};
+use super::keys::{Absent, Keys};
+pub use super::keys::{KeyError, SECRET_BYTES_MIN, secret_of};
+use crate::config::{self, KeyAlgorithm};
 use crate::log::Micros;
 use crate::proto::claims::Claims;
 
 /// Longest token that is looked at. Above any real one; below a request's header block.
 pub const TOKEN_BYTES_MAX: usize = 8 << 10;
-/// Shortest HS256 secret: as long as the hash, as RFC 7518 section 3.2 wants.
-pub const SECRET_BYTES_MIN: usize = 32;
-/// An RSA public key of 2048 bits is never shorter than its modulus.
-const RSA_BYTES_MIN: usize = 2048 / 8;
-/// An uncompressed point of P-256.
-const P256_BYTES: usize = 65;
-const ED25519_BYTES: usize = 32;
-const KEY_ID_BYTES_MAX: usize = 128;
+const TOKEN_ID_BYTES_MAX: usize = 255;
 const PATTERNS_MAX: usize = 64;
 /// Kinds of token that may open a session (RFC 8725 section 3.11), in lower case.
 const TYPES: [&str; 3] = ["jwt", "at+jwt", "arqon+jwt"];
-
-/// Why a key cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum KeyError {
-    /// The file cannot be read.
-    #[error("auth key {id}: cannot read {path}: {source}", path = path.display())]
-    Unreadable {
-        /// The key.
-        id: String,
-        /// Its file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The secret can be guessed.
-    #[error(
-        "auth key {id}: {path} holds {found} bytes; HS256 needs a secret of at least {SECRET_BYTES_MIN} random bytes (`openssl rand -hex 32`)",
-        path = path.display()
-    )]
-    ShortSecret {
-        /// The key.
-        id: String,
-        /// Its file.
-        path: PathBuf,
-        /// Its length.
-        found: usize,
-    },
-    /// Not a public key for this algorithm.
-    #[error("auth key {id}: {path} must hold {wanted} in PEM form", path = path.display())]
-    NotAPublicKey {
-        /// The key.
-        id: String,
-        /// Its file.
-        path: PathBuf,
-        /// What it should hold.
-        wanted: &'static str,
-    },
-    /// Two keys of one name.
-    #[error("auth key {id} is there twice; ids must be unique")]
-    Twice {
-        /// The name.
-        id: String,
-    },
-}
 
 /// Why a token is refused. For the node's log, never for the peer; quotes nothing of the token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -96,9 +47,18 @@ pub enum Refused {
     /// The header says that this is another kind of token.
     #[error("typ is not one that opens a session")]
     Type,
+    /// The header says that the token is compressed.
+    #[error("header has zip")]
+    Compressed,
     /// No key of that id, or none given where there are several.
     #[error("no key of this kid")]
     UnknownKey,
+    /// The issuer's keys have not been fetched yet: a token like this may be good.
+    #[error("the keys of this iss are not there yet")]
+    KeysNotYet,
+    /// The issuer's keys could not be brought up to date for too long.
+    #[error("the keys of this iss are too old to be relied on")]
+    KeysStale,
     /// The header's algorithm is not that of the key.
     #[error("alg is not {algorithm:?}, which is the key's")]
     Algorithm {
@@ -153,68 +113,87 @@ struct Header {
     kid: Option<String>,
     #[serde(default)]
     typ: Option<String>,
-    #[serde(default)]
-    crit: Option<serde::de::IgnoredAny>,
+    #[serde(default, deserialize_with = "present")]
+    crit: bool,
+    #[serde(default, deserialize_with = "present")]
+    zip: bool,
 }
 
-struct Key {
-    id: String,
-    algorithm: KeyAlgorithm,
-    decoding: DecodingKey,
-    validation: Validation,
+/// Also if it is null.
+fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
+    serde::de::IgnoredAny::deserialize(value).map(|_| true)
+}
+
+/// What the claims are looked at for before they are verified: whose key to take. Nothing else is
+/// done with it, and the key then insists on its own issuer.
+#[derive(Deserialize)]
+struct Peek {
+    iss: String,
 }
 
 /// The keys, ready to verify.
+#[derive(Debug)]
 pub struct Verifier {
-    keys: Vec<Key>,
+    keys: Keys,
     leeway_s: u64,
     lifetime_max_s: Option<u64>,
-}
-
-impl std::fmt::Debug for Verifier {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let keys = self.keys.iter().map(|key| (&key.id, key.algorithm));
-        f.debug_list().entries(keys).finish()
-    }
+    require_iat: bool,
+    expiring_lead_s: u64,
 }
 
 impl Verifier {
-    /// Reads the key files. In the development profile a token may live for any time.
+    /// Reads the keys that are at hand. In the development profile a token may live for any time.
     ///
     /// # Errors
     /// Every key that cannot be used.
     pub fn new(auth: &config::Auth, profile: config::Profile) -> Result<Self, Vec<KeyError>> {
-        let mut keys: Vec<Key> = Vec::new();
-        let mut errors = Vec::new();
-        for entry in &auth.keys {
-            if keys.iter().any(|key| key.id == entry.id) {
-                errors.push(KeyError::Twice {
-                    id: entry.id.clone(),
-                });
-                continue;
-            }
-            match decoding_key(entry) {
-                Ok(decoding) => keys.push(Key {
-                    id: entry.id.clone(),
-                    algorithm: entry.algorithm,
-                    decoding,
-                    validation: validation(auth, entry.algorithm),
-                }),
-                Err(error) => errors.push(error),
-            }
-        }
-        if !errors.is_empty() {
-            return Err(errors);
-        }
         let lifetime_max_s = match profile {
             config::Profile::Development => None,
             config::Profile::Production => Some(auth.lifetime_max_s),
         };
         Ok(Self {
-            keys,
+            keys: Keys::new(auth)?,
             leeway_s: auth.leeway_s,
             lifetime_max_s,
+            require_iat: auth.require_iat,
+            expiring_lead_s: auth.expiring_lead_s,
         })
+    }
+
+    /// Fetches the keys that are not at hand, and keeps them up to date until `draining` turns true.
+    pub fn keep_fresh(&self, draining: &watch::Receiver<bool>) {
+        self.keys.keep_fresh(draining);
+    }
+
+    /// The settings of key sets that verify nothing now.
+    #[must_use]
+    pub fn missing_sets(&self) -> Vec<&str> {
+        self.keys.missing(Instant::now())
+    }
+
+    /// The settings of key sets that cannot be brought up to date and still verify.
+    #[must_use]
+    pub fn failing_sets(&self) -> Vec<&str> {
+        self.keys.failing(Instant::now())
+    }
+
+    /// How long before its end a session's token is to be replaced.
+    #[must_use]
+    pub const fn expiring_lead(&self) -> std::time::Duration {
+        std::time::Duration::from_secs(self.expiring_lead_s)
+    }
+
+    /// When a session of these claims ends: with the token, or, where the clocks differ so that it
+    /// has ended already, with the leeway that let it in.
+    #[must_use]
+    pub fn ends_at(&self, claims: &Claims, now: Micros) -> Micros {
+        let second = |s: u64| Micros(s.saturating_mul(1_000_000));
+        let end = second(claims.exp);
+        if end > now {
+            end
+        } else {
+            second(claims.exp.saturating_add(self.leeway_s))
+        }
     }
 
     /// The claims of a good token.
@@ -222,8 +201,16 @@ impl Verifier {
     /// # Errors
     /// Why it is none.
     pub fn verify(&self, token: &str, now: Micros) -> Result<Claims, Refused> {
-        let header = header(token)?;
-        let key = self.key(header.kid.as_deref())?;
+        let (header, issuer) = examine(token)?;
+        let key = self
+            .keys
+            .find(&issuer, header.kid.as_deref(), Instant::now())
+            .map_err(|absent| match absent {
+                Absent::Issuer => Refused::Issuer,
+                Absent::Id => Refused::UnknownKey,
+                Absent::NotYet => Refused::KeysNotYet,
+                Absent::Stale => Refused::KeysStale,
+            })?;
         if header.alg != key.algorithm.name() {
             return Err(Refused::Algorithm {
                 algorithm: key.algorithm,
@@ -231,22 +218,13 @@ impl Verifier {
         }
         let decoded = jsonwebtoken::decode::<Claims>(token, &key.decoding, &key.validation)
             .map_err(|error| refused(error.kind()))?;
-        self.check_times(&decoded.claims, now.as_millis() / 1000)?;
-        check_texts(&decoded.claims)?;
-        Ok(decoded.claims)
-    }
-
-    fn key(&self, id: Option<&str>) -> Result<&Key, Refused> {
-        match (id, self.keys.as_slice()) {
-            (None, [only]) => Ok(only),
-            (None, _) => Err(Refused::UnknownKey),
-            (Some(id), keys) => {
-                let known = keys.iter().find(|key| key.id == id);
-                known
-                    .filter(|_| id.len() <= KEY_ID_BYTES_MAX)
-                    .ok_or(Refused::UnknownKey)
-            }
+        let claims = decoded.claims;
+        if self.require_iat && claims.iat.is_none() {
+            return Err(Refused::Claims);
         }
+        self.check_times(&claims, now.as_millis() / 1000)?;
+        check_texts(&claims)?;
+        Ok(claims)
     }
 
     fn check_times(&self, claims: &Claims, now_s: u64) -> Result<(), Refused> {
@@ -270,40 +248,8 @@ impl Verifier {
     }
 }
 
-impl KeyAlgorithm {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::HS256 => "HS256",
-            Self::RS256 => "RS256",
-            Self::ES256 => "ES256",
-            Self::EdDSA => "EdDSA",
-        }
-    }
-
-    const fn library(self) -> Algorithm {
-        match self {
-            Self::HS256 => Algorithm::HS256,
-            Self::RS256 => Algorithm::RS256,
-            Self::ES256 => Algorithm::ES256,
-            Self::EdDSA => Algorithm::EdDSA,
-        }
-    }
-}
-
-/// Times are checked by [`Verifier::check_times`], against the clock that is passed in; everything
-/// else by the library.
-fn validation(auth: &config::Auth, algorithm: KeyAlgorithm) -> Validation {
-    let mut validation = Validation::new(algorithm.library());
-    validation.set_issuer(&[&auth.issuer]);
-    validation.set_audience(&[&auth.audience]);
-    validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
-    validation.validate_exp = false;
-    validation.validate_nbf = false;
-    validation
-}
-
-/// The checks that come before any cryptography.
-fn header(token: &str) -> Result<Header, Refused> {
+/// The checks that come before any cryptography: the header, and the issuer whose key to take.
+fn examine(token: &str) -> Result<(Header, String), Refused> {
     if token.len() > TOKEN_BYTES_MAX {
         return Err(Refused::Oversized { bytes: token.len() });
     }
@@ -321,20 +267,30 @@ fn header(token: &str) -> Result<Header, Refused> {
     }
     let json = URL_SAFE_NO_PAD.decode(first).or(Err(Refused::Header))?;
     let header: Header = serde_json::from_slice(&json).or(Err(Refused::Header))?;
-    if header.crit.is_some() {
+    if header.crit {
         return Err(Refused::Critical);
+    }
+    if header.zip {
+        return Err(Refused::Compressed);
     }
     if let Some(typ) = &header.typ
         && !TYPES.contains(&typ.to_ascii_lowercase().as_str())
     {
         return Err(Refused::Type);
     }
-    Ok(header)
+    let json = URL_SAFE_NO_PAD.decode(second).or(Err(Refused::Claims))?;
+    let peek: Peek = serde_json::from_slice(&json).or(Err(Refused::Claims))?;
+    Ok((header, peek.iss))
 }
 
 fn check_texts(claims: &Claims) -> Result<(), Refused> {
     if claims.sub.is_empty() || claims.sub.len() > 255 || claims.sub.contains(char::is_control) {
         return Err(Refused::Unusable { claim: "sub" });
+    }
+    // Nobody could revoke it by its id.
+    let unusable = |id: &String| id.is_empty() || id.len() > TOKEN_ID_BYTES_MAX;
+    if claims.jti.as_ref().is_some_and(unusable) {
+        return Err(Refused::Unusable { claim: "jti" });
     }
     for (claim, patterns) in [("pub", &claims.publish), ("sub_to", &claims.subscribe)] {
         if patterns
@@ -356,53 +312,6 @@ fn refused(kind: &ErrorKind) -> Refused {
         // that there is no usable set of claims.
         _ => Refused::Claims,
     }
-}
-
-fn decoding_key(entry: &KeyEntry) -> Result<DecodingKey, KeyError> {
-    let (id, path) = (entry.id.clone(), entry.file.clone());
-    let bytes = match std::fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(source) => return Err(KeyError::Unreadable { id, path, source }),
-    };
-    let (key, bytes_fit, wanted): (_, fn(usize) -> bool, _) = match entry.algorithm {
-        KeyAlgorithm::HS256 => {
-            let secret = secret_of(&bytes);
-            if secret.len() < SECRET_BYTES_MIN {
-                return Err(KeyError::ShortSecret {
-                    id,
-                    path,
-                    found: secret.len(),
-                });
-            }
-            return Ok(DecodingKey::from_secret(secret));
-        }
-        KeyAlgorithm::RS256 => (
-            DecodingKey::from_rsa_pem(&bytes),
-            |found| found >= RSA_BYTES_MIN,
-            "an RSA public key of at least 2048 bits",
-        ),
-        KeyAlgorithm::ES256 => (
-            DecodingKey::from_ec_pem(&bytes),
-            |found| found == P256_BYTES,
-            "a public key on the curve P-256",
-        ),
-        KeyAlgorithm::EdDSA => (
-            DecodingKey::from_ed_pem(&bytes),
-            |found| found == ED25519_BYTES,
-            "an Ed25519 public key",
-        ),
-    };
-    let private = String::from_utf8_lossy(&bytes).contains("PRIVATE KEY");
-    key.ok()
-        .filter(|key| !private && key.try_get_as_bytes().is_ok_and(|key| bytes_fit(key.len())))
-        .ok_or(KeyError::NotAPublicKey { id, path, wanted })
-}
-
-/// The secret in a secret file: its bytes, without the line end that an editor or `openssl rand`
-/// puts there.
-#[must_use]
-pub fn secret_of(file: &[u8]) -> &[u8] {
-    file.trim_ascii_end()
 }
 
 #[cfg(test)]

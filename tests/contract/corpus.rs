@@ -342,6 +342,12 @@ fn client_bodies() -> Vec<(&'static str, client::Body)> {
                 data: Bytes::from_static(b"\x01\x02"),
             }),
         ),
+        (
+            "refresh",
+            client::Body::Refresh(v1::Refresh {
+                token: "header.claims.signature".into(),
+            }),
+        ),
     ]
 }
 
@@ -380,6 +386,7 @@ fn subscribe() -> v1::Subscribe {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "one table: a frame of each kind")]
 fn server_bodies() -> Vec<(&'static str, server::Body)> {
     let record: Bytes = samples::record(42, samples::event().encode_to_vec()).into();
     vec![
@@ -478,6 +485,18 @@ fn server_bodies() -> Vec<(&'static str, server::Body)> {
             server::Body::Acked(v1::Acked {
                 subscription: 3,
                 sequence: 1707,
+            }),
+        ),
+        (
+            "expiring",
+            server::Body::Expiring(v1::Expiring {
+                token_expires_at: 1_771_545_660_000,
+            }),
+        ),
+        (
+            "refreshed",
+            server::Body::Refreshed(v1::Refreshed {
+                token_expires_at: 1_771_549_200_000,
             }),
         ),
     ]

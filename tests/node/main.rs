@@ -26,6 +26,7 @@ mod shell;
 mod support;
 mod tenants;
 mod tls;
+mod tokens;
 mod upkeep;
 mod verbs;
 mod wire;

@@ -46,6 +46,14 @@ pub(crate) fn pattern(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// A pattern of a token: with `!` in front it denies, and `{tenant}` and `{sub}` stand for what the
+/// token says there.
+pub(crate) fn permission(text: &str) -> Result<String, String> {
+    let plain = text.strip_prefix('!').unwrap_or(text);
+    pattern(&plain.replace("{tenant}", "t").replace("{sub}", "s"))?;
+    Ok(text.to_owned())
+}
+
 /// What names the bearer: 1 to 255 bytes without control characters.
 pub(crate) fn subject(text: &str) -> Result<String, String> {
     if text.is_empty() || text.len() > 255 || text.contains(char::is_control) {
@@ -73,6 +81,12 @@ mod tests {
         }
         for bad in ["", "a..b", ".a", ">.a", "a*", "a b", "ä", "a>", &deep] {
             assert!(pattern(bad).is_err(), "{bad}");
+        }
+        for good in ["!a.>", "users.{sub}.>", "!{tenant}.*", "a"] {
+            assert!(permission(good).is_ok(), "{good}");
+        }
+        for bad in ["!", "!!a", "{other}", "a.{sub", "a b"] {
+            assert!(permission(bad).is_err(), "{bad}");
         }
         assert!(subject("").is_err() && subject("a\nb").is_err() && subject("me").is_ok());
     }

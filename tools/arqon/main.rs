@@ -147,7 +147,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Backup(arguments) => backup::run(&target, output, arguments).await,
             Verb::Restore(arguments) => restore::run(output, &arguments),
             Verb::Status(arguments) => status::run(&target, output, arguments).await,
-            Verb::Token(arguments) => token::run(&target, output, arguments),
+            Verb::Token(arguments) => token::run(&target, output, arguments).await,
             Verb::Context(arguments) => context::run(&target, output, arguments),
             Verb::Bench(arguments) => bench::run(&target, output, arguments).await,
             Verb::Version(arguments) => version::run(&target, output, arguments).await,

@@ -1,4 +1,4 @@
-//! `arqon token`: make tokens for development, and look into any.
+//! `arqon token`: make tokens for development, look into any, and revoke those that are out.
 
 use std::fs;
 use std::io::Read as _;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use arqonbus::client::now_micros;
 use arqonbus::proto::claims::{Claims, DEFAULT_PARTY, Role};
+use arqonbus::proto::v1;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::{Args, Subcommand, ValueEnum};
@@ -15,19 +16,21 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 
 use crate::bounds::span;
-use crate::connection::Target;
+use crate::connection::{Patience, Target};
 use crate::failure::Failure;
 use crate::{Output, grammar, table};
 
 /// Shorter secrets can be guessed from one token.
 const SECRET_BYTES_MIN: usize = 32;
 
-/// Make tokens, and look into them
+/// Make tokens, look into them, revoke them
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   arqon token mint --secret-file data/dev-secret --tenant dev --sub me
-  arqon token inspect \"$ARQON_TOKEN\"")]
+  arqon token inspect \"$ARQON_TOKEN\"
+  arqon token revoke --sub sensor-7 --reason 'lost in the field'
+  arqon token revocations")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     action: Action,
@@ -37,6 +40,84 @@ pub(crate) struct Arguments {
 enum Action {
     Mint(Mint),
     Inspect(Inspect),
+    Revoke(Revoke),
+    Restore(Restore),
+    /// List the revocations and bans in force
+    #[command(after_help = "Example:\n  arqon token revocations --output json")]
+    Revocations,
+    Disconnect(Disconnect),
+}
+
+/// Who is meant.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Whom {
+    /// Tokens of this bearer
+    #[arg(long, value_name = "NAME", value_parser = grammar::subject)]
+    sub: Option<String>,
+    /// The token with this id (jti)
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+    /// All tokens of the tenant, the one that this is said with included
+    #[arg(long)]
+    all: bool,
+}
+
+impl Whom {
+    fn arguments(self) -> Vec<(&'static str, v1::Value)> {
+        let mut arguments = Vec::new();
+        arguments.extend(self.sub.map(|sub| ("subject", sub.into())));
+        arguments.extend(self.id.map(|id| ("token", id.into())));
+        arguments.extend(self.all.then(|| ("all", true.into())));
+        arguments
+    }
+}
+
+/// Refuse tokens that were issued up to now, and end their sessions
+///
+/// Tokens that are issued from the next second on are good. With --ban no token of the bearer is,
+/// until `arqon token restore`. Needs a token of the role admin.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  arqon token revoke --sub sensor-7 --reason 'lost in the field'
+  arqon token revoke --sub mallory --ban
+  arqon token revoke --id 01977e5a-0000-7000-8000-00000000002a
+  arqon token revoke --all")]
+struct Revoke {
+    #[command(flatten)]
+    whom: Whom,
+    /// Also tokens to come, until the ban is lifted
+    #[arg(long, requires = "sub")]
+    ban: bool,
+    /// Only tokens issued before this, in seconds since the Unix epoch [default: now]
+    #[arg(long, value_name = "SECONDS", conflicts_with = "ban")]
+    issued_before: Option<u64>,
+    /// Why, for those who read the list
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+}
+
+/// Lift a revocation or a ban
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  arqon token restore --sub mallory")]
+struct Restore {
+    #[command(flatten)]
+    whom: Whom,
+    /// Why, for those who read the log
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+}
+
+/// End live sessions, and forbid nothing: they may come back
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  arqon token disconnect --sub sensor-7")]
+struct Disconnect {
+    #[command(flatten)]
+    whom: Whom,
+    /// Why, for those who read the audit
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
 }
 
 /// Make a token, signed with HS256
@@ -62,11 +143,12 @@ struct Mint {
     /// How long it is good for, like 15m, 1h, 30d
     #[arg(long, default_value = "1h", value_parser = span)]
     ttl: Duration,
-    /// Topics that may be produced to; can be repeated [default: all but sys.]
-    #[arg(long = "pub", value_name = "PATTERN", value_parser = grammar::pattern)]
+    /// Topics that may be produced to, or with `!` in front may not; can be repeated [default: all
+    /// but sys.]
+    #[arg(long = "pub", value_name = "PATTERN", value_parser = grammar::permission)]
     publish: Vec<String>,
     /// Topics that may be subscribed to; can be repeated [default: all but sys.]
-    #[arg(long = "sub-to", value_name = "PATTERN", value_parser = grammar::pattern)]
+    #[arg(long = "sub-to", value_name = "PATTERN", value_parser = grammar::permission)]
     subscribe: Vec<String>,
     /// Who issues it
     #[arg(long, default_value = DEFAULT_PARTY)]
@@ -77,6 +159,9 @@ struct Mint {
     /// Name of the key, where the node has several
     #[arg(long)]
     key_id: Option<String>,
+    /// The token's own id (jti), to revoke it by
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -98,18 +183,36 @@ struct Inspect {
     token: Option<String>,
 }
 
-pub(crate) fn run(target: &Target, output: Output, arguments: Arguments) -> anyhow::Result<()> {
-    match arguments.action {
+pub(crate) async fn run(
+    target: &Target,
+    output: Output,
+    arguments: Arguments,
+) -> anyhow::Result<()> {
+    let (name, mut given, reason) = match arguments.action {
         Action::Mint(mint) => {
             let token = make(mint)?;
             let shown = match output {
                 Output::Text => Value::String(token),
                 Output::Json => json!({ "token": token }),
             };
-            table::print(&shown, output)
+            return table::print(&shown, output);
         }
-        Action::Inspect(inspect) => table::print(&look(target, inspect)?, output),
-    }
+        Action::Inspect(inspect) => return table::print(&look(target, inspect)?, output),
+        Action::Revoke(revoke) => {
+            let mut given = revoke.whom.arguments();
+            given.extend(revoke.ban.then(|| ("ban", true.into())));
+            let before = revoke.issued_before;
+            given.extend(before.map(|before| ("issued_before", before.into())));
+            ("edge.revoke", given, revoke.reason)
+        }
+        Action::Restore(restore) => ("edge.restore", restore.whom.arguments(), restore.reason),
+        Action::Revocations => ("edge.revocations", Vec::new(), None),
+        Action::Disconnect(end) => ("edge.disconnect", end.whom.arguments(), end.reason),
+    };
+    given.extend(reason.map(|reason| ("reason", reason.into())));
+    let client = target.connect(Patience::None).await?.client;
+    let result = client.command(name, given).await?;
+    table::print(&result.to_json(), output)
 }
 
 fn make(mint: Mint) -> anyhow::Result<String> {
@@ -141,7 +244,7 @@ fn make(mint: Mint) -> anyhow::Result<String> {
         exp: now_s.saturating_add(mint.ttl.as_secs()),
         iat: Some(now_s),
         nbf: None,
-        jti: None,
+        jti: mint.id,
         publish: listed(mint.publish),
         subscribe: listed(mint.subscribe),
     };
@@ -221,6 +324,7 @@ mod tests {
             issuer: DEFAULT_PARTY.into(),
             audience: DEFAULT_PARTY.into(),
             key_id: None,
+            id: Some("t-1".into()),
         };
         let token = make(mint).unwrap();
         let payload = URL_SAFE_NO_PAD

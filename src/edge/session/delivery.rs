@@ -18,6 +18,7 @@ use crate::broker::subscription::{Filled, Then};
 use crate::broker::{self, Subscription};
 use crate::edge::metrics::Metrics;
 use crate::log::{AppendError, Sequence};
+use crate::proto::ErrorCode;
 use crate::proto::v1::{Acked, Unsubscribed, server_frame::Body};
 
 /// Reads of history that a session has under way at a time.
@@ -141,6 +142,25 @@ impl Subscriptions {
             outbox.answer(request_id, body);
         } else {
             entry.ending = Some(request_id);
+        }
+    }
+
+    /// Ends those that `allowed` is false for, each with an Error that names it.
+    pub(super) fn keep(&mut self, allowed: impl Fn(&Subscription) -> bool, outbox: &mut Outbox) {
+        let forbidden = self.entries.iter();
+        let forbidden = forbidden.filter(|(_, entry)| !allowed(&entry.subscription));
+        let mut forbidden: Vec<(u64, u64)> =
+            forbidden.map(|(key, entry)| (*key, entry.id)).collect();
+        forbidden.sort_unstable();
+        for (key, id) in forbidden {
+            let filter = self.entries.get(&key);
+            let filter = filter.map_or("", |entry| entry.subscription.filter().as_str());
+            let text = format!(
+                "subscription {id} is over: the session's new token may not see all that {filter} matches"
+            );
+            let refusal = Refusal::new(ErrorCode::Forbidden, "filter", text);
+            outbox.refuse_subscription(0, id, refusal);
+            self.remove(key);
         }
     }
 

@@ -17,7 +17,7 @@ use crate::broker::accept::Batch;
 use crate::broker::{self, Reality, RealityName, name};
 use crate::log::Appended;
 use crate::proto::pybus::BusPayload;
-use crate::proto::v1::{Envelope, Event, envelope};
+use crate::proto::v1::{Envelope, Event, SystemSignal, envelope, system_signal};
 use crate::proto::view::EnvelopeView;
 
 const STORED: &str = "message_response";
@@ -113,6 +113,21 @@ impl Session {
             ("request_id", id.to_owned()),
         ];
         self.answer_envelope(id, &payload, &headers);
+    }
+
+    /// Tells why the session ends.
+    pub(super) fn signal(&mut self, kind: system_signal::Type, reason: &str) {
+        let now_ms = self.context.broker.now().as_millis();
+        let envelope = Envelope {
+            tenant_id: self.identity.tenant.as_str().into(),
+            timestamp: i64::try_from(now_ms).unwrap_or(i64::MAX),
+            payload: Some(envelope::Payload::Signal(SystemSignal {
+                r#type: kind.into(),
+                reason: reason.into(),
+            })),
+            ..Envelope::default()
+        };
+        self.outbox.push(envelope.encode_to_vec().into());
     }
 
     fn answer_envelope(&mut self, id: &str, payload: &BusPayload, headers: &[(&str, String)]) {

@@ -1,30 +1,46 @@
 //! A new token for a live session (EDGE-04).
+//!
+//! It is verified like the first one, and must be of the same tenant and subject: who a session is
+//! never changes. What it allows holds at once, for what is asked from now on and for what is under
+//! way. A token that is refused leaves the session as it was.
 
 use std::sync::Arc;
 
 use super::refusal::Refusal;
 use super::state::Session;
+use crate::broker::{Identity, Role, Subscription};
 use crate::edge::listener;
+use crate::edge::revocation::Standing;
 use crate::proto::ErrorCode;
+use crate::proto::v1::{Refreshed, server_frame::Body};
 
 impl Session {
-    /// Goes on with a new token, of the same tenant and subject; what it allows holds at once.
-    /// Returns when it ends, in milliseconds since the Unix epoch.
+    /// Goes on with a new token. Subscriptions that it does not allow end.
     ///
     /// # Errors
-    /// It is not valid, or somebody else's.
-    pub(super) fn renew(&mut self, token: &str) -> Result<i64, Refusal> {
+    /// It is not valid, revoked, or somebody else's.
+    pub(super) fn refresh(&mut self, request_id: u64, token: &str) -> Result<(), Refusal> {
+        let identity = Arc::new(self.identity_of(token)?);
+        self.take_identity(Arc::clone(&identity));
+        let token_expires_at = self.token_expires_at();
+        let refreshed = Refreshed { token_expires_at };
+        self.outbox.answer(request_id, Body::Refreshed(refreshed));
+        let allowed = |subscription: &Subscription| may_go_on(&identity, subscription);
+        self.subscriptions.keep(allowed, &mut self.outbox);
+        Ok(())
+    }
+
+    fn identity_of(&self, token: &str) -> Result<Identity, Refusal> {
         let refuse = |text: &str| Refusal::new(ErrorCode::Unauthenticated, "token", text);
-        let invalid = || refuse("the token is not valid; get a new one");
-        let now = self.context.broker.now();
-        let claims = self.context.verifier.verify(token, now).map_err(|reason| {
+        let invalid = |reason: &dyn std::fmt::Display| {
             tracing::info!(%reason, "new token of a session refused");
-            invalid()
-        })?;
-        let mut identity = listener::identity(&claims).map_err(|reason| {
-            tracing::info!(%reason, "new token with a tenant or pattern that cannot be served");
-            invalid()
-        })?;
+            refuse("the token is not valid; get a new one")
+        };
+        let verifier = &self.context.verifier;
+        let now = self.context.broker.now();
+        let claims = verifier.verify(token, now).map_err(|one| invalid(&one))?;
+        let ends_at = verifier.ends_at(&claims, now);
+        let mut identity = listener::identity(&claims, ends_at).map_err(|one| invalid(&one))?;
         let old = &self.identity;
         if identity.tenant != old.tenant || identity.subject != old.subject {
             return Err(refuse(
@@ -32,12 +48,15 @@ impl Session {
             ));
         }
         identity.not_beyond(old.ends_by);
-        if self.guard.rules().revocations.revoked(&identity).is_some() {
-            tracing::info!("new token of a session refused: it is revoked");
-            return Err(invalid());
+        match self.guard.rules().standing(&identity) {
+            Standing::Good => Ok(identity),
+            Standing::Revoked => Err(invalid(&"it is revoked")),
+            Standing::Unknown => Err(invalid(&"it cannot be told whether it is revoked")),
         }
-        let expires_at = identity.expires_at;
-        self.take_identity(Arc::new(identity));
-        Ok(expires_at.map_or(0, |at| i64::try_from(at.as_millis()).unwrap_or(i64::MAX)))
     }
+}
+
+fn may_go_on(identity: &Identity, subscription: &Subscription) -> bool {
+    let closed = subscription.reality().name().is_system() && identity.role != Role::Admin;
+    !closed && identity.may_subscribe(subscription.filter())
 }

@@ -285,16 +285,6 @@ impl Session {
         });
     }
 
-    /// Takes a new token for the session.
-    fn refresh(&mut self, request_id: u64, token: &str) -> Result<(), Refusal> {
-        let expires_at = self.renew(token)?;
-        let refreshed = v1::Refreshed {
-            token_expires_at: expires_at,
-        };
-        self.outbox.answer(request_id, Body::Refreshed(refreshed));
-        Ok(())
-    }
-
     /// What this session's commands work on.
     pub(super) fn desk(&self) -> Desk {
         Desk {

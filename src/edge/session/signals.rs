@@ -12,7 +12,7 @@ use futures_util::task::AtomicWaker;
 use crate::broker::consumer::CursorSink;
 use crate::broker::fanout::Subscriber;
 use crate::broker::scan::History;
-use crate::edge::shield::roll::Ended;
+use crate::edge::shield::roll::{Cause, Ended};
 use crate::log::{AppendError, AppendSink, Appended, Sequence};
 
 /// What has happened since it was last taken.
@@ -26,8 +26,8 @@ pub(super) struct News {
     pub(super) moved: Vec<(u64, Result<Sequence, AppendError>)>,
     /// Reads of history, by the key of their subscription; `None` where one panicked.
     pub(super) read: Vec<(u64, Option<History>)>,
-    /// The session must end, with this reason in its close frame.
-    pub(super) ended: Option<&'static str>,
+    /// The session must end.
+    pub(super) ended: Option<Cause>,
 }
 
 impl News {
@@ -74,8 +74,8 @@ impl Signals {
 }
 
 impl Ended for Signals {
-    fn end(&self, reason: &'static str) {
-        self.lock().ended.get_or_insert(reason);
+    fn end(&self, cause: Cause) {
+        self.lock().ended.get_or_insert(cause);
         self.task.wake();
     }
 }

@@ -3,6 +3,7 @@
 //! Knows WebSocket and nothing of what the frames mean.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -108,6 +109,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
             self.session.signals.register(cx.waker());
             let mut moved = self.session.take_news();
             moved |= self.session.poll_job(cx);
+            self.session.end_if_due();
             self.close_when_drained();
             match (self.write(cx), self.read(cx)) {
                 (Ok(written), Ok(read)) => {
@@ -178,6 +180,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
                 code: close.code.into(),
                 reason: close.reason.into(),
             })));
+        }
+        // Nothing more of the log for a session that is to end.
+        if session.ends_at().is_some() {
+            return None;
         }
         let frame = session.subscriptions.next_frame(
             session.context.limits.deliver_bytes_max,
@@ -307,7 +313,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
         if self.session.close.is_some() {
             return at;
         }
-        if let Some(left) = self.token_left() {
+        if let Some(until) = self.session.ends_at() {
+            at = at.min(until.into());
+        }
+        if let Some(mut left) = self.token_left() {
+            if !self.session.warned {
+                left = left.saturating_sub(self.warning_lead());
+            }
             // The wall clock may jump, so it is looked at again now and then.
             at = at.min(Instant::now() + left.min(TOKEN_CHECK));
         }
@@ -317,6 +329,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
             at = at.min(if Instant::now() < grace { grace } else { limit });
         }
         at
+    }
+
+    fn warning_lead(&self) -> Duration {
+        self.session.context.verifier.expiring_lead()
     }
 
     fn token_left(&self) -> Option<Duration> {
@@ -329,7 +345,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
     /// Looks at what is due; the session's end if it is that.
     pub(super) fn tick(&mut self) -> Option<End> {
         let now = Instant::now();
-        let limits = &self.session.context.limits;
+        let limits = Arc::clone(&self.session.context.limits);
         let ms = Duration::from_millis;
         if let Closing::Sent { until } = self.closing
             && now >= until
@@ -342,11 +358,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
             tracing::info!(tenant = %self.session.identity.tenant, "session closed: its peer does not read");
             return Some(End::Gone);
         }
-        if self.token_left().is_some_and(|left| left.is_zero()) && self.session.close.is_none() {
-            self.session.close = Some(Close {
-                code: CloseCode::Policy.into(),
-                reason: "auth.expired",
-            });
+        self.session.end_if_due();
+        if let Some(left) = self.token_left() {
+            if left.is_zero() {
+                self.session.expire();
+            } else if !self.session.warned && left <= self.warning_lead() {
+                self.session.warn();
+            }
         }
         let silent = now.duration_since(self.heard);
         if self.pinged && silent >= ms(limits.ping_after_ms) + ms(limits.pong_timeout_ms) {

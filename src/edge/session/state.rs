@@ -26,12 +26,15 @@ use crate::broker::{self, Identity, Reality, RealityName, Subscription, Tenancy}
 use crate::edge::handshake::Subprotocol;
 use crate::edge::shield::Guard;
 use crate::edge::shield::judge::Judgement;
-use crate::edge::shield::roll::Ended;
-use crate::proto::v1::{self, Drain, Welcome, server_frame::Body};
+use crate::edge::shield::roll::{Cause, Ended};
+use crate::proto::v1::{self, Drain, Welcome, server_frame::Body, system_signal};
 
 /// This many undecodable messages within [`STRIKES_WITHIN`] end the session.
 const STRIKES_MAX: usize = 3;
 const STRIKES_WITHIN: Duration = Duration::from_secs(60);
+
+/// How long a session that is to end waits for the answer to its last request.
+const LAST_ANSWER: Duration = Duration::from_millis(300);
 
 /// How the connection is to be closed (RFC 6455, section 7.4).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,6 +87,10 @@ pub(super) struct Session {
     pub(super) last_reality: Option<Arc<Reality>>,
     pub(super) draining: bool,
     pub(super) close: Option<Close>,
+    /// Whether the client has been told that its token ends soon, or would not understand it.
+    pub(super) warned: bool,
+    /// It is to end once its request is answered, and then at the latest.
+    ending: Option<(Cause, Instant)>,
     job: Option<Job>,
     news: News,
     strikes: VecDeque<Instant>,
@@ -104,8 +111,8 @@ impl Session {
         // is met by one of them.
         let ended = Arc::clone(&signals) as Arc<dyn Ended>;
         let present = guard.roll().enter(Arc::clone(&identity), ended);
-        if guard.rules().revocations.revoked(&identity).is_some() {
-            signals.end("auth.revoked");
+        if let Some(cause) = guard.rules().revocations.revoked(&identity) {
+            signals.end(cause);
         }
         let mut session = Self {
             context,
@@ -123,6 +130,8 @@ impl Session {
             last_reality: None,
             draining: false,
             close: None,
+            warned: subprotocol != Subprotocol::Frames,
+            ending: None,
             job: None,
             news: News::default(),
             strikes: VecDeque::new(),
@@ -136,7 +145,6 @@ impl Session {
 
     fn welcome(&self) -> Welcome {
         let limits = &self.context.limits;
-        let expires_at = self.identity.expires_at;
         Welcome {
             node: self.context.broker.node_name().into(),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -153,8 +161,7 @@ impl Session {
                 subscriptions_max: limits.subscriptions_max as u64,
                 credit_bytes_max: limits.credit_bytes_max,
             }),
-            token_expires_at: expires_at
-                .map_or(0, |at| i64::try_from(at.as_millis()).unwrap_or(i64::MAX)),
+            token_expires_at: self.token_expires_at(),
         }
     }
 
@@ -163,6 +170,7 @@ impl Session {
         let limits = &self.context.limits;
         self.job.is_none()
             && self.close.is_none()
+            && self.ending.is_none()
             && !self.outbox.is_full()
             && self.in_flight.bytes() < limits.inflight_bytes_max
             && self.in_flight.len() + self.subscriptions.acks() < limits.inflight_requests_max
@@ -189,18 +197,77 @@ impl Session {
         }
     }
 
-    /// Ends the session: what its token stands for is over.
-    pub(super) fn end(&mut self, reason: &'static str) {
-        if self.close.is_none() {
-            let code = CloseCode::Policy.into();
-            self.close = Some(Close { code, reason });
+    /// Ends the session, for what others have decided about its bearer. A request that is being
+    /// carried out is answered first if that does not take long: it may be the very one that has
+    /// decided so.
+    fn end(&mut self, cause: Cause) {
+        if self.job.is_some() {
+            self.ending
+                .get_or_insert((cause, Instant::now() + LAST_ANSWER));
+            return;
         }
+        let signal = match cause {
+            Cause::Banned => system_signal::Type::Ban,
+            Cause::Revoked | Cause::Disconnected => system_signal::Type::Disconnect,
+        };
+        self.close_for(signal, cause.reason());
+    }
+
+    /// Ends the session if it is to end and need not wait any longer.
+    pub(super) fn end_if_due(&mut self) {
+        if let Some((cause, until)) = self.ending
+            && (self.job.is_none() || Instant::now() >= until)
+        {
+            self.job = None;
+            self.end(cause);
+        }
+    }
+
+    /// When [`Session::end_if_due`] is due.
+    pub(super) fn ends_at(&self) -> Option<Instant> {
+        self.ending.map(|(_, until)| until)
+    }
+
+    /// Ends the session: its token is over.
+    pub(super) fn expire(&mut self) {
+        self.close_for(system_signal::Type::Disconnect, "auth.expired");
+    }
+
+    fn close_for(&mut self, signal: system_signal::Type, reason: &'static str) {
+        if self.close.is_some() {
+            return;
+        }
+        match self.subprotocol {
+            Subprotocol::Frames => {}
+            Subprotocol::Envelopes | Subprotocol::Unnamed => self.signal(signal, reason),
+        }
+        let code = CloseCode::Policy.into();
+        self.close = Some(Close { code, reason });
+    }
+
+    /// Says that the token ends soon.
+    pub(super) fn warn(&mut self) {
+        self.warned = true;
+        let token_expires_at = self.token_expires_at();
+        let expiring = v1::Expiring { token_expires_at };
+        self.outbox.answer(0, Body::Expiring(expiring));
+    }
+
+    /// In milliseconds since the Unix epoch; 0 = it does not.
+    pub(super) fn token_expires_at(&self) -> i64 {
+        let at = self.identity.expires_at;
+        at.map_or(0, |at| i64::try_from(at.as_millis()).unwrap_or(i64::MAX))
     }
 
     /// Goes on as another bearer of the same tenant.
     pub(super) fn take_identity(&mut self, identity: Arc<Identity>) {
+        // In this order for the same reason as in `new`.
         self.guard.roll().renew(self.present, Arc::clone(&identity));
+        if let Some(cause) = self.guard.rules().revocations.revoked(&identity) {
+            self.signals.end(cause);
+        }
         self.identity = identity;
+        self.warned = false;
     }
 
     /// Notes a message that could not be decoded.
@@ -221,8 +288,8 @@ impl Session {
     pub(super) fn take_news(&mut self) -> bool {
         let mut news = std::mem::take(&mut self.news);
         let any = self.signals.take(&mut news);
-        if let Some(reason) = news.ended.take() {
-            self.end(reason);
+        if let Some(cause) = news.ended.take() {
+            self.end(cause);
         }
         for (token, outcome) in news.appended.drain(..) {
             self.appended(token, outcome);

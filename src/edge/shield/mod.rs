@@ -24,7 +24,8 @@ pub use self::guard::Guard;
 pub use self::judge::{Blocked, Findings, Message};
 pub use self::rules::{Fault, Rules, Workshop};
 use super::metrics::Metrics;
-use crate::broker::{Tenancy, Tenant};
+use super::revocation::Standing;
+use crate::broker::{Broker, Identity, Tenancy, Tenant};
 use crate::config::Config;
 
 /// The guards of all tenants of this node.
@@ -76,6 +77,21 @@ impl Shield {
             }
         }
         guard
+    }
+
+    /// What a verified token is worth. If the tenant's logs cannot be opened nothing speaks against
+    /// it: there is nothing that its session could begin with.
+    pub async fn standing(self: &Arc<Self>, broker: &Arc<Broker>, identity: &Identity) -> Standing {
+        let guard = match self.opened(&identity.tenant) {
+            Some(guard) => Some(guard),
+            None => {
+                let (broker, shield) = (Arc::clone(broker), Arc::clone(self));
+                let tenant = identity.tenant.clone();
+                let open = move || broker.tenancy(&tenant).ok().map(|one| shield.open(&one));
+                tokio::task::spawn_blocking(open).await.ok().flatten()
+            }
+        };
+        guard.map_or(Standing::Good, |guard| guard.rules().standing(identity))
     }
 
     fn guard(&self, tenant: &Tenant) -> Arc<Guard> {

@@ -7,10 +7,32 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::broker::Identity;
 use crate::edge::revocation::Revocations;
 
+/// Why a session must end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Its token is revoked.
+    Revoked,
+    /// Its bearer may not come back.
+    Banned,
+    /// An admin has said so.
+    Disconnected,
+}
+
+impl Cause {
+    /// The close frame's reason.
+    #[must_use]
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Revoked | Self::Banned => "auth.revoked",
+            Self::Disconnected => "disconnected",
+        }
+    }
+}
+
 /// Whoever can be told that its session is over.
 pub trait Ended: Send + Sync {
-    /// The session must end; `reason` is the close frame's.
-    fn end(&self, reason: &'static str);
+    /// The session must end.
+    fn end(&self, cause: Cause);
 }
 
 struct Present {
@@ -69,13 +91,15 @@ impl Roll {
         self.len() == 0
     }
 
-    /// Ends every session that `meant` says, and tells how many those are.
-    pub fn end(&self, reason: &'static str, meant: impl Fn(&Identity) -> bool) -> usize {
+    /// Ends every session that `cause` has one for, and tells how many those are.
+    pub fn end(&self, cause: impl Fn(&Identity) -> Option<Cause>) -> usize {
         let present = self.lock();
         let mut ended = 0;
-        for one in present.1.values().filter(|one| meant(&one.identity)) {
-            one.session.end(reason);
-            ended += 1;
+        for one in present.1.values() {
+            if let Some(cause) = cause(&one.identity) {
+                one.session.end(cause);
+                ended += 1;
+            }
         }
         ended
     }
@@ -85,9 +109,7 @@ impl Roll {
         if revocations.is_empty() {
             return;
         }
-        let ended = self.end("auth.revoked", |identity| {
-            revocations.revoked(identity).is_some()
-        });
+        let ended = self.end(|identity| revocations.revoked(identity));
         if ended > 0 {
             tracing::info!(ended, "sessions ended: their tokens are revoked");
         }

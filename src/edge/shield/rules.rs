@@ -7,14 +7,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::broker;
 use crate::broker::journal::Event;
+use crate::broker::{self, Identity, Role};
 use crate::config::Config;
 use crate::edge::casil::Casil;
 use crate::edge::mirror::Mirrors;
 use crate::edge::policy::{self, Policies};
 use crate::edge::rate::TopicRates;
-use crate::edge::revocation::Revocations;
+use crate::edge::revocation::{self, Revocations, Standing};
 use crate::edge::schema::Schemas;
 use crate::edge::signature::Signatures;
 use crate::proto::ErrorCode;
@@ -131,6 +131,7 @@ impl Rules {
             Ok(policies) => rules.policies = Arc::new(policies),
             Err(found) => faults.extend(found),
         }
+        rules.revocations = Arc::new(Revocations::of_node(config));
         rules.settle();
         if faults.is_empty() {
             Ok(rules)
@@ -203,6 +204,21 @@ impl Rules {
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.unfit.contains_key(UNREAD)
+    }
+
+    /// What a verified token is worth. Where its revocation cannot be told, operators and admins
+    /// come in all the same: nobody else could repair what is broken.
+    #[must_use]
+    pub fn standing(&self, identity: &Identity) -> Standing {
+        if self.revocations.revoked(identity).is_some() {
+            return Standing::Revoked;
+        }
+        let unsure =
+            |topic: &String| topic == UNREAD || topic.starts_with(revocation::TOPIC_PREFIX);
+        if !identity.role.includes(Role::Operator) && self.unfit.keys().any(unsure) {
+            return Standing::Unknown;
+        }
+        Standing::Good
     }
 
     /// Why everything is blocked, if it is.

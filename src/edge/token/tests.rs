@@ -1,9 +1,13 @@
 //! EDGE-02: every way in which a token can be bad, and the few in which it is good.
 
-use jsonwebtoken::{EncodingKey, encode};
+use std::io;
+use std::path::PathBuf;
+
+use jsonwebtoken::{Algorithm, EncodingKey, encode};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::config::KeyEntry;
 
 const NOW_S: u64 = 1_800_000_000;
 const NOW: Micros = Micros(NOW_S * 1_000_000);
@@ -18,7 +22,8 @@ fn entry(id: &str, algorithm: KeyAlgorithm, file: impl Into<PathBuf>) -> KeyEntr
     KeyEntry {
         id: id.into(),
         algorithm,
-        file: file.into(),
+        file: Some(file.into()),
+        env: None,
     }
 }
 
@@ -197,6 +202,20 @@ fn claims_that_are_missing_wrong_or_of_another_type_are_refused() {
             },
         ),
         (
+            "expiry as a fraction of the wrong type",
+            with("exp", json!([NOW_S + 60])),
+            Refused::Claims,
+        ),
+        ("iat as text", with("iat", json!("1")), Refused::Claims),
+        ("iat negative", with("iat", json!(-1)), Refused::Claims),
+        ("nbf as list", with("nbf", json!([1])), Refused::Claims),
+        ("jti as number", with("jti", json!(7)), Refused::Claims),
+        (
+            "jti too long",
+            with("jti", json!("x".repeat(256))),
+            Refused::Unusable { claim: "jti" },
+        ),
+        (
             "too many patterns",
             with("pub", json!(vec!["a"; PATTERNS_MAX + 1])),
             Refused::Unusable { claim: "pub" },
@@ -307,6 +326,8 @@ fn headers_that_try_to_choose_their_own_verification_are_refused() {
         ),
         (json!({ "kid": null }), SECRET, Refused::UnknownKey),
         (json!({ "crit": ["x"] }), SECRET, Refused::Critical),
+        (json!({ "crit": null }), SECRET, Refused::Critical),
+        (json!({ "zip": "DEF" }), SECRET, Refused::Compressed),
         (json!({ "typ": "operator+jwt" }), SECRET, Refused::Type),
     ];
     for (change, secret, expected) in cases {
@@ -369,6 +390,48 @@ fn texts_that_are_no_token_are_refused_before_they_are_decoded() {
         let shown: String = token.chars().take(40).collect();
         assert_eq!(verifier.verify(&token, NOW), Err(expected), "{shown}");
     }
+}
+
+#[test]
+fn a_claim_that_is_there_twice_is_refused() {
+    let header = segment(&hs_header());
+    let claims = claims().to_string();
+    let twice = claims.replacen('{', r#"{"iss":"evil","#, 1);
+    let message = format!("{header}.{}", URL_SAFE_NO_PAD.encode(twice));
+    let key = EncodingKey::from_secret(SECRET);
+    let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256);
+    let token = format!("{message}.{}", signature.expect("a signature"));
+    assert_eq!(verifier().verify(&token, NOW), Err(Refused::Claims));
+}
+
+// EDGE-05
+#[test]
+fn a_token_must_say_when_it_was_issued_where_that_is_wanted() {
+    let secret = secret_file(SECRET);
+    let auth = config::Auth {
+        keys: vec![entry("hs", KeyAlgorithm::HS256, secret.path())],
+        require_iat: true,
+        ..config::Auth::default()
+    };
+    let verifier = Verifier::new(&auth, config::Profile::Production).expect("a key");
+    assert!(verifier.verify(&signed(&claims()), NOW).is_ok());
+    let found = verifier.verify(&signed(&without("iat")), NOW);
+    assert_eq!(found, Err(Refused::Claims));
+}
+
+// EDGE-04
+#[test]
+fn a_session_ends_with_its_token_or_with_the_leeway_that_let_it_in() {
+    let verifier = verifier();
+    let ends_s = |exp: u64| {
+        let claims = verifier.verify(&signed(&with("exp", json!(exp))), NOW);
+        verifier
+            .ends_at(&claims.expect("a good token"), NOW)
+            .as_millis()
+            / 1000
+    };
+    assert_eq!(ends_s(NOW_S + 5), NOW_S + 5);
+    assert_eq!(ends_s(NOW_S - 10), NOW_S + 20);
 }
 
 #[test]
