@@ -11,6 +11,7 @@ use crate::broker;
 use crate::broker::journal::Event;
 use crate::config::Config;
 use crate::edge::casil::Casil;
+use crate::edge::metrics::Metrics;
 use crate::edge::mirror::Mirrors;
 use crate::edge::policy::{self, Policies};
 use crate::edge::rate::TopicRates;
@@ -80,8 +81,14 @@ impl Workshop {
     ///
     /// # Errors
     /// What does not work on this machine.
-    pub fn new(config: &Config) -> Result<Self, Vec<Fault>> {
-        let engine = policy::Engine::new(config).map_err(|fault| vec![fault])?;
+    pub fn new(config: &Config, metrics: &Metrics) -> Result<Self, Vec<Fault>> {
+        let limits = policy::Limits::of(config);
+        let engine = policy::Engine::open(limits, metrics.policies.clone());
+        let unable = |error: policy::Unable| {
+            let code = ErrorCode::PolicyFailure;
+            vec![Fault::new(code, "policy", error.to_string())]
+        };
+        let engine = engine.map_err(unable)?;
         Ok(Self { engine })
     }
 }
