@@ -47,6 +47,10 @@ pub struct Limits {
     pub instances_max: usize,
     /// Instances of one policy: calls of it at a time.
     pub policy_instances_max: usize,
+    /// Policies of one tenant.
+    pub policies_max: usize,
+    /// Modules of one tenant, of all versions that are kept, together.
+    pub tenant_bytes_max: usize,
     /// Compiled modules that are kept although no policy uses them.
     pub modules_kept: usize,
     /// Fuel of a call of a metered policy, whatever the payload.
@@ -84,6 +88,8 @@ impl Limits {
             memory_bytes_max: policy.memory_bytes_max,
             instances_max: policy.instances_max,
             policy_instances_max: policy.policy_instances_max,
+            policies_max: policy.policies_max,
+            tenant_bytes_max: policy.tenant_bytes_max,
             modules_kept: policy.modules_kept,
             fuel_base: policy.fuel_base,
             fuel_per_byte: policy.fuel_per_byte,

@@ -34,22 +34,32 @@
 //! - [`module`], [`engine`], `ticker`: compiling, the cache, the clock of the deadlines.
 //! - `instance`, `guest`, [`pool`]: judging.
 //! - [`question`], [`verdict`]: what a policy is asked, and what it answers.
+//! - [`vectors`]: examples that a policy must get right.
 //! - [`tally`]: what is counted.
+//! - [`register`], [`node_policy`], [`chain`]: what is in force, of the tenant and of the node, and
+//!   how it judges; `command`: how it is changed.
 
 mod abi;
+pub mod chain;
+mod command;
 pub mod engine;
 mod guest;
 mod host;
 mod instance;
 pub mod limits;
 pub mod module;
+pub mod node_policy;
 pub mod pool;
 pub mod question;
+pub mod register;
 pub mod tally;
 mod ticker;
+pub mod vectors;
 pub mod verdict;
 
 pub use self::abi::Level;
+pub use self::chain::Policies;
+pub use self::command::COMMANDS;
 pub use self::engine::{Engine, Unable};
 pub use self::limits::{Limits, LogLines};
 pub use self::module::{Metering, Module, Unfit};
@@ -57,51 +67,6 @@ pub use self::pool::{Isolation, Policy};
 pub use self::question::Question;
 pub use self::tally::Tallies;
 pub use self::verdict::{Denial, Failure, Judged, Ruling};
-
-use crate::broker::journal::Event;
-use crate::broker::verb::Command;
-use crate::config::Config;
-use crate::edge::shield::command::Handler;
-use crate::edge::shield::{Blocked, Fault, Findings, Message, Workshop};
-
-/// The commands of this part.
-pub const COMMANDS: &[Command<Handler>] = &[];
-
-/// What is in force.
-#[derive(Clone, Debug, Default)]
-pub struct Policies {}
-
-impl Policies {
-    /// What the node's settings put in force for every tenant.
-    ///
-    /// # Errors
-    /// Everything in them that cannot be.
-    pub fn of_node(_config: &Config, _workshop: &Workshop) -> Result<Self, Vec<Fault>> {
-        Ok(Self::default())
-    }
-
-    /// Whether nothing is judged.
-    #[must_use]
-    pub const fn is_idle(&self) -> bool {
-        true
-    }
-
-    /// Applies an event.
-    ///
-    /// # Errors
-    /// Why it cannot be put in force.
-    pub fn apply(&mut self, _event: &Event<'_>, _workshop: &Workshop) -> Result<(), Fault> {
-        Ok(())
-    }
-
-    /// Has the chain of the message's topic judge it.
-    ///
-    /// # Errors
-    /// A policy refused it, or could not decide.
-    pub fn judge(&self, _message: &Message<'_>, _findings: &mut Findings) -> Result<(), Blocked> {
-        Ok(())
-    }
-}
 
 #[cfg(test)]
 mod matrix;

@@ -3,7 +3,7 @@
 //! Owns the instances: no two tenants, and no two versions, ever share one. An instance that has
 //! failed, or has done enough, is replaced. Everything is synchronous.
 
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -161,6 +161,16 @@ impl Policy {
         if judged.log_lines > 0 {
             tallies.log_lines.inc_by(judged.log_lines as u64);
         }
+    }
+
+    /// Counts whether, in the shadow, it has agreed with the policy in force.
+    pub(super) fn compared(&self, same: bool) {
+        let (counter, outcome) = match same {
+            true => (&self.tally.same, "same"),
+            false => (&self.tally.different, "different"),
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        self.engine.tallies().shadow(outcome);
     }
 
     fn take(&self, now: Instant) -> Result<Box<Instance>, Failure> {

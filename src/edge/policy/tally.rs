@@ -1,16 +1,21 @@
 //! What is counted about policies: for the node's metrics, and for each policy.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 
-use super::verdict::Judged;
+use super::verdict::{Failure, Judged, Ruling};
 
 /// Calls are timed once in so many: a histogram costs as much as an empty policy.
 const TIMED_ONE_IN: u64 = 16;
+/// So many failures within so long are worth a line in the node's log.
+const ALARM_FAILURES: u32 = 10;
+const ALARM_WINDOW: Duration = Duration::from_secs(60);
 
 /// What the calls of all policies have come to. Clones count together.
 #[derive(Clone, Debug)]
@@ -70,9 +75,26 @@ pub struct Tally {
     pub same: AtomicU64,
     /// And those that do not.
     pub different: AtomicU64,
+    recent: Mutex<Option<(Instant, u32)>>,
 }
 
 impl Tally {
+    /// Notes that a call came to no decision; whether that has happened so often that somebody
+    /// should hear of it, once a minute.
+    pub(super) fn alarms(&self) -> bool {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let (since, failures) = match *recent {
+            Some((since, failures)) if now.duration_since(since) < ALARM_WINDOW => {
+                (since, failures)
+            }
+            _ => (now, 0),
+        };
+        let failures = failures.saturating_add(1);
+        *recent = Some((since, failures));
+        failures == ALARM_FAILURES
+    }
+
     /// Counts a call; whether it is one to be timed.
     pub(super) fn begin(&self) -> bool {
         self.calls.fetch_add(1, Ordering::Relaxed) % TIMED_ONE_IN == 0
@@ -80,7 +102,6 @@ impl Tally {
 
     /// Counts how it ended.
     pub(super) fn end(&self, judged: &Judged) {
-        use super::verdict::{Failure, Ruling};
         let counters: &[&AtomicU64] = match &judged.outcome {
             Ok(Ruling::Allow) => &[],
             Ok(Ruling::Deny(_)) => &[&self.denied],
