@@ -9,6 +9,7 @@ use super::chain::Policies;
 use super::module::Metering;
 use super::pool::{Isolation, Policy};
 use super::register::{self, Named, TOPIC_PREFIX, Version};
+use super::rehearse::REHEARSE;
 use super::tally::Tally;
 use super::vectors;
 use crate::broker::journal::NewEvent;
@@ -112,6 +113,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
         doc: "Checks, compiles and tests a module, and stores it as the next version of a policy.",
         handler: push,
     },
+    REHEARSE,
     Command {
         name: "edge.policy.remove",
         role: Role::Admin,

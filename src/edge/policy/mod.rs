@@ -52,6 +52,8 @@ pub mod node_policy;
 pub mod pool;
 pub mod question;
 pub mod register;
+pub mod rehearsal;
+mod rehearse;
 pub mod tally;
 mod ticker;
 pub mod vectors;

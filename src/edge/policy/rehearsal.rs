@@ -185,7 +185,10 @@ impl Report {
             ("reasons", named(&self.reasons)),
             ("labels", named(&self.labels)),
             ("samples", list(self.samples.iter().map(sample).collect())),
-            ("times_ns", list(self.times.iter_recorded().map(time).collect())),
+            (
+                "times_ns",
+                list(self.times.iter_recorded().map(time).collect()),
+            ),
         ]
     }
 }

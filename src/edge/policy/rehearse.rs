@@ -33,21 +33,57 @@ const fn argument(name: &'static str, kind: Kind, doc: &'static str) -> Argument
 }
 
 /// `edge.policy.rehearse`.
-pub const REHEARSE: Command<Handler> = Command {
+pub(super) const REHEARSE: Command<Handler> = Command {
     name: "edge.policy.rehearse",
     role: Role::Admin,
     arguments: &[
-        argument("policy", Kind::Text, "name of a policy that was pushed; instead of `module`"),
-        argument("version", Kind::Integer, "its version; the newest if left out"),
-        argument("module", Kind::Bytes, "a WebAssembly module that was not pushed"),
+        argument(
+            "policy",
+            Kind::Text,
+            "name of a policy that was pushed; instead of `module`",
+        ),
+        argument(
+            "version",
+            Kind::Integer,
+            "its version; the newest if left out",
+        ),
+        argument(
+            "module",
+            Kind::Bytes,
+            "a WebAssembly module that was not pushed",
+        ),
         argument("config", Kind::Bytes, "what the module is configured with"),
-        argument("metered", Kind::Boolean, "limit the module's work by fuel too"),
-        argument("filter", Kind::Text, "whose records; the policy's topics, or all, if left out"),
+        argument(
+            "metered",
+            Kind::Boolean,
+            "limit the module's work by fuel too",
+        ),
+        argument(
+            "filter",
+            Kind::Text,
+            "whose records; the policy's topics, or all, if left out",
+        ),
         argument("reality", Kind::Text, "the reality; main if left out"),
-        argument("from", Kind::Integer, "the first sequence; where the last call said to go on"),
-        argument("since_us", Kind::Integer, "records appended from then on, in microseconds"),
-        argument("until_us", Kind::Integer, "records appended up to then, in microseconds"),
-        argument("samples", Kind::Integer, "records of which to tell what would become of them; 20 if left out"),
+        argument(
+            "from",
+            Kind::Integer,
+            "the first sequence; where the last call said to go on",
+        ),
+        argument(
+            "since_us",
+            Kind::Integer,
+            "records appended from then on, in microseconds",
+        ),
+        argument(
+            "until_us",
+            Kind::Integer,
+            "records appended up to then, in microseconds",
+        ),
+        argument(
+            "samples",
+            Kind::Integer,
+            "records of which to tell what would become of them; 20 if left out",
+        ),
     ],
     doc: "Has a policy judge records that are in the log, without effect, and says which would have been refused or changed.",
     handler: rehearse,
@@ -130,15 +166,18 @@ fn candidate(call: &Call<'_>) -> Result<(Arc<Policy>, Vec<Filter>), Fault> {
     let (policy, topics) = match (arguments.text("policy"), arguments.bytes("module")) {
         (Some(name), None) => {
             let rules = call.guard.rules();
-            let named = rules.policies.register().named(name)?;
+            let named = rules.policies.register.named(name)?;
             let number = arguments.integer("version").unwrap_or(named.last);
             let version = named.version(number)?;
             (version.prepare(engine)?, version.topics.clone())
         }
         (None, Some(wasm)) => {
             let metered = arguments.boolean("metered").unwrap_or(false);
-            let invalid = |unfit: super::Unfit| Fault::invalid("arguments.module", unfit.to_string());
-            let module = engine.compile(wasm, Metering::of(metered)).map_err(invalid)?;
+            let invalid =
+                |unfit: super::Unfit| Fault::invalid("arguments.module", unfit.to_string());
+            let module = engine
+                .compile(wasm, Metering::of(metered))
+                .map_err(invalid)?;
             let config = arguments.bytes("config").cloned().unwrap_or_default();
             let policy = Policy::new(engine, module, config, Isolation::Reused);
             (policy.map_err(invalid)?, Vec::new())

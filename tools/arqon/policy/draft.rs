@@ -46,7 +46,9 @@ const WAT: &[File] = &[
 
 pub(super) fn run(new: &New) -> anyhow::Result<()> {
     let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    let begins = new.name.starts_with(|first: char| first.is_ascii_lowercase());
+    let begins = new
+        .name
+        .starts_with(|first: char| first.is_ascii_lowercase());
     if !begins || !new.name.bytes().all(good) || new.name.len() > 64 {
         let text = format!(
             "{:?} cannot be a policy's name: it takes a-z 0-9 and -, begins with a letter, and has at most 64 of them",
@@ -60,7 +62,10 @@ pub(super) fn run(new: &New) -> anyhow::Result<()> {
         Language::Wat => WAT,
     };
     if directory.exists() {
-        let text = format!("{} is there already; choose another name", directory.display());
+        let text = format!(
+            "{} is there already; choose another name",
+            directory.display()
+        );
         return Err(Failure::usage(text).into());
     }
     for (path, text) in files {
@@ -81,9 +86,9 @@ pub(super) fn run(new: &New) -> anyhow::Result<()> {
              arqon policy test {name}/target/wasm32-unknown-unknown/release/policy.wasm --vectors {name}/vectors.json\n\
              (the target is there after `rustup target add wasm32-unknown-unknown`)"
         ),
-        Language::Wat => format!(
-            "Test it:\n  arqon policy test {name}/policy.wat --vectors {name}/vectors.json"
-        ),
+        Language::Wat => {
+            format!("Test it:\n  arqon policy test {name}/policy.wat --vectors {name}/vectors.json")
+        }
     };
     table::print_text(&format!("{name}/ is there. {next}"))
 }

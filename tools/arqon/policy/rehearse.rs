@@ -22,19 +22,16 @@ use crate::{Output, bounds, table};
 #[command(after_help = "\
 Examples:
   arqon policy rehearse no-malware/policy.wat --since 24h
-  arqon policy rehearse no-malware --version 3 --samples 100 --output json
+  arqon policy rehearse no-malware@3 --samples 100 --output json
   arqon policy rehearse no-malware --reality what-if --filter 'chat.>'
 
 The node reads its log and runs the policy as it would on new messages; nothing is written. What
 history does not tell is filled in: the sender is the record's producer, with the role user.")]
 pub(super) struct Rehearse {
-    /// A module's file (.wasm, .wat), or the name of a policy that was pushed
-    #[arg(value_name = "FILE|NAME")]
+    /// A module's file (.wasm, .wat), or the name of a policy that was pushed, of its newest
+    /// version unless one is named
+    #[arg(value_name = "FILE|NAME[@VERSION]")]
     policy: String,
-
-    /// Version of a policy that was pushed [default: the newest]
-    #[arg(long, value_name = "N")]
-    version: Option<u64>,
 
     /// File that `arqon_init` is given, where a file is rehearsed
     #[arg(long, value_name = "FILE")]
@@ -86,11 +83,7 @@ struct Whole {
     times: BTreeMap<u64, u64>,
 }
 
-pub(super) async fn run(
-    target: &Target,
-    output: Output,
-    asked: Rehearse,
-) -> anyhow::Result<()> {
+pub(super) async fn run(target: &Target, output: Output, asked: Rehearse) -> anyhow::Result<()> {
     let mut arguments = candidate(&asked)?;
     let connection = target.connect(Patience::None).await?;
     arguments.push(("reality", connection.reality.as_str().into()));
@@ -138,18 +131,23 @@ pub(super) async fn run(
 
 fn candidate(asked: &Rehearse) -> anyhow::Result<Vec<(&'static str, Value)>> {
     let path = PathBuf::from(&asked.policy);
-    let is_file = path.extension().is_some_and(|end| end == "wasm" || end == "wat");
+    let is_file = path
+        .extension()
+        .is_some_and(|end| end == "wasm" || end == "wat");
     if !is_file {
         if asked.config.is_some() {
             let text = "--config goes with a file; a policy that was pushed has its own";
             return Err(Failure::usage(text).into());
         }
-        let mut arguments = vec![("policy", asked.policy.as_str().into())];
-        arguments.extend(asked.version.map(|version| ("version", version.into())));
-        return Ok(arguments);
-    }
-    if asked.version.is_some() {
-        return Err(Failure::usage("--version goes with the name of a policy that was pushed").into());
+        let Some((name, version)) = asked.policy.split_once('@') else {
+            return Ok(vec![("policy", asked.policy.as_str().into())]);
+        };
+        let version: u64 = version.parse().map_err(|_not_a_number| {
+            Failure::usage(format!(
+                "{version:?} is no version: they are numbers from 1 on"
+            ))
+        })?;
+        return Ok(vec![("policy", name.into()), ("version", version.into())]);
     }
     let bytes = contents(&path)?;
     let wasm = wat::parse_bytes(&bytes)

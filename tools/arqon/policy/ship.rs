@@ -64,7 +64,8 @@ pub(super) struct Versioned {
     name: String,
 
     /// Which version [default: the newest]
-    version: Option<u64>,
+    #[arg(value_name = "VERSION")]
+    number: Option<u64>,
 }
 
 /// Have a version judge beside the one in force, without effect, and count where they differ
@@ -78,7 +79,8 @@ pub(super) struct Shadow {
     name: String,
 
     /// Which version [default: the newest]
-    version: Option<u64>,
+    #[arg(value_name = "VERSION")]
+    number: Option<u64>,
 
     /// Of how many of a hundred messages; 0 ends it
     #[arg(long)]
@@ -120,7 +122,7 @@ pub(super) async fn shadow(target: &Target, output: Output, shadow: Shadow) -> a
         ("name", shadow.name.into()),
         ("percent", shadow.percent.into()),
     ];
-    arguments.extend(shadow.version.map(|version| ("version", version.into())));
+    arguments.extend(shadow.number.map(|version| ("version", version.into())));
     ask(target, output, "edge.policy.shadow", arguments).await
 }
 
@@ -147,7 +149,7 @@ impl Versioned {
         command: &str,
     ) -> anyhow::Result<()> {
         let mut arguments = vec![("name", self.name.into())];
-        arguments.extend(self.version.map(|version| ("version", version.into())));
+        arguments.extend(self.number.map(|version| ("version", version.into())));
         ask(target, output, command, arguments).await
     }
 }

@@ -72,7 +72,11 @@ pub(super) fn check(output: Output, check: &Check) -> anyhow::Result<()> {
         Level::Zero => 0,
         Level::One => 1,
     };
-    let digest: String = module.digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let digest: String = module
+        .digest
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     let result = json!({
         "policy": true,
         "abi_level": level,
@@ -90,7 +94,9 @@ pub(super) fn run(output: Output, run: &Run) -> anyhow::Result<()> {
         None => {
             let mut body = Vec::new();
             let mut input = std::io::stdin().lock();
-            input.read_to_end(&mut body).context("reading standard input")?;
+            input
+                .read_to_end(&mut body)
+                .context("reading standard input")?;
             body
         }
     };
