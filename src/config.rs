@@ -349,6 +349,42 @@ sections! {
         write_timeout_ms: u64 = 10_000, Bound::Within(100, 600_000);
     }
 
+    /// WebAssembly modules that judge payloads. See docs/policy-abi.md.
+    policy: Policy {
+        /// Policies of the node, for every tenant, which no tenant can take away:
+        /// `{ name = "no-malware", file = "no-malware.wasm", topics = ["upload.>"], priority = 10,
+        /// config = "text", metered = false, isolated = false, digest = "hex of its SHA-256" }`,
+        /// each but the name, the file and the topics optional. They judge after those of the
+        /// tenant. A file that is missing, broken or of another digest refuses the start.
+        files: Vec<PolicyEntry> = Vec::new(), Bound::Any("a list of tables");
+        /// Topics that must have a policy in force (`["payment.>"]`); without one, and where one of
+        /// them is disabled, messages to them are refused.
+        required: Vec<String> = Vec::new(), Bound::Any("a list of patterns");
+        /// Time that one call may compute. Time in which its thread does not run does not count.
+        deadline_ms: u64 = 5, Bound::Within(1, 1_000);
+        /// Linear memory of one instance.
+        memory_bytes_max: usize = 4 << 20, Bound::Within(64 * KIB, 256 * MIB);
+        /// Instances of all policies of all tenants together. One that idles elsewhere goes for one
+        /// that is needed.
+        instances_max: usize = 512, Bound::Within(1, 10_000);
+        /// Instances of one policy, and so calls of it at a time; beyond them messages are refused
+        /// as busy.
+        policy_instances_max: usize = 64, Bound::Within(1, 10_000);
+        /// Policies of one tenant.
+        policies_max: usize = 32, Bound::Within(1, 1_000);
+        /// Modules of one tenant, of all versions that are kept, together.
+        tenant_bytes_max: usize = 16 << 20, Bound::Within(64 * KIB, GIB);
+        /// Compiled modules that are kept although no policy uses them.
+        modules_kept: usize = 64, Bound::Within(1, 10_000);
+        /// Fuel of a call of a metered policy, whatever the payload.
+        fuel_base: u64 = 100_000, Bound::Within(1, u64::MAX);
+        /// And for each byte of the payload.
+        fuel_per_byte: u64 = 200, Bound::Within(0, u64::MAX);
+        /// Write the lines that policies log to the node's own log, at level debug. They may quote
+        /// payloads; without it they are only counted.
+        log_lines: bool = false, Bound::Any("true or false");
+    }
+
     /// How the node goes down.
     drain: Drain {
         /// From the signal to the end of the process.
@@ -468,6 +504,33 @@ pub struct TopicEntry {
     /// How long a tombstone stays.
     #[serde(default)]
     pub tombstone_grace_s: Option<u64>,
+}
+
+/// A policy of the node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyEntry {
+    /// What it is called.
+    pub name: String,
+    /// Its module.
+    pub file: PathBuf,
+    /// Topics whose messages it judges.
+    pub topics: Vec<String>,
+    /// Lower ones judge first.
+    #[serde(default)]
+    pub priority: u32,
+    /// What it is configured with.
+    #[serde(default)]
+    pub config: String,
+    /// Whether its work is limited by fuel, besides its time.
+    #[serde(default)]
+    pub metered: bool,
+    /// Whether every message gets an instance of its own.
+    #[serde(default)]
+    pub isolated: bool,
+    /// SHA-256 of the file, in hexadecimal digits.
+    #[serde(default)]
+    pub digest: Option<String>,
 }
 
 /// How much the node insists on.

@@ -416,6 +416,11 @@ fn anchor_paths(config: &mut Config, origins: &[Origin], dir: &Path) {
         let file = &mut config.log.master_key_file;
         *file = file.take().map(|path| dir.join(path));
     }
+    if in_file("policy.files") {
+        for policy in &mut config.policy.files {
+            policy.file = dir.join(&policy.file);
+        }
+    }
     if in_file("auth.keys") {
         for key in &mut config.auth.keys {
             key.file = key.file.take().map(|path| dir.join(path));

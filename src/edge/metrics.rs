@@ -16,6 +16,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::policy::Tallies;
+
 /// Every metric of the node. Counting is a single atomic addition.
 #[derive(Debug)]
 pub struct Metrics {
@@ -39,6 +41,8 @@ pub struct Metrics {
     /// Nothing for a node without TLS.
     tls_days_left: Family<Ends, Gauge>,
     decisions: Family<Decision, Counter>,
+    /// What the calls of policies have come to.
+    pub policies: Tallies,
     requests: Family<Request, Counter>,
     request: Family<Route, Histogram, fn() -> Histogram>,
     /// Realities that are open.
@@ -156,6 +160,7 @@ impl Metrics {
             tls_reloads: Family::default(),
             tls_days_left: Family::default(),
             decisions: Family::default(),
+            policies: Tallies::default(),
             requests: Family::default(),
             request: Family::new_with_constructor(|| {
                 Histogram::new(exponential_buckets(0.000_1, 4.0, 9))
@@ -179,6 +184,7 @@ impl Metrics {
             log_waiting_bytes: Gauge::default(),
         };
         metrics.register();
+        metrics.register_policies();
         metrics.register_logs();
         metrics
     }
@@ -270,6 +276,36 @@ impl Metrics {
             "broker_subscriptions",
             "Open subscriptions",
             self.subscriptions.clone(),
+        );
+    }
+
+    fn register_policies(&mut self) {
+        let (r, policies) = (&mut self.registry, &self.policies);
+        r.register_with_unit(
+            "policy_duration",
+            "Calls of policies, of which one in sixteen is timed",
+            Unit::Seconds,
+            policies.duration.clone(),
+        );
+        r.register(
+            "policy_calls",
+            "Calls of policies, by how they ended",
+            policies.outcomes.clone(),
+        );
+        r.register(
+            "policy_shadows",
+            "Calls of policies in the shadow, by whether they agreed",
+            policies.shadows.clone(),
+        );
+        r.register(
+            "policy_changes_refused",
+            "Policies that were not put in force because they are unfit",
+            policies.refused.clone(),
+        );
+        r.register(
+            "policy_log_lines",
+            "Lines that policies have logged",
+            policies.log_lines.clone(),
         );
     }
 

@@ -96,6 +96,12 @@ impl From<&str> for Value {
     }
 }
 
+impl From<bytes::Bytes> for Value {
+    fn from(value: bytes::Bytes) -> Self {
+        Kind::Bytes(value).into()
+    }
+}
+
 impl From<String> for Value {
     fn from(value: String) -> Self {
         Kind::Text(value).into()

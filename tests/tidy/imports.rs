@@ -21,7 +21,14 @@ const MAY_IMPORT: [(&str, &[&str]); 12] = [
     ("src/client", &["proto"]),
     (
         "tools/arqon",
-        &["client", "data_dir", "log", "proto", "wall_clock"],
+        &[
+            "client",
+            "data_dir",
+            "edge::policy",
+            "log",
+            "proto",
+            "wall_clock",
+        ],
     ),
     ("tools/logdump", &["log", "proto", "broker::causality"]),
     ("examples", &["client", "proto"]),

@@ -13,6 +13,7 @@ mod failure;
 mod grammar;
 mod log;
 mod loss;
+mod policy;
 mod produce;
 mod progress;
 mod reality;
@@ -81,6 +82,7 @@ enum Verb {
     Consumers(consumers::Arguments),
     Reality(reality::Arguments),
     Log(log::Arguments),
+    Policy(policy::Arguments),
     Backup(backup::Arguments),
     Restore(restore::Arguments),
     Status(status::Arguments),
@@ -144,6 +146,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Consumers(arguments) => consumers::run(&target, output, arguments).await,
             Verb::Reality(arguments) => reality::run(&target, output, arguments).await,
             Verb::Log(arguments) => log::run(&target, output, arguments).await,
+            Verb::Policy(arguments) => policy::run(&target, output, arguments).await,
             Verb::Backup(arguments) => backup::run(&target, output, arguments).await,
             Verb::Restore(arguments) => restore::run(output, &arguments),
             Verb::Status(arguments) => status::run(&target, output, arguments).await,

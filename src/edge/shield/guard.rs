@@ -95,16 +95,19 @@ impl Guard {
     pub fn change(&self, tenancy: &Tenancy, event: NewEvent<'_>) -> Result<Sequence, Fault> {
         let turn = self.turn();
         let mut trial = self.rules().as_ref().clone();
-        trial.apply(
-            &journal::Event {
-                sequence: *turn,
-                at: tenancy.now(),
-                topic: &event.topic,
-                kind: event.kind,
-                data: &event.data,
-            },
-            &self.workshop,
-        )?;
+        trial.apply(&journal::Event {
+            sequence: *turn,
+            at: tenancy.now(),
+            topic: &event.topic,
+            kind: event.kind,
+            data: &event.data,
+        })?;
+        let unready = trial.prepare(&self.workshop).into_iter();
+        // What else is not ready has been so before.
+        let mut of_this = unready.filter(|(topic, _)| *topic == event.topic);
+        if let Some((_, fault)) = of_this.next() {
+            return Err(fault);
+        }
         let sequence = tenancy.record(event).map_err(Fault::from)?;
         self.catch_up(tenancy, turn);
         Ok(sequence)
@@ -126,7 +129,7 @@ impl Guard {
             }
         };
         let read = tenancy.events(&filter, from, |event| {
-            rules.fold(&event, &self.workshop);
+            rules.fold(&event);
             Ok::<(), Unreadable>(())
         });
         match read {
@@ -139,6 +142,7 @@ impl Guard {
                 rules.lose(&error.to_string());
             }
         }
+        rules.prepare_all(&self.workshop);
         let rules = Arc::new(rules);
         self.rules.store(Arc::clone(&rules));
         self.roll.enforce(&rules.revocations);

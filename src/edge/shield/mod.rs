@@ -46,7 +46,7 @@ impl Shield {
     /// # Errors
     /// Everything in the settings that cannot be put in force.
     pub fn new(config: &Config, metrics: Arc<Metrics>) -> Result<Arc<Self>, Vec<Fault>> {
-        let workshop = Arc::new(Workshop::new(config)?);
+        let workshop = Arc::new(Workshop::new(config, &metrics)?);
         let baseline = Rules::of_node(config, &workshop)?;
         Ok(Arc::new(Self {
             baseline,

@@ -11,6 +11,7 @@ use crate::broker::journal::Event;
 use crate::broker::{self, Identity, Role};
 use crate::config::Config;
 use crate::edge::casil::Casil;
+use crate::edge::metrics::Metrics;
 use crate::edge::mirror::Mirrors;
 use crate::edge::policy::{self, Policies};
 use crate::edge::rate::TopicRates;
@@ -80,8 +81,14 @@ impl Workshop {
     ///
     /// # Errors
     /// What does not work on this machine.
-    pub fn new(config: &Config) -> Result<Self, Vec<Fault>> {
-        let engine = policy::Engine::new(config).map_err(|fault| vec![fault])?;
+    pub fn new(config: &Config, metrics: &Metrics) -> Result<Self, Vec<Fault>> {
+        let limits = policy::Limits::of(config);
+        let engine = policy::Engine::open(limits, metrics.policies.clone());
+        let unable = |error: policy::Unable| {
+            let code = ErrorCode::PolicyFailure;
+            vec![Fault::new(code, "policy", error.to_string())]
+        };
+        let engine = engine.map_err(unable)?;
         Ok(Self { engine })
     }
 }
@@ -140,11 +147,11 @@ impl Rules {
         }
     }
 
-    /// Applies an event.
+    /// Applies an event. What it puts in force is ready after [`Self::prepare`].
     ///
     /// # Errors
     /// Why it cannot be; the rules must then be given up.
-    pub fn apply(&mut self, event: &Event<'_>, workshop: &Workshop) -> Result<(), Fault> {
+    pub fn apply(&mut self, event: &Event<'_>) -> Result<(), Fault> {
         let unknown = || {
             let text = format!(
                 "{} is nothing that this version of the node knows; it was written by a newer one",
@@ -158,7 +165,7 @@ impl Rules {
         match part {
             "schema" => Arc::make_mut(&mut self.schemas).apply(event)?,
             "casil" => Arc::make_mut(&mut self.casil).apply(event)?,
-            "policy" => Arc::make_mut(&mut self.policies).apply(event, workshop)?,
+            "policy" => Arc::make_mut(&mut self.policies).apply(event)?,
             "mirror" => Arc::make_mut(&mut self.mirrors).apply(event)?,
             "signature" => Arc::make_mut(&mut self.signatures).apply(event)?,
             "rate" => Arc::make_mut(&mut self.rates).apply(event)?,
@@ -171,9 +178,9 @@ impl Rules {
     }
 
     /// Applies an event that is in the log, and is in force whether it can be applied or not.
-    pub(super) fn fold(&mut self, event: &Event<'_>, workshop: &Workshop) {
+    pub(super) fn fold(&mut self, event: &Event<'_>) {
         let mut changed = self.clone();
-        match changed.apply(event, workshop) {
+        match changed.apply(event) {
             Ok(()) => {
                 *self = changed;
                 if self.unfit.contains_key(event.topic) {
@@ -185,6 +192,21 @@ impl Rules {
                 let reason = format!("{} cannot be put in force: {fault}", event.topic);
                 Arc::make_mut(&mut self.unfit).insert(event.topic.to_owned(), reason);
             }
+        }
+    }
+
+    /// Makes ready what the events so far have put in force, which compiles what is new; returns
+    /// the topics of those that cannot be in force after all.
+    pub(super) fn prepare(&mut self, workshop: &Workshop) -> Vec<(String, Fault)> {
+        Arc::make_mut(&mut self.policies).prepare(&workshop.engine)
+    }
+
+    /// The same for events that are in the log, and are in force whether they can be or not.
+    pub(super) fn prepare_all(&mut self, workshop: &Workshop) {
+        for (topic, fault) in self.prepare(workshop) {
+            tracing::error!(topic, %fault, "what is in the log cannot be put in force; everything is refused");
+            let reason = format!("{topic} cannot be put in force: {fault}");
+            Arc::make_mut(&mut self.unfit).insert(topic, reason);
         }
     }
 
