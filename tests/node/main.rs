@@ -18,6 +18,7 @@ mod kill;
 mod live;
 mod many;
 mod operations;
+mod policy;
 mod profiles;
 mod raw;
 mod restart;

@@ -53,7 +53,7 @@ pub struct Policy {
 
 #[derive(Debug)]
 struct Idle {
-    instances: Vec<Box<Instance>>,
+    instances: Vec<Instance>,
     /// When one was put back last.
     since: Instant,
 }
@@ -173,7 +173,7 @@ impl Policy {
         self.engine.tallies().shadow(outcome);
     }
 
-    fn take(&self, now: Instant) -> Result<Box<Instance>, Failure> {
+    fn take(&self, now: Instant) -> Result<Instance, Failure> {
         while let Some(instance) = self.pop() {
             if !instance.is_worn(now) {
                 return Ok(instance);
@@ -182,14 +182,14 @@ impl Policy {
         let max = self.engine.limits().policy_instances_max;
         let ours = Seat::take(&self.instances, max).ok_or(Failure::Busy)?;
         let node = self.engine.seat().ok_or(Failure::Busy)?;
-        Instance::new(&self.engine, &self.module, &self.config, (node, ours)).map(Box::new)
+        Instance::new(&self.engine, &self.module, &self.config, (node, ours))
     }
 
-    fn pop(&self) -> Option<Box<Instance>> {
+    fn pop(&self) -> Option<Instance> {
         self.idle().instances.pop()
     }
 
-    fn put_back(&self, instance: Box<Instance>, now: Instant) {
+    fn put_back(&self, instance: Instance, now: Instant) {
         let mut idle = self.idle();
         idle.since = now;
         idle.instances.push(instance);

@@ -367,3 +367,118 @@ impl Version {
         hex(&self.digest)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::v1::{PolicyActivated, PolicyDisabled, PolicyRemoved, PolicyShadowed};
+
+    fn manifest() -> PolicyManifest {
+        PolicyManifest {
+            topics: vec!["a.>".into()],
+            ..PolicyManifest::default()
+        }
+    }
+
+    fn push(number: u64, activate: bool) -> Change {
+        let module = number.to_string().into_bytes().into();
+        Change::Pushed(pushed(number, module, manifest(), activate))
+    }
+
+    fn activate(version: u64) -> Change {
+        Change::Activated(PolicyActivated { version })
+    }
+
+    fn apply(register: &mut Register, change: Change) -> Result<(), Fault> {
+        register.apply("sys.edge.policy.p", &encoded(change))
+    }
+
+    fn active(register: &Register) -> Option<u64> {
+        let named = register.get("p")?;
+        named.active.as_ref().map(|version| version.number)
+    }
+
+    // EDGE-14
+    #[test]
+    fn versions_are_counted_and_those_in_use_are_kept() {
+        let mut register = Register::default();
+        apply(&mut register, push(1, true)).unwrap();
+        apply(&mut register, push(2, true)).unwrap();
+        for number in 3..=9 {
+            apply(&mut register, push(number, false)).unwrap();
+        }
+        assert_eq!(active(&register), Some(2));
+        let named = register.named("p").unwrap();
+        let kept: Vec<u64> = named.versions.keys().copied().collect();
+        assert_eq!((kept, named.previous), (vec![1, 2, 8, 9], Some(1)));
+        apply(&mut register, activate(1)).unwrap();
+        assert_eq!(active(&register), Some(1));
+        assert_eq!(register.get("p").unwrap().previous, Some(2));
+        assert!(apply(&mut register, activate(5)).is_err(), "it is gone");
+        assert_eq!(active(&register), Some(1));
+        apply(&mut register, Change::Removed(PolicyRemoved {})).unwrap();
+        assert!(register.is_empty());
+    }
+
+    // EDGE-15
+    #[test]
+    fn event_that_makes_no_sense_changes_nothing() {
+        let mut register = Register::default();
+        let shadow = |version, percent| Change::Shadowed(PolicyShadowed { version, percent });
+        for early in [
+            activate(1),
+            shadow(1, 10),
+            Change::Disabled(PolicyDisabled {}),
+            Change::Removed(PolicyRemoved {}),
+            push(2, true),
+        ] {
+            assert!(apply(&mut register, early).is_err());
+        }
+        assert!(register.is_empty());
+        apply(&mut register, push(1, false)).unwrap();
+        let mut forged = pushed(2, "2".into(), manifest(), true);
+        forged.digest = vec![0; 32].into();
+        let everything_of_the_node = PolicyManifest {
+            topics: vec!["sys.>".into()],
+            ..PolicyManifest::default()
+        };
+        let nothing = PolicyManifest::default();
+        for bad in [
+            push(1, true),
+            push(3, true),
+            Change::Pushed(forged),
+            Change::Pushed(pushed(2, "2".into(), everything_of_the_node, true)),
+            Change::Pushed(pushed(2, "2".into(), nothing, true)),
+            shadow(1, 101),
+            Change::Disabled(PolicyDisabled {}),
+        ] {
+            assert!(apply(&mut register, bad.clone()).is_err(), "{bad:?}");
+        }
+        assert_eq!(
+            (active(&register), register.get("p").unwrap().last),
+            (None, 1)
+        );
+        for (topic, data) in [
+            ("sys.edge.policy.p", &b"\xff"[..]),
+            ("sys.edge.policy.p", b""),
+            ("sys.edge.policy.", b""),
+            ("sys.edge.policy.a.b", b""),
+        ] {
+            assert!(register.apply(topic, data).is_err(), "{topic}");
+        }
+    }
+
+    // EDGE-15
+    #[test]
+    fn disabled_version_is_remembered_until_one_is_put_in_force() {
+        let mut register = Register::default();
+        apply(&mut register, push(1, true)).unwrap();
+        apply(&mut register, Change::Disabled(PolicyDisabled {})).unwrap();
+        let named = register.get("p").unwrap();
+        assert!(named.active.is_none() && named.disabled.is_some() && !named.is_idle());
+        apply(&mut register, push(2, true)).unwrap();
+        let named = register.get("p").unwrap();
+        assert!(named.disabled.is_none());
+        assert_eq!((active(&register), named.previous), (Some(2), Some(1)));
+    }
+}

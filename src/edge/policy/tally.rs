@@ -97,7 +97,8 @@ impl Tally {
 
     /// Counts a call; whether it is one to be timed.
     pub(super) fn begin(&self) -> bool {
-        self.calls.fetch_add(1, Ordering::Relaxed) % TIMED_ONE_IN == 0
+        let calls = self.calls.fetch_add(1, Ordering::Relaxed);
+        calls.is_multiple_of(TIMED_ONE_IN)
     }
 
     /// Counts how it ended.
