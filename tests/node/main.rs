@@ -1,6 +1,7 @@
 //! Black box: the built node over real sockets.
 
 mod backup;
+mod casil;
 mod causal;
 #[path = "../log/dice.rs"]
 mod dice;

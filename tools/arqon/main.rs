@@ -3,6 +3,7 @@
 mod backup;
 mod bench;
 mod bounds;
+mod casil;
 mod causal;
 mod completions;
 mod connection;
@@ -79,6 +80,7 @@ enum Verb {
     Topics(topics::Arguments),
     Causal(causal::Arguments),
     Consumers(consumers::Arguments),
+    Casil(casil::Arguments),
     Reality(reality::Arguments),
     Log(log::Arguments),
     Backup(backup::Arguments),
@@ -142,6 +144,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Topics(arguments) => topics::run(&target, output, arguments).await,
             Verb::Causal(arguments) => causal::run(&target, form, arguments).await,
             Verb::Consumers(arguments) => consumers::run(&target, output, arguments).await,
+            Verb::Casil(arguments) => casil::run(&target, output, arguments).await,
             Verb::Reality(arguments) => reality::run(&target, output, arguments).await,
             Verb::Log(arguments) => log::run(&target, output, arguments).await,
             Verb::Backup(arguments) => backup::run(&target, output, arguments).await,

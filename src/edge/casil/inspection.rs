@@ -7,12 +7,12 @@
 use bytes::Bytes;
 
 use super::classification::{self as reasons, Sayings};
-use super::configuration;
 use super::detection::Detector;
 use super::finding::Kinds;
 use super::payload::Form;
 use super::redaction::{Paths, Personal, Redactor};
 use super::scope::Scope;
+use super::{configuration, json};
 use crate::edge::shield::{Blocked, Fault, Findings, Message};
 use crate::proto::ErrorCode;
 use crate::proto::v1::CasilPolicy;
@@ -188,7 +188,7 @@ impl Inspection {
         let must_go = |kinds: Kinds| {
             kinds.has_secret() || (self.on_personal == OnPersonal::Redact && kinds.has_personal())
         };
-        let from_data = must_go(inside) || self.paths.may_be_in(form.bytes());
+        let from_data = must_go(inside) || form.may_have(&self.paths);
         let from_headers = must_go(around) || self.names_header(view);
         if !from_data && !from_headers {
             return Ok((sayings, None));
@@ -215,7 +215,12 @@ impl Inspection {
         let mut remainder = Remainder::default();
         if from_data {
             let mut redactor = Redactor::new(&self.detector, &self.paths, personal);
-            let must_go = redactor.must_go(form.kinds(&self.detector, &self.paths));
+            // Fields that must go are there, or what was found.
+            let malformed = match &form {
+                Form::Json(text) if form.may_have(&self.paths) => !json::is_json(text),
+                _ => false,
+            };
+            let must_go = malformed || redactor.must_go(form.kinds(&self.detector, &self.paths));
             let is_json = matches!(form, Form::Json(_));
             let redacted = form.redacted(&mut redactor);
             sayings.kinds.extend(redactor.kinds);

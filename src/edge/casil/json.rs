@@ -7,10 +7,17 @@ use super::redaction::{Redactor, TOKEN};
 /// A value that was taken out before.
 const ALREADY: &str = "\"***REDACTED***\"";
 
+/// Whether a text is JSON, nested no deeper than 128 levels.
+pub(super) fn is_json(text: &str) -> bool {
+    serde_json::from_str::<IgnoredAny>(text).is_ok()
+}
+
 /// The JSON with what must not be in it replaced; `None` if it is no JSON. What nests deeper than
 /// 128 levels is none.
 pub(super) fn redacted(json: &str, redactor: &mut Redactor<'_>) -> Option<String> {
-    serde_json::from_str::<IgnoredAny>(json).ok()?;
+    if !is_json(json) {
+        return None;
+    }
     let mut walk = Walk {
         json,
         at: 0,

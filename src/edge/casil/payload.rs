@@ -1,13 +1,14 @@
 //! What form a payload has: that decides how it is looked at, and whether it can be redacted.
 
+use prost::Message as _;
+
 use super::bus;
 use super::detection::Detector;
 use super::finding::Kinds;
-use super::redaction::{Paths, Redactor};
+use super::redaction::{Paths, Personal, Redactor};
 use super::shapes::Edges;
 use crate::proto::pybus::BusPayload;
 use crate::proto::view::EnvelopeView;
-use prost::Message as _;
 
 /// Full name of the payload of older clients.
 const BUS_PAYLOAD: &str = "arqon.pybus.v1.BusPayload";
@@ -68,8 +69,7 @@ impl<'a> Form<'a> {
             Self::Bus(payload, data) => {
                 let mut kinds = Kinds::default();
                 detector.find_shapes(data, Edges::Binary, |kind, _| kinds.insert(kind));
-                let keep = super::redaction::Personal::Keep;
-                let mut redactor = Redactor::new(detector, paths, keep);
+                let mut redactor = Redactor::new(detector, paths, Personal::Keep);
                 bus::redact(&mut payload.clone(), &mut redactor);
                 kinds.extend(redactor.kinds);
                 kinds
@@ -77,11 +77,13 @@ impl<'a> Form<'a> {
         }
     }
 
-    /// Its bytes.
-    pub(super) fn bytes(&self) -> &'a [u8] {
+    /// Whether it may have a field that goes as a whole.
+    pub(super) fn may_have(&self, paths: &Paths) -> bool {
         match self {
-            Self::Json(text) | Self::Text(text) => text.as_bytes(),
-            Self::Bus(_, data) | Self::Binary(data) => data,
+            Self::Json(text) => paths.may_be_members_of(text.as_bytes()),
+            Self::Bus(_, data) => paths.may_be_in(data),
+            // They have no fields.
+            Self::Text(_) | Self::Binary(_) => false,
         }
     }
 
@@ -89,9 +91,11 @@ impl<'a> Form<'a> {
     pub(super) fn redacted(self, redactor: &mut Redactor<'_>) -> Option<Vec<u8>> {
         match self {
             Self::Json(text) => {
-                let redacted = super::json::redacted(text, redactor);
-                // What only looked like JSON is a text.
-                let redacted = redacted.or_else(|| redactor.text("", text));
+                let redacted = super::json::redacted(text, redactor).or_else(|| {
+                    // What only looked like JSON is a text, unless it has fields that must go.
+                    let is_text = !redactor.paths().may_be_members_of(text.as_bytes());
+                    is_text.then(|| redactor.text("", text)).flatten()
+                });
                 redacted.map(String::into_bytes)
             }
             Self::Text(text) => redactor.text("", text).map(String::into_bytes),

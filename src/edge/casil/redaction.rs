@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use regex::bytes::Regex;
+
 use super::detection::{Detector, through_escapes};
 use super::finding::{Kind, Kinds};
 use super::keyed;
@@ -18,7 +20,13 @@ const PATH_BYTES_MAX: usize = 255;
 
 /// Fields whose values are always taken out.
 #[derive(Clone, Debug, Default)]
-pub struct Paths(Vec<Vec<String>>);
+pub struct Paths {
+    paths: Vec<Vec<String>>,
+    /// Any of their last names; `None` if there are no paths.
+    names: Option<Regex>,
+    /// Any of them as the name of a member of a JSON object.
+    members: Option<Regex>,
+}
 
 impl Paths {
     /// `name` is the field of that name at any depth; `a.b` is the field `b` of the field `a` of the
@@ -42,9 +50,28 @@ impl Paths {
                 faults.push(Fault::invalid(&field, text));
             }
         }
-        let split = |path: &String| path.split('.').map(str::to_owned).collect();
+        let split = |path: &String| path.split('.').map(str::to_owned).collect::<Vec<_>>();
+        let split: Vec<Vec<String>> = paths.iter().map(split).collect();
+        let names: Vec<String> = split
+            .iter()
+            .filter_map(|path| path.last())
+            .map(|name| regex::escape(name))
+            .collect();
+        let names = names.join("|");
+        let mut compiled = |pattern: &str| {
+            let regex = Regex::new(pattern);
+            regex
+                .map_err(|error| faults.push(Fault::invalid(field, format!("{field}: {error}"))))
+                .ok()
+                .filter(|_| !split.is_empty())
+        };
+        let made = (compiled(&names), compiled(&format!(r#""(?:{names})"\s*:"#)));
         if faults.is_empty() {
-            Ok(Self(paths.iter().map(split).collect()))
+            Ok(Self {
+                names: made.0,
+                members: made.1,
+                paths: split,
+            })
         } else {
             Err(faults)
         }
@@ -52,7 +79,7 @@ impl Paths {
 
     /// Whether the field with this path, from the payload down, is one of them.
     pub(super) fn has(&self, path: &[impl AsRef<str>]) -> bool {
-        self.0.iter().any(|wanted| match wanted.as_slice() {
+        self.paths.iter().any(|wanted| match wanted.as_slice() {
             [name] => path.last().is_some_and(|last| last.as_ref() == name),
             names => {
                 names.len() == path.len()
@@ -66,37 +93,21 @@ impl Paths {
 
     /// Whether a text may have such a field, by the names in it.
     pub(super) fn may_be_in(&self, text: &[u8]) -> bool {
-        let mut found = false;
-        let mut names = self.0.iter().filter_map(|path| path.last()).peekable();
-        if names.peek().is_some() {
-            through_escapes(text, |text| {
-                found = found || names.clone().any(|name| contains(text, name.as_bytes()));
-            });
-        }
-        found
+        through(self.names.as_ref(), text)
+    }
+
+    /// Whether a text, which need not be well-formed JSON, has such a member.
+    pub(super) fn may_be_members_of(&self, text: &[u8]) -> bool {
+        through(self.members.as_ref(), text)
     }
 }
 
-/// Whether `name` stands in `text`. Most names are not there, and neither is their first byte near
-/// their last.
-fn contains(text: &[u8], name: &[u8]) -> bool {
-    let (Some(first), len) = (name.first(), name.len()) else {
-        return true;
-    };
-    let mut rest = text;
-    while rest.len() >= len {
-        let Some(position) = rest.iter().position(|byte| byte == first) else {
-            return false;
-        };
-        let Some(here) = rest.get(position..) else {
-            return false;
-        };
-        if here.starts_with(name) {
-            return true;
-        }
-        rest = here.get(1..).unwrap_or_default();
+fn through(regex: Option<&Regex>, text: &[u8]) -> bool {
+    let mut found = false;
+    if let Some(regex) = regex {
+        through_escapes(text, |text| found = found || regex.is_match(text));
     }
-    false
+    found
 }
 
 /// Whether what concerns persons is taken out too.
@@ -129,6 +140,10 @@ impl<'a> Redactor<'a> {
             kinds: Kinds::default(),
             changed: false,
         }
+    }
+
+    pub(super) const fn paths(&self) -> &'a Paths {
+        self.paths
     }
 
     /// Whether the field with this path goes as a whole.
