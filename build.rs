@@ -21,6 +21,7 @@ const FILES: [&str; 7] = [
     "arqon/v1/backup.proto",
     "arqon/v1/revocation.proto",
     "arqon/v1/policy.proto",
+    "arqon/v1/casil.proto",
     "arqon/pybus/v1/bus_payload.proto",
 ];
 

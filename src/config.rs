@@ -385,6 +385,47 @@ sections! {
         log_lines: bool = false, Bound::Any("true or false");
     }
 
+    /// Inspection of content, as long as a tenant's admin has not put anything else in force with
+    /// `op.casil.reload`. See docs/casil.md.
+    casil: Casil {
+        /// Whether anything is inspected.
+        enabled: bool = false, Bound::Any("true or false");
+        /// `monitor` says what it finds, `enforce` acts on it.
+        mode: String = "monitor".into(), Bound::OneOf(&["monitor", "enforce"]);
+        /// What becomes, in mode enforce, of a payload that cannot be inspected to its end.
+        default_decision: String = "block".into(), Bound::OneOf(&["allow", "block"]);
+        /// Globs over `room:channel` for rooms and over topics for all; none means everything.
+        scope_include: Texts = Texts::default(), Bound::Any("a list, or texts with commas between");
+        /// Globs of what is not inspected; they win over `scope_include`.
+        scope_exclude: Texts = Texts::default(), Bound::Any("a list, or texts with commas between");
+        /// Largest payload, in mode enforce; 0 for no limit.
+        max_payload_bytes: u64 = 256 * KIB, Bound::Within(0, u64::MAX);
+        /// How far a payload is inspected.
+        max_inspect_bytes: u64 = 256 * KIB, Bound::Within(1, 16 * MIB);
+        /// Most of `redaction_patterns`.
+        max_patterns: u64 = 32, Bound::Within(1, 256);
+        /// In mode enforce, block what holds a probable secret instead of redacting it.
+        block_on_probable_secret: bool = false, Bound::Any("true or false");
+        /// Fields whose values are taken out, by name at any depth or by path (`user.password`).
+        redaction_paths: Texts = Texts::of(&["password", "token", "secret"]), Bound::Any("a list, or texts with commas between");
+        /// Regular expressions of what is secret beside what is known anyway.
+        redaction_patterns: Texts = Texts::default(), Bound::Any("a list, or texts with commas between");
+        /// In mode enforce, redact what is stored and delivered.
+        transport_redaction: bool = true, Bound::Any("true or false");
+        /// Say findings, never payloads, in the node's own log.
+        metadata_to_logs: bool = true, Bound::Any("true or false");
+        /// Sample findings into `sys.audit.edge`; what is blocked or changed always is.
+        metadata_to_telemetry: bool = true, Bound::Any("true or false");
+        /// Stamp the classification into records.
+        metadata_to_envelope: bool = true, Bound::Any("true or false");
+        /// What is done about personal data: nothing is looked for, or it is flagged, and in mode
+        /// enforce redacted or blocked.
+        personal_data: String = "flag".into(), Bound::OneOf(&["off", "flag", "redact", "block"]);
+        /// Entropy, in hundredths of a bit a character, from which on a string of 20 to 128
+        /// characters is taken for a random secret; 0 for never.
+        entropy_centibits: u64 = 450, Bound::Within(0, 800);
+    }
+
     /// How the node goes down.
     drain: Drain {
         /// From the signal to the end of the process.
@@ -400,6 +441,39 @@ sections! {
         /// What is written: a level (`info`), or levels by module
         /// (`warn,arqonbus::edge=debug`).
         filter: String = "info".into(), Bound::Any("a tracing filter");
+    }
+}
+
+/// Texts, written as a list or with commas between.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "ListOrText")]
+pub struct Texts(pub Vec<String>);
+
+impl Texts {
+    fn of(texts: &[&str]) -> Self {
+        Self(texts.iter().map(|text| (*text).to_owned()).collect())
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum ListOrText {
+    List(Vec<String>),
+    Text(String),
+}
+
+impl From<ListOrText> for Texts {
+    fn from(given: ListOrText) -> Self {
+        match given {
+            ListOrText::List(texts) => Self(texts),
+            ListOrText::Text(text) => {
+                let texts = text
+                    .split(',')
+                    .map(str::trim)
+                    .filter(|text| !text.is_empty());
+                Self(texts.map(str::to_owned).collect())
+            }
+        }
     }
 }
 

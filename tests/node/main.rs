@@ -3,6 +3,7 @@
 mod adversarial;
 mod backup;
 mod browser;
+mod casil;
 mod causal;
 #[path = "../log/dice.rs"]
 mod dice;

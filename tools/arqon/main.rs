@@ -3,6 +3,7 @@
 mod backup;
 mod bench;
 mod bounds;
+mod casil;
 mod causal;
 mod completions;
 mod connection;
@@ -80,6 +81,7 @@ enum Verb {
     Topics(topics::Arguments),
     Causal(causal::Arguments),
     Consumers(consumers::Arguments),
+    Casil(casil::Arguments),
     Reality(reality::Arguments),
     Log(log::Arguments),
     Policy(policy::Arguments),
@@ -144,6 +146,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Topics(arguments) => topics::run(&target, output, arguments).await,
             Verb::Causal(arguments) => causal::run(&target, form, arguments).await,
             Verb::Consumers(arguments) => consumers::run(&target, output, arguments).await,
+            Verb::Casil(arguments) => casil::run(&target, output, arguments).await,
             Verb::Reality(arguments) => reality::run(&target, output, arguments).await,
             Verb::Log(arguments) => log::run(&target, output, arguments).await,
             Verb::Policy(arguments) => policy::run(&target, output, arguments).await,

@@ -174,13 +174,11 @@ impl Session {
         };
         let decisions = self.guard.decisions();
         if let Err(blocked) = self.judgement.pass(rules, &message) {
-            decisions.blocked(&self.tenancy, &message, &blocked);
+            decisions.blocked(&self.tenancy, rules, &message, &blocked);
             return Err(Refusal::blocked(blocked, index));
         }
         let judgement = &self.judgement;
-        if judgement.findings.data.is_some() {
-            decisions.changed(&self.tenancy, &message, judgement.findings.changed_by());
-        }
+        decisions.passed(&self.tenancy, rules, &message, &judgement.findings);
         let stored = judgement.envelope(encoded, view);
         batch.take(admitted, view, stored, judgement.verdict());
         Ok(())

@@ -1,7 +1,8 @@
-//! Every refusal and change by the edge: counted by reason, and sampled into the tenant's audit
-//! (EDGE-18).
+//! Every refusal, change and finding of the edge: counted by reason, and sampled into the tenant's
+//! audit (EDGE-18).
 //!
-//! What is written here never holds anything of a payload: reasons, topics and names only.
+//! What is written here never holds anything of a payload: reasons, topics and names only, and of
+//! these, which senders choose, none that looks like a secret.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,13 +11,17 @@ use bytes::Bytes;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use serde_json::json;
 
-use super::judge::{Blocked, Message};
+use super::judge::{Blocked, Findings, Message};
+use super::rules::Rules;
 use crate::broker::Tenancy;
 use crate::broker::journal::NewEvent;
+use crate::edge::casil::redaction::TOKEN;
 use crate::edge::metrics::Metrics;
 
 /// Where samples go, in the tenant's reality `_system`.
 pub const TOPIC: &str = "sys.audit.edge";
+/// Of a name that a sender chooses.
+const NAME_CHARS_MAX: usize = 255;
 /// Samples a second, and at once, of one tenant.
 const SAMPLES_PER_SECOND: std::num::NonZeroU32 = std::num::NonZeroU32::new(10).unwrap();
 const SAMPLES_AT_ONCE: std::num::NonZeroU32 = std::num::NonZeroU32::new(100).unwrap();
@@ -41,41 +46,69 @@ impl Decisions {
     }
 
     /// Notes that a message was refused.
-    pub fn blocked(&self, tenancy: &Tenancy, message: &Message<'_>, blocked: &Blocked) {
-        self.note(
-            tenancy,
-            message,
-            "blocked",
-            blocked.reason,
-            blocked.code.as_str(),
-        );
-    }
-
-    /// Notes that a message was let through otherwise than it came.
-    pub fn changed(&self, tenancy: &Tenancy, message: &Message<'_>, reason: &'static str) {
-        self.note(tenancy, message, "changed", reason, "");
-    }
-
-    fn note(
+    pub fn blocked(
         &self,
         tenancy: &Tenancy,
+        rules: &Rules,
         message: &Message<'_>,
-        decision: &'static str,
-        reason: &'static str,
-        code: &str,
+        blocked: &Blocked,
     ) {
-        self.metrics.decided(decision, reason);
+        let (reason, code) = (blocked.reason, blocked.code.as_str());
+        self.metrics.decided("blocked", reason);
+        self.sample(tenancy, rules, message, ["blocked", reason, code]);
+    }
+
+    /// Notes what there is to say of a message that was let through: that it was changed, or that
+    /// something was found in it.
+    pub fn passed(
+        &self,
+        tenancy: &Tenancy,
+        rules: &Rules,
+        message: &Message<'_>,
+        findings: &Findings,
+    ) {
+        if findings.is_changed() {
+            let reason = findings.changed_by();
+            self.metrics.decided("changed", reason);
+            self.sample(tenancy, rules, message, ["changed", reason, ""]);
+        }
+        if let Some(reason) = findings.noticed {
+            self.metrics.decided("noticed", reason);
+            if findings.notice_sampled {
+                self.sample(tenancy, rules, message, ["noticed", reason, ""]);
+            }
+        }
+    }
+
+    fn sample(
+        &self,
+        tenancy: &Tenancy,
+        rules: &Rules,
+        message: &Message<'_>,
+        [decision, reason, code]: [&str; 3],
+    ) {
         if self.samples.check().is_err() {
             self.unsampled.fetch_add(1, Ordering::Relaxed);
             return;
         }
+        let shown = |name: &str| {
+            let short = name.char_indices().nth(NAME_CHARS_MAX);
+            let short = short.and_then(|(end, _)| name.get(..end)).unwrap_or(name);
+            // A name is looked at as a whole, so that a cut hides nothing.
+            let clean = rules.casil.shown(name).is_some();
+            if clean {
+                short.to_owned()
+            } else {
+                TOKEN.to_owned()
+            }
+        };
         let data = json!({
             "decision": decision,
             "reason": reason,
             "code": code,
-            "topic": message.topic,
-            "subject": message.sender.subject,
-            "trace_id": message.view.trace_id.chars().take(64).collect::<String>(),
+            "topic": shown(message.topic),
+            "subject": shown(&message.sender.subject),
+            "trace_id": shown(message.view.trace_id),
             "payload_bytes": message.view.payload.data().len(),
             "unsampled_before": self.unsampled.swap(0, Ordering::Relaxed),
         });

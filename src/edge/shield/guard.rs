@@ -93,8 +93,21 @@ impl Guard {
     /// # Errors
     /// The event cannot be put in force, and is not stored; or it could not be stored.
     pub fn change(&self, tenancy: &Tenancy, event: NewEvent<'_>) -> Result<Sequence, Fault> {
+        self.change_from(tenancy, |_| Ok(event))
+    }
+
+    /// The same for an event that depends on what is in force: nobody changes that in between.
+    ///
+    /// # Errors
+    /// As [`Self::change`]; or the event cannot be made.
+    pub fn change_from<'a>(
+        &self,
+        tenancy: &Tenancy,
+        make: impl FnOnce(&Rules) -> Result<NewEvent<'a>, Fault>,
+    ) -> Result<Sequence, Fault> {
         let turn = self.turn();
         let mut trial = self.rules().as_ref().clone();
+        let event = make(&trial)?;
         trial.apply(&journal::Event {
             sequence: *turn,
             at: tenancy.now(),

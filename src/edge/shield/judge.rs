@@ -78,6 +78,8 @@ impl Blocked {
 pub struct Findings {
     /// The payload that goes on, where a check has changed it.
     pub data: Option<Bytes>,
+    /// The headers that go on, all of them, where a check has changed one.
+    pub headers: Option<Vec<(String, String)>>,
     /// Reasons of the checks that have changed it, for metrics and audit.
     pub changes: Vec<&'static str>,
     /// SHA-256 of the policies that judged it.
@@ -88,6 +90,10 @@ pub struct Findings {
     pub flags: Vec<Cow<'static, str>>,
     /// What the inspection of its content says.
     pub classification: Option<Classification>,
+    /// What was found in it and left as it is.
+    pub noticed: Option<&'static str>,
+    /// Whether that goes into the audit, or is counted only.
+    pub notice_sampled: bool,
 }
 
 impl Findings {
@@ -100,7 +106,13 @@ impl Findings {
         }
     }
 
-    /// What changed the payload first.
+    /// Whether what is stored differs from what came.
+    #[must_use]
+    pub const fn is_changed(&self) -> bool {
+        self.data.is_some() || self.headers.is_some()
+    }
+
+    /// What changed it first.
     #[must_use]
     pub fn changed_by(&self) -> &'static str {
         self.changes.first().copied().unwrap_or("changed")
@@ -108,6 +120,8 @@ impl Findings {
 
     fn clear(&mut self) {
         self.data = None;
+        self.headers = None;
+        self.noticed = None;
         self.changes.clear();
         self.policy_digest = None;
         self.schema_version = 0;
@@ -159,12 +173,14 @@ impl Judgement {
         &self.verdict
     }
 
-    /// The envelope to be stored: the producer's bytes, unless the payload was changed.
+    /// The envelope to be stored: the producer's bytes, unless something of it was changed.
     #[must_use]
     pub fn envelope(&self, encoded: &Bytes, view: &EnvelopeView<'_>) -> Bytes {
-        match &self.findings.data {
-            None => encoded.clone(),
-            Some(data) => view.with_data(data).into(),
+        let Findings { data, headers, .. } = &self.findings;
+        if self.findings.is_changed() {
+            view.rewritten(data.as_deref(), headers.as_deref()).into()
+        } else {
+            encoded.clone()
         }
     }
 

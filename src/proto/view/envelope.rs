@@ -6,6 +6,7 @@ use super::clock::ClockView;
 use super::wire::{Error, Fault, Reader, fail, once};
 
 const SIGNATURE: u32 = 10;
+const HEADERS: u32 = 6;
 const COMMAND: u32 = 20;
 const EVENT: u32 = 21;
 
@@ -106,7 +107,16 @@ impl<'a> EnvelopeView<'a> {
     /// All other fields, unknown ones too, stay as they are.
     #[must_use]
     pub fn with_data(&self, data: &[u8]) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.encoded.len() + data.len());
+        self.rewritten(Some(data), None)
+    }
+
+    /// The envelope with another payload `data`, where there is one, and without its signature
+    /// then; and with other headers, where there are some. All other fields, unknown ones too, stay
+    /// as they are.
+    #[must_use]
+    pub fn rewritten(&self, data: Option<&[u8]>, headers: Option<&[(String, String)]>) -> Vec<u8> {
+        let more = data.map_or(0, <[u8]>::len);
+        let mut out = Vec::with_capacity(self.encoded.len() + more);
         let mut reader = Reader::new(self.encoded);
         let mut at = 0;
         // Checked when the view was made, so that the walk ends at the end.
@@ -115,11 +125,26 @@ impl<'a> EnvelopeView<'a> {
                 break;
             }
             let end = self.encoded.len() - reader.remaining();
-            if !matches!(number, SIGNATURE | COMMAND | EVENT) {
+            let replaced = match number {
+                SIGNATURE | COMMAND | EVENT => data.is_some(),
+                HEADERS => headers.is_some(),
+                _ => false,
+            };
+            if !replaced {
                 out.extend_from_slice(&self.encoded[at..end]);
             }
             at = end;
         }
+        for (name, value) in headers.unwrap_or_default() {
+            // An entry of a map is a message of its key and its value.
+            let mut entry = Vec::with_capacity(name.len() + value.len() + 8);
+            prost::encoding::string::encode(1, name, &mut entry);
+            prost::encoding::string::encode(2, value, &mut entry);
+            prost::encoding::bytes::encode(HEADERS, &entry, &mut out);
+        }
+        let Some(data) = data else {
+            return out;
+        };
         let (field, kind) = match self.payload {
             Payload::Command { kind, .. } => (COMMAND, kind),
             Payload::Event { kind, .. } => (EVENT, kind),
