@@ -421,6 +421,11 @@ fn anchor_paths(config: &mut Config, origins: &[Origin], dir: &Path) {
             key.file = dir.join(&key.file);
         }
     }
+    if in_file("schema.files") {
+        for schema in &mut config.schema.files {
+            schema.file = dir.join(&schema.file);
+        }
+    }
 }
 
 fn contradictions(config: &Config) -> Vec<Problem> {

@@ -18,6 +18,7 @@ mod progress;
 mod reality;
 mod replay;
 mod restore;
+mod schema;
 mod show;
 mod status;
 mod table;
@@ -83,6 +84,7 @@ enum Verb {
     Log(log::Arguments),
     Backup(backup::Arguments),
     Restore(restore::Arguments),
+    Schema(schema::Arguments),
     Status(status::Arguments),
     Token(token::Arguments),
     Context(context::Arguments),
@@ -146,6 +148,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Log(arguments) => log::run(&target, output, arguments).await,
             Verb::Backup(arguments) => backup::run(&target, output, arguments).await,
             Verb::Restore(arguments) => restore::run(output, &arguments),
+            Verb::Schema(arguments) => schema::run(&target, output, arguments).await,
             Verb::Status(arguments) => status::run(&target, output, arguments).await,
             Verb::Token(arguments) => token::run(&target, output, arguments),
             Verb::Context(arguments) => context::run(&target, output, arguments),

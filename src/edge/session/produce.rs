@@ -181,6 +181,9 @@ impl Session {
         if judgement.findings.data.is_some() {
             decisions.changed(&self.tenancy, &message, judgement.findings.changed_by());
         }
+        for reason in &judgement.findings.watched {
+            decisions.watched(&self.tenancy, &message, reason);
+        }
         let stored = judgement.envelope(encoded, view);
         batch.take(admitted, view, stored, judgement.verdict());
         Ok(())

@@ -56,6 +56,12 @@ impl Decisions {
         self.note(tenancy, message, "changed", reason, "");
     }
 
+    /// Notes that a message was let through by a check that only watches, and would have been
+    /// refused by it.
+    pub fn watched(&self, tenancy: &Tenancy, message: &Message<'_>, reason: &'static str) {
+        self.note(tenancy, message, "watched", reason, "");
+    }
+
     fn note(
         &self,
         tenancy: &Tenancy,
