@@ -20,6 +20,7 @@ mod profiles;
 mod raw;
 mod restart;
 mod runbook;
+mod schema;
 mod shell;
 mod support;
 mod upkeep;

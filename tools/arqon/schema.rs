@@ -218,9 +218,8 @@ impl Source {
                 (descriptors, self.message.clone().or(only))
             }
         };
-        let message = message.ok_or_else(|| {
-            Failure::usage("say which message is meant: --message its.full.Name")
-        })?;
+        let message = message
+            .ok_or_else(|| Failure::usage("say which message is meant: --message its.full.Name"))?;
         Ok(vec![
             ("descriptors", bytes(descriptors)),
             ("message", message.into()),
@@ -388,12 +387,15 @@ async fn pushed(target: &Target, output: Output, push: Push) -> anyhow::Result<(
             ("subject", push.subject.as_str().into()),
         ];
         let all = names.into_iter().chain(push.rules.arguments());
-        client.command("edge.schema.bind", all).await.with_context(|| {
-            format!(
-                "version {} of {} is registered, and not bound to {pattern}",
-                result["version"], push.subject
-            )
-        })?;
+        client
+            .command("edge.schema.bind", all)
+            .await
+            .with_context(|| {
+                format!(
+                    "version {} of {} is registered, and not bound to {pattern}",
+                    result["version"], push.subject
+                )
+            })?;
     }
     if !push.pattern.is_empty() {
         result["patterns"] = push.pattern.into();
@@ -432,8 +434,18 @@ async fn shown(
     let result = client.command("edge.schema.show", all).await?;
     if let Some(path) = descriptor_out {
         let definition = match (result.field("descriptors"), result.field("document")) {
-            (Some(Value { kind: Some(value::Kind::Bytes(bytes)) }), _) => bytes.to_vec(),
-            (_, Some(Value { kind: Some(value::Kind::Text(text)) })) => text.clone().into_bytes(),
+            (
+                Some(Value {
+                    kind: Some(value::Kind::Bytes(bytes)),
+                }),
+                _,
+            ) => bytes.to_vec(),
+            (
+                _,
+                Some(Value {
+                    kind: Some(value::Kind::Text(text)),
+                }),
+            ) => text.clone().into_bytes(),
             _ => return Err(Failure::failed("the node's answer has no definition").into()),
         };
         #[expect(

@@ -82,7 +82,12 @@ pub const COMMANDS: &[Command<Handler>] = &[
         arguments: &[
             SUBJECT,
             argument("version", Kind::Integer, true, "Which."),
-            argument("restore", Kind::Boolean, false, "Take payloads by it again."),
+            argument(
+                "restore",
+                Kind::Boolean,
+                false,
+                "Take payloads by it again.",
+            ),
         ],
         doc: "Stops taking payloads by a version of a subject.",
         handler: retire,
@@ -165,7 +170,12 @@ pub const COMMANDS: &[Command<Handler>] = &[
             DESCRIPTORS,
             MESSAGE,
             DOCUMENT,
-            argument("payload", Kind::Bytes, false, "A payload to hold against it."),
+            argument(
+                "payload",
+                Kind::Bytes,
+                false,
+                "A payload to hold against it.",
+            ),
             argument(
                 "version",
                 Kind::Integer,
@@ -210,7 +220,9 @@ fn register(call: &Call<'_>) -> Result<Value, Fault> {
             let (found, limit) = (subject.versions.len(), schemas.settings.versions_max);
             within("schema.versions_max", "versions", found + 1, limit)?;
             surprises = subject.admit(&definition).map_err(|error| {
-                let text = format!("{name}: {error}; `arqon schema check` tries without changing anything");
+                let text = format!(
+                    "{name}: {error}; `arqon schema check` tries without changing anything"
+                );
                 Fault::new(ErrorCode::SchemaViolation, "descriptors", text)
             })?;
             (subject.mode, subject.newest())
@@ -277,7 +289,8 @@ fn retire(call: &Call<'_>) -> Result<Value, Fault> {
     let version = subject.version(number).ok_or_else(|| no_version(number))?;
     let restored = call.arguments.boolean("restore").unwrap_or_default();
     let takes = |one: &&Version| !one.retired && one.number != number;
-    let is_last = !restored && !version.retired && subject.versions.iter().filter(takes).count() == 0;
+    let is_last =
+        !restored && !version.retired && subject.versions.iter().filter(takes).count() == 0;
     let bound = rules.schemas.bindings.all();
     if let (true, Some(bound)) = (is_last, bound.iter().find(|one| *one.subject == *name)) {
         let text = format!(
@@ -477,7 +490,8 @@ fn diff(call: &Call<'_>) -> Result<Value, Fault> {
     let (from, to) = (version("from")?, version("to")?);
     let (old, new) = (from.definition.descriptor(), to.definition.descriptor());
     let (Some(old), Some(new)) = (old, new) else {
-        let text = "two JSON Schema documents cannot be compared; look at both with `arqon schema show`";
+        let text =
+            "two JSON Schema documents cannot be compared; look at both with `arqon schema show`";
         return Err(Fault::new(ErrorCode::FeatureDisabled, "subject", text));
     };
     let differences = compare(&old, &new);
@@ -554,7 +568,10 @@ fn difference(one: &Difference) -> Value {
     Value::object([
         ("path", one.path.as_str().into()),
         ("rule", one.rule.into()),
-        ("breaks", one.breaks.map_or("", |breaks| breaks.as_str()).into()),
+        (
+            "breaks",
+            one.breaks.map_or("", |breaks| breaks.as_str()).into(),
+        ),
         ("text", one.text.as_str().into()),
     ])
 }

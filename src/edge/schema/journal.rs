@@ -8,7 +8,9 @@ use crate::broker::journal::{Event, NewEvent};
 use crate::broker::name;
 use crate::edge::shield::Fault;
 use crate::proto::ErrorCode;
-use crate::proto::v1::{SchemaBound, SchemaModeSet, SchemaRegistered, SchemaRetired, SchemaStrictness};
+use crate::proto::v1::{
+    SchemaBound, SchemaModeSet, SchemaRegistered, SchemaRetired, SchemaStrictness,
+};
 
 const SUBJECTS: &str = "sys.edge.schema.subject.";
 const BINDINGS: &str = "sys.edge.schema.binding.";
@@ -118,7 +120,11 @@ fn topic_of(subject: &str) -> String {
 /// that the last event on a topic is all that there is to know of it.
 fn topic_of_binding(pattern: &str) -> String {
     let digest = Sha256::digest(pattern.as_bytes());
-    let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let hex: String = digest
+        .iter()
+        .take(16)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     format!("{BINDINGS}{hex}")
 }
 

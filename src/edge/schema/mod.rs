@@ -106,16 +106,14 @@ impl Schemas {
                     Ok(())
                 })
             }
-            Change::Retired(subject, change) => {
-                self.change(&subject, change.newest, |subject| {
-                    let number = change.version;
-                    let mut versions = subject.versions.iter_mut();
-                    let found = versions.find(|version| version.number == number);
-                    let version = found.ok_or_else(|| no_version(number))?;
-                    version.retired = !change.restored;
-                    Ok(())
-                })
-            }
+            Change::Retired(subject, change) => self.change(&subject, change.newest, |subject| {
+                let number = change.version;
+                let mut versions = subject.versions.iter_mut();
+                let found = versions.find(|version| version.number == number);
+                let version = found.ok_or_else(|| no_version(number))?;
+                version.retired = !change.restored;
+                Ok(())
+            }),
             Change::Bound(change) => self.bind(&change),
             Change::Strictness(change) => {
                 self.strict = change.strict;
@@ -230,11 +228,7 @@ impl Schemas {
     ///
     /// # Errors
     /// It does not fit any more.
-    pub fn check_changed(
-        &self,
-        message: &Message<'_>,
-        findings: &Findings,
-    ) -> Result<(), Blocked> {
+    pub fn check_changed(&self, message: &Message<'_>, findings: &Findings) -> Result<(), Blocked> {
         match self.hold(message, findings.data(message)) {
             Ok(_held) => Ok(()),
             Err(blocked) => {

@@ -58,10 +58,7 @@ impl<T> Default for Patterns<T> {
 
 impl<T> Node<T> {
     fn is_empty(&self) -> bool {
-        self.here.is_none()
-            && self.rest.is_none()
-            && self.any.is_none()
-            && self.literal.is_empty()
+        self.here.is_none() && self.rest.is_none() && self.any.is_none() && self.literal.is_empty()
     }
 
     /// Puts `bound` where `pattern` leads, and gives what was there.

@@ -42,7 +42,10 @@ struct Dice(u64);
 
 impl Dice {
     fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         self.0 >> 11
     }
 
@@ -92,7 +95,11 @@ impl Dice {
                 Value::Map(std::iter::once((key, value)).collect())
             } else if field.is_list() {
                 let count = self.below(4);
-                Value::List((0..count).map(|_| self.value(&field.kind(), depth)).collect())
+                Value::List(
+                    (0..count)
+                        .map(|_| self.value(&field.kind(), depth))
+                        .collect(),
+                )
             } else {
                 self.value(&field.kind(), depth)
             };
@@ -163,12 +170,23 @@ fn held() -> &'static Held {
 fn unknown_fields(message: &DynamicMessage) -> usize {
     let inside = |value: &Value| match value {
         Value::Message(inner) => unknown_fields(inner),
-        Value::List(items) => items.iter().filter_map(Value::as_message).map(unknown_fields).sum(),
-        Value::Map(items) => items.values().filter_map(Value::as_message).map(unknown_fields).sum(),
+        Value::List(items) => items
+            .iter()
+            .filter_map(Value::as_message)
+            .map(unknown_fields)
+            .sum(),
+        Value::Map(items) => items
+            .values()
+            .filter_map(Value::as_message)
+            .map(unknown_fields)
+            .sum(),
         _ => 0,
     };
     let own = message.unknown_fields().count();
-    own + message.fields().map(|(_, value)| inside(value)).sum::<usize>()
+    own + message
+        .fields()
+        .map(|(_, value)| inside(value))
+        .sum::<usize>()
 }
 
 // EDGE-13
@@ -177,45 +195,154 @@ fn what_a_decoder_lets_through_is_caught() {
     let held = held();
     let line = b"\x8a\x01\x05\x0a\x01\xff\x10\x01";
     let table: &[(&str, &[u8], &str, &str)] = &[
-        ("unknown field", b"\x98\x06\x01", "field 99", "field.unknown"),
-        ("unknown inside", b"\x8a\x01\x02\x78\x01", "line.field 15", "field.unknown"),
-        ("unknown in an element", b"\xf2\x01\x00\xf2\x01\x02\x78\x01", "lines[1].field 15", "field.unknown"),
+        (
+            "unknown field",
+            b"\x98\x06\x01",
+            "field 99",
+            "field.unknown",
+        ),
+        (
+            "unknown inside",
+            b"\x8a\x01\x02\x78\x01",
+            "line.field 15",
+            "field.unknown",
+        ),
+        (
+            "unknown in an element",
+            b"\xf2\x01\x00\xf2\x01\x02\x78\x01",
+            "lines[1].field 15",
+            "field.unknown",
+        ),
         ("bool of 2", b"\x08\x02", "flag", "number.range"),
-        ("int32 of 33 bits", b"\x10\x80\x80\x80\x80\x10", "i32", "number.range"),
-        ("uint32 of 33 bits", b"\x20\x80\x80\x80\x80\x10", "u32", "number.range"),
-        ("sint32 of 33 bits", b"\x30\x80\x80\x80\x80\x10", "s32", "number.range"),
+        (
+            "int32 of 33 bits",
+            b"\x10\x80\x80\x80\x80\x10",
+            "i32",
+            "number.range",
+        ),
+        (
+            "uint32 of 33 bits",
+            b"\x20\x80\x80\x80\x80\x10",
+            "u32",
+            "number.range",
+        ),
+        (
+            "sint32 of 33 bits",
+            b"\x30\x80\x80\x80\x80\x10",
+            "s32",
+            "number.range",
+        ),
         ("singular twice", b"\x10\x01\x10\x01", "i32", "field.once"),
-        ("message twice", b"\x8a\x01\x00\x8a\x01\x00", "line", "field.once"),
-        ("two of a oneof", b"\xa2\x01\x01a\xb0\x01\x01", "shade", "oneof.once"),
-        ("one of a oneof twice", b"\xa2\x01\x01a\xa2\x01\x01b", "word", "oneof.once"),
+        (
+            "message twice",
+            b"\x8a\x01\x00\x8a\x01\x00",
+            "line",
+            "field.once",
+        ),
+        (
+            "two of a oneof",
+            b"\xa2\x01\x01a\xb0\x01\x01",
+            "shade",
+            "oneof.once",
+        ),
+        (
+            "one of a oneof twice",
+            b"\xa2\x01\x01a\xa2\x01\x01b",
+            "word",
+            "oneof.once",
+        ),
         ("no enum value", b"\x80\x01\x04", "colour", "enum.unknown"),
-        ("no enum value, packed", b"\x9a\x02\x02\x01\x04", "colours[1]", "enum.unknown"),
+        (
+            "no enum value, packed",
+            b"\x9a\x02\x02\x01\x04",
+            "colours[1]",
+            "enum.unknown",
+        ),
         ("not UTF-8", line, "line.sku", "string.utf8"),
-        ("not UTF-8 in an element", b"\x8a\x02\x00\x8a\x02\x01\xff", "words[1]", "string.utf8"),
-        ("wrong wire type", b"\x09\x01\x00\x00\x00\x00\x00\x00\x00", "flag", "wire.type"),
+        (
+            "not UTF-8 in an element",
+            b"\x8a\x02\x00\x8a\x02\x01\xff",
+            "words[1]",
+            "string.utf8",
+        ),
+        (
+            "wrong wire type",
+            b"\x09\x01\x00\x00\x00\x00\x00\x00\x00",
+            "flag",
+            "wire.type",
+        ),
         ("text as number", b"\x70\x01", "text", "wire.type"),
         ("packed singular", b"\x12\x01\x01", "i32", "wire.type"),
         ("group", b"\x13\x14", "i32", "wire.type"),
-        ("unknown group", b"\x9b\x06\x9c\x06", "field 99", "field.unknown"),
+        (
+            "unknown group",
+            b"\x9b\x06\x9c\x06",
+            "field 99",
+            "field.unknown",
+        ),
         ("end of a group", b"\x8c\x01", "line", "wire.type"),
         ("truncated varint", b"\x10\x80", "i32", "wire.truncated"),
         ("truncated text", b"\x72\x05ab", "text", "wire.truncated"),
         ("truncated fixed", b"\x45\x01", "f32", "wire.truncated"),
-        ("length of 2^63", b"\x72\xff\xff\xff\xff\xff\xff\xff\xff\x7f", "text", "wire.truncated"),
-        ("varint of 70 bits", b"\x18\xff\xff\xff\xff\xff\xff\xff\xff\xff\x02", "i64", "wire.varint"),
+        (
+            "length of 2^63",
+            b"\x72\xff\xff\xff\xff\xff\xff\xff\xff\x7f",
+            "text",
+            "wire.truncated",
+        ),
+        (
+            "varint of 70 bits",
+            b"\x18\xff\xff\xff\xff\xff\xff\xff\xff\xff\x02",
+            "i64",
+            "wire.varint",
+        ),
         ("field 0", b"\x00\x01", "", "wire.key"),
-        ("key of 33 bits", b"\x88\x80\x80\x80\x80\x01\x01", "", "wire.key"),
+        (
+            "key of 33 bits",
+            b"\x88\x80\x80\x80\x80\x01\x01",
+            "",
+            "wire.key",
+        ),
         ("wire type 7", b"\x17\x01", "i32", "wire.type"),
-        ("packed fixed broken", b"\x92\x02\x03\x01\x02\x03", "points", "packed.length"),
-        ("packed varint broken", b"\xfa\x01\x01\x80", "numbers[0]", "wire.truncated"),
-        ("map key twice", b"\xc2\x02\x06\x0a\x01a\x0a\x01b", "counts[0].key", "field.once"),
-        ("map value of another type", b"\xc2\x02\x05\x0a\x01a\x12\x00", "counts[0].value", "wire.type"),
-        ("unknown in a map entry", b"\xc2\x02\x05\x0a\x01a\x18\x01", "counts[0].field 3", "field.unknown"),
+        (
+            "packed fixed broken",
+            b"\x92\x02\x03\x01\x02\x03",
+            "points",
+            "packed.length",
+        ),
+        (
+            "packed varint broken",
+            b"\xfa\x01\x01\x80",
+            "numbers[0]",
+            "wire.truncated",
+        ),
+        (
+            "map key twice",
+            b"\xc2\x02\x06\x0a\x01a\x0a\x01b",
+            "counts[0].key",
+            "field.once",
+        ),
+        (
+            "map value of another type",
+            b"\xc2\x02\x05\x0a\x01a\x12\x00",
+            "counts[0].value",
+            "wire.type",
+        ),
+        (
+            "unknown in a map entry",
+            b"\xc2\x02\x05\x0a\x01a\x18\x01",
+            "counts[0].field 3",
+            "field.unknown",
+        ),
     ];
     for (name, data, path, rule) in table {
         let wrong = held.wrong(data, Reject);
         let first = wrong.first().unwrap_or_else(|| panic!("{name} fits"));
-        assert_eq!((first.0.as_str(), first.1.as_str()), (*path, *rule), "{name}: {wrong:?}");
+        assert_eq!(
+            (first.0.as_str(), first.1.as_str()),
+            (*path, *rule),
+            "{name}: {wrong:?}"
+        );
     }
     // What may be kept is let through, and nothing else.
     for (name, data, _, rule) in table {
@@ -249,7 +376,11 @@ fn messages_go_so_deep_and_no_deeper() {
         let mut data = Vec::new();
         for _ in 1..levels {
             let mut outer = Vec::new();
-            prost::encoding::encode_key(300, prost::encoding::WireType::LengthDelimited, &mut outer);
+            prost::encoding::encode_key(
+                300,
+                prost::encoding::WireType::LengthDelimited,
+                &mut outer,
+            );
             prost::encoding::encode_varint(data.len() as u64, &mut outer);
             outer.append(&mut data);
             data = outer;
@@ -267,15 +398,22 @@ fn messages_go_so_deep_and_no_deeper() {
 // EDGE-13
 #[test]
 fn messages_of_many_fields_are_walked_too() {
-    let fields: String = (1..=500).map(|n| format!("int32 f{n} = {};", n * 7)).collect();
-    let held = Held::new(&format!("syntax = 'proto3'; package t; message M {{ {fields} }}"));
+    let fields: String = (1..=500)
+        .map(|n| format!("int32 f{n} = {};", n * 7))
+        .collect();
+    let held = Held::new(&format!(
+        "syntax = 'proto3'; package t; message M {{ {fields} }}"
+    ));
     let mut data = Vec::new();
     for n in 1..=500_u32 {
         prost::encoding::int32::encode(n * 7, &1, &mut data);
     }
     assert_eq!(held.wrong(&data, Reject), []);
     prost::encoding::int32::encode(499 * 7, &1, &mut data);
-    assert_eq!(held.wrong(&data, Reject), [("f499".to_owned(), "field.once".to_owned())]);
+    assert_eq!(
+        held.wrong(&data, Reject),
+        [("f499".to_owned(), "field.once".to_owned())]
+    );
     prost::encoding::int32::encode(499 * 7 + 1, &1, &mut data);
     assert_eq!(held.wrong(&data, Reject).len(), 2);
 }
@@ -285,5 +423,8 @@ fn messages_of_many_fields_are_walked_too() {
 fn at_most_twenty_violations_are_told() {
     let data = b"\x98\x06\x01".repeat(100);
     assert_eq!(held().wrong(&data, Reject).len(), 20);
-    assert!(held().message.full_name() == "t.M" && DynamicMessage::new(held().message.clone()).descriptor() == held().message);
+    assert!(
+        held().message.full_name() == "t.M"
+            && DynamicMessage::new(held().message.clone()).descriptor() == held().message
+    );
 }

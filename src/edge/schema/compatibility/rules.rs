@@ -216,8 +216,7 @@ impl Comparison {
                 self.note("field.required", path, Some(Direction::Backward), text);
             }
             (true, false) => {
-                let text =
-                    "it is no longer required; older readers refuse messages without it";
+                let text = "it is no longer required; older readers refuse messages without it";
                 self.note("field.required", path, Some(Direction::Forward), text);
             }
             (true, true) | (false, false) => self.presence(was, is, path),
@@ -281,7 +280,8 @@ impl Comparison {
                 format!("it moved into oneof {}", to.name())
             }
         };
-        let text = format!("{text}; members of a oneof exclude each other, so leave it where it was");
+        let text =
+            format!("{text}; members of a oneof exclude each other, so leave it where it was");
         self.note("field.oneof", path, Some(Direction::Both), text);
     }
 
