@@ -16,6 +16,7 @@ mod loss;
 mod produce;
 mod progress;
 mod reality;
+mod registered;
 mod replay;
 mod restore;
 mod schema;
