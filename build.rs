@@ -22,6 +22,7 @@ const FILES: [&str; 7] = [
     "arqon/v1/revocation.proto",
     "arqon/v1/policy.proto",
     "arqon/v1/casil.proto",
+    "arqon/v1/schema.proto",
     "arqon/pybus/v1/bus_payload.proto",
 ];
 

@@ -274,6 +274,29 @@ sections! {
         overdue_s: u64 = 3_600, Bound::Within(0, 36_500 * DAY_S);
     }
 
+    /// What payloads must be. See docs/schema.md.
+    schema: Schema {
+        /// Refuse what is published on topics without a schema. A tenant can be strict where the
+        /// node is not, and not the other way round.
+        strict: bool = false, Bound::Any("true or false");
+        /// Schemas that hold for every tenant, beside its own: `{ pattern = "orders.>", file =
+        /// "shop.fds", message = "shop.v1.Order", version = 1, level = "reject", unknown =
+        /// "reject", empty_allowed = false }`, all but pattern and file optional. The file is an
+        /// encoded `FileDescriptorSet` with all imports, or, without a message, a JSON Schema
+        /// document. One that is missing or broken stops the start.
+        files: Vec<SchemaEntry> = Vec::new(), Bound::Any("a list of tables");
+        /// Subjects of one tenant.
+        subjects_max: usize = 2_000, Bound::Within(1, 100_000);
+        /// Versions of one subject.
+        versions_max: usize = 100, Bound::Within(1, 10_000);
+        /// Topic patterns that one tenant binds to subjects.
+        bindings_max: usize = 2_000, Bound::Within(1, 100_000);
+        /// One descriptor set or JSON Schema document.
+        document_bytes_max: usize = 256 << 10, Bound::Within(KIB, 4 * MIB);
+        /// All of them of one tenant.
+        tenant_bytes_max: usize = 32 << 20, Bound::Within(KIB, GIB);
+    }
+
     /// The thread that keeps logs up: retention, compaction, compression.
     maintenance: Maintenance {
         /// From the end of one round over all open realities to the start of the next.
@@ -605,6 +628,59 @@ pub struct PolicyEntry {
     /// SHA-256 of the file, in hexadecimal digits.
     #[serde(default)]
     pub digest: Option<String>,
+}
+
+/// A schema of the node for the topics that a pattern matches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SchemaEntry {
+    /// Which topics.
+    pub pattern: String,
+    /// A descriptor set or a JSON Schema document.
+    pub file: PathBuf,
+    /// Full name of the message, if it is a descriptor set.
+    #[serde(default)]
+    pub message: Option<String>,
+    /// What records say that they were held against.
+    #[serde(default = "SchemaEntry::first_version")]
+    pub version: u64,
+    /// What becomes of payloads that do not fit.
+    #[serde(default)]
+    pub level: SchemaLevel,
+    /// What becomes of fields that the schema does not know.
+    #[serde(default)]
+    pub unknown: UnknownFields,
+    /// Whether a payload may have no bytes.
+    #[serde(default)]
+    pub empty_allowed: bool,
+}
+
+impl SchemaEntry {
+    const fn first_version() -> u64 {
+        1
+    }
+}
+
+/// What becomes of payloads that do not fit their schema.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SchemaLevel {
+    /// They are refused.
+    #[default]
+    Reject,
+    /// They are marked, counted and let through.
+    Monitor,
+}
+
+/// What becomes of fields that a schema does not know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnknownFields {
+    /// They are violations.
+    #[default]
+    Reject,
+    /// They are let through.
+    Keep,
 }
 
 /// How much the node insists on.

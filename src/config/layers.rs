@@ -432,6 +432,11 @@ fn anchor_paths(config: &mut Config, origins: &[Origin], dir: &Path) {
             set.ca = set.ca.take().map(|path| dir.join(path));
         }
     }
+    if in_file("schema.files") {
+        for schema in &mut config.schema.files {
+            schema.file = dir.join(&schema.file);
+        }
+    }
 }
 
 fn contradictions(config: &Config) -> Vec<Problem> {

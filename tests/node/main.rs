@@ -24,6 +24,7 @@ mod profiles;
 mod raw;
 mod restart;
 mod runbook;
+mod schema;
 mod shell;
 mod support;
 mod tenants;

@@ -7,6 +7,7 @@ use crate::Output;
 use crate::bounds::{self, From, To};
 use crate::connection::{Connection, Patience, Target, interrupt};
 use crate::loss::Losses;
+use crate::registered::Registered;
 use crate::show::Printer;
 
 /// Print records, from any point of the log on
@@ -66,7 +67,8 @@ pub(crate) async fn run(
             ..SubscribeOptions::new(arguments.filter)
         })
         .await?;
-    let printer = Printer::new(output, subscription.subscribed());
+    let registered = Registered::of(&client).await;
+    let printer = Printer::new(output, subscription.subscribed(), registered);
     let acks = if named {
         Acks::AfterPrinting
     } else {

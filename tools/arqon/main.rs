@@ -18,8 +18,10 @@ mod policy;
 mod produce;
 mod progress;
 mod reality;
+mod registered;
 mod replay;
 mod restore;
+mod schema;
 mod show;
 mod status;
 mod table;
@@ -87,6 +89,7 @@ enum Verb {
     Policy(policy::Arguments),
     Backup(backup::Arguments),
     Restore(restore::Arguments),
+    Schema(schema::Arguments),
     Status(status::Arguments),
     Token(token::Arguments),
     Context(context::Arguments),
@@ -152,6 +155,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Policy(arguments) => policy::run(&target, output, arguments).await,
             Verb::Backup(arguments) => backup::run(&target, output, arguments).await,
             Verb::Restore(arguments) => restore::run(output, &arguments),
+            Verb::Schema(arguments) => schema::run(&target, output, arguments).await,
             Verb::Status(arguments) => status::run(&target, output, arguments).await,
             Verb::Token(arguments) => token::run(&target, output, arguments).await,
             Verb::Context(arguments) => context::run(&target, output, arguments),

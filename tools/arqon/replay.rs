@@ -18,6 +18,7 @@ use crate::connection::{Connection, Patience, Target, interrupt};
 use crate::failure::Failure;
 use crate::loss::Losses;
 use crate::progress::Progress;
+use crate::registered::Registered;
 use crate::show::Printer;
 use crate::{Output, table};
 
@@ -136,7 +137,8 @@ pub(crate) async fn run(
             report(output, &hash, came_out.as_ref(), produced)?;
         }
         None => {
-            let mut printer = Printer::new(output, input.subscribed());
+            let registered = Registered::of(&client).await;
+            let mut printer = Printer::new(output, input.subscribed(), registered);
             let hash = print(&mut input, &mut printer, &mut pace, &mut losses).await?;
             drop(printer);
             if arguments.verify {

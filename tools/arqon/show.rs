@@ -3,11 +3,12 @@
 use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write as _};
 
 use anyhow::Context as _;
-use arqonbus::proto::json::{Origin, RecordJson, Schemas, micros};
+use arqonbus::proto::json::{Origin, PayloadForm, RecordJson, micros};
 use arqonbus::proto::v1::Subscribed;
 use arqonbus::proto::view::{Payload, RecordView};
 
 use crate::Output;
+use crate::registered::Registered;
 use crate::table::{WRITING, printable};
 
 /// Payloads are cut to the terminal's width; a pipe gets them whole.
@@ -16,13 +17,13 @@ pub(crate) struct Printer {
     output: Output,
     tenant: String,
     reality: String,
-    schemas: Schemas,
+    registered: Registered,
     width: Option<usize>,
     colour: bool,
 }
 
 impl Printer {
-    pub(crate) fn new(output: Output, from: &Subscribed) -> Self {
+    pub(crate) fn new(output: Output, from: &Subscribed, registered: Registered) -> Self {
         let stdout = io::stdout();
         let terminal = stdout.is_terminal();
         let width = terminal.then(|| {
@@ -34,7 +35,7 @@ impl Printer {
             output,
             tenant: from.tenant.clone(),
             reality: from.reality.clone(),
-            schemas: Schemas::builtin(),
+            registered,
             width,
             colour: terminal && !plain,
         }
@@ -47,11 +48,7 @@ impl Printer {
     fn write(&mut self, record: &RecordView<'_>) -> io::Result<()> {
         match self.output {
             Output::Json => {
-                let origin = Origin {
-                    tenant: &self.tenant,
-                    reality: &self.reality,
-                };
-                let json = RecordJson::new(record, origin, &self.schemas);
+                let json = self.json(record);
                 serde_json::to_writer(&mut self.out, &json).map_err(io::Error::from)?;
                 self.out.write_all(b"\n")?;
             }
@@ -60,12 +57,21 @@ impl Printer {
         Ok(())
     }
 
+    fn json<'a>(&'a self, record: &RecordView<'a>) -> RecordJson<'a> {
+        let origin = Origin {
+            tenant: &self.tenant,
+            reality: &self.reality,
+        };
+        let message = self.registered.message(record);
+        RecordJson::with_message(record, origin, &self.registered.schemas, message)
+    }
+
     fn line(&mut self, record: &RecordView<'_>) -> io::Result<()> {
         let time = micros(record.appended_at);
         // Milliseconds are enough for a person.
         let time = time.get(..23).unwrap_or(&time);
         let topic = printable(record.topic);
-        let payload = preview(record);
+        let payload = self.decoded(record).unwrap_or_else(|| preview(record));
         let taken = 8 + 1 + time.len() + 2 + topic.len().max(20) + 1;
         let room = self
             .width
@@ -81,6 +87,12 @@ impl Printer {
             self.out,
             "{sequence:>8} {faint}{time}Z{normal} {bold}{topic:<20}{normal} {shown}"
         )
+    }
+
+    /// A payload that is a message, as JSON.
+    fn decoded(&self, record: &RecordView<'_>) -> Option<String> {
+        let json = self.json(record);
+        (json.payload_form() == PayloadForm::Message).then(|| json.payload_line())?
     }
 
     /// After this the records are out of our hands.

@@ -10,6 +10,7 @@ use clap::Args;
 use crate::Output;
 use crate::connection::{Connection, Patience, Target};
 use crate::consume::{Acks, follow};
+use crate::registered::Registered;
 use crate::show::Printer;
 
 /// Print records as they are stored
@@ -43,7 +44,8 @@ pub(crate) async fn run(
     };
     // Opened first, so that nothing falls between the past and the present.
     let live = client.subscribe(options.clone()).await?;
-    let mut printer = Printer::new(output, live.subscribed());
+    let registered = Registered::of(&client).await;
+    let mut printer = Printer::new(output, live.subscribed(), registered);
     let end = live.subscribed().next;
     let first = live.subscribed().first;
     for record in last_before(&client, &options, first, end, arguments.last).await? {

@@ -78,6 +78,10 @@ impl Decisions {
                 self.sample(tenancy, rules, message, ["noticed", reason, ""]);
             }
         }
+        for reason in &findings.watched {
+            self.metrics.decided("watched", reason);
+            self.sample(tenancy, rules, message, ["watched", reason, ""]);
+        }
     }
 
     fn sample(

@@ -82,6 +82,8 @@ pub struct Findings {
     pub headers: Option<Vec<(String, String)>>,
     /// Reasons of the checks that have changed it, for metrics and audit.
     pub changes: Vec<&'static str>,
+    /// Reasons why it would have been refused by checks that only watch, for metrics and audit.
+    pub watched: Vec<&'static str>,
     /// SHA-256 of the policies that judged it.
     pub policy_digest: Option<[u8; 32]>,
     /// Version of its schema; 0 = none.
@@ -123,6 +125,7 @@ impl Findings {
         self.headers = None;
         self.noticed = None;
         self.changes.clear();
+        self.watched.clear();
         self.policy_digest = None;
         self.schema_version = 0;
         self.flags.clear();
