@@ -174,6 +174,20 @@ sections! {
         lifetime_max_s: u64 = DAY_S, Bound::Within(60, 3650 * DAY_S);
     }
 
+    /// JSON over WebSocket, for clients of the older system and for people. See docs/migration.md.
+    json_adapter: JsonAdapter {
+        /// Whether JSON is served. Left out, it is in the development profile and not in production.
+        enabled: Option<bool> = None, Bound::Any("true or false");
+        /// Answer each command a second time, by a `command_response` with the result `ok`, for
+        /// clients that wait for it.
+        legacy_acks: bool = false, Bound::Any("true or false");
+        /// Whoever sends a message to a channel hears it from then on, as far as its token lets it
+        /// subscribe there.
+        join_on_send: bool = true, Bound::Any("true or false");
+        /// Take a time without an offset for UTC, instead of refusing it.
+        naive_times: bool = false, Bound::Any("true or false");
+    }
+
     /// The logs. See docs/log-format.md and docs/durability.md.
     log: Log {
         /// Size of a full-grown segment file.
@@ -265,6 +279,8 @@ sections! {
         headers_max: usize = 64, Bound::Within(0, 1024);
         /// Names and values of an envelope's headers together.
         header_bytes_max: usize = 8 << 10, Bound::Within(0, 64 * KIB);
+        /// Objects and lists around each other in a JSON message, the message itself included.
+        json_depth_max: usize = 32, Bound::Within(2, 32);
         /// Subscriptions of one session.
         subscriptions_max: usize = 1_000, Bound::Within(1, 100_000);
         /// Sessions on the node.
