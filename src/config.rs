@@ -177,7 +177,7 @@ sections! {
     /// JSON over WebSocket, for clients of the older system and for people. See docs/migration.md.
     json_adapter: JsonAdapter {
         /// Whether JSON is served. Left out, it is in the development profile and not in production.
-        enabled: Option<bool> = None, Bound::Any("true or false");
+        enabled: Switch = Switch::default(), Bound::Any("true or false");
         /// Answer each command a second time, by a `command_response` with the result `ok`, for
         /// clients that wait for it.
         legacy_acks: bool = false, Bound::Any("true or false");
@@ -351,6 +351,31 @@ pub struct Address(pub SocketAddr);
 impl Address {
     const fn loopback(port: u16) -> Self {
         Self(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port))
+    }
+}
+
+/// On, off, or left to the profile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Option<Said>")]
+pub struct Switch(pub Option<bool>);
+
+/// The environment has texts only.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "true or false")]
+enum Said {
+    Flag(bool),
+    Text(String),
+}
+
+impl TryFrom<Option<Said>> for Switch {
+    type Error = std::str::ParseBoolError;
+
+    fn try_from(said: Option<Said>) -> Result<Self, Self::Error> {
+        Ok(Self(match said {
+            None => None,
+            Some(Said::Flag(flag)) => Some(flag),
+            Some(Said::Text(text)) => Some(text.parse()?),
+        }))
     }
 }
 

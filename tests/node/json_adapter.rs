@@ -377,7 +377,6 @@ fn undecodable_texts_are_answered_and_in_the_end_closed() {
     assert_eq!((first, &close[..2]), (0x88, &1007_u16.to_be_bytes()[..]));
 }
 
-// EDGE-24
 #[test]
 fn the_first_message_decides_where_nothing_was_agreed_on() {
     let node = Node::dev();
@@ -418,7 +417,6 @@ fn the_first_message_decides_where_nothing_was_agreed_on() {
     }
 }
 
-// EDGE-24
 #[test]
 fn json_can_be_off() {
     let node = Node::dev_with(&[("ARQONBUS_JSON_ADAPTER_ENABLED", "false")]);
@@ -461,7 +459,8 @@ fn commands_are_answered_once_or_twice() {
     );
     // Numbers where the command wants digits as a text.
     let past = client.ask(&command("causal.past", &json!({"sequence": 1})));
-    assert_eq!(past["error_code"], "OFFSET_OUT_OF_RANGE", "{past}");
+    let text = past["payload"]["message"].as_str().expect("a text");
+    assert!(text.contains("sequence 1 is not on disk yet"), "{past}");
     let log = client.ask(&command("log.status", &json!({"reality": "main"})));
     assert_eq!(log["status"], "success", "{log}");
     let unknown = client.ask(&command("status", &json!({"colour": "red"})));
@@ -523,10 +522,8 @@ fn history_is_read_in_parts() {
     // Times of the log have microseconds, those of clients milliseconds.
     let later = numbers(&history(json!({"since": from})));
     assert!(later.ends_with(&[4, 5]) && later.len() <= 5, "{later:?}");
-    assert_eq!(
-        numbers(&history(json!({"since": "2100-01-01T00:00:00Z"}))),
-        []
-    );
+    let none = history(json!({"since": "2100-01-01T00:00:00Z"}));
+    assert!(numbers(&none).is_empty(), "{none}");
 }
 
 // BRK-09

@@ -39,10 +39,28 @@ impl Adapter {
         let settings = &config.json_adapter;
         let default = profile == Profile::Development;
         Self {
-            enabled: settings.enabled.unwrap_or(default),
+            enabled: settings.enabled.0.unwrap_or(default),
             legacy_acks: settings.legacy_acks,
             join_on_send: settings.join_on_send,
             naive_times: settings.naive_times,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Switch;
+
+    #[test]
+    fn production_serves_json_only_where_it_is_told_to() {
+        let mut config = Config::default();
+        let is_on = |config: &Config, profile| Adapter::of(config, profile).enabled;
+        assert!(is_on(&config, Profile::Development));
+        assert!(!is_on(&config, Profile::Production));
+        config.json_adapter.enabled = Switch(Some(true));
+        assert!(is_on(&config, Profile::Production));
+        config.json_adapter.enabled = Switch(Some(false));
+        assert!(!is_on(&config, Profile::Development));
     }
 }
