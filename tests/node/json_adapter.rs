@@ -233,6 +233,33 @@ fn a_room_is_heard_in_both_formats() {
     assert_eq!(client.next()["payload"], "theirs");
 }
 
+// EDGE-11
+#[test]
+fn a_member_that_does_not_read_holds_up_nobody_and_loses_nothing() {
+    const SENT: u64 = 4_000;
+    let node = Node::dev();
+    let (mut slow, _) = Client::json(&node);
+    let (mut quick, _) = Client::json(&node);
+    for client in [&mut slow, &mut quick] {
+        client.ask(&command(
+            "join_channel",
+            &json!({"room": "r", "channel": "c"}),
+        ));
+    }
+    // More than sockets take in.
+    let filler = "x".repeat(4_000);
+    let lines: String = (0..SENT)
+        .map(|n| format!("{{\"n\":{n},\"x\":\"{filler}\"}}\n"))
+        .collect();
+    let ran = node.run_with_input(&["produce", "room.r.c"], &lines);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    for client in [&mut quick, &mut slow] {
+        for number in 0..SENT {
+            assert_eq!(client.next()["payload"]["n"], number);
+        }
+    }
+}
+
 // EDGE-07
 #[test]
 fn a_token_limits_rooms_too() {
@@ -373,8 +400,9 @@ fn undecodable_texts_are_answered_and_in_the_end_closed() {
     );
     assert_eq!(read_frame(&mut stream).0, 0x81);
     std::io::Write::write_all(&mut stream, &frame(0x81, b"{\"\xff\"}")).expect("it is sent");
+    // 1007.
     let (first, close) = read_frame(&mut stream);
-    assert_eq!((first, &close[..2]), (0x88, &1007_u16.to_be_bytes()[..]));
+    assert_eq!((first, &close[..2]), (0x88, &[0x03, 0xef][..]));
 }
 
 #[test]

@@ -173,7 +173,7 @@ impl Text {
 
     /// A command is done.
     #[must_use]
-    pub fn done(asked: &Asked, message: &str, data: Json, now: Micros) -> Self {
+    pub fn done(asked: &Asked, message: &str, data: &Json, now: Micros) -> Self {
         let payload = json!({"message": message, "data": data});
         Self {
             payload: Content::Value(payload),

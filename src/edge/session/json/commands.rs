@@ -34,6 +34,9 @@ const HISTORY_BYTES_MAX: usize = 1 << 20;
 /// Records that are looked at for the newest of a channel, from the end of the log on.
 const LOOK_BACK: [u64; 4] = [1 << 10, 1 << 13, 1 << 16, 1 << 19];
 
+/// Reads that one answer is made of.
+const READS_MAX: usize = 64;
+
 type Outcome = Result<(&'static str, Json), Refusal>;
 
 impl Session {
@@ -76,7 +79,7 @@ impl Session {
     pub(in crate::edge::session) fn respond(&mut self, asked: &Asked, outcome: Outcome) {
         let now = self.context.broker.now();
         let text = match outcome {
-            Ok((message, data)) => Text::done(asked, message, data, now),
+            Ok((message, data)) => Text::done(asked, message, &data, now),
             Err(refusal) => {
                 self.outbox.count(&refusal);
                 Text::not_done(asked, &failure(&refusal, &[]), now)
@@ -320,7 +323,7 @@ fn read(tenancy: &Tenancy, wanted: &Wanted, filter: &Filter) -> Outcome {
         .map_err(Refusal::from)?;
     let found = match wanted.since {
         Since::Newest => newest(&reality, filter, wanted.limit)?,
-        Since::Sequence(from) => from_on(
+        Since::Sequence(from) => onwards(
             &reality,
             filter,
             Sequence::at_least_first(from),
@@ -328,14 +331,10 @@ fn read(tenancy: &Tenancy, wanted: &Wanted, filter: &Filter) -> Outcome {
         )?,
         Since::Time(time) => {
             let from = reality.log().seek_time(time).map_err(broker::Error::from)?;
-            from_on(&reality, filter, from, wanted.limit)?
+            onwards(&reality, filter, from, wanted.limit)?
         }
     };
-    let entries: Vec<Json> = found
-        .records
-        .iter()
-        .filter_map(|record| entry(record))
-        .collect();
+    let entries: Vec<Json> = found.records.iter().filter_map(entry).collect();
     let data = json!({
         "room": wanted.room,
         "channel": wanted.channel,
@@ -374,6 +373,27 @@ fn from_on(
         next: (!at_end).then_some(filled.next),
         is_cut: false,
     })
+}
+
+/// Records from `from` on, also where those of other channels lie between them.
+fn onwards(
+    reality: &Arc<Reality>,
+    filter: &Filter,
+    from: Sequence,
+    limit: u64,
+) -> Result<Part, Refusal> {
+    let mut part = from_on(reality, filter, from, limit)?;
+    for _ in 0..READS_MAX {
+        let left = limit.saturating_sub(part.records.len() as u64);
+        let bytes: usize = part.records.iter().map(Bytes::len).sum();
+        let Some(next) = part.next.filter(|_| left > 0 && bytes < HISTORY_BYTES_MAX) else {
+            break;
+        };
+        let more = from_on(reality, filter, next, left)?;
+        part.records.extend(more.records);
+        part.next = more.next;
+    }
+    Ok(part)
 }
 
 /// The newest records, looked for in a part of the log that grows until there are enough.

@@ -40,6 +40,9 @@ pub(in crate::edge::session) struct Joined {
 impl Session {
     /// The filter of a channel that this session may join and has not.
     pub(super) fn may_join(&self, room: &str, channel: &str) -> Result<Filter, Refusal> {
+        if self.draining {
+            return Err(Refusal::shutting_down());
+        }
         let filter = self.filter(&RealityName::main(), &room::topic(room, channel))?;
         if self.hears(room, channel) {
             let text = format!("this session hears {room}/{channel} already");
