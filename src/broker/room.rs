@@ -52,7 +52,7 @@ fn write(name: &str, out: &mut String) {
     }
 }
 
-/// `None` for what [`write`] does not write.
+/// `None` for what `write` does not write.
 fn read(token: &str) -> Option<String> {
     let mut name = Vec::with_capacity(token.len());
     let mut bytes = token.bytes();

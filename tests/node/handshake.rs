@@ -562,7 +562,7 @@ fn bad_tokens_are_refused_without_saying_why_and_never_logged() {
 }
 
 /// A directory with keys, and the settings that name them.
-fn production(more: &str) -> Node {
+pub(crate) fn production(more: &str) -> Node {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let settings = format!(
         "[node]\ndata_dir = 'data'\n[auth]\nkeys = [\n\
@@ -584,7 +584,11 @@ fn key(algorithm: Algorithm) -> EncodingKey {
     key.expect("a key")
 }
 
-fn asymmetric(kid: &str, algorithm: Algorithm, claims: &impl serde::Serialize) -> String {
+pub(crate) fn asymmetric(
+    kid: &str,
+    algorithm: Algorithm,
+    claims: &impl serde::Serialize,
+) -> String {
     let header = Header {
         kid: Some(kid.into()),
         ..Header::new(algorithm)

@@ -6,11 +6,13 @@ use std::process::Command;
 
 use arqonbus::proto::claims::Role;
 use arqonbus::proto::v1::{Envelope, Event, envelope};
+use jsonwebtoken::Algorithm;
 use prost::Message as _;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::{self, Message, WebSocket};
 
+use crate::handshake::{asymmetric, production};
 use crate::interpreter::{python, run};
 use crate::raw::{Request, frame, read_frame};
 use crate::support::{Node, PATIENCE, claims, signed};
@@ -466,6 +468,22 @@ fn json_can_be_off() {
     let both = request.with("Sec-WebSocket-Protocol", "arqon.json.v1, arqon.v1");
     let (answer, _) = both.open(node.edge);
     assert_eq!(answer.header("sec-websocket-protocol"), Some("arqon.v1"));
+}
+
+// EDGE-01
+#[test]
+fn production_speaks_json_only_where_it_is_told_to() {
+    let token = asymmetric("ed", Algorithm::EdDSA, &claims("acme", Role::User));
+    let node = production("");
+    let mut client = Client::open(&node, &token, None);
+    // Not even a welcome before it.
+    let error = client.ask(&message("r", "c", &json!({})));
+    assert_eq!(error["error_code"], "INFRA_PROTOCOL_ERROR", "{error}");
+    let node = production("[json_adapter]\nenabled = true\n");
+    let mut client = Client::open(&node, &token, Some(JSON));
+    assert_eq!(client.next()["payload"]["welcome"], "Connected to ArqonBus");
+    let stored = client.ask(&message("r", "c", &json!({})));
+    assert_eq!(stored["metadata"]["sequence"], 1, "{stored}");
 }
 
 // EDGE-04
