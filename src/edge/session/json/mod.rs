@@ -31,6 +31,9 @@ use crate::proto::view::{EnvelopeView, RecordView};
 
 pub(super) use self::rooms::Joined;
 
+/// Records that are turned into text at a time: text takes more memory.
+const DELIVER_BYTES_MAX: usize = 64 << 10;
+
 /// What a session keeps for a JSON client.
 #[derive(Debug)]
 pub(super) struct JsonClient {
@@ -128,12 +131,14 @@ impl Session {
     }
 
     fn not_a_message(&mut self, fault: Fault) {
-        let limit = |field: &str, found, unit, limit| Refusal::too_large(field, found, unit, limit);
         let refusal = match fault {
-            Fault::TooLarge { found, limit: max } => limit("message", found, "bytes", max),
-            Fault::TooDeep { found, limit: max } => {
+            Fault::TooLarge { found, limit } => {
+                Refusal::too_large("message", found, "bytes", limit)
+            }
+            Fault::TooDeep { found, limit } => {
                 self.strike();
-                limit("message", found, "objects and lists around each other", max)
+                let unit = "objects and lists around each other";
+                Refusal::too_large("message", found, unit, limit)
             }
             Fault::Undecodable(reason) => {
                 self.strike();
@@ -280,9 +285,6 @@ impl Session {
         }
     }
 }
-
-/// Records that are turned into text at a time: text takes more memory.
-const DELIVER_BYTES_MAX: usize = 64 << 10;
 
 /// Why a message is not stored.
 enum NotStored {
