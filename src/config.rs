@@ -214,6 +214,20 @@ sections! {
         expiring_lead_s: u64 = 60, Bound::Within(0, 3_600);
     }
 
+    /// JSON over WebSocket, for clients of the older system and for people. See docs/migration.md.
+    json_adapter: JsonAdapter {
+        /// Whether JSON is served. Left out, it is in the development profile and not in production.
+        enabled: Switch = Switch::default(), Bound::Any("true or false");
+        /// Answer each command a second time, by a `command_response` with the result `ok`, for
+        /// clients that wait for it.
+        legacy_acks: bool = false, Bound::Any("true or false");
+        /// Whoever sends a message to a channel hears it from then on, as far as its token lets it
+        /// subscribe there.
+        join_on_send: bool = true, Bound::Any("true or false");
+        /// Take a time without an offset for UTC, instead of refusing it.
+        naive_times: bool = false, Bound::Any("true or false");
+    }
+
     /// The logs. See docs/log-format.md and docs/durability.md.
     log: Log {
         /// Size of a full-grown segment file.
@@ -328,6 +342,8 @@ sections! {
         headers_max: usize = 64, Bound::Within(0, 1024);
         /// Names and values of an envelope's headers together.
         header_bytes_max: usize = 8 << 10, Bound::Within(0, 64 * KIB);
+        /// Objects and lists around each other in a JSON message, the message itself included.
+        json_depth_max: usize = 32, Bound::Within(2, 32);
         /// Subscriptions of one session.
         subscriptions_max: usize = 1_000, Bound::Within(1, 100_000);
         /// Sessions on the node.
@@ -508,6 +524,31 @@ pub struct Address(pub SocketAddr);
 impl Address {
     const fn loopback(port: u16) -> Self {
         Self(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port))
+    }
+}
+
+/// On, off, or left to the profile.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Option<Said>")]
+pub struct Switch(pub Option<bool>);
+
+/// The environment has texts only.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "true or false")]
+enum Said {
+    Flag(bool),
+    Text(String),
+}
+
+impl TryFrom<Option<Said>> for Switch {
+    type Error = std::str::ParseBoolError;
+
+    fn try_from(said: Option<Said>) -> Result<Self, Self::Error> {
+        Ok(Self(match said {
+            None => None,
+            Some(Said::Flag(flag)) => Some(flag),
+            Some(Said::Text(text)) => Some(text.parse()?),
+        }))
     }
 }
 

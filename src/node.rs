@@ -17,6 +17,7 @@ use arqonbus::config::{self, Config, Profile};
 use arqonbus::data_dir::{DataDir, UNFINISHED_RESTORE};
 use arqonbus::edge::checkup::Checkup;
 use arqonbus::edge::development::{self, Credentials};
+use arqonbus::edge::json::Adapter;
 use arqonbus::edge::listener::{Door, Parts};
 use arqonbus::edge::metrics::Metrics;
 use arqonbus::edge::ops::{self, Ops};
@@ -226,6 +227,7 @@ async fn live(
                 verifier: Arc::clone(&verifier),
                 metrics: Arc::clone(&metrics),
                 limits: Arc::new(config.limits.clone()),
+                json: Adapter::of(config, profile),
                 drain: config.drain.clone(),
                 draining: draining.clone(),
             },

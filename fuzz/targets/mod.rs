@@ -10,6 +10,7 @@ pub mod descriptor_set;
 pub mod disk;
 pub mod frames;
 pub mod index_file;
+pub mod json_adapter;
 pub mod log_directory;
 pub mod log_repair;
 pub mod opened;
@@ -22,10 +23,11 @@ pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its folder under `fuzz/corpus` and of its file under
 /// `fuzz/fuzz_targets`.
-pub const ALL: [(&str, Target); 10] = [
+pub const ALL: [(&str, Target); 11] = [
     ("client_frame", frames::client_frame),
     ("server_frame", frames::server_frame),
     ("record_json", record_json::record_json),
+    ("json_adapter", json_adapter::json_adapter),
     ("descriptors", descriptor_set::descriptors),
     ("log_directory", log_directory::log_directory),
     ("log_repair", log_repair::log_repair),

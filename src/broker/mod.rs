@@ -29,6 +29,7 @@ pub mod reality;
 mod register;
 mod removal;
 pub mod repair;
+pub mod room;
 mod roster;
 pub mod scan;
 #[cfg(test)]

@@ -21,7 +21,6 @@ use crate::proto::ErrorCode;
 pub const PATHS: [&str; 3] = ["/v1/ws", "/ws", "/"];
 /// Prefix of the subprotocol by which browsers send their token: they can set no header.
 const BEARER_SUBPROTOCOL: &str = "bearer.";
-const JSON_SUBPROTOCOL: &str = "arqon.json.v1";
 const URI_BYTES_MAX: usize = 4 << 10;
 pub(super) const REALM: &str = "Bearer realm=\"arqonbus\"";
 const INVALID_TOKEN: &str = "Bearer realm=\"arqonbus\", error=\"invalid_token\"";
@@ -34,7 +33,9 @@ pub enum Subprotocol {
     Frames,
     /// `arqon.envelope.v1`: one envelope a message.
     Envelopes,
-    /// None was offered: one envelope a message, as from the oldest clients.
+    /// `arqon.json.v1`: one JSON object a message.
+    Json,
+    /// None was offered: the first message decides between JSON and envelopes.
     Unnamed,
 }
 
@@ -43,6 +44,7 @@ impl Subprotocol {
         match self {
             Self::Frames => Some("arqon.v1"),
             Self::Envelopes => Some("arqon.envelope.v1"),
+            Self::Json => Some("arqon.json.v1"),
             Self::Unnamed => None,
         }
     }
@@ -55,6 +57,8 @@ pub struct Rules {
     pub allowed_origins: Vec<String>,
     /// In development, loopback origins and a token in the query pass too.
     pub profile: Profile,
+    /// Whether JSON is served.
+    pub json: bool,
 }
 
 /// A request that may become a WebSocket if its token is good, or, where it has none, the
@@ -93,7 +97,7 @@ pub enum Refusal {
     Origin,
     /// None of the subprotocols offered is known, or one is offered twice.
     Subprotocol,
-    /// The JSON subprotocol alone.
+    /// The JSON subprotocol alone, where JSON is not served.
     JsonSubprotocol,
     /// No token.
     TokenMissing,
@@ -257,9 +261,9 @@ impl Refusal {
             ),
             Self::JsonSubprotocol => face(
                 StatusCode::BAD_REQUEST,
-                ErrorCode::FeatureDisabled,
+                ErrorCode::InfraProtocolError,
                 "subprotocol",
-                "this node does not serve arqon.json.v1; offer arqon.v1",
+                "this node does not serve arqon.json.v1; offer arqon.v1, or have the operator set json_adapter.enabled",
             ),
             Self::TokenMissing => Face {
                 header: Some((header::WWW_AUTHENTICATE, REALM)),
@@ -375,7 +379,7 @@ pub fn examine<'a>(head: &'a Parts, rules: &Rules) -> Result<Offer<'a>, Refusal>
     let key = key.filter(|key| STANDARD.decode(key).is_ok_and(|bytes| bytes.len() == 16));
     let key = key.ok_or(Refusal::WebSocketKey)?;
     check_origin(headers, rules)?;
-    let (subprotocol, from_subprotocol) = subprotocol(headers)?;
+    let (subprotocol, from_subprotocol) = subprotocol(headers, rules.json)?;
     let token = token(head, rules, from_subprotocol)?;
     Ok(Offer {
         token,
@@ -476,7 +480,7 @@ fn is_loopback_origin(origin: &str) -> bool {
 }
 
 /// The subprotocol agreed on, and the token among those offered.
-fn subprotocol(headers: &HeaderMap) -> Result<(Subprotocol, Option<&str>), Refusal> {
+fn subprotocol(headers: &HeaderMap, json: bool) -> Result<(Subprotocol, Option<&str>), Refusal> {
     let offered: Vec<&str> = items(headers, &header::SEC_WEBSOCKET_PROTOCOL).collect();
     if offered.is_empty() {
         return Ok((Subprotocol::Unnamed, None));
@@ -494,13 +498,17 @@ fn subprotocol(headers: &HeaderMap) -> Result<(Subprotocol, Option<&str>), Refus
         .enumerate()
         .any(|(at, name)| names.iter().skip(at + 1).any(|n| n == name));
     ensure(!twice, Refusal::Subprotocol)?;
-    let known = [Subprotocol::Frames, Subprotocol::Envelopes];
-    let agreed = names
-        .iter()
-        .find_map(|name| known.into_iter().find(|k| k.name() == Some(name)));
+    let known = [
+        Subprotocol::Frames,
+        Subprotocol::Envelopes,
+        Subprotocol::Json,
+    ];
+    let of = |name: &&str| known.into_iter().find(|known| known.name() == Some(*name));
+    let is_served = |known: &Subprotocol| json || *known != Subprotocol::Json;
+    let agreed = names.iter().filter_map(of).find(is_served);
     match agreed {
         Some(agreed) => Ok((agreed, token)),
-        None if names.contains(&JSON_SUBPROTOCOL) => Err(Refusal::JsonSubprotocol),
+        None if names.iter().filter_map(of).next().is_some() => Err(Refusal::JsonSubprotocol),
         None => Err(Refusal::Subprotocol),
     }
 }

@@ -133,6 +133,7 @@ impl Door {
             rules: Rules {
                 allowed_origins: config.edge.allowed_origins.clone(),
                 profile,
+                json: context.json.enabled,
             },
             tls,
             verifier,

@@ -7,6 +7,7 @@
 //! - [`shield`]: what stands between a message and the log: [`rate`], [`signature`], [`schema`],
 //!   [`casil`] and [`policy`], in this order; [`mirror`] copies what has passed.
 //! - [`session`]: what happens after the 101.
+//! - [`json`]: messages of JSON clients as envelopes, and back.
 //! - [`seats`]: how many sessions there may be.
 //! - [`ops`]: health, status and metrics over HTTP.
 //! - [`checkup`]: which logs are bad although nobody has opened them.
@@ -19,6 +20,7 @@ pub mod checkup;
 pub mod development;
 pub mod handshake;
 mod keys;
+pub mod json;
 pub mod listener;
 pub mod metrics;
 pub mod mirror;

@@ -109,6 +109,26 @@ impl ErrorCode {
         }
     }
 
+    /// What clients of the older system's JSON protocol know it as.
+    #[must_use]
+    pub fn to_older(self) -> &'static str {
+        if self == Self::Internal {
+            "INTERNAL_ERROR"
+        } else {
+            self.as_str()
+        }
+    }
+
+    /// The same in the answer to a command.
+    #[must_use]
+    pub fn to_older_command(self) -> &'static str {
+        if self == Self::Forbidden {
+            "AUTHORIZATION_ERROR"
+        } else {
+            self.to_older()
+        }
+    }
+
     /// The code named so; `None` for one of a newer node.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {

@@ -11,6 +11,7 @@
 mod codes;
 mod commands;
 mod corpus;
+mod interpreter;
 mod numbers;
 mod older;
 mod python;

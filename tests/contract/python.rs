@@ -1,8 +1,8 @@
 //! MSG-01 against Python's protobuf package: both sides write, both sides read.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::{env, fs};
 
 use arqonbus::proto::pybus::BusPayload;
 use arqonbus::proto::v1::{
@@ -13,59 +13,10 @@ use bytes::Bytes;
 use prost::Message as _;
 use prost_types::value::Kind;
 
-use super::samples;
+use crate::interpreter::{python, run};
+use crate::samples;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-
-/// A Python that has the packages of `tools/requirements.txt`, made in the cache when missing.
-fn python() -> PathBuf {
-    if let Some(chosen) = env::var_os("ARQONBUS_PYTHON").map(PathBuf::from)
-        && has_packages(&chosen)
-    {
-        return chosen;
-    }
-    let cache = env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".cache")));
-    let venv = cache
-        .expect("HOME or XDG_CACHE_HOME is set")
-        .join("arqonbus/python");
-    let python = venv.join("bin/python");
-    if !has_packages(&python) {
-        run(Command::new("python3").args(["-m", "venv"]).arg(&venv));
-        run(Command::new(&python)
-            .args([
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--disable-pip-version-check",
-                "-r",
-            ])
-            .arg(Path::new(ROOT).join("tools/requirements.txt")));
-    }
-    python
-}
-
-fn has_packages(python: &Path) -> bool {
-    let check = Command::new(python)
-        .args(["-c", "import google.protobuf, grpc_tools"])
-        .output();
-    check.is_ok_and(|output| output.status.success())
-}
-
-fn run(command: &mut Command) {
-    let output = command
-        .output()
-        .unwrap_or_else(|error| panic!("{command:?}: {error}; tools/test installs it"));
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(
-        output.status.success(),
-        "{command:?} failed\n{}{}",
-        text(&output.stdout),
-        text(&output.stderr)
-    );
-}
 
 /// Every file of the contract.
 fn proto_files(dir: &Path) -> Vec<PathBuf> {
@@ -114,7 +65,7 @@ fn python_and_rust_read_each_other() {
             .arg(&script)
             .arg(generated.path())
             .arg(mode)
-            .arg(dir))
+            .arg(dir));
     };
     let read = |name: &str| Bytes::from(fs::read(dir.join(name)).unwrap());
 

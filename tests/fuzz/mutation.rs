@@ -58,6 +58,25 @@ pub(crate) fn words(target: &str) -> Vec<Vec<u8>> {
         ]
         .map(str::to_owned)
         .to_vec(),
+        "json_adapter" => [
+            "{",
+            "}",
+            "[",
+            "]",
+            "\"",
+            "\\u0000",
+            "null",
+            "1e999",
+            "9007199254740993",
+            "-0",
+            "\"type\":\"message\",",
+            "\"id\":",
+            "\"timestamp\":\"0000-01-01T00:00:00Z\"",
+            "\"metadata\":{",
+            "\"payload\":",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
         "record_json" => ["{", "}", "[", "\"", "\\u0000", "\n", "null", "1e999", ","]
             .map(str::to_owned)
             .to_vec(),

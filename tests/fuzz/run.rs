@@ -115,6 +115,12 @@ fn record_json() {
     run("record_json");
 }
 
+// REL-05: whatever a JSON client says is refused by name, or comes back as it was.
+#[test]
+fn json_adapter() {
+    run("json_adapter");
+}
+
 // REL-05: descriptors are accepted or refused, and then used, without panic.
 #[test]
 fn descriptors() {

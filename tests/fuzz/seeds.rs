@@ -32,6 +32,7 @@ pub(crate) fn of(target: &str) -> Vec<Seed> {
         "client_frame" => frames(&["client_", "envelope_"]),
         "server_frame" => frames(&["server_", "record_"]),
         "record_json" => records(),
+        "json_adapter" => json_messages(),
         "descriptors" => descriptors(),
         "log_directory" => directories(),
         "log_repair" => broken_directories(),
@@ -83,6 +84,47 @@ fn frames(starts: &[&str]) -> Vec<Seed> {
         seed(
             "unknown_enum_value",
             [0x08, 0x01, 0x12, 0x04, 0x18, 0xff, 0xff, 0x7f],
+        ),
+    ]);
+    seeds
+}
+
+fn json_messages() -> Vec<Seed> {
+    let text = |name: &str, text: &str| seed(name, [&[0], text.as_bytes()].concat());
+    let mut seeds = wire(&["record_"]);
+    for (_, bytes) in &mut seeds {
+        bytes.insert(0, 1);
+    }
+    seeds.extend([
+        text(
+            "message",
+            r#"{"id":"arq_1700000000000_1_0a1b2c","timestamp":"2026-01-31T12:00:00.25+02:00","type":"message","version":"1.0","room":"lab","channel":"a b","payload":{"n":5,"x":[0.5,null,true]},"metadata":{"sequence":9,"vector_clock":{"a":1},"causal_parent_id":"arq_1_2_00ffaa","twist_id":"w"}}"#,
+        ),
+        text(
+            "command_legacy",
+            r#"{"type":"command","payload":{"command":"history","parameters":{"limit":3}}}"#,
+        ),
+        text(
+            "response",
+            r#"{"type":"response","request_id":"q","status":"success","error_code":"X","from_client":"a","to_client":"b"}"#,
+        ),
+        text("telemetry", r#"{"type":"telemetry"}"#),
+        text("payload_is_a_list", r#"{"type":"message","payload":[1,"a"]}"#),
+        text(
+            "whole_number_too_large",
+            r#"{"type":"message","payload":{"a":[9007199254740993]}}"#,
+        ),
+        text(
+            "numbers_at_the_edges",
+            r#"{"type":"message","args":{"a":9007199254740992,"b":-0,"c":1e300,"d":5.0,"e":123456789012345678901234}}"#,
+        ),
+        text("twice", r#"{"type":"message","type":"error","error":"e"}"#),
+        text("deep", &"[".repeat(200)),
+        text("nan", r#"{"type":"message","payload":{"a":NaN}}"#),
+        text("lone_surrogate", r#"{"type":"message","room":"\ud800"}"#),
+        text(
+            "all_wrong",
+            r#"{"id":5,"timestamp":"soon","type":"event","version":2,"metadata":[]}"#,
         ),
     ]);
     seeds

@@ -267,7 +267,7 @@ fn handshakes_in_order_are_answered_with_what_was_agreed_on() {
         (
             "JSON beside frames",
             offer("arqon.json.v1, arqon.v1"),
-            Some("arqon.v1"),
+            Some("arqon.json.v1"),
         ),
         ("none", good.clone().without("Sec-WebSocket-Protocol"), None),
         (
@@ -364,12 +364,6 @@ fn origins_subprotocols_and_places_of_tokens_that_are_wrong_are_refused() {
         (
             "subprotocol twice",
             offer("arqon.v1, arqon.v1"),
-            400,
-            "subprotocol",
-        ),
-        (
-            "JSON subprotocol",
-            offer("arqon.json.v1"),
             400,
             "subprotocol",
         ),
@@ -568,7 +562,7 @@ fn bad_tokens_are_refused_without_saying_why_and_never_logged() {
 }
 
 /// A directory with keys, and the settings that name them.
-fn production(more: &str) -> Node {
+pub(crate) fn production(more: &str) -> Node {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let settings = format!(
         "[node]\ndata_dir = 'data'\n[auth]\nkeys = [\n\
@@ -590,7 +584,11 @@ fn key(algorithm: Algorithm) -> EncodingKey {
     key.expect("a key")
 }
 
-fn asymmetric(kid: &str, algorithm: Algorithm, claims: &impl serde::Serialize) -> String {
+pub(crate) fn asymmetric(
+    kid: &str,
+    algorithm: Algorithm,
+    claims: &impl serde::Serialize,
+) -> String {
     let header = Header {
         kid: Some(kid.into()),
         ..Header::new(algorithm)

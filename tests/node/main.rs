@@ -15,6 +15,9 @@ mod fork;
 mod full_disk;
 mod handshake;
 mod histories;
+#[path = "../contract/interpreter.rs"]
+mod interpreter;
+mod json_adapter;
 mod kill;
 mod live;
 mod many;

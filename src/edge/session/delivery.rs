@@ -10,10 +10,10 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::frame::{self, Deliver, HEAD_BYTES};
-use super::outbox::Outbox;
+use super::outbox::{Outbox, Outgoing};
 use super::refusal::Refusal;
 use super::signals::Signals;
-use crate::broker::scan::{History, HistoryRead};
+use crate::broker::scan::{History, HistoryRead, Lost};
 use crate::broker::subscription::{Filled, Then};
 use crate::broker::{self, Subscription};
 use crate::edge::metrics::Metrics;
@@ -38,6 +38,19 @@ pub(super) struct Entry {
     acks: Vec<(u64, Sequence)>,
     /// Request to end it, once these are answered.
     ending: Option<u64>,
+}
+
+/// Records for a client that is not told them as they are.
+#[derive(Debug)]
+pub(super) struct Given {
+    /// Key of their subscription.
+    pub(super) key: u64,
+    /// Encoded `Deliver.records` fields.
+    pub(super) records: Bytes,
+    /// A range that could not be, after them.
+    pub(super) lost: Option<Lost>,
+    /// Why the subscription has ended.
+    pub(super) failed: Option<Refusal>,
 }
 
 /// The subscriptions of a session.
@@ -101,7 +114,8 @@ impl Subscriptions {
         self.ready(key);
     }
 
-    fn remove(&mut self, key: u64) {
+    /// Ends a subscription at once.
+    pub(super) fn remove(&mut self, key: u64) {
         if let Some(entry) = self.entries.remove(&key) {
             self.acks -= entry.acks.len();
             if self.keys.get(&entry.id) == Some(&key) {
@@ -244,7 +258,7 @@ impl Subscriptions {
         outbox: &mut Outbox,
         metrics: &Metrics,
         signals: &Arc<Signals>,
-    ) -> Option<Bytes> {
+    ) -> Option<Outgoing> {
         while let Some(key) = self.queue.pop_front() {
             let Some(entry) = self.entries.get_mut(&key) else {
                 continue;
@@ -258,12 +272,42 @@ impl Subscriptions {
                 .subscription
                 .fill(&mut self.buffer, HEAD_BYTES + bytes_max);
             let frame = self.frame_of(key, &filled, metrics);
-            self.carry_on(key, filled.then, outbox, signals);
-            if frame.is_some() {
-                return frame;
+            if let Some((id, refusal)) = self.carry_on(key, filled.then, signals) {
+                outbox.refuse_subscription(0, id, refusal);
+            }
+            if let Some(frame) = frame {
+                return Some(Outgoing::Binary(frame));
             }
             if !outbox.is_empty() {
                 return outbox.pop();
+            }
+        }
+        None
+    }
+
+    /// The next records, of whoever's turn it is.
+    pub(super) fn next_given(
+        &mut self,
+        bytes_max: usize,
+        metrics: &Metrics,
+        signals: &Arc<Signals>,
+    ) -> Option<Given> {
+        while let Some(key) = self.queue.pop_front() {
+            let Some(entry) = self.entries.get_mut(&key) else {
+                continue;
+            };
+            entry.queued = false;
+            let filled = entry.subscription.fill(&mut self.buffer, bytes_max);
+            let records = self.buffer.split().freeze();
+            metrics.delivered(filled.records, records.len() as u64);
+            let failed = self.carry_on(key, filled.then, signals);
+            if filled.records > 0 || filled.lost.is_some() || failed.is_some() {
+                return Some(Given {
+                    key,
+                    records,
+                    lost: filled.lost,
+                    failed: failed.map(|(_, refusal)| refusal),
+                });
             }
         }
         None
@@ -290,7 +334,8 @@ impl Subscriptions {
         Some(frame::end(&deliver, &mut self.buffer))
     }
 
-    fn carry_on(&mut self, key: u64, then: Then, outbox: &mut Outbox, signals: &Arc<Signals>) {
+    /// Does what a fill asks for; if it failed, the id of the subscription, which is over, and why.
+    fn carry_on(&mut self, key: u64, then: Then, signals: &Arc<Signals>) -> Option<(u64, Refusal)> {
         match then {
             Then::Again => {
                 let entry = self.entries.get_mut(&key);
@@ -303,9 +348,7 @@ impl Subscriptions {
             Then::Wait | Then::Credit | Then::Reading => {}
             Then::Read(read) => self.start_read(key, read, signals),
             Then::Finished => {
-                let Some(entry) = self.entries.get_mut(&key) else {
-                    return;
-                };
+                let entry = self.entries.get_mut(&key)?;
                 entry.finished = true;
                 if entry.subscription.lease().is_none() {
                     self.remove(key);
@@ -313,10 +356,11 @@ impl Subscriptions {
             }
             Then::Failed(error) => {
                 let id = self.entries.get(&key).map_or(0, |entry| entry.id);
-                outbox.refuse_subscription(0, id, error.into());
                 self.remove(key);
+                return Some((id, error.into()));
             }
         }
+        None
     }
 
     /// Gives memory back that an idle session does not need.

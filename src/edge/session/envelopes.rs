@@ -14,7 +14,8 @@ use super::produce::{Parked, Promise};
 use super::refusal::Refusal;
 use super::state::Session;
 use crate::broker::accept::Batch;
-use crate::broker::{self, Reality, RealityName, name};
+use crate::broker::{self, Reality, RealityName, name, room};
+use crate::edge::handshake::Subprotocol;
 use crate::log::Appended;
 use crate::proto::pybus::BusPayload;
 use crate::proto::v1::{Envelope, Event, SystemSignal, envelope, system_signal};
@@ -28,6 +29,7 @@ const VERSION: &str = "1.0";
 impl Session {
     /// Takes one message.
     pub(super) fn receive_envelope(&mut self, encoded: Bytes) {
+        self.subprotocol = Subprotocol::Envelopes;
         let name = RealityName::main();
         match self.opened(&name) {
             Some(reality) => self.append_envelope(&reality, &encoded),
@@ -160,17 +162,13 @@ fn message_id<'a>(view: &EnvelopeView<'a>) -> &'a str {
 }
 
 /// The topic of an envelope that names none: its room and channel, else its type.
-fn topic_of(view: &EnvelopeView<'_>) -> Result<Option<String>, Refusal> {
+pub(super) fn topic_of(view: &EnvelopeView<'_>) -> Result<Option<String>, Refusal> {
     if !view.topic.is_empty() {
         return Ok(None);
     }
     if !view.room_id.is_empty() {
-        let channel = view
-            .headers
-            .get("channel")
-            .filter(|name| !name.is_empty())
-            .unwrap_or("main");
-        return Ok(Some(format!("room.{}.{channel}", view.room_id)));
+        let channel = view.headers.get("channel").unwrap_or_default();
+        return Ok(Some(room::topic(view.room_id, channel)));
     }
     let kind = view.payload.kind();
     if name::check_topic(kind).is_ok() {

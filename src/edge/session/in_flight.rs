@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use super::json::Receipt;
+
 /// How an append is answered.
 #[derive(Debug)]
 pub(super) enum Reply {
@@ -9,6 +11,8 @@ pub(super) enum Reply {
     Frame(u64),
     /// By an envelope that names this message.
     Envelope(String),
+    /// By JSON.
+    Json(Box<Receipt>),
 }
 
 /// An append under way.

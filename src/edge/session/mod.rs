@@ -2,6 +2,7 @@
 //!
 //! - [`run`]: the loop over socket, news from other threads, and timers.
 //! - `state`: the session without its socket; `requests`, `produce`, `envelopes`: what it is asked.
+//! - `json`: the same for clients of JSON.
 //! - `delivery`: its subscriptions; `frame`, `outbox`: what it says.
 //!
 //! The loop is driven by hand, so that it never waits for one thing while another could go on: a
@@ -13,6 +14,7 @@ mod delivery;
 mod envelopes;
 mod frame;
 mod in_flight;
+mod json;
 mod outbox;
 mod produce;
 mod refusal;
@@ -37,6 +39,7 @@ use self::refusal::Refusal;
 use self::socket::{End, Pump};
 use self::state::Session;
 use super::handshake::Subprotocol;
+use super::json::Adapter;
 use super::metrics::Metrics;
 use super::shield::Shield;
 use super::token::Verifier;
@@ -54,6 +57,8 @@ pub struct SessionContext {
     pub verifier: Arc<Verifier>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// How JSON is served, if it is.
+    pub json: Adapter,
     /// What a client may use up.
     pub limits: Arc<config::Limits>,
     /// What clients are told when the node goes down.
@@ -81,7 +86,7 @@ pub async fn run<S>(
     let (tenancy, guard) = match opened.await.unwrap_or(Err(broker::Error::Internal)) {
         Ok(opened) => opened,
         Err(error) => {
-            socket::turn_away(websocket, &context, Refusal::from(error)).await;
+            socket::turn_away(websocket, &context, subprotocol, Refusal::from(error)).await;
             return;
         }
     };

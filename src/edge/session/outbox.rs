@@ -18,10 +18,28 @@ const BYTES_MAX: usize = 1 << 20;
 /// An answer costs more than its bytes.
 const OVERHEAD_BYTES: usize = 64;
 
+/// A message for the socket.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Outgoing {
+    /// Protobuf.
+    Binary(Bytes),
+    /// JSON.
+    Text(String),
+}
+
+impl Outgoing {
+    const fn len(&self) -> usize {
+        match self {
+            Self::Binary(bytes) => bytes.len(),
+            Self::Text(text) => text.len(),
+        }
+    }
+}
+
 /// Frames in the order in which they are to be sent.
 #[derive(Debug)]
 pub(super) struct Outbox {
-    frames: VecDeque<Bytes>,
+    frames: VecDeque<Outgoing>,
     bytes: usize,
     buffer: BytesMut,
     metrics: Arc<Metrics>,
@@ -67,11 +85,20 @@ impl Outbox {
 
     /// Adds an encoded message.
     pub(super) fn push(&mut self, frame: Bytes) {
+        self.put(Outgoing::Binary(frame));
+    }
+
+    /// Adds a text message.
+    pub(super) fn push_text(&mut self, text: String) {
+        self.put(Outgoing::Text(text));
+    }
+
+    fn put(&mut self, frame: Outgoing) {
         self.bytes += frame.len() + OVERHEAD_BYTES;
         self.frames.push_back(frame);
     }
 
-    pub(super) fn pop(&mut self) -> Option<Bytes> {
+    pub(super) fn pop(&mut self) -> Option<Outgoing> {
         let frame = self.frames.pop_front()?;
         self.bytes -= frame.len() + OVERHEAD_BYTES;
         Some(frame)

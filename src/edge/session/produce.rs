@@ -11,6 +11,7 @@ use super::state::Session;
 use crate::broker::accept::{Admitted, Batch, Fault, Rejection};
 use crate::broker::{self, NameError, Reality, RealityName};
 use crate::config::Limits;
+use crate::edge::json::frame::Frame;
 use crate::edge::shield::{Message, Rules};
 use crate::log::{AppendError, AppendSink, Appended, Durability};
 use crate::proto::v1::{self, Produced, server_frame::Body};
@@ -99,6 +100,8 @@ pub(super) enum Parked {
     },
     /// `arqon.envelope.v1`.
     Envelope(Bytes),
+    /// `arqon.json.v1`.
+    Json(Box<Frame>),
 }
 
 impl Session {
@@ -247,7 +250,7 @@ impl Session {
         let (bytes, started) = (pending.bytes, pending.started);
         let reply = match (last, &pending.reply) {
             (false, Reply::Frame(request_id)) => Some(Reply::Frame(*request_id)),
-            (false, Reply::Envelope(_)) => None,
+            (false, Reply::Envelope(_) | Reply::Json(_)) => None,
             (true, _) => self.in_flight.remove(token).map(|pending| pending.reply),
         };
         match outcome {
@@ -263,6 +266,7 @@ impl Session {
                         self.outbox.answer(request_id, produced(appended));
                     }
                     Some(Reply::Envelope(id)) => self.envelope_stored(&id, appended),
+                    Some(Reply::Json(receipt)) => self.json_stored(*receipt, appended),
                 }
             }
             Err(error) => {
@@ -270,6 +274,7 @@ impl Session {
                 match reply {
                     Some(Reply::Frame(request_id)) => self.outbox.refuse(request_id, refusal),
                     Some(Reply::Envelope(id)) => self.envelope_refused(&id, &refusal),
+                    Some(Reply::Json(receipt)) => self.json_not_stored(&receipt, &refusal),
                     None => {}
                 }
             }

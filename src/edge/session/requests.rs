@@ -82,7 +82,7 @@ impl Session {
     }
 
     /// The filter of a request, if the caller may see all that it matches there.
-    fn filter(&self, reality: &RealityName, filter: &str) -> Result<Filter, Refusal> {
+    pub(super) fn filter(&self, reality: &RealityName, filter: &str) -> Result<Filter, Refusal> {
         let field = "filter";
         let filter = Filter::new(filter).map_err(|fault| broker::Error::Name { field, fault })?;
         if reality.is_system() && self.identity.role != Role::Admin {

@@ -63,6 +63,7 @@ impl Node {
                 ),
                 metrics: Arc::new(Metrics::new()),
                 limits: Arc::new(limits),
+                json: Adapter::of(&config::Config::default(), config::Profile::Development),
                 drain: config::Drain::default(),
                 draining,
             },

@@ -19,9 +19,12 @@ use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
 
 use super::SessionContext;
 use super::frame;
+use super::json;
+use super::outbox::Outgoing;
 use super::refusal::Refusal;
 use super::state::{Close, Session};
 use crate::edge::handshake::Subprotocol;
+use crate::edge::json::text::Asked;
 use crate::proto::v1::server_frame::Body;
 
 /// After so many rounds a turn gives others theirs.
@@ -36,6 +39,9 @@ const DRAIN_GRACE: Duration = Duration::from_millis(250);
 const TOKEN_CHECK: Duration = Duration::from_secs(30);
 /// How long the peer's answer to a close is waited for.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
+/// A client that has offered no subprotocol and says nothing for so long is greeted in JSON, as the
+/// older system did; whoever speaks protobuf at once never sees it.
+const SILENCE_BEFORE_GREETING: Duration = Duration::from_millis(250);
 /// What a peer may still send after it has been told to go.
 const FAREWELL_BYTES_MAX: usize = 16 << 20;
 
@@ -73,6 +79,8 @@ pub(super) struct Pump<S> {
     heard: Instant,
     pinged: bool,
     drain_since: Option<Instant>,
+    /// When a client that has said nothing is greeted.
+    greeting: Option<Instant>,
     closing: Closing,
     /// The socket gives no more messages.
     deaf: bool,
@@ -80,9 +88,11 @@ pub(super) struct Pump<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
     pub(super) fn new(websocket: WebSocketStream<S>, session: Session) -> Self {
+        let greeting = session.may_become_json();
         Self {
             websocket,
             session,
+            greeting: greeting.then(|| Instant::now() + SILENCE_BEFORE_GREETING),
             dirty: false,
             blocked_since: None,
             heard: Instant::now(),
@@ -171,7 +181,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
     fn next_message(&mut self) -> Option<Message> {
         let session = &mut self.session;
         if let Some(frame) = session.outbox.pop() {
-            return Some(Message::Binary(frame));
+            return Some(message(frame));
         }
         if let Some(close) = session.close {
             let until = Instant::now() + CLOSE_WAIT;
@@ -185,13 +195,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
         if session.ends_at().is_some() {
             return None;
         }
+        if session.subprotocol == Subprotocol::Json {
+            return session.next_json().map(message);
+        }
         let frame = session.subscriptions.next_frame(
             session.context.limits.deliver_bytes_max,
             &mut session.outbox,
             &session.context.metrics,
             &session.signals,
         );
-        frame.map(Message::Binary)
+        frame.map(message)
     }
 
     /// Takes in what the peer has sent; `false` if that was nothing.
@@ -229,13 +242,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
                 Subprotocol::Envelopes | Subprotocol::Unnamed => {
                     self.session.receive_envelope(bytes);
                 }
+                Subprotocol::Json => self.session.wrong_form("json"),
             },
-            Message::Text(_) => {
-                self.session.close = Some(Close {
-                    code: CloseCode::Unsupported.into(),
-                    reason: "text_message",
-                });
-            }
+            Message::Text(text) => self.session.receive_text(&text),
             // A session that only says that it is there keeps no log open.
             Message::Ping(_) => self.session.last_reality = None,
             Message::Pong(_) | Message::Close(_) | Message::Frame(_) => {}
@@ -252,6 +261,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
                     Subprotocol::Envelopes | Subprotocol::Unnamed => {
                         self.session.envelope_refused("", &refusal);
                     }
+                    Subprotocol::Json => self.session.json_refused(&Asked::default(), &refusal),
                 }
                 (CloseCode::Size, "message_too_large")
             }
@@ -323,6 +333,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
             // The wall clock may jump, so it is looked at again now and then.
             at = at.min(Instant::now() + left.min(TOKEN_CHECK));
         }
+        if let Some(greeting) = self.greeting {
+            at = at.min(greeting);
+        }
         if let Some(since) = self.drain_since {
             let grace = since + DRAIN_GRACE;
             let limit = since + self.drain_limit();
@@ -345,6 +358,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
     /// Looks at what is due; the session's end if it is that.
     pub(super) fn tick(&mut self) -> Option<End> {
         let now = Instant::now();
+        if self.greeting.is_some_and(|at| now >= at) {
+            self.greeting = None;
+            if self.session.may_become_json() && self.session.client.is_none() {
+                self.session.greet();
+            }
+        }
         let limits = Arc::clone(&self.session.context.limits);
         let ms = Duration::from_millis;
         if let Closing::Sent { until } = self.closing
@@ -404,6 +423,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
     }
 }
 
+fn message(outgoing: Outgoing) -> Message {
+    match outgoing {
+        Outgoing::Binary(bytes) => Message::Binary(bytes),
+        Outgoing::Text(text) => Message::Text(text.into()),
+    }
+}
+
 fn gone(error: &SocketError) -> End {
     tracing::debug!(%error, "the connection ended");
     End::Gone
@@ -433,16 +459,21 @@ async fn farewell<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
 pub(super) async fn turn_away<S>(
     mut websocket: WebSocketStream<S>,
     context: &SessionContext,
+    subprotocol: Subprotocol,
     refusal: Refusal,
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     context.metrics.error(refusal.code.as_str());
     let code = refusal.code.close_code();
-    let error = Body::Error(refusal.into_error(0));
-    let frame = frame::encode(0, error, &mut BytesMut::new());
+    let last = if subprotocol == Subprotocol::Json {
+        Message::Text(json::farewell(&refusal, context.broker.now()).into())
+    } else {
+        let error = Body::Error(refusal.into_error(0));
+        Message::Binary(frame::encode(0, error, &mut BytesMut::new()))
+    };
     let words = async {
-        websocket.feed(Message::Binary(frame)).await?;
+        websocket.feed(last).await?;
         let close = CloseFrame {
             code: code.into(),
             reason: "not_served".into(),

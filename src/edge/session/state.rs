@@ -17,6 +17,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use super::SessionContext;
 use super::delivery::Subscriptions;
 use super::in_flight::InFlight;
+use super::json::{Joined, JsonClient, Told};
 use super::outbox::Outbox;
 use super::produce::{Held, Parked};
 use super::refusal::Refusal;
@@ -24,6 +25,7 @@ use super::signals::{News, Signals};
 use crate::broker::subscription::Started;
 use crate::broker::{self, Identity, Reality, RealityName, Subscription, Tenancy};
 use crate::edge::handshake::Subprotocol;
+use crate::edge::json::text::Asked;
 use crate::edge::shield::Guard;
 use crate::edge::shield::judge::Judgement;
 use crate::edge::shield::roll::{Cause, Ended};
@@ -55,6 +57,10 @@ pub(super) enum Done {
         id: u64,
         started: Result<Box<(Subscription, Started)>, broker::Error>,
     },
+    /// A channel that a JSON client hears.
+    Joined(Box<Joined>),
+    /// What a command of a JSON client has come to.
+    Told(Box<Told>),
     /// An answer that is ready to be sent.
     Frame(Bytes),
     /// An answer, or why there is none.
@@ -79,6 +85,10 @@ pub(super) struct Session {
     /// Its place on the guard's roll.
     present: u64,
     pub(super) subprotocol: Subprotocol,
+    /// No subprotocol was offered, so that the first message decides.
+    pub(super) unnamed: bool,
+    /// What is kept for a client of JSON.
+    pub(super) client: Option<Box<JsonClient>>,
     pub(super) signals: Arc<Signals>,
     pub(super) outbox: Outbox,
     pub(super) in_flight: InFlight,
@@ -122,6 +132,8 @@ impl Session {
             judgement: Judgement::default(),
             present,
             subprotocol,
+            unnamed: subprotocol == Subprotocol::Unnamed,
+            client: None,
             signals,
             outbox,
             in_flight: InFlight::default(),
@@ -139,6 +151,9 @@ impl Session {
         if session.subprotocol == Subprotocol::Frames {
             let welcome = session.welcome();
             session.outbox.answer(0, Body::Welcome(welcome));
+        }
+        if session.subprotocol == Subprotocol::Json {
+            session.greet();
         }
         session
     }
@@ -339,7 +354,11 @@ impl Session {
             Err(error) => {
                 tracing::error!(%error, "a request panicked");
                 let refusal = Refusal::from(broker::Error::Internal);
-                self.outbox.refuse(request_id, refusal);
+                if self.subprotocol == Subprotocol::Json {
+                    self.json_refused(&Asked::default(), &refusal);
+                } else {
+                    self.outbox.refuse(request_id, refusal);
+                }
             }
         }
         true
@@ -362,6 +381,8 @@ impl Session {
                 }
                 Err(error) => self.outbox.refuse(request_id, error.into()),
             },
+            Done::Joined(joined) => self.joined(*joined),
+            Done::Told(told) => self.respond(&told.asked, told.outcome),
             Done::Frame(frame) => self.outbox.push(frame),
             Done::Answer(request_id, Ok(body)) => self.outbox.answer(request_id, body),
             Done::Answer(request_id, Err(refusal)) => self.outbox.refuse(request_id, refusal),
@@ -387,6 +408,15 @@ impl Session {
                 self.outbox.refuse(request_id, error.into());
             }
             (Parked::Envelope(_), Err(error)) => self.envelope_refused("", &error.into()),
+            (Parked::Json(frame), Ok(reality)) => self.append_json(&reality, *frame),
+            (Parked::Json(frame), Err(error)) => {
+                let asked = Asked {
+                    id: frame.id,
+                    room: frame.room,
+                    channel: frame.channel,
+                };
+                self.json_refused(&asked, &error.into());
+            }
         }
     }
 

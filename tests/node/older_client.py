@@ -1,0 +1,127 @@
+"""A client of the older system, as its Python SDK is written: text frames over `websockets`, no
+subprotocol, one coroutine. Prints one line of JSON with what it has seen.
+
+Usage: older_client.py URL TOKEN SCENE
+"""
+
+import asyncio
+import json
+import sys
+from datetime import datetime, timezone
+from uuid import uuid4
+
+import websockets
+
+
+class Client:
+    """`ArqonBusClient` of the older SDK, without its error classes."""
+
+    def __init__(self, url, *, jwt_token=None):
+        self._url, self._token, self._socket = url, jwt_token, None
+
+    async def __aenter__(self):
+        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        self._socket = await websockets.connect(self._url, additional_headers=headers)
+        return self
+
+    async def __aexit__(self, *_):
+        await self._socket.close()
+
+    async def send_json(self, mapping):
+        await self._socket.send(json.dumps(mapping))
+
+    async def recv_json(self, timeout=10):
+        message = json.loads(await asyncio.wait_for(self._socket.recv(), timeout))
+        assert isinstance(message, dict), message
+        return message
+
+
+class Ids:
+    counter = 0
+
+
+def message_id():
+    Ids.counter += 1
+    return f"arq_1700000000000_{Ids.counter}_{uuid4().hex[:6]}"
+
+
+def envelope(kind, **parts):
+    now = datetime.now(timezone.utc).isoformat()
+    return {"id": message_id(), "timestamp": now, "type": kind, "version": "1.0", **parts}
+
+
+def command(name, **args):
+    return envelope("command", command=name, args=args)
+
+
+async def ask(client, frame):
+    await client.send_json(frame)
+    return await client.recv_json()
+
+
+async def hello(url, token):
+    """The older example bot: welcome, one message, its acknowledgement."""
+    async with Client(url, jwt_token=token) as client:
+        welcome = await client.recv_json()
+        sent = envelope("message", room="science", channel="general", payload={"content": "hello"})
+        return {"welcome": welcome, "sent": sent, "answer": await ask(client, sent)}
+
+
+async def room(url, token):
+    """Two in a channel hear each other, in order, and not themselves."""
+    async with Client(url, jwt_token=token) as ann, Client(url, jwt_token=token) as bob:
+        names = [(await one.recv_json())["payload"]["client_id"] for one in (ann, bob)]
+        joined = await ask(bob, command("join_channel", room="lab", channel="a b.c"))
+        for number in range(20):
+            payload = {"n": number, "half": number / 2 + 0.25, "text": "ünï"}
+            await ann.send_json(envelope("message", room="lab", channel="a b.c", payload=payload))
+        acks = [await ann.recv_json() for _ in range(20)]
+        heard = [await bob.recv_json() for _ in range(20)]
+        # Whoever speaks hears the others from then on.
+        await bob.send_json(envelope("message", room="lab", channel="a b.c", payload={"re": 1}))
+        answer, reply = await bob.recv_json(), await ann.recv_json()
+        history = await ask(bob, command("history", room="lab", channel="a b.c", limit=3))
+        left = await ask(bob, command("leave_channel", room="lab", channel="a b.c"))
+        again = await ask(bob, command("leave_channel", room="lab", channel="a b.c"))
+        return {
+            "names": names, "joined": joined, "acks": acks, "heard": heard, "answer": answer,
+            "reply": reply, "history": history, "left": left, "again": again,
+        }
+
+
+async def commands(url, token):
+    async with Client(url, jwt_token=token) as client:
+        await client.recv_json()
+        await ask(client, envelope("message", room="r", channel="c", payload={}))
+        legacy = envelope("command", payload={"command": "ping", "parameters": {}})
+        return [
+            await ask(client, frame)
+            for frame in (
+                command("status"), command("ping"), legacy, command("help"),
+                command("help", command="history"), command("list_channels", room="r"),
+                command("channel_info", room="r", channel="c"), command("create_channel"),
+                command("op.store.set"), command("dance"),
+                command("history", room="r", channel="c", limit=0), command("log.status"),
+            )
+        ]
+
+
+async def refused(url, _token):
+    """Without a token there is no socket."""
+    try:
+        async with Client(url):
+            return {"status": 101}
+    except websockets.exceptions.InvalidStatus as error:
+        response = error.response
+        return {
+            "status": response.status_code,
+            "challenge": response.headers["WWW-Authenticate"],
+            "body": json.loads(response.body),
+        }
+
+
+SCENES = {scene.__name__: scene for scene in (hello, room, commands, refused)}
+
+if __name__ == "__main__":
+    found = asyncio.run(SCENES[sys.argv[3]](sys.argv[1], sys.argv[2]))
+    print(json.dumps(found))
