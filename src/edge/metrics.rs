@@ -203,7 +203,7 @@ impl Metrics {
         );
         r.register(
             "edge_decisions",
-            "Messages that the edge blocked or changed, by reason",
+            "Messages that the edge blocked, changed or copied, by reason",
             self.decisions.clone(),
         );
         r.register(
@@ -324,7 +324,7 @@ impl Metrics {
         self.errors.get_or_create(&Code { code }).inc();
     }
 
-    /// Counts a message that the edge blocked or changed.
+    /// Counts a message that the edge blocked, changed or copied.
     pub fn decided(&self, decision: &'static str, reason: &'static str) {
         let label = Decision { decision, reason };
         self.decisions.get_or_create(&label).inc();

@@ -290,6 +290,8 @@ fn client_bodies() -> Vec<(&'static str, client::Body)> {
                 from: 1000,
                 records: 100,
                 bytes: 1 << 16,
+                twist_id: "what-if".into(),
+                spectral: Some(spectral_range()),
             }),
         ),
         (
@@ -376,7 +378,18 @@ fn subscribe() -> v1::Subscribe {
         credit_bytes: 1 << 20,
         causal: true,
         visibility: v1::subscribe::Visibility::WrittenToo.into(),
+        twist_id: "what-if".into(),
+        spectral: Some(spectral_range()),
         start: Some(v1::subscribe::Start::Sequence(1000)),
+    }
+}
+
+fn spectral_range() -> v1::SpectralRange {
+    v1::SpectralRange {
+        coherence_min: Some(0.0),
+        coherence_max: Some(0.5),
+        criticality_min: Some(-2.25),
+        criticality_max: Some(8.0),
     }
 }
 

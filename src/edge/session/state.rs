@@ -24,6 +24,7 @@ use super::signals::{News, Signals};
 use crate::broker::subscription::Started;
 use crate::broker::{self, Identity, Reality, RealityName, Subscription, Tenancy};
 use crate::edge::handshake::Subprotocol;
+use crate::edge::mirror::Copy;
 use crate::edge::shield::Guard;
 use crate::edge::shield::judge::Judgement;
 use crate::edge::shield::roll::Ended;
@@ -73,6 +74,8 @@ pub(super) struct Session {
     pub(super) tenancy: Arc<Tenancy>,
     pub(super) guard: Arc<Guard>,
     pub(super) judgement: Judgement,
+    /// Of the batch that is being judged.
+    pub(super) copies: Vec<Copy>,
     /// Its place on the guard's roll.
     present: u64,
     pub(super) subprotocol: Subprotocol,
@@ -113,6 +116,7 @@ impl Session {
             tenancy,
             guard,
             judgement: Judgement::default(),
+            copies: Vec::new(),
             present,
             subprotocol,
             signals,
@@ -330,6 +334,7 @@ impl Session {
         self.subscriptions.shrink();
         self.news = News::default();
         self.judgement = Judgement::default();
+        self.copies = Vec::new();
         if let Some(reality) = self.last_reality.take() {
             tracing::trace!(reality = %reality.name(), "session idle");
         }
