@@ -973,7 +973,16 @@ fn a_fetch_is_bounded_and_says_where_to_go_on() {
         let mut out = BytesMut::new();
         let filter = Filter::new(filter).unwrap();
         let from = Sequence::new(from).unwrap();
-        let filled = fetch(&node.main(), filter, Traits::default(), from, records, bytes, &mut out).unwrap();
+        let filled = fetch(
+            &node.main(),
+            filter,
+            Traits::default(),
+            from,
+            records,
+            bytes,
+            &mut out,
+        )
+        .unwrap();
         let found: Vec<_> = self::records(&out).iter().map(|one| one.sequence).collect();
         assert_eq!(found.len() as u64, filled.records);
         (found, filled.next.get())
@@ -1080,7 +1089,16 @@ fn a_fetch_stops_before_a_record_that_does_not_fit() {
             let mut out = BytesMut::new();
             let filter = Filter::new(filter).unwrap();
             let bytes = 100 << 10;
-            let filled = fetch(&node.main(), filter, Traits::default(), from, 1_000, bytes, &mut out).unwrap();
+            let filled = fetch(
+                &node.main(),
+                filter,
+                Traits::default(),
+                from,
+                1_000,
+                bytes,
+                &mut out,
+            )
+            .unwrap();
             assert!(out.len() <= bytes, "{} bytes", out.len());
             assert!(filled.next > from, "stuck at {from}");
             found += filled.records;
@@ -1090,7 +1108,16 @@ fn a_fetch_stops_before_a_record_that_does_not_fit() {
         let mut out = BytesMut::new();
         let at = Sequence::new(2).unwrap();
         let filter = Filter::new(filter).unwrap();
-        let filled = fetch(&node.main(), filter, Traits::default(), at, 9, 1_000, &mut out).unwrap();
+        let filled = fetch(
+            &node.main(),
+            filter,
+            Traits::default(),
+            at,
+            9,
+            1_000,
+            &mut out,
+        )
+        .unwrap();
         assert_eq!(filled.records, 1, "the first is taken whatever its size");
     }
 }

@@ -1,5 +1,6 @@
 //! Black box: the built node over real sockets.
 
+mod admin;
 mod backup;
 mod causal;
 #[path = "../log/dice.rs"]
@@ -15,12 +16,15 @@ mod histories;
 mod kill;
 mod live;
 mod many;
+mod mirror;
 mod operations;
 mod profiles;
 mod raw;
 mod restart;
 mod runbook;
 mod shell;
+mod signature;
 mod support;
+mod traces;
 mod upkeep;
 mod verbs;

@@ -9,16 +9,19 @@ mod connection;
 mod consume;
 mod consumers;
 mod context;
+mod edge;
 mod failure;
 mod grammar;
 mod log;
 mod loss;
+mod mirror;
 mod produce;
 mod progress;
 mod reality;
 mod replay;
 mod restore;
 mod show;
+mod signature;
 mod status;
 mod table;
 mod tail;
@@ -84,6 +87,9 @@ enum Verb {
     Backup(backup::Arguments),
     Restore(restore::Arguments),
     Status(status::Arguments),
+    Edge(edge::Arguments),
+    Mirror(mirror::Arguments),
+    Signature(signature::Arguments),
     Token(token::Arguments),
     Context(context::Arguments),
     Bench(bench::Arguments),
@@ -147,6 +153,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Backup(arguments) => backup::run(&target, output, arguments).await,
             Verb::Restore(arguments) => restore::run(output, &arguments),
             Verb::Status(arguments) => status::run(&target, output, arguments).await,
+            Verb::Edge(arguments) => edge::run(&target, output, arguments).await,
+            Verb::Mirror(arguments) => mirror::run(&target, output, arguments).await,
+            Verb::Signature(arguments) => signature::run(&target, output, arguments).await,
             Verb::Token(arguments) => token::run(&target, output, arguments),
             Verb::Context(arguments) => context::run(&target, output, arguments),
             Verb::Bench(arguments) => bench::run(&target, output, arguments).await,

@@ -141,9 +141,7 @@ impl Mirrors {
                 reality: reality.clone(),
                 id: original.id,
                 envelope: original.stored.clone(),
-                verdict: verdict
-                    .get_or_insert_with(|| mirrored(original))
-                    .clone(),
+                verdict: verdict.get_or_insert_with(|| mirrored(original)).clone(),
             });
         }
     }
@@ -330,7 +328,10 @@ mod tests {
     fn a_copy_says_so_and_never_stands_in_place_of_its_original() {
         let mut mirrors = Mirrors::default();
         apply(&mut mirrors, &rule("here", 100, "", "main")).unwrap();
-        assert!(copies(&mirrors, "a.b", "t").is_empty(), "it is there already");
+        assert!(
+            copies(&mirrors, "a.b", "t").is_empty(),
+            "it is there already"
+        );
         apply(&mut mirrors, &rule("there", 100, "", "shadow")).unwrap();
         let copies = copies(&mirrors, "a.b", "t");
         assert_eq!(copies.len(), 1);

@@ -81,7 +81,10 @@ pub(super) fn admit<'o>(
         // What is revoked is known by the tenant's guard.
         let (_, guard) = open(ops, &identity.tenant).await?;
         if let Some(reason) = guard.rules().revocations.revoked(&identity) {
-            tracing::info!(reason, "token refused on the operations listener: it is revoked");
+            tracing::info!(
+                reason,
+                "token refused on the operations listener: it is revoked"
+            );
             return Err(invalid_token());
         }
         Ok(Caller::Known(Arc::new(identity)))
@@ -188,7 +191,13 @@ mod tests {
     // EDGE-23
     #[test]
     fn only_names_of_the_loopback_are_the_machines_own() {
-        for host in ["localhost", "localhost:8080", "127.0.0.1:1", "[::1]:8080", "[::1]"] {
+        for host in [
+            "localhost",
+            "localhost:8080",
+            "127.0.0.1:1",
+            "[::1]:8080",
+            "[::1]",
+        ] {
             assert!(is_loopback_host(host), "{host}");
         }
         for host in [

@@ -8,6 +8,7 @@ use axum::body::to_bytes;
 use axum::extract::{Path, Request, State};
 use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
+use hyper::body::Body as _;
 use serde_json::{Value as JsonValue, json};
 
 use super::access::{self, Caller, single};
@@ -86,11 +87,18 @@ async fn given(ops: &Ops, name: &str, request: Request) -> Result<(Caller, Given
         let text = "send the arguments as a JSON object, with Content-Type: application/json";
         return Err(Fault::invalid("Content-Type", text));
     }
+    let too_large = || {
+        let text = format!("the body has more than {BODY_BYTES_MAX} bytes, or ends too early");
+        Fault::new(ErrorCode::TooLarge, "body", text)
+    };
+    // What it announces is enough to refuse it.
+    if request.body().size_hint().lower() > BODY_BYTES_MAX as u64 {
+        return Err(too_large());
+    }
     let body = to_bytes(request.into_body(), BODY_BYTES_MAX).await;
     let body = body.map_err(|error| {
         tracing::debug!(%error, "a body could not be read");
-        let text = format!("the body could not be read, or has more than {BODY_BYTES_MAX} bytes");
-        Fault::new(ErrorCode::TooLarge, "body", text)
+        too_large()
     })?;
     let given = arguments::of_body(&body, arguments_of(name))?;
     Ok((caller, given))

@@ -142,7 +142,10 @@ fn of_json(name: &str, json: &Json, kind: Option<Kind>) -> Result<Value, Fault> 
         Json::String(text) => text.as_str().into(),
         Json::Array(items) => {
             let items = items.iter().map(|item| of_json(name, item, None));
-            items.collect::<Result<Vec<Value>, Fault>>()?.into_iter().collect()
+            items
+                .collect::<Result<Vec<Value>, Fault>>()?
+                .into_iter()
+                .collect()
         }
         // No argument is one.
         Json::Object(_) => Value::default(),
@@ -231,7 +234,7 @@ mod tests {
             (r#"{"text":{"a":{}}}"#, "arguments.text"),
             (r#"{"bytes":"*"}"#, "arguments.bytes"),
         ] {
-            assert_eq!(body(text), Err(field.to_owned()), "{:.60}", text);
+            assert_eq!(body(text), Err(field.to_owned()), "{text:.60}");
         }
         for query in ["text=%", "text=%f", "text=%zz", "text=%ff"] {
             let fault = of_query(query, ARGUMENTS).unwrap_err();

@@ -85,7 +85,9 @@ fn document() -> Option<Value> {
 /// A frame with one of its bodies.
 fn message(frame: &MessageDescriptor, body: &FieldDescriptor) -> Value {
     let mut properties = Map::new();
-    let others = frame.fields().filter(|field| field.containing_oneof().is_none());
+    let others = frame
+        .fields()
+        .filter(|field| field.containing_oneof().is_none());
     for field in others.chain([body.clone()]) {
         properties.insert(field.json_name().to_owned(), property(&field));
     }
@@ -194,7 +196,10 @@ mod tests {
         let subscribe = &schemas["arqon.v1.Subscribe"]["properties"];
         assert_eq!(subscribe["twistId"]["x-number"], 17);
         let envelope = &schemas["arqon.v1.Envelope"]["properties"];
-        assert_eq!(envelope["headers"]["additionalProperties"]["type"], "string");
+        assert_eq!(
+            envelope["headers"]["additionalProperties"]["type"],
+            "string"
+        );
         let envelopes = &schemas["arqon.v1.Produce"]["properties"]["envelopes"];
         assert_eq!(envelopes["type"], "array");
     }

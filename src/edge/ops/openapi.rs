@@ -60,7 +60,7 @@ fn of_route(route: &Route) -> Value {
     for status in route.statuses {
         responses.insert(status.to_string(), good(route.media));
     }
-    let mut operation = operation(route.path, route.doc);
+    let mut operation = operation(&format!("get {}", route.path), route.doc);
     if route.access == Access::Bearer {
         refusals(&mut responses);
         operation.insert("security".to_owned(), json!([{ "bearer": [] }]));
@@ -101,7 +101,10 @@ fn of_command(command: &Listed) -> Value {
             (argument.name.to_owned(), schema)
         })
         .collect();
-    let needed = command.arguments.iter().filter(|argument| argument.required);
+    let needed = command
+        .arguments
+        .iter()
+        .filter(|argument| argument.required);
     let needed: Vec<&str> = needed.map(|argument: &Argument| argument.name).collect();
     let mut operation = commanded(command, command.name);
     let body = json!({
@@ -130,7 +133,7 @@ fn commanded(command: &Listed, id: &str) -> Map<String, Value> {
 }
 
 fn operation(id: &str, doc: &str) -> Map<String, Value> {
-    let id = id.trim_matches('/').replace(['/', ' '], "_");
+    let id = id.replace(['/', ' '], "_").replace("__", "_");
     let pairs = [("operationId", id.as_str()), ("summary", doc)];
     pairs
         .into_iter()
@@ -172,9 +175,14 @@ fn result() -> Value {
 
 /// The statuses that any of the codes is answered with.
 fn refusals(responses: &mut Map<String, Value>) {
-    let statuses: BTreeSet<u16> = ErrorCode::ALL.iter().map(|code| code.http_status()).collect();
+    let statuses: BTreeSet<u16> = ErrorCode::ALL
+        .iter()
+        .map(|code| code.http_status())
+        .collect();
     for status in statuses {
-        let codes = ErrorCode::ALL.iter().filter(|code| code.http_status() == status);
+        let codes = ErrorCode::ALL
+            .iter()
+            .filter(|code| code.http_status() == status);
         let codes: Vec<&str> = codes.map(|code| code.as_str()).collect();
         responses.insert(
             status.to_string(),

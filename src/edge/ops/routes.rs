@@ -170,9 +170,8 @@ pub(super) fn router() -> Router<Arc<Ops>> {
     }
     for (view, _) in views() {
         let command = view.command;
-        let show = move |State(ops): State<Arc<Ops>>, request: Request| {
-            admin::view(ops, command, request)
-        };
+        let show =
+            move |State(ops): State<Arc<Ops>>, request: Request| admin::view(ops, command, request);
         router = router.route(view.path, get(show));
     }
     router

@@ -67,13 +67,17 @@ impl Signatures {
     }
 
     fn apply_key(&mut self, key: &SignatureKey, topic: &str) -> Result<(), Fault> {
-        let public: PublicKey = key.public_key.as_ref().try_into().map_err(|_wrong_length| {
-            let text = format!(
-                "an Ed25519 public key has {KEY_BYTES} bytes, and this has {}",
-                key.public_key.len()
-            );
-            Fault::invalid("arguments.public_key", text)
-        })?;
+        let public: PublicKey = key
+            .public_key
+            .as_ref()
+            .try_into()
+            .map_err(|_wrong_length| {
+                let text = format!(
+                    "an Ed25519 public key has {KEY_BYTES} bytes, and this has {}",
+                    key.public_key.len()
+                );
+                Fault::invalid("arguments.public_key", text)
+            })?;
         let (field, producer) = ("arguments.producer", &key.producer);
         if producer.is_empty() || producer.len() > PRODUCER_BYTES_MAX {
             let text = format!("a producer's name has 1 to {PRODUCER_BYTES_MAX} bytes");
@@ -256,7 +260,12 @@ mod tests {
         pair.public_key().as_ref().try_into().unwrap()
     }
 
-    fn set(signatures: &mut Signatures, producer: &str, key: &PublicKey, removed: bool) -> Result<(), Fault> {
+    fn set(
+        signatures: &mut Signatures,
+        producer: &str,
+        key: &PublicKey,
+        removed: bool,
+    ) -> Result<(), Fault> {
         let message = SignatureKey {
             producer: producer.into(),
             public_key: Bytes::copy_from_slice(key),
@@ -350,8 +359,18 @@ mod tests {
             (own, "pay.a", b"".as_slice(), Err("signature.missing")),
             (own, "free", b"", Ok(vec![])),
             (own, "free", good.as_ref(), signed.clone()),
-            (own, "free", other.sign(b"payload").as_ref(), Err("signature.bad")),
-            (own, "free", new.sign(b"other").as_ref(), Err("signature.bad")),
+            (
+                own,
+                "free",
+                other.sign(b"payload").as_ref(),
+                Err("signature.bad"),
+            ),
+            (
+                own,
+                "free",
+                new.sign(b"other").as_ref(),
+                Err("signature.bad"),
+            ),
             (own, "free", &good.as_ref()[..63], Err("signature.bad")),
             // Somebody else in its name.
             (named, "free", b"", Err("signature.impersonation")),
@@ -359,8 +378,18 @@ mod tests {
             (named, "pay.a", b"", Err("signature.missing")),
             // A producer without a key.
             (("ann", ""), "free", good.as_ref(), Ok(vec![])),
-            (("ann", ""), "pay.a", good.as_ref(), Err("signature.unknown_key")),
-            (("svc", "ann"), "pay.a", good.as_ref(), Err("signature.unknown_key")),
+            (
+                ("ann", ""),
+                "pay.a",
+                good.as_ref(),
+                Err("signature.unknown_key"),
+            ),
+            (
+                ("svc", "ann"),
+                "pay.a",
+                good.as_ref(),
+                Err("signature.unknown_key"),
+            ),
         ] {
             let found = judged(&signatures, from, topic, signature);
             assert_eq!(found, expected, "{from:?} {topic} {signature:?}");
@@ -368,10 +397,16 @@ mod tests {
         // Rotation: the old key is taken back, the new one stays.
         set(&mut signatures, "svc", &public(&old), true).unwrap();
         let outdated = old.sign(b"payload");
-        assert_eq!(judged(&signatures, own, "free", outdated.as_ref()), Err("signature.bad"));
+        assert_eq!(
+            judged(&signatures, own, "free", outdated.as_ref()),
+            Err("signature.bad")
+        );
         assert_eq!(judged(&signatures, own, "pay.a", good.as_ref()), signed);
         set(&mut signatures, "svc", &public(&new), true).unwrap();
-        assert_eq!(judged(&signatures, own, "pay.a", good.as_ref()), Err("signature.unknown_key"));
+        assert_eq!(
+            judged(&signatures, own, "pay.a", good.as_ref()),
+            Err("signature.unknown_key")
+        );
         require(&mut signatures, "pay.>", true).unwrap();
         assert!(signatures.is_idle());
     }
@@ -392,7 +427,10 @@ mod tests {
             name::check_topic(&topic).expect(producer);
         }
         let topic = key_topic("svc-1", &[1; 32]);
-        assert!(topic.starts_with("sys.edge.signature.key.svc-1."), "{topic}");
+        assert!(
+            topic.starts_with("sys.edge.signature.key.svc-1."),
+            "{topic}"
+        );
         assert!(set(&mut signatures, "", &[1; 32], false).is_err());
         assert!(require(&mut signatures, "a.>.b", false).is_err());
         assert_eq!((signatures.keys(), signatures.requirements()), (4, 0));
