@@ -216,6 +216,8 @@ fn main() {
             publish: Topics::All,
             subscribe: Topics::All,
             expires_at: None,
+            issued_at: None,
+            token_id: None,
         },
         sink: Arc::default(),
         sent: 0,

@@ -290,8 +290,25 @@ fn client_bodies() -> Vec<(&'static str, client::Body)> {
                 from: 1000,
                 records: 100,
                 bytes: 1 << 16,
+                ..v1::Fetch::default()
+            }),
+        ),
+        (
+            "fetch_within",
+            client::Body::Fetch(v1::Fetch {
+                filter: ">".into(),
+                from: 1,
                 twist_id: "what-if".into(),
                 spectral: Some(spectral_range()),
+                ..v1::Fetch::default()
+            }),
+        ),
+        (
+            "subscribe_within",
+            client::Body::Subscribe(v1::Subscribe {
+                twist_id: "what-if".into(),
+                spectral: Some(spectral_range()),
+                ..subscribe()
             }),
         ),
         (
@@ -378,9 +395,8 @@ fn subscribe() -> v1::Subscribe {
         credit_bytes: 1 << 20,
         causal: true,
         visibility: v1::subscribe::Visibility::WrittenToo.into(),
-        twist_id: "what-if".into(),
-        spectral: Some(spectral_range()),
         start: Some(v1::subscribe::Start::Sequence(1000)),
+        ..v1::Subscribe::default()
     }
 }
 

@@ -153,6 +153,8 @@ async fn copies_are_what_was_stored_and_survive_a_restart() {
     }
     assert_eq!(originals[1].trace_id, originals[1].id.replace('-', ""));
     assert_eq!(decisions(&node, "\"copied\""), 3);
+    let shown = node.records(&["consume", "audit.pay.now", "--stop-at-end"]);
+    assert_eq!(shown[0].rest["verdict"]["flags"][0], "mirrored");
     client.close().await;
     node.signal("TERM");
     assert!(node.ended().0.success());
