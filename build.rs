@@ -14,6 +14,7 @@ use protox::prost_reflect::prost_types::FileDescriptorSet;
 use protox::prost_reflect::prost_types::field_descriptor_proto::Type;
 
 const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "arqon/v1/envelope.proto",
     "arqon/v1/record.proto",
     "arqon/v1/frames.proto",
@@ -23,6 +24,8 @@ const FILES: [&str; 7] = [
     "arqon/v1/policy.proto",
     "arqon/v1/casil.proto",
     "arqon/v1/schema.proto",
+    "arqon/v1/mirror.proto",
+    "arqon/v1/signature.proto",
     "arqon/pybus/v1/bus_payload.proto",
 ];
 

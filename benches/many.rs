@@ -85,7 +85,8 @@ impl Producer {
         let mut batch = Batch::new(reality, &self.identity, envelopes.len());
         for encoded in envelopes {
             let view = EnvelopeView::parse(encoded).unwrap();
-            batch.push(encoded, &view, None).unwrap();
+            let admitted = batch.admit(encoded, &view, None).unwrap();
+            batch.take(admitted, &view, encoded.clone(), &[]);
         }
         let sink = Arc::clone(&self.sink) as Arc<dyn AppendSink>;
         reality.append(batch, durability, None, sink, 0).unwrap();

@@ -6,6 +6,7 @@
 
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
+use uuid::Uuid;
 
 use super::access::Identity;
 use super::name::{self, NameError};
@@ -214,40 +215,54 @@ impl<'a> Batch<'a> {
 
     /// Takes an envelope that was admitted. `encoded` is what is stored: what the producer sent,
     /// unless the edge has changed its payload; `verdict` is what the edge has decided about it, an
-    /// encoded `arqon.v1.Verdict`, or empty.
+    /// encoded `arqon.v1.Verdict`, or empty. Returns the id that the record was given, if the
+    /// envelope has none.
     pub fn take(
         &mut self,
         admitted: Admitted,
         view: &EnvelopeView<'_>,
         encoded: Bytes,
         verdict: &[u8],
-    ) {
+    ) -> Option<Uuid> {
         let Admitted {
             topic,
             clock_entries,
         } = admitted;
-        let stamp = self.stamp(view, verdict);
+        let id = view.id.is_empty().then(|| self.reality.next_id(self.now));
+        let stamp = self.stamp(id, view, verdict);
         self.records.push(NewRecord {
             topic,
             clock_entries,
             stamp,
             envelope: encoded,
         });
+        id
     }
 
-    /// Adds a copy of an envelope that the edge mirrors to `topic`, which is no system topic.
+    /// Adds a copy of an envelope that the edge mirrors to `topic`, which is no system topic. `id`
+    /// is what the original's record was given, so that both have the same.
     pub fn mirror(
         &mut self,
         topic: Bytes,
+        id: Option<Uuid>,
         view: &EnvelopeView<'_>,
         encoded: Bytes,
         verdict: &[u8],
     ) {
-        let admitted = Admitted {
+        let stamp = self.stamp(id, view, verdict);
+        self.records.push(NewRecord {
             topic,
+            // The producer says nothing of when it saw what in the copies' reality.
             clock_entries: Bytes::new(),
-        };
-        self.take(admitted, view, encoded, verdict);
+            stamp,
+            envelope: encoded,
+        });
+    }
+
+    /// Where it goes.
+    #[must_use]
+    pub const fn reality(&self) -> &Reality {
+        self.reality
     }
 
     /// Who sends it.
@@ -317,8 +332,7 @@ impl<'a> Batch<'a> {
         })
     }
 
-    fn stamp(&mut self, view: &EnvelopeView<'_>, verdict: &[u8]) -> Bytes {
-        let id = view.id.is_empty().then(|| self.reality.next_id(self.now));
+    fn stamp(&mut self, id: Option<Uuid>, view: &EnvelopeView<'_>, verdict: &[u8]) -> Bytes {
         let subject = &self.sender.subject;
         let producer = view.producer_id.is_empty().then_some(subject.as_str());
         if id.is_none() && producer.is_none() && verdict.is_empty() {

@@ -1,11 +1,16 @@
-//! Topic filters: `*` stands for one token, `>` for one or more at the end.
+//! Topic filters: `*` stands for one token, `>` for one or more at the end; and what else of a
+//! record a reader may ask for (MSG-12).
 //!
 //! Owns their rules, matching one topic, and whether one filter covers another. A wildcard as the
 //! first token never reaches the `sys.` topics: these must be named. Knows no subscriber.
 
 use std::fmt;
 
+use prost::Message as _;
+
 use super::name::{self, NameError, SYSTEM_TOKEN};
+use crate::proto::v1::{SpectralMetadata, SpectralRange};
+use crate::proto::view::RecordView;
 
 const FILTER_ALPHABET: &str =
     "A-Z a-z 0-9 _ ~ : @ + = -, or `*` alone in a token, or `>` alone at the end";
@@ -197,6 +202,65 @@ impl fmt::Debug for Filter {
     }
 }
 
+/// What the envelopes of wanted records have besides their topic. Whoever asks for nothing pays
+/// nothing: the envelope is then not looked at.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Traits(Option<Box<Wanted>>);
+
+#[derive(Clone, Debug, PartialEq)]
+struct Wanted {
+    /// Empty: whatever it is.
+    twist_id: String,
+    spectral: Option<SpectralRange>,
+}
+
+impl Traits {
+    /// Exactly this `twist_id`, unless it is empty, and spectral metadata within `spectral`, if
+    /// that is given.
+    #[must_use]
+    pub fn new(twist_id: &str, spectral: Option<SpectralRange>) -> Self {
+        if twist_id.is_empty() && spectral.is_none() {
+            return Self(None);
+        }
+        let twist_id = twist_id.to_owned();
+        Self(Some(Box::new(Wanted { twist_id, spectral })))
+    }
+
+    /// Whether an encoded record has them. What cannot be decoded is wanted by nobody who asks for
+    /// anything of it.
+    #[must_use]
+    pub fn fit(&self, record: &[u8]) -> bool {
+        let Some(wanted) = &self.0 else {
+            return true;
+        };
+        let Ok(record) = RecordView::parse(record) else {
+            return false;
+        };
+        let envelope = &record.envelope;
+        if !wanted.twist_id.is_empty() && wanted.twist_id != envelope.twist_id {
+            return false;
+        }
+        let Some(range) = &wanted.spectral else {
+            return true;
+        };
+        let found = envelope.spectral.map(SpectralMetadata::decode);
+        found.is_some_and(|found| found.is_ok_and(|found| within(range, &found)))
+    }
+}
+
+/// Comparisons with NaN are false, so that it lies within no bounds.
+fn within(range: &SpectralRange, found: &SpectralMetadata) -> bool {
+    let inside = |value: f32, min: Option<f32>, max: Option<f32>| {
+        min.is_none_or(|min| value >= min) && max.is_none_or(|max| value <= max)
+    };
+    inside(found.coherence, range.coherence_min, range.coherence_max)
+        && inside(
+            found.criticality,
+            range.criticality_min,
+            range.criticality_max,
+        )
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use proptest::prelude::*;
@@ -313,5 +377,59 @@ pub(super) mod tests {
         for (a, b) in apart {
             assert!(!overlap(a, b), "{a} {b}");
         }
+    }
+
+    fn record(twist_id: &str, spectral: Option<(f32, f32)>) -> Vec<u8> {
+        use crate::proto::v1::{Envelope, Record};
+        let envelope = Envelope {
+            twist_id: twist_id.into(),
+            spectral: spectral.map(|(coherence, criticality)| SpectralMetadata {
+                coherence,
+                criticality,
+                eigenvalues: Vec::new(),
+            }),
+            ..Envelope::default()
+        };
+        let envelope = envelope.encode_to_vec().into();
+        Record {
+            sequence: 1,
+            envelope,
+            ..Record::default()
+        }
+        .encode_to_vec()
+    }
+
+    // MSG-12
+    #[test]
+    fn records_are_wanted_by_twist_and_spectral_metadata() {
+        let nothing = Traits::new("", None);
+        assert!(nothing.fit(b"not looked at") && nothing.fit(&record("", None)));
+
+        let twist = Traits::new("what-if", None);
+        assert!(twist.fit(&record("what-if", None)));
+        assert!(!twist.fit(&record("what-if-2", None)) && !twist.fit(&record("", None)));
+        assert!(!twist.fit(b"\xff"), "what cannot be read is not wanted");
+
+        let range = SpectralRange {
+            coherence_min: Some(0.5),
+            criticality_max: Some(-1.0),
+            ..SpectralRange::default()
+        };
+        let spectral = Traits::new("", Some(range));
+        for (found, fits) in [
+            (None, false),
+            (Some((0.5, -1.0)), true),
+            (Some((0.75, -2.0)), true),
+            (Some((0.25, -2.0)), false),
+            (Some((0.75, 0.0)), false),
+            (Some((f32::NAN, -2.0)), false),
+        ] {
+            assert_eq!(spectral.fit(&record("x", found)), fits, "{found:?}");
+        }
+        let any = Traits::new("", Some(SpectralRange::default()));
+        assert!(any.fit(&record("", Some((f32::NAN, 0.0)))) && !any.fit(&record("", None)));
+        let both = Traits::new("x", Some(range));
+        assert!(both.fit(&record("x", Some((1.0, -1.0)))));
+        assert!(!both.fit(&record("y", Some((1.0, -1.0)))));
     }
 }

@@ -53,7 +53,7 @@ use std::time::{Duration, Instant};
 pub use access::{Identity, Role, Topics};
 pub use consumer::Consumers;
 pub use error::Error;
-pub use filter::Filter;
+pub use filter::{Filter, Traits};
 pub use name::{NameError, RealityName, Tenant, check_token};
 pub use reality::{ReadOnly, Reality};
 pub use register::Birth;

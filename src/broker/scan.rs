@@ -6,13 +6,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::damage::Encounters;
-use super::filter::Filter;
+use super::filter::{Filter, Traits};
 use crate::log::{self, Chunk, Found, Log, Micros, Sequence, TopicReader};
 
 /// Which records are wanted, and up to where.
 #[derive(Clone, Debug)]
 pub(super) struct Selection {
     pub(super) filter: Filter,
+    pub(super) traits: Traits,
     /// Exclusive.
     pub(super) stop_before: Option<Sequence>,
     /// Inclusive.
@@ -100,7 +101,7 @@ impl Scanned {
                 self.next = record.sequence;
                 break;
             }
-            if selection.filter.matches(record.topic) {
+            if selection.filter.matches(record.topic) && selection.traits.fit(record.record) {
                 run.extend(offset, record.sequence);
             } else {
                 self.push(run.take(offset, chunk));

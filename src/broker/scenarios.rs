@@ -260,6 +260,7 @@ impl Node {
     fn request(&self, filter: &str, start: Start) -> Request {
         Request {
             filter: Filter::new(filter).unwrap(),
+            traits: Traits::default(),
             start,
             stop: Stop::default(),
             visibility: Visibility::Durable,
@@ -731,6 +732,7 @@ fn a_start_beyond_the_end_is_the_end() {
     let filled = fetch(
         &node.main(),
         Filter::everything(),
+        Traits::default(),
         far,
         9,
         1 << 20,
@@ -868,6 +870,7 @@ fn a_producers_own_clock_cannot_go_back() {
     fetch(
         &node.main(),
         Filter::everything(),
+        Traits::default(),
         Sequence::FIRST,
         9,
         bytes,
@@ -971,7 +974,16 @@ fn a_fetch_is_bounded_and_says_where_to_go_on() {
         let mut out = BytesMut::new();
         let filter = Filter::new(filter).unwrap();
         let from = Sequence::new(from).unwrap();
-        let filled = fetch(&node.main(), filter, from, records, bytes, &mut out).unwrap();
+        let filled = fetch(
+            &node.main(),
+            filter,
+            Traits::default(),
+            from,
+            records,
+            bytes,
+            &mut out,
+        )
+        .unwrap();
         let found: Vec<_> = self::records(&out).iter().map(|one| one.sequence).collect();
         assert_eq!(found.len() as u64, filled.records);
         (found, filled.next.get())
@@ -1078,7 +1090,16 @@ fn a_fetch_stops_before_a_record_that_does_not_fit() {
             let mut out = BytesMut::new();
             let filter = Filter::new(filter).unwrap();
             let bytes = 100 << 10;
-            let filled = fetch(&node.main(), filter, from, 1_000, bytes, &mut out).unwrap();
+            let filled = fetch(
+                &node.main(),
+                filter,
+                Traits::default(),
+                from,
+                1_000,
+                bytes,
+                &mut out,
+            )
+            .unwrap();
             assert!(out.len() <= bytes, "{} bytes", out.len());
             assert!(filled.next > from, "stuck at {from}");
             found += filled.records;
@@ -1088,7 +1109,16 @@ fn a_fetch_stops_before_a_record_that_does_not_fit() {
         let mut out = BytesMut::new();
         let at = Sequence::new(2).unwrap();
         let filter = Filter::new(filter).unwrap();
-        let filled = fetch(&node.main(), filter, at, 9, 1_000, &mut out).unwrap();
+        let filled = fetch(
+            &node.main(),
+            filter,
+            Traits::default(),
+            at,
+            9,
+            1_000,
+            &mut out,
+        )
+        .unwrap();
         assert_eq!(filled.records, 1, "the first is taken whatever its size");
     }
 }

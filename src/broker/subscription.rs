@@ -13,7 +13,7 @@ use bytes::BytesMut;
 use super::consumer::Lease;
 use super::error::Error;
 use super::fanout::{Interest, NOTHING, Subscriber, Visibility, Wanted};
-use super::filter::Filter;
+use super::filter::{Filter, Traits};
 use super::reality::Reality;
 use super::scan::{History, HistoryRead, Lost, Piece, Scanned, Selection, Source};
 use crate::log::{Bounds, Chunk, Micros, Sequence};
@@ -57,6 +57,8 @@ pub struct Credit {
 pub struct Request {
     /// Topics wanted.
     pub filter: Filter,
+    /// What else the records must have.
+    pub traits: Traits,
     /// Where it starts, unless a stored cursor decides.
     pub start: Start,
     /// Where it ends.
@@ -159,6 +161,7 @@ impl Subscription {
     pub fn start(reality: &Arc<Reality>, request: Request) -> Result<(Self, Started), Error> {
         let Request {
             filter,
+            traits,
             start,
             stop,
             visibility,
@@ -202,6 +205,7 @@ impl Subscription {
             lease,
             selection: Selection {
                 filter,
+                traits,
                 stop_before: at_end.into_iter().chain(by_sequence).min(),
                 stop_time: stop.time,
             },
@@ -614,6 +618,7 @@ fn first_wanted(
 pub fn fetch(
     reality: &Arc<Reality>,
     filter: Filter,
+    traits: Traits,
     from: Sequence,
     records: u64,
     bytes: usize,
@@ -626,6 +631,7 @@ pub fn fetch(
     }
     let request = Request {
         filter,
+        traits,
         start: Start::Sequence(from),
         stop: Stop {
             at_end: true,

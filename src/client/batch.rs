@@ -29,6 +29,8 @@ pub struct Outgoing<'a> {
     pub id: &'a str,
     /// Reality that a replayed envelope came from.
     pub twist_id: &'a str,
+    /// Ed25519 over `data`; empty: not signed.
+    pub signature: &'a [u8],
 }
 
 /// Envelopes of one `Produce`: stored all or none, in order.
@@ -97,6 +99,7 @@ impl Batch {
             + encoded_len_varint(timestamp)
             + text_len(5, event.twist_id)
             + headers
+            + text_len_of(10, event.signature.len())
             + delimited_len(21, payload)
             + text_len(30, id_text)
             + text_len(31, event.topic)
@@ -114,6 +117,7 @@ impl Batch {
             put(out, 1, name.as_bytes());
             put(out, 2, value.as_bytes());
         }
+        put(out, 10, event.signature);
         open(out, 21, payload);
         put(out, 1, kind.as_bytes());
         put(out, 2, event.data);

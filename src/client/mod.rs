@@ -323,6 +323,7 @@ impl Client {
             from,
             records,
             bytes,
+            ..v1::Fetch::default()
         };
         match self.ask(Ask::Fetch(fetch)).await? {
             Answer::Deliver(deliver) => Ok(deliver.into()),

@@ -59,6 +59,10 @@ pub struct SubscribeOptions {
     pub stop_at_end: bool,
     /// Which records may be seen.
     pub visibility: Visibility,
+    /// Only records with exactly this `twist_id`; empty: whatever it is.
+    pub twist_id: String,
+    /// Only records with spectral metadata within these bounds.
+    pub spectral: Option<v1::SpectralRange>,
     /// Records that may be under way or waiting here.
     pub window_records: u64,
     /// Bytes that may be under way or waiting here.
@@ -79,6 +83,8 @@ impl SubscribeOptions {
             stop_time: 0,
             stop_at_end: false,
             visibility: Visibility::Durable,
+            twist_id: String::new(),
+            spectral: None,
             window_records: 1 << 16,
             window_bytes: 4 << 20,
         }
@@ -98,6 +104,8 @@ impl SubscribeOptions {
             credit_records: self.window_records,
             credit_bytes: self.window_bytes,
             causal: false,
+            twist_id: self.twist_id.clone(),
+            spectral: self.spectral,
             visibility: match self.visibility {
                 Visibility::Durable => v1::subscribe::Visibility::Durable,
                 Visibility::WrittenToo => v1::subscribe::Visibility::WrittenToo,

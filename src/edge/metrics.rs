@@ -252,7 +252,7 @@ impl Metrics {
         );
         r.register(
             "edge_decisions",
-            "Messages that the edge blocked, changed or found something in, by reason",
+            "Messages that the edge blocked, changed, copied or found something in, by reason",
             self.decisions.clone(),
         );
         r.register(
@@ -403,7 +403,7 @@ impl Metrics {
         self.errors.get_or_create(&Code { code }).inc();
     }
 
-    /// Counts a message that the edge blocked, changed or found something in.
+    /// Counts a message that the edge blocked, changed, copied or found something in.
     pub fn decided(&self, decision: &'static str, reason: &'static str) {
         let label = Decision { decision, reason };
         self.decisions.get_or_create(&label).inc();

@@ -179,6 +179,8 @@ pub struct RecordJson<'a> {
     expires_at: Option<Time>,
     #[serde(skip_serializing_if = "Option::is_none")]
     spectral: Option<Spectral>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verdict: Option<VerdictJson>,
 }
 
 impl std::fmt::Debug for RecordJson<'_> {
@@ -227,6 +229,7 @@ impl<'a> RecordJson<'a> {
             producer_sequence: envelope.producer_sequence,
             expires_at: Some(envelope.expires_at).filter(|end| *end != 0).map(Time),
             spectral: envelope.spectral.and_then(Spectral::decode),
+            verdict: record.verdict.and_then(VerdictJson::decode),
         }
     }
 
@@ -380,6 +383,49 @@ impl Spectral {
             coherence: found.coherence,
             criticality: found.criticality,
             eigenvalues: found.eigenvalues,
+        })
+    }
+}
+
+/// What the edge decided about the envelope, as far as there is something to say.
+#[derive(Serialize)]
+struct VerdictJson {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    flags: Vec<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    policy_digest: String,
+    policy_version: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    schema_version: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    classification: Option<ClassificationJson>,
+}
+
+#[derive(Serialize)]
+struct ClassificationJson {
+    kind: String,
+    risk: String,
+    reason: String,
+    decision: String,
+    flags: Vec<String>,
+}
+
+impl VerdictJson {
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let found = v1::Verdict::decode(bytes).ok()?;
+        let digest = found.policy_digest.iter();
+        Some(Self {
+            flags: found.flags,
+            policy_digest: digest.map(|byte| format!("{byte:02x}")).collect(),
+            policy_version: found.policy_version,
+            schema_version: found.schema_version,
+            classification: found.classification.map(|found| ClassificationJson {
+                kind: found.kind,
+                risk: found.risk,
+                reason: found.reason,
+                decision: found.decision,
+                flags: found.flags,
+            }),
         })
     }
 }
@@ -670,5 +716,19 @@ mod tests {
         );
         let spectral = r#""spectral":{"coherence":0.5,"criticality":0.25,"eigenvalues":[1.0]}"#;
         assert!(found.contains(spectral), "{found}");
+    }
+
+    // EDGE-19, EDGE-14
+    #[test]
+    fn what_the_edge_decided_is_shown_where_there_is_something() {
+        let verdict = v1::Verdict {
+            policy_digest: vec![1, 0xab].into(),
+            policy_version: 7,
+            flags: vec!["mirrored".into()],
+            ..v1::Verdict::default()
+        };
+        let json = serde_json::to_string(&VerdictJson::decode(&verdict.encode_to_vec())).unwrap();
+        let expected = r#"{"flags":["mirrored"],"policy_digest":"01ab","policy_version":7}"#;
+        assert_eq!(json, expected);
     }
 }

@@ -290,6 +290,25 @@ fn client_bodies() -> Vec<(&'static str, client::Body)> {
                 from: 1000,
                 records: 100,
                 bytes: 1 << 16,
+                ..v1::Fetch::default()
+            }),
+        ),
+        (
+            "fetch_within",
+            client::Body::Fetch(v1::Fetch {
+                filter: ">".into(),
+                from: 1,
+                twist_id: "what-if".into(),
+                spectral: Some(spectral_range()),
+                ..v1::Fetch::default()
+            }),
+        ),
+        (
+            "subscribe_within",
+            client::Body::Subscribe(v1::Subscribe {
+                twist_id: "what-if".into(),
+                spectral: Some(spectral_range()),
+                ..subscribe()
             }),
         ),
         (
@@ -383,6 +402,16 @@ fn subscribe() -> v1::Subscribe {
         causal: true,
         visibility: v1::subscribe::Visibility::WrittenToo.into(),
         start: Some(v1::subscribe::Start::Sequence(1000)),
+        ..v1::Subscribe::default()
+    }
+}
+
+fn spectral_range() -> v1::SpectralRange {
+    v1::SpectralRange {
+        coherence_min: Some(0.0),
+        coherence_max: Some(0.5),
+        criticality_min: Some(-2.25),
+        criticality_max: Some(8.0),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Black box: the built node over real sockets.
 
 mod adversarial;
+mod admin;
 mod backup;
 mod browser;
 mod casil;
@@ -21,6 +22,7 @@ mod json_adapter;
 mod kill;
 mod live;
 mod many;
+mod mirror;
 mod operations;
 mod policy;
 mod profiles;
@@ -29,10 +31,12 @@ mod restart;
 mod runbook;
 mod schema;
 mod shell;
+mod signature;
 mod support;
 mod tenants;
 mod tls;
 mod tokens;
+mod traces;
 mod upkeep;
 mod verbs;
 mod wire;

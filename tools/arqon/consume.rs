@@ -1,6 +1,7 @@
 //! `arqon consume`: records as they are and as they come.
 
 use arqonbus::client::{Client, Error, SubscribeOptions, Subscription};
+use arqonbus::proto::v1::SpectralRange;
 use clap::Args;
 
 use crate::Output;
@@ -21,6 +22,7 @@ Examples:
   arqon consume 'quake.>' --from 1000 --to 1707 --output json
   arqon consume 'quake.>' --consumer dashboard --from earliest
   arqon consume 'quake.usgs.event' --from 2026-01-01T00:00:00Z --limit 10
+  arqon consume '>' --twist-id main --criticality-min 0.8
 
 It ends with 65 if records were skipped because they are damaged on the node's disk.")]
 pub(crate) struct Arguments {
@@ -44,6 +46,45 @@ pub(crate) struct Arguments {
     /// Share the work with a group: not served yet, a node answers FEATURE_DISABLED
     #[arg(long, value_name = "NAME")]
     group: Option<String>,
+    #[command(flatten)]
+    traits: Traits,
+}
+
+/// What else of an envelope is asked for; the node sends nothing else.
+#[derive(Debug, Args)]
+pub(crate) struct Traits {
+    /// Only records with exactly this twist_id (such as the reality they were replayed from)
+    #[arg(long, value_name = "ID")]
+    twist_id: Option<String>,
+    /// Only records whose spectral metadata has at least this coherence
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    coherence_min: Option<f32>,
+    /// Only records whose spectral metadata has at most this coherence
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    coherence_max: Option<f32>,
+    /// Only records whose spectral metadata has at least this criticality
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    criticality_min: Option<f32>,
+    /// Only records whose spectral metadata has at most this criticality
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    criticality_max: Option<f32>,
+}
+
+impl Traits {
+    /// `options` with what is asked for.
+    pub(crate) fn put(&self, options: SubscribeOptions) -> SubscribeOptions {
+        let range = SpectralRange {
+            coherence_min: self.coherence_min,
+            coherence_max: self.coherence_max,
+            criticality_min: self.criticality_min,
+            criticality_max: self.criticality_max,
+        };
+        SubscribeOptions {
+            twist_id: self.twist_id.clone().unwrap_or_default(),
+            spectral: (range != SpectralRange::default()).then_some(range),
+            ..options
+        }
+    }
 }
 
 pub(crate) async fn run(
@@ -55,18 +96,17 @@ pub(crate) async fn run(
     let Connection { client, reality } = target.connect(Patience::Reconnect).await?;
     let named = arguments.consumer.is_some();
     let (stop_sequence, stop_time) = To::stops(arguments.to);
-    let subscription = client
-        .subscribe(SubscribeOptions {
-            reality,
-            start: arguments.from.0,
-            consumer: arguments.consumer.unwrap_or_default(),
-            group: arguments.group.unwrap_or_default(),
-            stop_sequence,
-            stop_time,
-            stop_at_end: arguments.stop_at_end,
-            ..SubscribeOptions::new(arguments.filter)
-        })
-        .await?;
+    let options = SubscribeOptions {
+        reality,
+        start: arguments.from.0,
+        consumer: arguments.consumer.unwrap_or_default(),
+        group: arguments.group.unwrap_or_default(),
+        stop_sequence,
+        stop_time,
+        stop_at_end: arguments.stop_at_end,
+        ..SubscribeOptions::new(arguments.filter)
+    };
+    let subscription = client.subscribe(arguments.traits.put(options)).await?;
     let registered = Registered::of(&client).await;
     let printer = Printer::new(output, subscription.subscribed(), registered);
     let acks = if named {

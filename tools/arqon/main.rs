@@ -10,10 +10,12 @@ mod connection;
 mod consume;
 mod consumers;
 mod context;
+mod edge;
 mod failure;
 mod grammar;
 mod log;
 mod loss;
+mod mirror;
 mod policy;
 mod produce;
 mod progress;
@@ -23,6 +25,7 @@ mod replay;
 mod restore;
 mod schema;
 mod show;
+mod signature;
 mod status;
 mod table;
 mod tail;
@@ -91,6 +94,9 @@ enum Verb {
     Restore(restore::Arguments),
     Schema(schema::Arguments),
     Status(status::Arguments),
+    Edge(edge::Arguments),
+    Mirror(mirror::Arguments),
+    Signature(signature::Arguments),
     Token(token::Arguments),
     Context(context::Arguments),
     Bench(bench::Arguments),
@@ -157,6 +163,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Restore(arguments) => restore::run(output, &arguments),
             Verb::Schema(arguments) => schema::run(&target, output, arguments).await,
             Verb::Status(arguments) => status::run(&target, output, arguments).await,
+            Verb::Edge(arguments) => edge::run(&target, output, arguments).await,
+            Verb::Mirror(arguments) => mirror::run(&target, output, arguments).await,
+            Verb::Signature(arguments) => signature::run(&target, output, arguments).await,
             Verb::Token(arguments) => token::run(&target, output, arguments).await,
             Verb::Context(arguments) => context::run(&target, output, arguments),
             Verb::Bench(arguments) => bench::run(&target, output, arguments).await,

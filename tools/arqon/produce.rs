@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use arqonbus::client::{self, Batch, Client, Outgoing, ProduceOptions, Ticket};
 use clap::{Args, ValueEnum};
+use ring::signature::Ed25519KeyPair;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -18,7 +19,7 @@ use tokio::sync::mpsc;
 use crate::connection::{Patience, Target, interrupt};
 use crate::failure::{self, Failure};
 use crate::progress::Progress;
-use crate::{Output, table};
+use crate::{Output, signature, table};
 
 /// An input that pauses for this long wants to see its events stored, full batch or not.
 const LINGER: Duration = Duration::from_millis(5);
@@ -38,6 +39,7 @@ Examples:
   echo '{\"text\":\"hello\"}' | arqon produce greetings.en
   arqon produce quake.usgs.event --file tests/fixtures/earthquakes.ndjson --key-field id
   echo '{\"kind\":\"greetings.en\",\"n\":1}' | arqon produce --topic-field kind --rate 100
+  echo '{\"amount\":1}' | arqon produce pay.now --sign-key svc.pem
 
 On failure it says which lines are stored and which are not, and ends non-zero. With --output json
 that is `failed_lines` (ranges, inclusive), `unsent_from` (first line that was not sent, or null)
@@ -69,6 +71,9 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", default_value = "8",
           value_parser = clap::value_parser!(u32).range(1..=1024))]
     inflight: u32,
+    /// Sign each payload with the Ed25519 private key in this PEM file
+    #[arg(long, value_name = "FILE")]
+    sign_key: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -177,6 +182,7 @@ struct Sender {
     batch_bytes_max: usize,
     options: ProduceOptions,
     inflight: usize,
+    sign_key: Option<Ed25519KeyPair>,
     batch: Batch,
     lines: (u64, u64),
     /// Bytes of the input that are in `batch`.
@@ -210,6 +216,8 @@ pub(crate) async fn run(
             Box::new(BufReader::with_capacity(256 << 10, file))
         }
     };
+    let sign_key = arguments.sign_key.as_deref();
+    let sign_key = sign_key.map(signature::signing_key).transpose()?;
     let connection = target.connect(Patience::None).await?;
     let (give, take) = mpsc::channel(LINES_AHEAD);
     let fields = Fields {
@@ -232,6 +240,7 @@ pub(crate) async fn run(
             durability: arguments.durability.wanted(),
         },
         inflight: usize::try_from(arguments.inflight)?,
+        sign_key,
         batch: connection.client.batch(),
         client: connection.client,
         lines: (0, 0),
@@ -420,10 +429,14 @@ impl Sender {
         }
         self.lines.1 = line.number;
         self.bytes += line.data.len() as u64 + 1;
+        let signature = self.sign_key.as_ref().map(|key| key.sign(&line.data));
         self.batch.push(&Outgoing {
             topic: &line.topic,
             data: &line.data,
             key: &line.key,
+            signature: signature
+                .as_ref()
+                .map_or(&[], |signature| signature.as_ref()),
             headers: &[("content-type", "application/json")],
             ..Outgoing::default()
         });

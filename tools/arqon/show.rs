@@ -4,8 +4,9 @@ use std::io::{self, BufWriter, IsTerminal as _, StdoutLock, Write as _};
 
 use anyhow::Context as _;
 use arqonbus::proto::json::{Origin, PayloadForm, RecordJson, micros};
-use arqonbus::proto::v1::Subscribed;
+use arqonbus::proto::v1::{SpectralMetadata, Subscribed};
 use arqonbus::proto::view::{Payload, RecordView};
+use prost::Message as _;
 
 use crate::Output;
 use crate::registered::Registered;
@@ -72,6 +73,7 @@ impl Printer {
         let time = time.get(..23).unwrap_or(&time);
         let topic = printable(record.topic);
         let payload = self.decoded(record).unwrap_or_else(|| preview(record));
+        let payload = marks(record) + &payload;
         let taken = 8 + 1 + time.len() + 2 + topic.len().max(20) + 1;
         let room = self
             .width
@@ -99,6 +101,21 @@ impl Printer {
     pub(crate) fn flush(&mut self) -> anyhow::Result<()> {
         self.out.flush().context(WRITING)
     }
+}
+
+/// What is said of the payload before it: that it comes from elsewhere, and its spectrum.
+fn marks(record: &RecordView<'_>) -> String {
+    let envelope = &record.envelope;
+    let mut marks = String::new();
+    if !envelope.twist_id.is_empty() {
+        marks = format!("(twist {}) ", printable(envelope.twist_id));
+    }
+    let spectral = envelope.spectral.map(SpectralMetadata::decode);
+    if let Some(Ok(found)) = spectral {
+        let (coherence, criticality) = (found.coherence, found.criticality);
+        marks += &format!("(coherence {coherence}, criticality {criticality}) ");
+    }
+    marks
 }
 
 fn preview(record: &RecordView<'_>) -> String {

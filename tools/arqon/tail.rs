@@ -9,7 +9,7 @@ use clap::Args;
 
 use crate::Output;
 use crate::connection::{Connection, Patience, Target};
-use crate::consume::{Acks, follow};
+use crate::consume::{Acks, Traits, follow};
 use crate::registered::Registered;
 use crate::show::Printer;
 
@@ -30,6 +30,8 @@ pub(crate) struct Arguments {
     /// Stop after so many new records
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
+    #[command(flatten)]
+    traits: Traits,
 }
 
 pub(crate) async fn run(
@@ -38,10 +40,10 @@ pub(crate) async fn run(
     arguments: Arguments,
 ) -> anyhow::Result<()> {
     let Connection { client, reality } = target.connect(Patience::Reconnect).await?;
-    let options = SubscribeOptions {
+    let options = arguments.traits.put(SubscribeOptions {
         reality,
         ..SubscribeOptions::new(arguments.filter)
-    };
+    });
     // Opened first, so that nothing falls between the past and the present.
     let live = client.subscribe(options.clone()).await?;
     let registered = Registered::of(&client).await;

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use arqonbus::log::batch::BatchHeader;
 use arqonbus::proto::json::{Origin, micros};
+use arqonbus::proto::v1::{SpectralMetadata, Verdict};
 use arqonbus::proto::view::RecordView;
+use prost::Message as _;
 use serde_json::{Value, json};
 
 use crate::decode::Decoder;
@@ -198,6 +200,9 @@ fn envelope_lines(view: &RecordView<'_>, line: &mut impl FnMut(&str, String)) {
             format!("{} {value}", printable(name)),
         );
     }
+    if let Some(verdict) = view.verdict.and_then(|bytes| Verdict::decode(bytes).ok()) {
+        verdict_lines(&verdict, line);
+    }
     line("envelope", format!("{} bytes", envelope.encoded.len()));
     let texts = [
         ("  key", envelope.key),
@@ -222,6 +227,15 @@ fn envelope_lines(view: &RecordView<'_>, line: &mut impl FnMut(&str, String)) {
             time.map_or(said.clone(), |time| format!("{}, {said}", micros(time))),
         );
     }
+    let spectral = envelope.spectral.map(SpectralMetadata::decode);
+    if let Some(Ok(found)) = spectral {
+        let (coherence, criticality) = (found.coherence, found.criticality);
+        let values = found.eigenvalues;
+        line(
+            "  spectral",
+            format!("coherence {coherence}, criticality {criticality}, eigenvalues {values:?}"),
+        );
+    }
     if envelope.producer_sequence != 0 {
         line("  its sequence", envelope.producer_sequence.to_string());
     }
@@ -238,4 +252,27 @@ fn envelope_lines(view: &RecordView<'_>, line: &mut impl FnMut(&str, String)) {
         "  payload",
         format!("{} bytes", envelope.payload.data().len()),
     );
+}
+
+/// What the edge decided about the envelope before the append.
+fn verdict_lines(verdict: &Verdict, line: &mut impl FnMut(&str, String)) {
+    line("verdict", format!("in force: {}", verdict.policy_version));
+    if !verdict.policy_digest.is_empty() {
+        line("  policies", hex(&verdict.policy_digest));
+    }
+    if verdict.schema_version != 0 {
+        line("  schema", format!("version {}", verdict.schema_version));
+    }
+    if !verdict.flags.is_empty() {
+        line("  flags", printable(&verdict.flags.join(", ")));
+    }
+    if let Some(found) = &verdict.classification {
+        let texts = [&found.kind, &found.risk, &found.reason, &found.decision];
+        let texts: Vec<&str> = texts
+            .into_iter()
+            .chain(&found.flags)
+            .map(String::as_str)
+            .collect();
+        line("  content", printable(&texts.join(", ")));
+    }
 }

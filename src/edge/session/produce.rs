@@ -12,6 +12,7 @@ use crate::broker::accept::{Admitted, Batch, Fault, Rejection};
 use crate::broker::{self, NameError, Reality, RealityName};
 use crate::config::Limits;
 use crate::edge::json::frame::Frame;
+use crate::edge::mirror::Original;
 use crate::edge::shield::{Message, Rules};
 use crate::log::{AppendError, AppendSink, Appended, Durability};
 use crate::proto::v1::{self, Produced, server_frame::Body};
@@ -169,6 +170,10 @@ impl Session {
         encoded: &Bytes,
         view: &EnvelopeView<'_>,
     ) -> Result<(), Refusal> {
+        if batch.is_empty() {
+            // Copies of a batch that was refused.
+            self.copies.clear();
+        }
         let message = Message {
             sender: batch.sender(),
             topic: admitted.topic(),
@@ -183,7 +188,24 @@ impl Session {
         let judgement = &self.judgement;
         decisions.passed(&self.tenancy, rules, &message, &judgement.findings);
         let stored = judgement.envelope(encoded, view);
-        batch.take(admitted, view, stored, judgement.verdict());
+        let verdict = judgement.verdict();
+        if rules.mirrors.is_empty() {
+            batch.take(admitted, view, stored, verdict);
+            return Ok(());
+        }
+        let topic = admitted.topic().to_owned();
+        let reality = batch.reality().name().clone();
+        let id = batch.take(admitted, view, stored.clone(), verdict);
+        let original = Original {
+            topic: &topic,
+            reality: &reality,
+            id,
+            view,
+            stored: &stored,
+            verdict,
+            revision: rules.revision,
+        };
+        rules.mirrors.copy(&original, &mut self.copies);
         Ok(())
     }
 
@@ -231,10 +253,20 @@ impl Session {
         let sink = Arc::clone(&self.signals) as Arc<dyn AppendSink>;
         let appended = reality.append(batch, promise.durability, promise.then, sink, token);
         self.held.hold(reality);
-        appended.map_err(|error| {
-            self.in_flight.remove(token);
-            error.into()
-        })
+        let copies = std::mem::take(&mut self.copies);
+        match appended {
+            Ok(()) => {
+                if !copies.is_empty() {
+                    let copier = self.guard.copier();
+                    copier.submit(&self.tenancy, &self.identity, copies);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.in_flight.remove(token);
+                Err(error.into())
+            }
+        }
     }
 
     /// Answers an append.

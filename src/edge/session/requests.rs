@@ -14,7 +14,7 @@ use super::state::{Done, Session};
 use crate::broker::consumer::CursorSink;
 use crate::broker::fanout::{Subscriber, Visibility};
 use crate::broker::subscription::{self, Credit, Request, Start, Stop, Then};
-use crate::broker::{self, Filter, RealityName, Role, Subscription};
+use crate::broker::{self, Filter, RealityName, Role, Subscription, Traits};
 use crate::edge::shield::command::Desk;
 use crate::log::{Micros, Sequence};
 use crate::proto::code::ErrorCode;
@@ -130,6 +130,12 @@ impl Session {
         let visibility = visibility(asked.visibility)?;
         let credit = self.first_credit(asked)?;
         let (start, stop) = (start(asked)?, stop(asked));
+        let traits = traits(&asked.twist_id, asked.spectral)?;
+        if traits != Traits::default() && !asked.consumer.is_empty() {
+            // A cursor counts for what its consumer reads, and is bound to topics alone.
+            let text = "twist_id and spectral are not served for a named consumer; leave them or the consumer out";
+            return Err(Refusal::new(ErrorCode::FeatureDisabled, "consumer", text));
+        }
         let consumer = asked.consumer.clone();
         let key = self.subscriptions.new_key();
         let tenancy = Arc::clone(&self.tenancy);
@@ -147,6 +153,7 @@ impl Session {
                 };
                 let request = Request {
                     filter,
+                    traits,
                     start,
                     stop,
                     visibility,
@@ -242,6 +249,7 @@ impl Session {
         let bytes = or_default(asked.bytes, FETCH_BYTES_DEFAULT);
         let bytes = usize::try_from(bytes).map_or(bytes_max, |bytes| bytes.min(bytes_max));
         let from = Sequence::at_least_first(asked.from);
+        let traits = traits(&asked.twist_id, asked.spectral)?;
         let tenancy = Arc::clone(&self.tenancy);
         let metrics = Arc::clone(&self.context.metrics);
         self.start(request_id, move || {
@@ -249,7 +257,7 @@ impl Session {
             frame::begin(&mut out);
             let room = HEAD_BYTES + bytes;
             let read = tenancy.reality(&name).and_then(|reality| {
-                subscription::fetch(&reality, filter, from, records, room, &mut out)
+                subscription::fetch(&reality, filter, traits, from, records, room, &mut out)
             });
             match read {
                 Ok(filled) => {
@@ -299,6 +307,25 @@ impl Session {
 fn unknown_subscription(id: u64) -> Refusal {
     let text = format!("this session has no subscription {id}");
     Refusal::new(ErrorCode::NotFound, "subscription", text)
+}
+
+/// What a request wants of records besides their topic.
+fn traits(twist_id: &str, spectral: Option<v1::SpectralRange>) -> Result<Traits, Refusal> {
+    let bounds = spectral.iter().flat_map(|range| {
+        [
+            ("spectral.coherence_min", range.coherence_min),
+            ("spectral.coherence_max", range.coherence_max),
+            ("spectral.criticality_min", range.criticality_min),
+            ("spectral.criticality_max", range.criticality_max),
+        ]
+    });
+    for (field, bound) in bounds {
+        if bound.is_some_and(f32::is_nan) {
+            let text = format!("{field} is not a number, so that nothing is within it");
+            return Err(Refusal::invalid(field, text));
+        }
+    }
+    Ok(Traits::new(twist_id, spectral))
 }
 
 fn visibility(wanted: i32) -> Result<Visibility, Refusal> {

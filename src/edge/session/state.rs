@@ -26,6 +26,7 @@ use crate::broker::subscription::Started;
 use crate::broker::{self, Identity, Reality, RealityName, Subscription, Tenancy};
 use crate::edge::handshake::Subprotocol;
 use crate::edge::json::text::Asked;
+use crate::edge::mirror::Copy;
 use crate::edge::shield::Guard;
 use crate::edge::shield::judge::Judgement;
 use crate::edge::shield::roll::{Cause, Ended};
@@ -82,6 +83,8 @@ pub(super) struct Session {
     pub(super) tenancy: Arc<Tenancy>,
     pub(super) guard: Arc<Guard>,
     pub(super) judgement: Judgement,
+    /// Of the batch that is being judged.
+    pub(super) copies: Vec<Copy>,
     /// Its place on the guard's roll.
     present: u64,
     pub(super) subprotocol: Subprotocol,
@@ -130,6 +133,7 @@ impl Session {
             tenancy,
             guard,
             judgement: Judgement::default(),
+            copies: Vec::new(),
             present,
             subprotocol,
             unnamed: subprotocol == Subprotocol::Unnamed,
@@ -427,6 +431,7 @@ impl Session {
         self.subscriptions.shrink();
         self.news = News::default();
         self.judgement = Judgement::default();
+        self.copies = Vec::new();
         if let Some(reality) = self.last_reality.take() {
             tracing::trace!(reality = %reality.name(), "session idle");
         }

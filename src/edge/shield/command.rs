@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::rules::Fault;
-use super::{Guard, Shield};
+use super::{Guard, Shield, status};
 use crate::broker::command as broker_command;
 use crate::broker::verb::{Argument, Arguments, Command};
 use crate::broker::{self, Broker, Identity, Role, Tenancy};
@@ -26,6 +26,7 @@ const PARTS: &[&[Command<Handler>]] = &[
     revocation::COMMANDS,
     schema::COMMANDS,
     signature::COMMANDS,
+    status::COMMANDS,
 ];
 
 /// A command that may be given, and all that it works on.

@@ -14,6 +14,7 @@ use super::rules::{self, Fault, Rules, Workshop};
 use crate::broker::journal::{self, NewEvent, Unreadable};
 use crate::broker::{Filter, Tenancy, Tenant};
 use crate::edge::metrics::Metrics;
+use crate::edge::mirror::Copier;
 use crate::log::Sequence;
 use crate::proto::ErrorCode;
 
@@ -28,6 +29,7 @@ pub struct Guard {
     folded: Mutex<Sequence>,
     roll: Roll,
     decisions: Decisions,
+    copier: Arc<Copier>,
 }
 
 /// The right to change what is in force; one has it at a time.
@@ -49,6 +51,7 @@ impl Guard {
             workshop,
             folded: Mutex::new(Sequence::FIRST),
             roll: Roll::default(),
+            copier: Arc::new(Copier::new(Arc::clone(&metrics))),
             decisions: Decisions::new(metrics),
         }
     }
@@ -81,6 +84,12 @@ impl Guard {
     #[must_use]
     pub const fn decisions(&self) -> &Decisions {
         &self.decisions
+    }
+
+    /// Who appends what is mirrored.
+    #[must_use]
+    pub const fn copier(&self) -> &Arc<Copier> {
+        &self.copier
     }
 
     pub(super) fn turn(&self) -> Turn<'_> {

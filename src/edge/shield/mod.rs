@@ -6,7 +6,7 @@
 //! - [`judge`]: the order of the checks, and what they leave in the record.
 //! - [`decisions`]: every refusal counted, and sampled into the tenant's audit.
 //! - [`roll`]: the sessions that are live, so that one that is revoked ends.
-//! - [`command`]: the commands by which all this is changed.
+//! - [`command`]: the commands by which all this is changed; [`status`]: what is in force.
 //!
 //! Fail-closed: what cannot be read, folded or decided blocks.
 
@@ -16,6 +16,7 @@ pub mod guard;
 pub mod judge;
 pub mod roll;
 pub mod rules;
+pub mod status;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

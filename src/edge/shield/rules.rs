@@ -114,8 +114,19 @@ pub struct Rules {
     pub revocations: Arc<Revocations>,
     /// Topics whose last event could not be applied, and why.
     unfit: Arc<BTreeMap<String, String>>,
+    /// What of the tenant's events is in force, by part.
+    folded: Arc<BTreeMap<String, Folded>>,
     /// Nothing of what judges messages is in force, so that there is nothing to do and to stamp.
     idle: bool,
+}
+
+/// The events of one part that are in force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Folded {
+    /// How many there have been.
+    pub events: u64,
+    /// Sequence of the last.
+    pub last: u64,
 }
 
 impl Rules {
@@ -173,6 +184,10 @@ impl Rules {
             _ => return Err(unknown()),
         }
         self.revision = event.sequence.get();
+        let folded = Arc::make_mut(&mut self.folded);
+        let folded = folded.entry(part.to_owned()).or_default();
+        folded.events += 1;
+        folded.last = self.revision;
         self.settle();
         Ok(())
     }
@@ -247,6 +262,18 @@ impl Rules {
     #[must_use]
     pub fn unfit(&self) -> Option<&str> {
         self.unfit.values().next().map(String::as_str)
+    }
+
+    /// All that cannot be put in force, by topic, and why. Without a topic: what could not be read.
+    pub fn unfit_topics(&self) -> impl Iterator<Item = (&str, &str)> {
+        let unfit = self.unfit.iter();
+        unfit.map(|(topic, reason)| (topic.as_str(), reason.as_str()))
+    }
+
+    /// What of the tenant's events is in force, by part.
+    pub fn parts(&self) -> impl Iterator<Item = (&str, Folded)> {
+        let folded = self.folded.iter();
+        folded.map(|(part, folded)| (part.as_str(), *folded))
     }
 
     /// Whether there is nothing to judge by.

@@ -1,10 +1,14 @@
 //! What a producer sent, as it sent it.
 
+use std::borrow::Cow;
+
 use crate::proto::v1::Event;
 
 use super::clock::ClockView;
 use super::wire::{Error, Fault, Reader, fail, once};
 
+/// Header of W3C Trace Context.
+const TRACEPARENT: &str = "traceparent";
 const SIGNATURE: u32 = 10;
 const HEADERS: u32 = 6;
 const COMMAND: u32 = 20;
@@ -103,6 +107,20 @@ impl<'a> Payload<'a> {
 }
 
 impl<'a> EnvelopeView<'a> {
+    /// The trace it belongs to, as far as its producer says: its `trace_id`, else that of its W3C
+    /// header `traceparent`, else its id without dashes. `None` if it says none of these.
+    #[must_use]
+    pub fn trace(&self) -> Option<Cow<'a, str>> {
+        if !self.trace_id.is_empty() {
+            return Some(Cow::Borrowed(self.trace_id));
+        }
+        let parent = self.headers.get(TRACEPARENT).and_then(trace_of);
+        if let Some(trace) = parent {
+            return Some(Cow::Borrowed(trace));
+        }
+        (!self.id.is_empty()).then(|| Cow::Owned(self.id.replace('-', "")))
+    }
+
     /// The envelope with another payload `data`, and without its signature, which no longer fits.
     /// All other fields, unknown ones too, stay as they are.
     #[must_use]
@@ -227,6 +245,22 @@ impl<'a> EnvelopeView<'a> {
     }
 }
 
+/// The trace id in a `traceparent`: version, 16 bytes of trace, 8 of parent and flags, in hex. One
+/// that breaks the rules is as good as none.
+fn trace_of(parent: &str) -> Option<&str> {
+    let mut parts = parent.split('-');
+    let (version, trace) = (parts.next()?, parts.next()?);
+    let (span, flags) = (parts.next()?, parts.next()?);
+    let hex = |text: &str, len: usize| {
+        text.len() == len && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let set = |text: &str| text.bytes().any(|byte| byte != b'0');
+    let whole = hex(version, 2) && hex(trace, 32) && hex(span, 16) && hex(flags, 2);
+    // Version 00 ends here; later ones may go on.
+    let known = version != "ff" && (version != "00" || parts.next().is_none());
+    (whole && known && set(trace) && set(span)).then_some(trace)
+}
+
 /// The headers of an envelope.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Headers<'a> {
@@ -337,4 +371,31 @@ fn spectral(bytes: &[u8]) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // MSG-11
+    #[test]
+    fn a_trace_is_continued_from_a_traceparent_that_keeps_the_rules() {
+        let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+        let good = format!("00-{trace}-00f067aa0ba902b7-01");
+        assert_eq!(trace_of(&good), Some(trace));
+        let later = format!("cc-{trace}-00f067aa0ba902b7-01-more");
+        assert_eq!(trace_of(&later), Some(trace));
+        for bad in [
+            "",
+            trace,
+            &format!("{good}-more"),
+            &good.to_uppercase(),
+            &good.replace("00-4", "ff-4"),
+            &good.replace(trace, &"0".repeat(32)),
+            &good.replace("00f067aa0ba902b7", &"0".repeat(16)),
+            &good.replace("-01", "-1"),
+        ] {
+            assert_eq!(trace_of(bad), None, "{bad}");
+        }
+    }
 }

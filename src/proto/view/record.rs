@@ -125,17 +125,13 @@ impl<'a> RecordView<'a> {
         })
     }
 
-    /// The trace id: the envelope's, else the id without its dashes.
+    /// The trace it belongs to: what the envelope says, else the node's id without its dashes.
     #[must_use]
     pub fn trace_id(&self) -> Cow<'a, str> {
-        if !self.envelope.trace_id.is_empty() {
-            return Cow::Borrowed(self.envelope.trace_id);
-        }
-        if !self.envelope.id.is_empty() {
-            return Cow::Owned(self.envelope.id.replace('-', ""));
-        }
-        self.stamped_uuid()
-            .map_or(Cow::Borrowed(""), |id| Cow::Owned(id.simple().to_string()))
+        self.envelope.trace().unwrap_or_else(|| {
+            self.stamped_uuid()
+                .map_or(Cow::Borrowed(""), |id| Cow::Owned(id.simple().to_string()))
+        })
     }
 
     fn stamped_uuid(&self) -> Option<Uuid> {

@@ -1,0 +1,46 @@
+//! What is in force for a tenant, for those who want to know why a message passes or does not.
+
+use super::command::{Call, Handler};
+use super::rules::Fault;
+use crate::broker::Role;
+use crate::broker::verb::Command;
+use crate::proto::v1::Value;
+
+/// The commands of this part.
+pub const COMMANDS: &[Command<Handler>] = &[Command {
+    name: "edge.status",
+    role: Role::Operator,
+    arguments: &[],
+    doc: "Shows what the edge has in force for the tenant, and why it blocks everything if it does.",
+    handler: status,
+}];
+
+fn status(call: &Call<'_>) -> Result<Value, Fault> {
+    let rules = call.guard.rules();
+    let unfit = rules.unfit_topics().map(|(topic, reason)| {
+        Value::object([("topic", topic.into()), ("reason", Value::from(reason))])
+    });
+    let parts = rules.parts().map(|(part, folded)| {
+        Value::object([
+            ("part", Value::from(part)),
+            ("events", folded.events.into()),
+            ("last", folded.last.into()),
+        ])
+    });
+    let count = |count: usize| Value::from(count as u64);
+    Ok(Value::object([
+        ("tenant", Value::from(call.tenancy.tenant().as_str())),
+        ("fit", rules.unfit().is_none().into()),
+        ("unfit", unfit.collect::<Value>()),
+        ("revision", rules.revision.into()),
+        ("judging", (!rules.is_idle()).into()),
+        ("changes", parts.collect::<Value>()),
+        ("mirror_rules", count(rules.mirrors.len())),
+        ("signature_keys", count(rules.signatures.keys())),
+        (
+            "signature_requirements",
+            count(rules.signatures.requirements()),
+        ),
+        ("sessions", count(call.guard.roll().len())),
+    ]))
+}
