@@ -32,8 +32,9 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 
 use super::handshake::{self, Refusal, Rules, Subprotocol};
 use super::metrics::Metrics;
+use super::rate::arrivals::Arrivals;
 use super::seats::{Seat, Seats};
-use super::session::{self, SessionContext};
+use super::session::{self, Metered, SessionContext};
 use super::token::Verifier;
 use crate::broker::{Filter, Identity, NameError, Tenant, Topics};
 use crate::config::{Config, Limits, Profile};
@@ -66,9 +67,11 @@ pub struct Door {
     verifier: Arc<Verifier>,
     clock: Arc<dyn Clock>,
     seats: Arc<Seats>,
+    arrivals: Arrivals,
     metrics: Arc<Metrics>,
     handshakes: Arc<Semaphore>,
     handshake_timeout: Duration,
+    small_frames_per_second: u32,
     websocket: WebSocketConfig,
     draining: watch::Receiver<bool>,
     context: SessionContext,
@@ -119,11 +122,13 @@ impl Door {
             verifier,
             clock,
             seats,
+            arrivals: Arrivals::new(limits),
             metrics,
             handshakes: Arc::new(Semaphore::new(
                 limits.handshakes_max.min(Semaphore::MAX_PERMITS),
             )),
             handshake_timeout: Duration::from_millis(limits.handshake_timeout_ms),
+            small_frames_per_second: limits.small_frames_per_second,
             websocket: websocket(limits),
             draining,
             context,
@@ -159,12 +164,8 @@ impl Door {
             return;
         };
         tokio::spawn(async move {
-            let outcome = AssertUnwindSafe(self.handshake(stream, peer, permit))
-                .catch_unwind()
-                .await;
-            if outcome.is_err() {
-                tracing::error!(%peer, "a handshake panicked; its connection is closed");
-            }
+            let metrics = Arc::clone(&self.metrics);
+            contain(self.handshake(stream, peer, permit), &metrics, peer).await;
         });
     }
 
@@ -247,6 +248,10 @@ impl Door {
         if *self.draining.borrow() {
             return Err(Refusal::Draining);
         }
+        // Before the token, which is what costs.
+        if !self.arrivals.take_address(peer.ip()) {
+            return Err(Refusal::TooOften);
+        }
         let offer = handshake::examine(head, &self.rules)?;
         let claims = self
             .verifier
@@ -262,6 +267,9 @@ impl Door {
         if let Some(reason) = self.revoked(&identity).await {
             tracing::info!(reason, %peer, "token refused: it is revoked");
             return Err(Refusal::TokenInvalid);
+        }
+        if !self.arrivals.take_tenant(&identity.tenant) {
+            return Err(Refusal::TooOften);
         }
         let seat = self.seats.take(&identity.tenant)?;
         let response = offer.response();
@@ -312,7 +320,7 @@ impl Door {
         tokio::spawn(async move {
             let role = Role::Server;
             let websocket = WebSocketStream::from_partially_read(
-                stream,
+                Metered::new(stream, self.small_frames_per_second),
                 Vec::new(),
                 role,
                 Some(self.websocket),
@@ -323,12 +331,22 @@ impl Door {
                 return;
             }
             let session = session::run(websocket, identity, subprotocol, self.context.clone());
-            let outcome = AssertUnwindSafe(session).catch_unwind().await;
-            if outcome.is_err() {
-                tracing::error!(%peer, "a session panicked; its connection is closed");
-            }
+            contain(session, &self.metrics, peer).await;
             drop(seat);
         });
+    }
+}
+
+/// Runs what serves one connection; a panic in it ends that connection and nothing else (REL-10).
+pub(in crate::edge) async fn contain(
+    connection: impl Future<Output = ()>,
+    metrics: &Metrics,
+    peer: SocketAddr,
+) {
+    let outcome = AssertUnwindSafe(connection).catch_unwind().await;
+    if outcome.is_err() {
+        metrics.panics.inc();
+        tracing::error!(%peer, "what serves a connection panicked; it is closed, nothing else is");
     }
 }
 
@@ -412,7 +430,7 @@ async fn farewell(mut stream: TcpStream, last_words: &[u8]) {
 
 /// hyper reads no further than the head once it has it, so these bytes were sent before the 101:
 /// the peer does not know what was agreed on.
-async fn refuse_early_data(websocket: &mut WebSocketStream<TcpStream>) {
+async fn refuse_early_data(websocket: &mut WebSocketStream<Metered<TcpStream>>) {
     let frame = CloseFrame {
         code: CloseCode::Protocol,
         reason: "early_data".into(),

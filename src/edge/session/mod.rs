@@ -13,6 +13,7 @@ mod delivery;
 mod envelopes;
 mod frame;
 mod in_flight;
+mod metered;
 mod outbox;
 mod produce;
 mod refusal;
@@ -33,6 +34,7 @@ use tokio::sync::watch;
 use tokio::time::sleep_until;
 use tokio_tungstenite::WebSocketStream;
 
+pub use self::metered::Metered;
 use self::refusal::Refusal;
 use self::socket::{End, Pump};
 use self::state::Session;
@@ -64,7 +66,7 @@ pub struct SessionContext {
 
 /// Serves one session until it ends, and returns when nothing of it is left.
 pub async fn run<S>(
-    websocket: WebSocketStream<S>,
+    websocket: WebSocketStream<Metered<S>>,
     identity: Identity,
     subprotocol: Subprotocol,
     context: SessionContext,

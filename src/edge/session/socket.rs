@@ -18,6 +18,7 @@ use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
 
 use super::SessionContext;
 use super::frame;
+use super::metered::Metered;
 use super::refusal::Refusal;
 use super::state::{Close, Session};
 use crate::edge::handshake::Subprotocol;
@@ -62,7 +63,7 @@ enum Closing {
 /// A session and its socket.
 #[derive(Debug)]
 pub(super) struct Pump<S> {
-    websocket: WebSocketStream<S>,
+    websocket: WebSocketStream<Metered<S>>,
     session: Session,
     /// Fed and not flushed.
     dirty: bool,
@@ -78,7 +79,7 @@ pub(super) struct Pump<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
-    pub(super) fn new(websocket: WebSocketStream<S>, session: Session) -> Self {
+    pub(super) fn new(websocket: WebSocketStream<Metered<S>>, session: Session) -> Self {
         Self {
             websocket,
             session,
@@ -250,6 +251,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
                 (CloseCode::Size, "message_too_large")
             }
             SocketError::Capacity(_) => (CloseCode::Size, "message_too_large"),
+            SocketError::Io(_) if self.websocket.get_ref().is_flooded() => {
+                (CloseCode::Policy, "too_many_small_frames")
+            }
             SocketError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
                 return Err(End::Gone);
             }
@@ -381,7 +385,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
         drop(session);
         match end {
             End::Closed | End::Gone => {}
-            End::Broken => farewell(websocket.get_mut()).await,
+            End::Broken => farewell(websocket.get_mut().inner()).await,
         }
     }
 }
@@ -413,7 +417,7 @@ async fn farewell<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
 
 /// Ends a session that cannot begin.
 pub(super) async fn turn_away<S>(
-    mut websocket: WebSocketStream<S>,
+    mut websocket: WebSocketStream<Metered<S>>,
     context: &SessionContext,
     refusal: Refusal,
 ) where
@@ -434,5 +438,5 @@ pub(super) async fn turn_away<S>(
     if let Ok(Err(error)) = timeout(CLOSE_WAIT, words).await {
         tracing::debug!(%error, "the peer left first");
     }
-    farewell(websocket.get_mut()).await;
+    farewell(websocket.get_mut().inner()).await;
 }

@@ -24,6 +24,7 @@ use super::signals::{News, Signals};
 use crate::broker::subscription::Started;
 use crate::broker::{self, Identity, Reality, RealityName, Subscription, Tenancy};
 use crate::edge::handshake::Subprotocol;
+use crate::edge::rate::allowance::Allowance;
 use crate::edge::shield::Guard;
 use crate::edge::shield::judge::Judgement;
 use crate::edge::shield::roll::Ended;
@@ -73,6 +74,8 @@ pub(super) struct Session {
     pub(super) tenancy: Arc<Tenancy>,
     pub(super) guard: Arc<Guard>,
     pub(super) judgement: Judgement,
+    /// What it may send; `None` if that is not limited.
+    pub(super) allowance: Option<Box<Allowance>>,
     /// Its place on the guard's roll.
     present: u64,
     pub(super) subprotocol: Subprotocol,
@@ -107,12 +110,14 @@ impl Session {
         if guard.rules().revocations.revoked(&identity).is_some() {
             signals.end("auth.revoked");
         }
+        let allowance = Allowance::new(context.shield.session_pace()).map(Box::new);
         let mut session = Self {
             context,
             identity,
             tenancy,
             guard,
             judgement: Judgement::default(),
+            allowance,
             present,
             subprotocol,
             signals,
@@ -270,6 +275,7 @@ impl Session {
         match outcome {
             Ok(done) => self.done(done),
             Err(error) => {
+                self.context.metrics.panics.inc();
                 tracing::error!(%error, "a request panicked");
                 let refusal = Refusal::from(broker::Error::Internal);
                 self.outbox.refuse(request_id, refusal);

@@ -14,6 +14,7 @@ use super::rules::{self, Fault, Rules, Workshop};
 use crate::broker::journal::{self, NewEvent, Unreadable};
 use crate::broker::{Filter, Tenancy, Tenant};
 use crate::edge::metrics::Metrics;
+use crate::edge::rate::allowance::{Allowance, Pace};
 use crate::log::Sequence;
 use crate::proto::ErrorCode;
 
@@ -28,6 +29,8 @@ pub struct Guard {
     folded: Mutex<Sequence>,
     roll: Roll,
     decisions: Decisions,
+    /// What all sessions of the tenant together may send; `None` if that is not limited.
+    allowance: Option<Allowance>,
 }
 
 /// The right to change what is in force; one has it at a time.
@@ -39,6 +42,7 @@ impl Guard {
         baseline: Rules,
         workshop: Arc<Workshop>,
         metrics: Arc<Metrics>,
+        pace: Pace,
     ) -> Self {
         let mut none_yet = baseline.clone();
         none_yet.lose("the tenant's events have not been read yet");
@@ -50,6 +54,7 @@ impl Guard {
             folded: Mutex::new(Sequence::FIRST),
             roll: Roll::default(),
             decisions: Decisions::new(metrics),
+            allowance: Allowance::new(pace),
         }
     }
 
@@ -81,6 +86,12 @@ impl Guard {
     #[must_use]
     pub const fn decisions(&self) -> &Decisions {
         &self.decisions
+    }
+
+    /// What all sessions of the tenant together may send; `None` if that is not limited.
+    #[must_use]
+    pub const fn allowance(&self) -> Option<&Allowance> {
+        self.allowance.as_ref()
     }
 
     pub(super) fn turn(&self) -> Turn<'_> {
