@@ -32,6 +32,8 @@ const MESSAGES_MAX: usize = 64;
 const SEND_BYTES_MAX: usize = 1 << 20;
 /// Between the Drain frame and the close, so that the client can acknowledge what it has.
 const DRAIN_GRACE: Duration = Duration::from_millis(250);
+/// A session whose socket takes nothing for this long gives back what it needs only to go on.
+const BLOCKED_GRACE: Duration = Duration::from_secs(1);
 /// How often the wall clock is compared with the end of the token.
 const TOKEN_CHECK: Duration = Duration::from_secs(30);
 /// How long the peer's answer to a close is waited for.
@@ -69,6 +71,8 @@ pub(super) struct Pump<S> {
     dirty: bool,
     /// Since when the socket takes nothing.
     blocked_since: Option<Instant>,
+    /// Memory has been given back because it does not.
+    trimmed: bool,
     /// When the peer was last heard.
     heard: Instant,
     pinged: bool,
@@ -85,6 +89,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
             session,
             dirty: false,
             blocked_since: None,
+            trimmed: false,
             heard: Instant::now(),
             pinged: false,
             drain_since: None,
@@ -149,7 +154,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
         let mut sent = 0;
         while sent < SEND_BYTES_MAX && self.closing == Closing::No {
             match Pin::new(&mut self.websocket).poll_ready(cx) {
-                Poll::Ready(Ok(())) => self.blocked_since = None,
+                Poll::Ready(Ok(())) => self.unblocked(),
                 Poll::Ready(Err(error)) => return Err(gone(&error)),
                 Poll::Pending => {
                     self.blocked_since.get_or_insert_with(Instant::now);
@@ -165,6 +170,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
             fed.map_err(|error| gone(&error))?;
         }
         Ok(sent > 0)
+    }
+
+    const fn unblocked(&mut self) {
+        self.blocked_since = None;
+        self.trimmed = false;
     }
 
     fn next_message(&mut self) -> Option<Message> {
@@ -276,7 +286,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
             match Pin::new(&mut self.websocket).poll_flush(cx) {
                 Poll::Ready(Ok(())) => {
                     self.dirty = false;
-                    self.blocked_since = None;
+                    self.unblocked();
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(gone(&error)),
                 Poll::Pending => {
@@ -303,6 +313,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
         let mut at = self.heard + silence;
         if let Some(since) = self.blocked_since {
             at = at.min(since + ms(limits.write_timeout_ms));
+            if !self.trimmed {
+                at = at.min(since + BLOCKED_GRACE);
+            }
         }
         if let Closing::Sent { until } = self.closing {
             return until;
@@ -345,6 +358,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
         {
             tracing::info!(tenant = %self.session.identity.tenant, "session closed: its peer does not read");
             return Some(End::Gone);
+        }
+        if !self.trimmed
+            && let Some(since) = self.blocked_since
+            && now >= since + BLOCKED_GRACE
+        {
+            self.trimmed = true;
+            self.session.subscriptions.shrink();
         }
         if self.token_left().is_some_and(|left| left.is_zero()) && self.session.close.is_none() {
             self.session.close = Some(Close {
