@@ -52,10 +52,10 @@ const FAREWELL_BYTES_MAX: usize = 256 << 10;
 /// Pause after a failed accept: out of descriptors is not cured by asking again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// tungstenite reads at most this much at once, allocates it when a connection starts, and fills it
-/// with zeros before every read. At its default (128 KiB) an idle session holds 135 KiB; at 16 KiB
-/// a 1 MiB message takes 64 reads, which costs a few hundredths of a millisecond more than 8 would.
-const READ_BUFFER_BYTES: usize = 16 << 10;
+/// tungstenite reads at most this much at once, allocates it when a connection starts, fills it
+/// with zeros before every read, and keeps it: at its default (128 KiB) an idle session holds 135
+/// KiB. What comes in bulk is read from the socket in larger pieces ([`Metered`]).
+const READ_BUFFER_BYTES: usize = 4 << 10;
 /// Frames smaller than this are gathered and leave with one system call, at the latest on flush.
 /// The buffer is not allocated before it is used, and grows by what one message needs.
 const WRITE_BUFFER_BYTES: usize = 64 << 10;

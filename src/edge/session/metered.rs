@@ -1,4 +1,9 @@
-//! A session's byte stream, with an eye on frames that carry next to nothing.
+//! A session's byte stream: read in large pieces while much comes, at no cost while nothing does,
+//! and with an eye on frames that carry next to nothing.
+//!
+//! The WebSocket library keeps one buffer of fixed size for as long as the connection lives, so
+//! that is small, and what comes in bulk is read ahead here, into a buffer that goes when the peer
+//! pauses.
 //!
 //! A peer may send pings, or a message in fragments, as fast as the network takes them; each costs
 //! the node more than the peer, and the WebSocket library hands none of the fragments out. They are
@@ -7,12 +12,15 @@
 
 use std::io;
 use std::num::NonZeroU32;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
 
+use bytes::{Buf as _, BytesMut};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
+/// What is read at once while much comes.
+const AHEAD_BYTES: usize = 64 << 10;
 /// A fragment with less than this is small.
 const SMALL_BYTES: u64 = 1 << 10;
 /// As many may come at once as in so many seconds.
@@ -22,6 +30,10 @@ const BURST_S: NonZeroU32 = NonZeroU32::new(10).unwrap();
 #[derive(Debug)]
 pub struct Metered<S> {
     inner: S,
+    /// Read and not handed out.
+    ahead: BytesMut,
+    /// The last read has filled what it was given, so that more is likely to be there.
+    busy: bool,
     heads: Heads,
     per_second: NonZeroU32,
     /// Made when the first small frame comes, since most sessions never send one.
@@ -35,6 +47,8 @@ impl<S> Metered<S> {
     pub fn new(inner: S, small_frames_per_second: u32) -> Self {
         Self {
             inner,
+            ahead: BytesMut::new(),
+            busy: false,
             heads: Heads::default(),
             per_second: NonZeroU32::new(small_frames_per_second).unwrap_or(NonZeroU32::MIN),
             limiter: None,
@@ -67,6 +81,23 @@ impl<S> Metered<S> {
     }
 }
 
+impl<S: AsyncRead + Unpin> Metered<S> {
+    /// Reads ahead as much as there is, up to the size of the buffer.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.ahead.reserve(AHEAD_BYTES);
+        let read = pin!(self.inner.read_buf(&mut self.ahead)).poll(cx);
+        if read.is_pending() {
+            self.ahead = BytesMut::new();
+            self.busy = false;
+        }
+        ready!(read)?;
+        let ahead = std::mem::take(&mut self.ahead);
+        self.flooded = !self.admit(&ahead);
+        self.ahead = ahead;
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -74,16 +105,24 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if !this.flooded {
-            let before = buffer.filled().len();
-            std::task::ready!(Pin::new(&mut this.inner).poll_read(cx, buffer))?;
-            this.flooded = !this.admit(&buffer.filled()[before..]);
-            if !this.flooded {
-                return Poll::Ready(Ok(()));
+        let before = buffer.filled().len();
+        if this.ahead.is_empty() && !this.flooded {
+            if this.busy {
+                ready!(this.poll_ahead(cx))?;
+            } else {
+                ready!(Pin::new(&mut this.inner).poll_read(cx, buffer))?;
+                this.busy = buffer.remaining() == 0;
+                this.flooded = !this.admit(&buffer.filled()[before..]);
             }
-            buffer.set_filled(before);
         }
-        Poll::Ready(Err(io::Error::other("too many small frames")))
+        if this.flooded {
+            buffer.set_filled(before);
+            return Poll::Ready(Err(io::Error::other("too many small frames")));
+        }
+        let taken = this.ahead.len().min(buffer.remaining());
+        buffer.put_slice(&this.ahead[..taken]);
+        this.ahead.advance(taken);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -178,7 +217,34 @@ impl Heads {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
     use super::*;
+
+    // PERF-05
+    #[tokio::test]
+    async fn bulk_is_read_ahead_and_nothing_is_kept_in_a_pause() {
+        let (mut ours, theirs) = tokio::io::duplex(1 << 20);
+        let mut metered = Metered::new(theirs, 1);
+        let sent: Vec<u8> = frame(0x82, 500_000);
+        for _ in 0..2 {
+            ours.write_all(&sent).await.unwrap();
+            let mut found = vec![0; sent.len()];
+            let mut most = 0;
+            for piece in found.chunks_mut(4 << 10) {
+                metered.read_exact(piece).await.unwrap();
+                most = most.max(metered.ahead.len());
+            }
+            assert!(found == sent, "not what was sent");
+            assert!(most > 8 << 10, "read in pieces of at most {most}");
+            let nothing =
+                tokio::time::timeout(std::time::Duration::from_millis(1), metered.read_u8());
+            assert!(nothing.await.is_err());
+            assert_eq!(metered.ahead.capacity(), 0);
+        }
+        drop(ours);
+        assert_eq!(metered.read(&mut [0; 9]).await.unwrap(), 0);
+    }
 
     fn frame(first: u8, len: usize) -> Vec<u8> {
         let mut bytes = vec![first];
