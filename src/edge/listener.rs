@@ -331,7 +331,9 @@ impl Door {
                 return;
             }
             let session = session::run(websocket, identity, subprotocol, self.context.clone());
-            contain(session, &self.metrics, peer).await;
+            // Boxed: it lives as long as the session, and would be kept once for each hand it
+            // passes through.
+            contain(Box::pin(session), &self.metrics, peer).await;
             drop(seat);
         });
     }

@@ -328,7 +328,7 @@ async fn stalled_consumers_cost_a_bounded_sum_and_get_what_they_asked_for() {
         cpu_ms(&node) - cpu
     ));
     // docs/protocol.md, "Backpressure": what one that does not read can hold, and the log's tail.
-    let each_kib = 256 + 2 * 64 + 64;
+    let each_kib = 2 * (256 + 64);
     let budget = without_reading.len() as u64 * each_kib + (32 << 10);
     assert!(grown < budget, "{grown} KiB, more than {budget}");
 

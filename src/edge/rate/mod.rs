@@ -144,7 +144,8 @@ impl TopicRates {
         let name = name.ok_or_else(|| Fault::invalid("name", "name is no single token"))?;
         match event.kind {
             SET => {
-                let asked = TopicRateSet::decode(event.data).map_err(undecodable)?;
+                let asked =
+                    TopicRateSet::decode(event.data).map_err(|error| undecodable(&error))?;
                 if !self.rates.contains_key(name) && self.rates.len() >= RATES_MAX {
                     let text = format!(
                         "there are {RATES_MAX} rates, which is the limit; remove one first"
@@ -154,7 +155,7 @@ impl TopicRates {
                 self.rates.insert(name.to_owned(), TopicRate::new(&asked)?);
             }
             REMOVED => {
-                TopicRateRemoved::decode(event.data).map_err(undecodable)?;
+                TopicRateRemoved::decode(event.data).map_err(|error| undecodable(&error))?;
                 self.rates.remove(name);
             }
             kind => {
@@ -167,7 +168,7 @@ impl TopicRates {
     }
 }
 
-fn undecodable(error: prost::DecodeError) -> Fault {
+fn undecodable(error: &prost::DecodeError) -> Fault {
     let text = format!("the event cannot be decoded: {error}");
     Fault::new(ErrorCode::StorageFailure, "", text)
 }

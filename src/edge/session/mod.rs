@@ -89,7 +89,8 @@ pub async fn run<S>(
     };
     let mut draining = context.draining.clone();
     let session = Session::new(context, identity, tenancy, guard, subprotocol);
-    let mut pump = Pump::new(websocket, session);
+    // Boxed: a future keeps room for every place that a value is moved to.
+    let mut pump = Box::new(Pump::new(websocket, session));
     let mut alarm = pin!(sleep_until(pump.alarm()));
     let end: End = loop {
         tokio::select! {

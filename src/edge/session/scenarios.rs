@@ -893,3 +893,23 @@ async fn a_session_that_panics_takes_nobody_along() {
     late.ask(1, Ask::Subscribe(from_start(1, "b"))).await;
     assert_eq!(late.delivered(1).await.len(), 1);
 }
+
+// PERF-05: what a session's task takes, however it is compiled; the rest is buffers.
+#[tokio::test]
+async fn a_sessions_task_is_small() {
+    let node = Node::start(|_| {});
+    let (_ours, theirs) = tokio::io::duplex(1);
+    let server = WebSocketStream::from_raw_socket(metered(theirs), End::Server, None).await;
+    let task = run(
+        server,
+        identity("t"),
+        Subprotocol::Frames,
+        node.context.clone(),
+    );
+    let bytes = size_of_val(&task) + size_of::<Pump<DuplexStream>>();
+    assert!(
+        bytes < 4 << 10,
+        "{bytes} bytes, of them {} the pump",
+        size_of::<Pump<DuplexStream>>()
+    );
+}

@@ -395,12 +395,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
     }
 
     /// Lets go of the socket.
-    pub(super) async fn leave(self, end: End) {
+    pub(super) async fn leave(self: Box<Self>, end: End) {
         let Self {
             mut websocket,
             session,
             ..
-        } = self;
+        } = *self;
         // Leases and places in the index first: the peer may be slow to go.
         drop(session);
         match end {
@@ -421,7 +421,8 @@ async fn farewell<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
     let goodbye = async {
         stream.shutdown().await?;
         let mut rest = FAREWELL_BYTES_MAX;
-        let mut sink = [0; 4096];
+        // Not on the stack, which would be part of every session's task from its beginning.
+        let mut sink = vec![0; 4096];
         while rest > 0 {
             match stream.read(&mut sink).await? {
                 0 => break,
