@@ -26,6 +26,7 @@ const FILES: [&str; 8] = [
     "arqon/v1/schema.proto",
     "arqon/v1/mirror.proto",
     "arqon/v1/signature.proto",
+    "arqon/v1/rate.proto",
     "arqon/pybus/v1/bus_payload.proto",
 ];
 

@@ -358,6 +358,29 @@ sections! {
         /// Bytes of records that all realities of one tenant may store, framing included, beyond
         /// which Produce is refused; 0 for no limit.
         tenant_bytes_max: u64 = 0, Bound::Within(0, u64::MAX);
+        /// Messages that one session may produce in a second; 0 for no limit.
+        session_messages_per_second: u64 = 0, Bound::Within(0, 1 << 40);
+        /// Bytes of envelopes that one session may produce in a second; 0 for no limit.
+        session_bytes_per_second: u64 = 0, Bound::Within(0, 1 << 40);
+        /// Messages that all sessions of one tenant together may produce in a second; 0 for no
+        /// limit.
+        tenant_messages_per_second: u64 = 0, Bound::Within(0, 1 << 40);
+        /// Bytes of envelopes that all sessions of one tenant together may produce in a second; 0
+        /// for no limit.
+        tenant_bytes_per_second: u64 = 0, Bound::Within(0, 1 << 40);
+        /// As much may be produced at once as these rates let through in this time. A batch that
+        /// is larger never passes.
+        rate_burst_ms: u64 = 1_000, Bound::Within(1, 60_000);
+        /// Handshakes that may begin in a second from one address (IPv6: from one /64 network); as
+        /// many at once as in ten seconds. 0 for no limit.
+        address_connections_per_second: u32 = 0, Bound::Within(0, 1_000_000);
+        /// Sessions that one tenant may open in a second; as many at once as in ten seconds. 0 for
+        /// no limit.
+        tenant_connections_per_second: u32 = 0, Bound::Within(0, 1_000_000);
+        /// WebSocket frames of one session in a second that carry next to nothing: pings, pongs,
+        /// and fragments of less than 1 KiB. As many may come at once as in ten seconds; beyond
+        /// that the session is closed.
+        small_frames_per_second: u32 = 1_000, Bound::Within(1, 1_000_000);
         /// Named consumers of one tenant.
         consumers_max: usize = 10_000, Bound::Within(1, 1_000_000);
         /// Producers of one reality whose own clocks are remembered; the longest idle is forgotten.
@@ -384,6 +407,9 @@ sections! {
         credit_bytes_max: u64 = 64 * MIB, Bound::Within(KIB, u64::MAX);
         /// Records that one Deliver frame gathers.
         deliver_bytes_max: usize = 256 << 10, Bound::Within(KIB, 16 * MIB);
+        /// A subscription that does not want to catch up (`on_lag`) is behind when more records than
+        /// this stand between it and the end of the log.
+        lag_records_max: u64 = 100_000, Bound::Within(2, u64::MAX);
         /// A session whose socket takes nothing for this long is closed as a slow consumer.
         write_timeout_ms: u64 = 10_000, Bound::Within(100, 600_000);
     }

@@ -43,6 +43,16 @@ pub enum Error {
         /// The name.
         reality: RealityName,
     },
+    /// A subscription that does not want to catch up has fallen too far behind.
+    #[error(
+        "the subscription is {behind} records behind the end of the log, more than the limit of {limit}; subscribe again from where it is to be read on, or with on_lag CATCH_UP"
+    )]
+    SlowConsumer {
+        /// Records between it and the end.
+        behind: u64,
+        /// How many there may be.
+        limit: u64,
+    },
     /// The reality has been deleted meanwhile.
     #[error(
         "reality {reality} has been deleted; if there is another of that name now, begin anew in it"
@@ -392,6 +402,7 @@ impl Error {
             | Self::ConsumerInUse { .. }
             | Self::ConsumerFilter { .. } => ErrorCode::ValidationError,
             Self::Rejected(rejection) => rejection.fault.code(),
+            Self::SlowConsumer { .. } => ErrorCode::SlowConsumer,
             Self::NoSuchReality { .. }
             | Self::NotAmongRealities { .. }
             | Self::RealityDeleted { .. }
@@ -470,6 +481,7 @@ impl Error {
             Self::ConsumerInUse { .. }
             | Self::CursorBeyondEnd { .. }
             | Self::CursorsDamaged { .. } => "consumer".into(),
+            Self::SlowConsumer { .. } => "on_lag".into(),
             Self::ConsumerFilter { .. } => "filter".into(),
             Self::BeyondEnd { .. }
             | Self::OutOfRange { .. }

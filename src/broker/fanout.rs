@@ -28,7 +28,7 @@ pub enum Visibility {
 /// Whoever holds subscriptions: is told on a commit thread, so must be quick and must not block.
 pub trait Subscriber: Send + Sync + Debug {
     /// The subscription that it calls `key` has something to read. Not repeated until the
-    /// subscription has been asked to fill a frame.
+    /// subscription has taken its mark, unless the log behind it is another now, or gone.
     fn ready(&self, key: u64);
 }
 
@@ -64,6 +64,15 @@ impl Listener {
         if !self.told.swap(true, Ordering::AcqRel) {
             self.subscriber.ready(self.key);
         }
+    }
+}
+
+impl Listener {
+    /// Tells even those who have been told and wait for something else than records.
+    fn remind(&self) {
+        self.pending_from.store(0, Ordering::Release);
+        self.told.store(true, Ordering::Release);
+        self.subscriber.ready(self.key);
     }
 }
 
@@ -212,9 +221,9 @@ impl Fanout {
     /// The log has been reopened: everybody looks again from where they are.
     pub fn look_again(&self) {
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
-        index.matching.each(&mut |entry| entry.0.mark(0));
+        index.matching.each(&mut |entry| entry.0.remind());
         for entry in &index.all {
-            entry.0.mark(0);
+            entry.0.remind();
         }
     }
 }

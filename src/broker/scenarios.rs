@@ -2,6 +2,7 @@
 
 mod forks;
 mod idle;
+mod lag;
 
 use std::io;
 use std::path::Path;
@@ -18,7 +19,7 @@ use super::accept::{Batch, Fault};
 use super::consumer::CursorSink;
 use super::fanout::{Subscriber, Visibility};
 use super::scan::HistoryRead;
-use super::subscription::{Credit, Filled, Request, Start, Stop, Then, fetch};
+use super::subscription::{Credit, Filled, LagRule, Request, Start, Stop, Then, fetch};
 use super::*;
 use crate::log::{
     Access, AppendError, AppendSink, Appended, Clock, Committer, Durability, Found, RealStorage,
@@ -265,6 +266,7 @@ impl Node {
             stop: Stop::default(),
             visibility: Visibility::Durable,
             credit: Credit::default(),
+            lag: LagRule::NONE,
             lease: None,
             subscriber: Arc::clone(&self.ear) as _,
             key: 1,
@@ -651,6 +653,7 @@ fn a_named_consumer_resumes_after_restart() {
     assert_eq!(listed.len(), 1);
     assert_eq!(listed[0].sequence, Sequence::new(6));
     let request = Request {
+        lag: LagRule::NONE,
         lease: Some(node.lease("c1").unwrap()),
         ..node.request(">", Start::Earliest)
     };
@@ -675,6 +678,7 @@ fn a_consumer_ahead_of_its_log_is_refused() {
     let node = Node::start(dir.path(), log::Options::default());
     node.append_on("a", 9, 10);
     let request = |consumer| Request {
+        lag: LagRule::NONE,
         lease: Some(node.lease(consumer).unwrap()),
         ..node.request(">", Start::Earliest)
     };

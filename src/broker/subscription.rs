@@ -52,6 +52,35 @@ pub struct Credit {
     pub bytes: Option<i64>,
 }
 
+/// What becomes of a subscription that was near the end of the log and has fallen too far behind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OnLag {
+    /// It reads on from the log and loses nothing.
+    #[default]
+    CatchUp,
+    /// When it goes on, it goes on nearer to the end, and is told what it has missed.
+    DropOldest,
+    /// It ends.
+    End,
+}
+
+/// When a subscription is too far behind, and what then.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LagRule {
+    /// What then.
+    pub on_lag: OnLag,
+    /// Records between it and the end of the log, beyond which it is too far behind.
+    pub records_max: u64,
+}
+
+impl LagRule {
+    /// However far behind, it reads on.
+    pub const NONE: Self = Self {
+        on_lag: OnLag::CatchUp,
+        records_max: u64::MAX,
+    };
+}
+
 /// What a subscription is to be.
 #[derive(Debug)]
 pub struct Request {
@@ -67,6 +96,8 @@ pub struct Request {
     pub visibility: Visibility,
     /// What may be delivered at first.
     pub credit: Credit,
+    /// When it is too far behind, and what then.
+    pub lag: LagRule,
     /// The named consumer whose cursor it moves.
     pub lease: Option<Lease>,
     /// Who is told when there is something to read, and under which key.
@@ -128,6 +159,9 @@ pub struct Subscription {
     lease: Option<Lease>,
     selection: Selection,
     credit: Credit,
+    lag: LagRule,
+    /// It has been near the end of the log: whoever begins far behind is catching up, not lagging.
+    was_near: bool,
     /// Found and not delivered; everything up to `scanned` that is not in it does not match.
     ahead: VecDeque<Piece>,
     /// Ends of the reads of history that pieces in `ahead` are from: each keeps the memory of one
@@ -149,6 +183,16 @@ pub struct Subscription {
     failure: Option<Error>,
 }
 
+/// What [`Subscription::look_at_lag`] finds.
+enum Lag {
+    None,
+    Dropped(Lost),
+    End { behind: u64 },
+}
+
+/// Why records are missing that a reader with [`OnLag::DropOldest`] was too slow for.
+pub const DROPPED: &str = "dropped: the reader was too far behind";
+
 /// Bytes that a read of history gathers.
 const HISTORY_BYTES: usize = 1 << 20;
 
@@ -166,6 +210,7 @@ impl Subscription {
             stop,
             visibility,
             credit,
+            lag,
             lease,
             subscriber,
             key,
@@ -210,6 +255,8 @@ impl Subscription {
                 stop_time: stop.time,
             },
             credit,
+            lag,
+            was_near: end.get().saturating_sub(next.get()) <= lag.records_max,
             ahead: VecDeque::new(),
             reads: VecDeque::new(),
             scanned: next,
@@ -348,6 +395,28 @@ impl Subscription {
                 then: Then::Failed(deleted),
             };
         }
+        match self.look_at_lag() {
+            Lag::None => {}
+            Lag::Dropped(range) => {
+                return Filled {
+                    records: 0,
+                    lost: Some(range),
+                    next: self.next,
+                    end_of_log: false,
+                    then: Then::Again,
+                };
+            }
+            Lag::End { behind } => {
+                let limit = self.lag.records_max;
+                return Filled {
+                    records: 0,
+                    lost: None,
+                    next: self.next,
+                    end_of_log: false,
+                    then: Then::Failed(Error::SlowConsumer { behind, limit }),
+                };
+            }
+        }
         let mut records = before;
         let mut lost = None;
         let then = loop {
@@ -370,6 +439,56 @@ impl Subscription {
             end_of_log,
             then,
         }
+    }
+
+    /// Holds how far it is behind against its rule.
+    fn look_at_lag(&mut self) -> Lag {
+        let LagRule {
+            on_lag,
+            records_max,
+        } = self.lag;
+        // A read under way would come back with what has been dropped. And whoever takes nothing
+        // now is told once, when it does: nothing is held for it meanwhile.
+        let later = on_lag == OnLag::DropOldest && (self.reading || !self.has_credit());
+        if on_lag == OnLag::CatchUp || later {
+            return Lag::None;
+        }
+        let end = self.end();
+        let behind = end.get().saturating_sub(self.first_missing(end));
+        if behind <= records_max {
+            self.was_near = true;
+            return Lag::None;
+        }
+        match on_lag {
+            OnLag::DropOldest if self.was_near => {
+                // Not to the brink, where each further record would drop another.
+                let first = self.next;
+                let after = Sequence::at_least_first(end.get() - records_max / 2);
+                self.ahead.clear();
+                self.reads.clear();
+                self.scanned = after;
+                self.next = after;
+                self.stopped = false;
+                Lag::Dropped(Lost {
+                    first,
+                    last: after.previous().unwrap_or(first).max(first),
+                    reason: DROPPED.to_owned(),
+                })
+            }
+            OnLag::End if self.was_near => Lag::End { behind },
+            OnLag::CatchUp | OnLag::DropOldest | OnLag::End => Lag::None,
+        }
+    }
+
+    /// The first record that it may want and has not been sent, or `end`: what does not match puts
+    /// nobody behind.
+    fn first_missing(&mut self, end: Sequence) -> u64 {
+        let next = self.next.get();
+        if self.interest.wanted() == Wanted::All || !self.ahead.is_empty() {
+            return next;
+        }
+        self.pending = self.pending.min(self.interest.take());
+        next.max(self.pending.min(end.get()))
     }
 
     /// Copies what has been found; `None` when all of it is.
@@ -473,6 +592,10 @@ impl Subscription {
         if self.reading {
             return Some(Then::Reading);
         }
+        let end = self.end();
+        if self.waits_for_credit_alone(end) {
+            return Some(Then::Credit);
+        }
         // The mark first, then the end: a match below the end is then either in the mark or still
         // to be marked.
         self.pending = self.pending.min(self.interest.take());
@@ -509,6 +632,17 @@ impl Subscription {
             }
             Err(error) => Some(Then::Failed(error.into())),
         }
+    }
+
+    /// Whether nothing but credit is missing. The mark is then left where it is, so that a reader
+    /// who takes nothing is not told of every record that comes.
+    fn waits_for_credit_alone(&self, end: Sequence) -> bool {
+        self.lag.on_lag != OnLag::End
+            && self.interest.wanted() == Wanted::Matching
+            && self.pending < end.get()
+            && self.scanned < end
+            && !self.stopped
+            && !self.has_credit()
     }
 
     fn caught_up(&mut self, end: Sequence) -> Then {
@@ -642,6 +776,7 @@ pub fn fetch(
             records: Some(records),
             bytes: None,
         },
+        lag: LagRule::NONE,
         lease: None,
         subscriber: Arc::new(Nobody),
         key: 0,

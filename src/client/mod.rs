@@ -60,7 +60,7 @@ use crate::proto::v1::{self, ClientFrame};
 pub use batch::{Batch, Outgoing, now_micros};
 pub use connect::{ConnectOptions, Reconnect};
 pub use error::{Error, Outcome};
-pub use subscription::{Delivery, Start, SubscribeOptions, Subscription, Visibility};
+pub use subscription::{Delivery, OnLag, Start, SubscribeOptions, Subscription, Visibility};
 pub use tls::{Tls, TlsProblem};
 
 use driver::{Driver, Entry, Request};

@@ -38,6 +38,18 @@ pub enum Visibility {
     WrittenToo,
 }
 
+/// What happens when a subscription has been near the end of the log and is now too far behind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OnLag {
+    /// It reads on from the log and loses nothing.
+    #[default]
+    CatchUp,
+    /// The oldest of what it has not got is dropped; [`Delivery::lost`] names the range.
+    DropOldest,
+    /// It ends with an error `SLOW_CONSUMER`.
+    End,
+}
+
 /// What to subscribe to.
 #[derive(Clone, Debug)]
 pub struct SubscribeOptions {
@@ -63,6 +75,8 @@ pub struct SubscribeOptions {
     pub twist_id: String,
     /// Only records with spectral metadata within these bounds.
     pub spectral: Option<v1::SpectralRange>,
+    /// What happens when it is too far behind; with a named consumer only the default is allowed.
+    pub on_lag: OnLag,
     /// Records that may be under way or waiting here.
     pub window_records: u64,
     /// Bytes that may be under way or waiting here.
@@ -85,6 +99,7 @@ impl SubscribeOptions {
             visibility: Visibility::Durable,
             twist_id: String::new(),
             spectral: None,
+            on_lag: OnLag::CatchUp,
             window_records: 1 << 16,
             window_bytes: 4 << 20,
         }
@@ -111,6 +126,12 @@ impl SubscribeOptions {
                 Visibility::WrittenToo => v1::subscribe::Visibility::WrittenToo,
             }
             .into(),
+            on_lag: match self.on_lag {
+                OnLag::CatchUp => v1::subscribe::OnLag::CatchUp,
+                OnLag::DropOldest => v1::subscribe::OnLag::DropOldest,
+                OnLag::End => v1::subscribe::OnLag::End,
+            }
+            .into(),
             start: Some(match self.start {
                 Start::Earliest => Wire::Earliest(true),
                 Start::Latest => Wire::Latest(true),
@@ -132,7 +153,8 @@ pub struct Delivery {
     pub end_of_log: bool,
     /// A stop condition was met: nothing follows.
     pub finished: bool,
-    /// Records that are damaged on the node's disk and could not be delivered.
+    /// Records that are damaged on the node's disk, or were dropped because this reader was too
+    /// far behind.
     pub lost: Option<v1::LostRange>,
 }
 

@@ -115,6 +115,8 @@ pub enum Refusal {
     NotReady,
     /// The tenant has all the sessions it may have.
     TenantFull,
+    /// This address, or this tenant, comes too often.
+    TooOften,
     /// The node has all the sessions it may have.
     NodeFull,
     /// The node is going down.
@@ -326,6 +328,15 @@ impl Refusal {
                     ErrorCode::RateLimited,
                     "rate_limited",
                     "the tenant has as many sessions as it may have; close one or come back",
+                )
+            },
+            Self::TooOften => Face {
+                header: Some((header::RETRY_AFTER, RETRY_AFTER_S)),
+                ..face(
+                    StatusCode::TOO_MANY_REQUESTS,
+                    ErrorCode::RateLimited,
+                    "too_often",
+                    "too many connections were opened from here lately; come back later",
                 )
             },
             Self::NodeFull => Face {

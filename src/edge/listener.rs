@@ -32,9 +32,10 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 
 use super::handshake::{self, Refusal, Rules, Subprotocol};
 use super::metrics::Metrics;
+use super::rate::arrivals::Arrivals;
 use super::revocation::Standing;
 use super::seats::{Seat, Seats};
-use super::session::{self, SessionContext};
+use super::session::{self, Metered, SessionContext};
 use super::tls::Tls;
 use super::tls::accept::{self, Denied};
 use super::token::{Refused, Verifier};
@@ -54,10 +55,10 @@ const FAREWELL_BYTES_MAX: usize = 256 << 10;
 /// Pause after a failed accept: out of descriptors is not cured by asking again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// tungstenite reads at most this much at once, allocates it when a connection starts, and fills it
-/// with zeros before every read. At its default (128 KiB) an idle session holds 135 KiB; at 16 KiB
-/// a 1 MiB message takes 64 reads, which costs a few hundredths of a millisecond more than 8 would.
-const READ_BUFFER_BYTES: usize = 16 << 10;
+/// tungstenite reads at most this much at once, allocates it when a connection starts, fills it
+/// with zeros before every read, and keeps it: at its default (128 KiB) an idle session holds 135
+/// KiB. What comes in bulk is read from the socket in larger pieces ([`Metered`]).
+const READ_BUFFER_BYTES: usize = 4 << 10;
 /// Frames smaller than this are gathered and leave with one system call, at the latest on flush.
 /// The buffer is not allocated before it is used, and grows by what one message needs.
 const WRITE_BUFFER_BYTES: usize = 64 << 10;
@@ -70,9 +71,11 @@ pub struct Door {
     verifier: Arc<Verifier>,
     clock: Arc<dyn Clock>,
     seats: Arc<Seats>,
+    arrivals: Arrivals,
     metrics: Arc<Metrics>,
     handshakes: Arc<Semaphore>,
     handshake_timeout: Duration,
+    small_frames_per_second: u32,
     websocket: WebSocketConfig,
     draining: watch::Receiver<bool>,
     context: SessionContext,
@@ -139,11 +142,13 @@ impl Door {
             verifier,
             clock,
             seats,
+            arrivals: Arrivals::new(limits),
             metrics,
             handshakes: Arc::new(Semaphore::new(
                 limits.handshakes_max.min(Semaphore::MAX_PERMITS),
             )),
             handshake_timeout: Duration::from_millis(limits.handshake_timeout_ms),
+            small_frames_per_second: limits.small_frames_per_second,
             websocket: websocket(limits),
             draining,
             context,
@@ -184,11 +189,8 @@ impl Door {
             return;
         };
         tokio::spawn(async move {
-            let greeted = self.greet(stream, peer, permit);
-            let outcome = AssertUnwindSafe(greeted).catch_unwind().await;
-            if outcome.is_err() {
-                tracing::error!(%peer, "a handshake panicked; its connection is closed");
-            }
+            let metrics = Arc::clone(&self.metrics);
+            contain(self.greet(stream, peer, permit), &metrics, peer).await;
         });
     }
 
@@ -319,6 +321,10 @@ impl Door {
         if *self.draining.borrow() {
             return Err(Refusal::Draining);
         }
+        // Before the token, which is what costs.
+        if !self.arrivals.take_address(peer.ip()) {
+            return Err(Refusal::TooOften);
+        }
         let offer = handshake::examine(head, &self.rules)?;
         let identity = match (offer.token, shown) {
             (_, Shown::Unfit) => return Err(Refusal::Certificate),
@@ -337,6 +343,9 @@ impl Door {
             }
         };
         self.standing(&identity, peer, Refusal::TokenInvalid).await?;
+        if !self.arrivals.take_tenant(&identity.tenant) {
+            return Err(Refusal::TooOften);
+        }
         let seat = self.seats.take(&identity.tenant)?;
         let response = offer.response();
         Ok((
@@ -404,7 +413,7 @@ impl Door {
         tokio::spawn(async move {
             let role = Role::Server;
             let websocket = WebSocketStream::from_partially_read(
-                stream,
+                Metered::new(stream, self.small_frames_per_second),
                 Vec::new(),
                 role,
                 Some(self.websocket),
@@ -415,12 +424,24 @@ impl Door {
                 return;
             }
             let session = session::run(websocket, identity, subprotocol, self.context.clone());
-            let outcome = AssertUnwindSafe(session).catch_unwind().await;
-            if outcome.is_err() {
-                tracing::error!(%peer, "a session panicked; its connection is closed");
-            }
+            // Boxed: it lives as long as the session, and would be kept once for each hand it
+            // passes through.
+            contain(Box::pin(session), &self.metrics, peer).await;
             drop(seat);
         });
+    }
+}
+
+/// Runs what serves one connection; a panic in it ends that connection and nothing else (REL-10).
+pub(in crate::edge) async fn contain(
+    connection: impl Future<Output = ()>,
+    metrics: &Metrics,
+    peer: SocketAddr,
+) {
+    let outcome = AssertUnwindSafe(connection).catch_unwind().await;
+    if outcome.is_err() {
+        metrics.panics.inc();
+        tracing::error!(%peer, "what serves a connection panicked; it is closed, nothing else is");
     }
 }
 
@@ -526,7 +547,9 @@ async fn farewell(mut stream: impl AsyncRead + AsyncWrite + Unpin, last_words: &
 
 /// hyper reads no further than the head once it has it, so these bytes were sent before the 101:
 /// the peer does not know what was agreed on.
-async fn refuse_early_data(websocket: &mut WebSocketStream<impl AsyncRead + AsyncWrite + Unpin>) {
+async fn refuse_early_data(
+    websocket: &mut WebSocketStream<Metered<impl AsyncRead + AsyncWrite + Unpin>>,
+) {
     let frame = CloseFrame {
         code: CloseCode::Protocol,
         reason: "early_data".into(),

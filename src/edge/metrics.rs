@@ -26,6 +26,8 @@ pub struct Metrics {
     pub sessions: Gauge,
     /// Sessions opened since the start.
     pub sessions_opened: Counter,
+    /// Connections that a bug has ended.
+    pub panics: Counter,
     /// Records appended on behalf of clients.
     pub produced_records: Counter,
     /// Bytes of the envelopes in them.
@@ -150,6 +152,7 @@ impl Metrics {
             registry: Registry::with_prefix("arqon"),
             sessions: Gauge::default(),
             sessions_opened: Counter::default(),
+            panics: Counter::default(),
             produced_records: Counter::default(),
             produced_bytes: Counter::default(),
             delivered_records: Counter::default(),
@@ -201,6 +204,11 @@ impl Metrics {
             "edge_sessions_opened",
             "Sessions opened",
             self.sessions_opened.clone(),
+        );
+        r.register(
+            "edge_panics",
+            "Connections and requests ended by a bug",
+            self.panics.clone(),
         );
         r.register(
             "edge_produced_records",

@@ -401,6 +401,7 @@ fn subscribe() -> v1::Subscribe {
         credit_bytes: 1 << 20,
         causal: true,
         visibility: v1::subscribe::Visibility::WrittenToo.into(),
+        on_lag: v1::subscribe::OnLag::CatchUp.into(),
         start: Some(v1::subscribe::Start::Sequence(1000)),
         ..v1::Subscribe::default()
     }

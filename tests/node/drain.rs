@@ -6,9 +6,12 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use arqonbus::proto::v1::server_frame::Body;
-use arqonbus::proto::v1::{ClientFrame, Envelope, Fetch, Produce, ServerFrame, client_frame};
+use arqonbus::proto::v1::{
+    Ack, ClientFrame, Envelope, Fetch, Ping, Produce, ServerFrame, Subscribe, client_frame,
+};
 use prost::Message as _;
 
+use crate::limits::{Session, envelope, produce};
 use crate::raw::{Request, frame, read_frame, read_rest};
 use crate::support::Node;
 
@@ -180,4 +183,47 @@ fn a_second_signal_ends_the_node_at_once() {
     assert_eq!(status.code(), Some(1), "{text}");
     assert!(text.contains("second signal"), "{text}");
     drop(stream);
+}
+
+#[test]
+fn what_a_consumer_has_acknowledged_is_saved() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let subscribe = || {
+        client_frame::Body::Subscribe(Subscribe {
+            subscription: 1,
+            filter: "a".into(),
+            consumer: "c".into(),
+            ..Subscribe::default()
+        })
+    };
+    let node = Node::dev_on(dir.path());
+    let mut session = Session::with(&node, &node.dev_token()).expect("a session");
+    let batch = vec![envelope("a", 1); 9];
+    assert!(matches!(
+        session.answer(1, produce(&batch)),
+        Body::Produced(_)
+    ));
+    assert!(matches!(
+        session.answer(2, subscribe()),
+        Body::Subscribed(_)
+    ));
+    // Nobody waits for the answer to this.
+    let ack = Ack {
+        subscription: 1,
+        sequence: 5,
+    };
+    session.send(0, client_frame::Body::Ack(ack));
+    let ping = client_frame::Body::Ping(Ping::default());
+    assert!(matches!(session.answer(3, ping), Body::Pong(_)));
+    node.signal("TERM");
+    assert_eq!(node.ended().0.code(), Some(0));
+
+    let node = Node::dev_on(dir.path());
+    let mut session = Session::with(&node, &node.dev_token()).expect("a session");
+    match session.answer(1, subscribe()) {
+        Body::Subscribed(subscribed) => {
+            assert_eq!((subscribed.resumed, subscribed.next), (true, 6));
+        }
+        other => panic!("{other:?}"),
+    }
 }

@@ -73,6 +73,13 @@ impl Session {
             Refusal::from(broker::Error::from(rejection))
         })?;
         let rules = self.guard.rules();
+        self.pay(
+            &rules,
+            &batch,
+            &admitted,
+            view,
+            std::slice::from_ref(encoded),
+        )?;
         self.judge(&rules, None, &mut batch, admitted, encoded, view)?;
         let reply = Reply::Envelope(id.to_owned());
         self.hand_over(reality, batch, encoded.len(), Promise::DEFAULT, reply)

@@ -15,6 +15,7 @@ mod envelopes;
 mod frame;
 mod in_flight;
 mod json;
+mod metered;
 mod outbox;
 mod produce;
 mod refusal;
@@ -35,6 +36,7 @@ use tokio::sync::watch;
 use tokio::time::sleep_until;
 use tokio_tungstenite::WebSocketStream;
 
+pub use self::metered::Metered;
 use self::refusal::Refusal;
 use self::socket::{End, Pump};
 use self::state::Session;
@@ -69,7 +71,7 @@ pub struct SessionContext {
 
 /// Serves one session until it ends, and returns when nothing of it is left.
 pub async fn run<S>(
-    websocket: WebSocketStream<S>,
+    websocket: WebSocketStream<Metered<S>>,
     identity: Identity,
     subprotocol: Subprotocol,
     context: SessionContext,
@@ -92,7 +94,8 @@ pub async fn run<S>(
     };
     let mut draining = context.draining.clone();
     let session = Session::new(context, identity, tenancy, guard, subprotocol);
-    let mut pump = Pump::new(websocket, session);
+    // Boxed: a future keeps room for every place that a value is moved to.
+    let mut pump = Box::new(Pump::new(websocket, session));
     let mut alarm = pin!(sleep_until(pump.alarm()));
     let end: End = loop {
         tokio::select! {

@@ -13,6 +13,7 @@ use crate::broker::{self, NameError, Reality, RealityName};
 use crate::config::Limits;
 use crate::edge::json::frame::Frame;
 use crate::edge::mirror::Original;
+use crate::edge::rate::Payers;
 use crate::edge::shield::{Message, Rules};
 use crate::log::{AppendError, AppendSink, Appended, Durability};
 use crate::proto::v1::{self, Produced, server_frame::Body};
@@ -155,9 +156,35 @@ impl Session {
             let view = self.read_envelope(Some(index), encoded)?;
             let admitted = batch.admit(encoded, &view, None);
             let admitted = admitted.map_err(broker::Error::from)?;
+            if index == 0 {
+                self.pay(&rules, &batch, &admitted, &view, envelopes)?;
+            }
             self.judge(&rules, Some(index), &mut batch, admitted, encoded, &view)?;
         }
         self.hand_over(reality, batch, bytes, promise, Reply::Frame(request_id))
+    }
+
+    /// Counts a batch, whose first envelope has been admitted, against all rates.
+    pub(super) fn pay(
+        &self,
+        rules: &Rules,
+        batch: &Batch<'_>,
+        first: &Admitted,
+        view: &EnvelopeView<'_>,
+        envelopes: &[Bytes],
+    ) -> Result<(), Refusal> {
+        let payers = Payers {
+            session: self.allowance.as_deref(),
+            tenant: self.guard.allowance(),
+            topics: &rules.rates,
+        };
+        payers.pay(first.topic(), envelopes).map_err(|blocked| {
+            let message = message(batch, first, view);
+            let decisions = self.guard.decisions();
+            decisions.blocked(&self.tenancy, &message, &blocked);
+            // Its field is a path from the request already.
+            Refusal::blocked(blocked, None)
+        })
     }
 
     /// Has the edge judge an envelope, and puts it into the batch if it passes.
@@ -174,12 +201,7 @@ impl Session {
             // Copies of a batch that was refused.
             self.copies.clear();
         }
-        let message = Message {
-            sender: batch.sender(),
-            topic: admitted.topic(),
-            view,
-            now_ms: batch.now().as_millis(),
-        };
+        let message = message(batch, &admitted, view);
         let decisions = self.guard.decisions();
         if let Err(blocked) = self.judgement.pass(rules, &message) {
             decisions.blocked(&self.tenancy, rules, &message, &blocked);
@@ -350,6 +372,19 @@ fn produced(appended: Appended) -> Body {
         durability: durability.into(),
         projected: String::new(),
     })
+}
+
+fn message<'a>(
+    batch: &'a Batch<'_>,
+    admitted: &'a Admitted,
+    view: &'a EnvelopeView<'a>,
+) -> Message<'a> {
+    Message {
+        sender: batch.sender(),
+        topic: admitted.topic(),
+        view,
+        now_ms: batch.now().as_millis(),
+    }
 }
 
 /// The configured limits on parts of an envelope.

@@ -13,7 +13,7 @@ use super::refusal::Refusal;
 use super::state::{Done, Session};
 use crate::broker::consumer::CursorSink;
 use crate::broker::fanout::{Subscriber, Visibility};
-use crate::broker::subscription::{self, Credit, Request, Start, Stop, Then};
+use crate::broker::subscription::{self, Credit, LagRule, OnLag, Request, Start, Stop, Then};
 use crate::broker::{self, Filter, RealityName, Role, Subscription, Traits};
 use crate::edge::shield::command::Desk;
 use crate::log::{Micros, Sequence};
@@ -128,6 +128,7 @@ impl Session {
         let name = self.reality_name(&asked.reality)?;
         let filter = self.filter(&name, &asked.filter)?;
         let visibility = visibility(asked.visibility)?;
+        let lag = self.lag_rule(asked)?;
         let credit = self.first_credit(asked)?;
         let (start, stop) = (start(asked)?, stop(asked));
         let traits = traits(&asked.twist_id, asked.spectral)?;
@@ -158,6 +159,7 @@ impl Session {
                     stop,
                     visibility,
                     credit,
+                    lag,
                     lease,
                     subscriber: signals as Arc<dyn Subscriber>,
                     key,
@@ -172,6 +174,24 @@ impl Session {
             }
         });
         Ok(())
+    }
+
+    fn lag_rule(&self, asked: &v1::Subscribe) -> Result<LagRule, Refusal> {
+        let field = "on_lag";
+        let on_lag = match subscribe::OnLag::try_from(asked.on_lag) {
+            Ok(subscribe::OnLag::CatchUp) => OnLag::CatchUp,
+            Ok(subscribe::OnLag::DropOldest) => OnLag::DropOldest,
+            Ok(subscribe::OnLag::End) => OnLag::End,
+            Err(error) => return Err(Refusal::invalid(field, format!("{field}: {error}"))),
+        };
+        if on_lag != OnLag::CatchUp && !asked.consumer.is_empty() {
+            let text = "a named consumer reads on from the log and loses nothing; leave on_lag out";
+            return Err(Refusal::invalid(field, text));
+        }
+        Ok(LagRule {
+            on_lag,
+            records_max: self.context.limits.lag_records_max,
+        })
     }
 
     fn first_credit(&self, asked: &v1::Subscribe) -> Result<Credit, Refusal> {

@@ -1,19 +1,23 @@
 //! Whole sessions over in-memory streams: a WebSocket client on one side, a real log on the other.
 
+use std::io;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
 use prost::Message as _;
 use tempfile::TempDir;
-use tokio::io::DuplexStream;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::{Role as End, WebSocketConfig};
 
 use super::*;
 use crate::broker::{Options, Role, Tenant, Topics};
+use crate::edge::listener::contain;
 use crate::log::{Clock, Committer, Environment, Micros, RealStorage};
 use crate::proto::pybus::BusPayload;
 use crate::proto::v1::client_frame::Body as Ask;
@@ -54,10 +58,14 @@ impl Node {
         let (drain, draining) = watch::channel(false);
         let mut limits = config::Limits::default();
         change(&mut limits);
+        let settings = config::Config {
+            limits: limits.clone(),
+            ..config::Config::default()
+        };
         Self {
             context: SessionContext {
                 broker: Broker::start(environment, options).unwrap(),
-                shield: Shield::new(&config::Config::default(), Arc::default()).unwrap(),
+                shield: Shield::new(&settings, Arc::default()).unwrap(),
                 verifier: Arc::new(
                     Verifier::new(&config::Auth::default(), config::Profile::Development).unwrap(),
                 ),
@@ -79,7 +87,8 @@ impl Node {
         let config = WebSocketConfig::default()
             .max_message_size(Some(message))
             .max_frame_size(Some(message));
-        let server = WebSocketStream::from_raw_socket(theirs, End::Server, Some(config)).await;
+        let server =
+            WebSocketStream::from_raw_socket(metered(theirs), End::Server, Some(config)).await;
         tokio::spawn(run(server, identity, subprotocol, self.context.clone()));
         Client {
             socket: WebSocketStream::from_raw_socket(ours, End::Client, None).await,
@@ -87,13 +96,25 @@ impl Node {
     }
 
     async fn connect(&self) -> Client {
-        let mut client = self.raw(identity("t"), Subprotocol::Frames).await;
+        self.connect_as(Role::Operator).await
+    }
+
+    async fn connect_as(&self, role: Role) -> Client {
+        let identity = Identity {
+            role,
+            ..identity("t")
+        };
+        let mut client = self.raw(identity, Subprotocol::Frames).await;
         match client.next().await.body {
             Some(Body::Welcome(welcome)) => assert_eq!(welcome.tenant, "t"),
             other => panic!("{other:?}"),
         }
         client
     }
+}
+
+fn metered<S>(stream: S) -> Metered<S> {
+    Metered::new(stream, config::Limits::default().small_frames_per_second)
 }
 
 fn identity(tenant: &str) -> Identity {
@@ -674,4 +695,223 @@ async fn envelopes_are_stored_and_answered_as_envelopes() {
         .ask(1, Ask::Subscribe(from_start(1, "room.science.main")))
         .await;
     assert_eq!(reader.delivered(1).await, [1]);
+}
+
+fn is_rate_limited(answer: &Body, field: &str) -> Option<u64> {
+    match answer {
+        Body::Produced(_) => None,
+        Body::Error(error) => {
+            assert_eq!(error.code, "RATE_LIMITED", "{error:?}");
+            assert_eq!(error.field, field);
+            assert!(error.retryable && error.retry_after_ms > 0, "{error:?}");
+            Some(error.retry_after_ms)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+// EDGE-10: refused whole, and taken when it is said to be.
+#[tokio::test]
+async fn a_session_that_sends_too_much_is_told_when_to_go_on() {
+    let node = Node::start(|limits| {
+        limits.session_messages_per_second = 20;
+        limits.tenant_messages_per_second = 30;
+    });
+    let (mut one, mut other) = (node.connect().await, node.connect().await);
+    let batch = |count| Ask::Produce(produce(&vec!["a"; count]));
+    assert_eq!(
+        one.refusal(batch(21)).await,
+        ("TOO_LARGE".into(), "envelopes".into())
+    );
+    // The ACL and the topic come first, and cost nothing.
+    assert_eq!(
+        one.refusal(Ask::Produce(produce(&["a..b"]))).await.0,
+        "VALIDATION_ERROR"
+    );
+    assert_eq!(
+        is_rate_limited(&one.answer(1, batch(20)).await, "envelopes"),
+        None
+    );
+    let wait = is_rate_limited(&one.answer(2, batch(10)).await, "envelopes").unwrap();
+    assert!((1..=500).contains(&wait), "{wait}");
+    // The tenant has ten left, and more only later.
+    assert_eq!(
+        is_rate_limited(&other.answer(1, batch(10)).await, "envelopes"),
+        None
+    );
+    let wait = is_rate_limited(&other.answer(2, batch(10)).await, "envelopes").unwrap();
+    tokio::time::sleep(Duration::from_millis(wait)).await;
+    assert_eq!(
+        is_rate_limited(&other.answer(3, batch(10)).await, "envelopes"),
+        None
+    );
+    let fetched = one.answer(
+        9,
+        Ask::Fetch(Fetch {
+            filter: ">".into(),
+            from: 1,
+            ..Fetch::default()
+        }),
+    );
+    let Body::Deliver(found) = fetched.await else {
+        panic!("nothing fetched");
+    };
+    assert_eq!(found.records.len(), 40, "none of what was refused");
+}
+
+// EDGE-10: a tenant's own limit on topics, changed while a session is open.
+#[tokio::test]
+async fn a_tenant_limits_what_comes_in_on_its_topics() {
+    let node = Node::start(|_| {});
+    let mut admin = node.connect_as(Role::Admin).await;
+    let mut client = node.connect().await;
+    let command = |name: &str, arguments: &[(&str, Value)]| {
+        Ask::Command(CommandRequest {
+            name: name.into(),
+            arguments: arguments
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), value.clone()))
+                .collect(),
+        })
+    };
+    let noisy = command(
+        "edge.rate.set",
+        &[
+            ("name", "noisy".into()),
+            ("pattern", "noise.>".into()),
+            ("messages_per_second", 2_u64.into()),
+        ],
+    );
+    assert_eq!(client.refusal(noisy.clone()).await.0, "FORBIDDEN");
+    assert!(matches!(
+        admin.answer(1, noisy).await,
+        Body::CommandResult(_)
+    ));
+    let batch = |topics: &[&str]| Ask::Produce(produce(topics));
+    let (two, field) = (["noise.a", "noise.b"], "envelopes[1].topic");
+    assert_eq!(
+        is_rate_limited(&client.answer(1, batch(&two)).await, ""),
+        None
+    );
+    let refused = client.answer(2, batch(&["b", "noise.a"])).await;
+    assert!(is_rate_limited(&refused, field).is_some());
+    assert_eq!(
+        is_rate_limited(&client.answer(3, batch(&["b"; 50])).await, ""),
+        None
+    );
+    let removed = command("edge.rate.remove", &[("name", "noisy".into())]);
+    assert!(matches!(
+        admin.answer(2, removed.clone()).await,
+        Body::CommandResult(_)
+    ));
+    assert_eq!(
+        is_rate_limited(&client.answer(4, batch(&two)).await, ""),
+        None
+    );
+    assert_eq!(admin.refusal(removed).await.0, "NOT_FOUND");
+}
+
+/// A stream that panics when it is read for the last time.
+struct Bomb {
+    inner: DuplexStream,
+    reads: usize,
+}
+
+impl AsyncRead for Bomb {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.inner).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            self.reads -= 1;
+            assert!(self.reads > 0, "a bug, for the test");
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Bomb {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+// REL-10: a bug in what serves one session ends that session, with all it held, and nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_panics_takes_nobody_along() {
+    let node = Node::start(|_| {});
+    let mut other = node.connect().await;
+    let (ours, theirs) = tokio::io::duplex(256 << 10);
+    let bomb = metered(Bomb {
+        inner: theirs,
+        reads: 3,
+    });
+    let server = WebSocketStream::from_raw_socket(bomb, End::Server, None).await;
+    let session = run(
+        server,
+        identity("t"),
+        Subprotocol::Frames,
+        node.context.clone(),
+    );
+    let metrics = Arc::clone(&node.context.metrics);
+    let task = tokio::spawn(async move {
+        contain(session, &metrics, ([127, 0, 0, 1], 1).into()).await;
+    });
+    let mut client = Client {
+        socket: WebSocketStream::from_raw_socket(ours, End::Client, None).await,
+    };
+    drop(client.next().await);
+    client.ask(1, Ask::Subscribe(from_start(1, ">"))).await;
+    assert!(matches!(
+        client.next().await.body,
+        Some(Body::Subscribed(_))
+    ));
+    let tenant = Tenant::new("t").unwrap();
+    let roll = || node.context.shield.opened(&tenant).unwrap().roll().len();
+    assert_eq!((roll(), node.context.metrics.panics.get()), (2, 0));
+    let produced = client.answer(2, Ask::Produce(produce(&["a"]))).await;
+    assert!(matches!(produced, Body::Produced(_)), "{produced:?}");
+    client.ask(3, Ask::Produce(produce(&["a"]))).await;
+    task.await.expect("the panic is contained");
+    assert_eq!((roll(), node.context.metrics.panics.get()), (1, 1));
+    let produced = other.answer(1, Ask::Produce(produce(&["b"]))).await;
+    assert!(matches!(produced, Body::Produced(_)), "{produced:?}");
+    let mut late = node.connect().await;
+    late.ask(1, Ask::Subscribe(from_start(1, "b"))).await;
+    assert_eq!(late.delivered(1).await.len(), 1);
+}
+
+// PERF-05: what a session's task takes, however it is compiled; the rest is buffers.
+#[tokio::test]
+async fn a_sessions_task_is_small() {
+    let node = Node::start(|_| {});
+    let (_ours, theirs) = tokio::io::duplex(1);
+    let server = WebSocketStream::from_raw_socket(metered(theirs), End::Server, None).await;
+    let task = run(
+        server,
+        identity("t"),
+        Subprotocol::Frames,
+        node.context.clone(),
+    );
+    let bytes = size_of_val(&task) + size_of::<Pump<DuplexStream>>();
+    assert!(
+        bytes < 4 << 10,
+        "{bytes} bytes, of them {} the pump",
+        size_of::<Pump<DuplexStream>>()
+    );
 }

@@ -20,6 +20,7 @@ use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
 use super::SessionContext;
 use super::frame;
 use super::json;
+use super::metered::Metered;
 use super::outbox::Outgoing;
 use super::refusal::Refusal;
 use super::state::{Close, Session};
@@ -35,6 +36,8 @@ const MESSAGES_MAX: usize = 64;
 const SEND_BYTES_MAX: usize = 1 << 20;
 /// Between the Drain frame and the close, so that the client can acknowledge what it has.
 const DRAIN_GRACE: Duration = Duration::from_millis(250);
+/// A session whose socket takes nothing for this long gives back what it needs only to go on.
+const BLOCKED_GRACE: Duration = Duration::from_secs(1);
 /// How often the wall clock is compared with the end of the token.
 const TOKEN_CHECK: Duration = Duration::from_secs(30);
 /// How long the peer's answer to a close is waited for.
@@ -69,12 +72,14 @@ enum Closing {
 /// A session and its socket.
 #[derive(Debug)]
 pub(super) struct Pump<S> {
-    websocket: WebSocketStream<S>,
+    websocket: WebSocketStream<Metered<S>>,
     session: Session,
     /// Fed and not flushed.
     dirty: bool,
     /// Since when the socket takes nothing.
     blocked_since: Option<Instant>,
+    /// Memory has been given back because it does not.
+    trimmed: bool,
     /// When the peer was last heard.
     heard: Instant,
     pinged: bool,
@@ -87,7 +92,7 @@ pub(super) struct Pump<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
-    pub(super) fn new(websocket: WebSocketStream<S>, session: Session) -> Self {
+    pub(super) fn new(websocket: WebSocketStream<Metered<S>>, session: Session) -> Self {
         let greeting = session.may_become_json();
         Self {
             websocket,
@@ -95,6 +100,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
             greeting: greeting.then(|| Instant::now() + SILENCE_BEFORE_GREETING),
             dirty: false,
             blocked_since: None,
+            trimmed: false,
             heard: Instant::now(),
             pinged: false,
             drain_since: None,
@@ -160,7 +166,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
         let mut sent = 0;
         while sent < SEND_BYTES_MAX && self.closing == Closing::No {
             match Pin::new(&mut self.websocket).poll_ready(cx) {
-                Poll::Ready(Ok(())) => self.blocked_since = None,
+                Poll::Ready(Ok(())) => self.unblocked(),
                 Poll::Ready(Err(error)) => return Err(gone(&error)),
                 Poll::Pending => {
                     self.blocked_since.get_or_insert_with(Instant::now);
@@ -176,6 +182,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
             fed.map_err(|error| gone(&error))?;
         }
         Ok(sent > 0)
+    }
+
+    const fn unblocked(&mut self) {
+        self.blocked_since = None;
+        self.trimmed = false;
     }
 
     fn next_message(&mut self) -> Option<Message> {
@@ -266,6 +277,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
                 (CloseCode::Size, "message_too_large")
             }
             SocketError::Capacity(_) => (CloseCode::Size, "message_too_large"),
+            SocketError::Io(_) if self.websocket.get_ref().is_flooded() => {
+                (CloseCode::Policy, "too_many_small_frames")
+            }
             SocketError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
                 return Err(End::Gone);
             }
@@ -288,7 +302,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
             match Pin::new(&mut self.websocket).poll_flush(cx) {
                 Poll::Ready(Ok(())) => {
                     self.dirty = false;
-                    self.blocked_since = None;
+                    self.unblocked();
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(gone(&error)),
                 Poll::Pending => {
@@ -315,6 +329,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
         let mut at = self.heard + silence;
         if let Some(since) = self.blocked_since {
             at = at.min(since + ms(limits.write_timeout_ms));
+            if !self.trimmed {
+                at = at.min(since + BLOCKED_GRACE);
+            }
         }
         if let Closing::Sent { until } = self.closing {
             return until;
@@ -377,6 +394,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
             tracing::info!(tenant = %self.session.identity.tenant, "session closed: its peer does not read");
             return Some(End::Gone);
         }
+        if !self.trimmed
+            && let Some(since) = self.blocked_since
+            && now >= since + BLOCKED_GRACE
+        {
+            self.trimmed = true;
+            self.session.subscriptions.shrink();
+        }
         self.session.end_if_due();
         if let Some(left) = self.token_left() {
             if left.is_zero() {
@@ -408,17 +432,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
     }
 
     /// Lets go of the socket.
-    pub(super) async fn leave(self, end: End) {
+    pub(super) async fn leave(self: Box<Self>, end: End) {
         let Self {
             mut websocket,
             session,
             ..
-        } = self;
+        } = *self;
         // Leases and places in the index first: the peer may be slow to go.
         drop(session);
         match end {
             End::Closed | End::Gone => {}
-            End::Broken => farewell(websocket.get_mut()).await,
+            End::Broken => farewell(websocket.get_mut().inner()).await,
         }
     }
 }
@@ -441,7 +465,8 @@ async fn farewell<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
     let goodbye = async {
         stream.shutdown().await?;
         let mut rest = FAREWELL_BYTES_MAX;
-        let mut sink = [0; 4096];
+        // Not on the stack, which would be part of every session's task from its beginning.
+        let mut sink = vec![0; 4096];
         while rest > 0 {
             match stream.read(&mut sink).await? {
                 0 => break,
@@ -457,7 +482,7 @@ async fn farewell<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
 
 /// Ends a session that cannot begin.
 pub(super) async fn turn_away<S>(
-    mut websocket: WebSocketStream<S>,
+    mut websocket: WebSocketStream<Metered<S>>,
     context: &SessionContext,
     subprotocol: Subprotocol,
     refusal: Refusal,
@@ -483,5 +508,5 @@ pub(super) async fn turn_away<S>(
     if let Ok(Err(error)) = timeout(CLOSE_WAIT, words).await {
         tracing::debug!(%error, "the peer left first");
     }
-    farewell(websocket.get_mut()).await;
+    farewell(websocket.get_mut().inner()).await;
 }

@@ -27,6 +27,7 @@ use crate::broker::{self, Identity, Reality, RealityName, Subscription, Tenancy}
 use crate::edge::handshake::Subprotocol;
 use crate::edge::json::text::Asked;
 use crate::edge::mirror::Copy;
+use crate::edge::rate::allowance::Allowance;
 use crate::edge::shield::Guard;
 use crate::edge::shield::judge::Judgement;
 use crate::edge::shield::roll::{Cause, Ended};
@@ -85,6 +86,8 @@ pub(super) struct Session {
     pub(super) judgement: Judgement,
     /// Of the batch that is being judged.
     pub(super) copies: Vec<Copy>,
+    /// What it may send; `None` if that is not limited.
+    pub(super) allowance: Option<Box<Allowance>>,
     /// Its place on the guard's roll.
     present: u64,
     pub(super) subprotocol: Subprotocol,
@@ -127,6 +130,7 @@ impl Session {
         if let Some(cause) = guard.rules().revocations.revoked(&identity) {
             signals.end(cause);
         }
+        let allowance = Allowance::new(context.shield.session_pace()).map(Box::new);
         let mut session = Self {
             context,
             identity,
@@ -134,6 +138,7 @@ impl Session {
             guard,
             judgement: Judgement::default(),
             copies: Vec::new(),
+            allowance,
             present,
             subprotocol,
             unnamed: subprotocol == Subprotocol::Unnamed,
@@ -356,6 +361,7 @@ impl Session {
         match outcome {
             Ok(done) => self.done(done),
             Err(error) => {
+                self.context.metrics.panics.inc();
                 tracing::error!(%error, "a request panicked");
                 let refusal = Refusal::from(broker::Error::Internal);
                 if self.subprotocol == Subprotocol::Json {

@@ -15,6 +15,7 @@ use crate::broker::journal::{self, NewEvent, Unreadable};
 use crate::broker::{Filter, Tenancy, Tenant};
 use crate::edge::metrics::Metrics;
 use crate::edge::mirror::Copier;
+use crate::edge::rate::allowance::{Allowance, Pace};
 use crate::log::Sequence;
 use crate::proto::ErrorCode;
 
@@ -30,6 +31,8 @@ pub struct Guard {
     roll: Roll,
     decisions: Decisions,
     copier: Arc<Copier>,
+    /// What all sessions of the tenant together may send; `None` if that is not limited.
+    allowance: Option<Allowance>,
 }
 
 /// The right to change what is in force; one has it at a time.
@@ -41,6 +44,7 @@ impl Guard {
         baseline: Rules,
         workshop: Arc<Workshop>,
         metrics: Arc<Metrics>,
+        pace: Pace,
     ) -> Self {
         let mut none_yet = baseline.clone();
         none_yet.lose("the tenant's events have not been read yet");
@@ -53,6 +57,7 @@ impl Guard {
             roll: Roll::default(),
             copier: Arc::new(Copier::new(Arc::clone(&metrics))),
             decisions: Decisions::new(metrics),
+            allowance: Allowance::new(pace),
         }
     }
 
@@ -90,6 +95,12 @@ impl Guard {
     #[must_use]
     pub const fn copier(&self) -> &Arc<Copier> {
         &self.copier
+    }
+
+    /// What all sessions of the tenant together may send; `None` if that is not limited.
+    #[must_use]
+    pub const fn allowance(&self) -> Option<&Allowance> {
+        self.allowance.as_ref()
     }
 
     pub(super) fn turn(&self) -> Turn<'_> {

@@ -1,7 +1,8 @@
 //! The order of the checks on one message, and what they leave in its record.
 //!
-//! Size, decoding, tenant and topic are checked before ([`crate::broker::accept`]); here follow
-//! rate, signature, schema, CASIL and the chain of policies. A step that cannot decide blocks.
+//! Size, decoding, tenant, topic ([`crate::broker::accept`]) and rate ([`crate::edge::rate`], for a
+//! whole batch at once) are checked before; here follow signature, schema, CASIL and the chain of
+//! policies. A step that cannot decide blocks.
 
 use std::borrow::Cow;
 
@@ -154,7 +155,6 @@ impl Judgement {
             let text = "what the edge has in force for this tenant cannot be established; an admin sees why with `arqon edge status`";
             return Err(Blocked::new(ErrorCode::PolicyFailure, "edge.unfit", text));
         }
-        rules.rates.check(message)?;
         if rules.is_idle() {
             return Ok(());
         }

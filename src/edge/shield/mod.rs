@@ -25,6 +25,7 @@ pub use self::guard::Guard;
 pub use self::judge::{Blocked, Findings, Message};
 pub use self::rules::{Fault, Rules, Workshop};
 use super::metrics::Metrics;
+use super::rate::{self, allowance::Pace};
 use super::revocation::Standing;
 use crate::broker::{Broker, Identity, Tenancy, Tenant};
 use crate::config::Config;
@@ -39,6 +40,8 @@ pub struct Shield {
     guards: Mutex<HashMap<Tenant, Arc<Guard>>>,
     /// Guards that are kept when nobody uses them.
     kept_max: usize,
+    session_pace: Pace,
+    tenant_pace: Pace,
 }
 
 impl Shield {
@@ -55,6 +58,8 @@ impl Shield {
             metrics,
             guards: Mutex::default(),
             kept_max: config.limits.tenants_max,
+            session_pace: rate::of_session(&config.limits),
+            tenant_pace: rate::of_tenant(&config.limits),
         }))
     }
 
@@ -108,6 +113,7 @@ impl Shield {
             self.baseline.clone(),
             Arc::clone(&self.workshop),
             Arc::clone(&self.metrics),
+            self.tenant_pace,
         ));
         guards.insert(tenant.clone(), Arc::clone(&guard));
         guard
@@ -117,6 +123,18 @@ impl Shield {
     #[must_use]
     pub const fn workshop(&self) -> &Arc<Workshop> {
         &self.workshop
+    }
+
+    /// What one session may send.
+    #[must_use]
+    pub const fn session_pace(&self) -> Pace {
+        self.session_pace
+    }
+
+    /// What all sessions of one tenant together may send.
+    #[must_use]
+    pub const fn tenant_pace(&self) -> Pace {
+        self.tenant_pace
     }
 
     /// What is counted.

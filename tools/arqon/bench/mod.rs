@@ -3,6 +3,7 @@
 //! Payloads begin with the time at which they were meant to be sent, so that a sender that falls
 //! behind shows as latency instead of hiding it.
 
+mod bulkhead;
 mod connections;
 mod consume;
 mod fanout;
@@ -42,6 +43,7 @@ enum What {
     Latency(latency::Arguments),
     Fanout(fanout::Arguments),
     Connections(connections::Arguments),
+    Bulkhead(bulkhead::Arguments),
 }
 
 pub(crate) async fn run(
@@ -55,6 +57,7 @@ pub(crate) async fn run(
         What::Latency(arguments) => latency::run(target, arguments).await,
         What::Fanout(arguments) => fanout::run(target, arguments).await,
         What::Connections(arguments) => connections::run(target, arguments).await,
+        What::Bulkhead(arguments) => bulkhead::run(target, arguments).await,
     }?;
     table::print(&result, output)
 }
