@@ -160,12 +160,13 @@ impl Subscriptions {
     }
 
     /// Ends those that `allowed` is false for, each with an Error that names it.
-    pub(super) fn keep(&mut self, allowed: impl Fn(&Subscription) -> bool, outbox: &mut Outbox) {
+    pub(super) fn keep(&mut self, allowed: impl Fn(&Subscription) -> bool) -> Vec<(u64, Refusal)> {
         let forbidden = self.entries.iter();
         let forbidden = forbidden.filter(|(_, entry)| !allowed(&entry.subscription));
         let mut forbidden: Vec<(u64, u64)> =
             forbidden.map(|(key, entry)| (*key, entry.id)).collect();
         forbidden.sort_unstable();
+        let mut over = Vec::with_capacity(forbidden.len());
         for (key, id) in forbidden {
             let filter = self.entries.get(&key);
             let filter = filter.map_or("", |entry| entry.subscription.filter().as_str());
@@ -173,9 +174,10 @@ impl Subscriptions {
                 "subscription {id} is over: the session's new token may not see all that {filter} matches"
             );
             let refusal = Refusal::new(ErrorCode::Forbidden, "filter", text);
-            outbox.refuse_subscription(0, id, refusal);
+            over.push((id, refusal));
             self.remove(key);
         }
+        over
     }
 
     /// A consumer's cursor has been stored, or not.

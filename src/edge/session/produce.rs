@@ -181,7 +181,7 @@ impl Session {
         payers.pay(first.topic(), envelopes).map_err(|blocked| {
             let message = message(batch, first, view);
             let decisions = self.guard.decisions();
-            decisions.blocked(&self.tenancy, &message, &blocked);
+            decisions.blocked(&self.tenancy, rules, &message, &blocked);
             // Its field is a path from the request already.
             Refusal::blocked(blocked, None)
         })

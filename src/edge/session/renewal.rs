@@ -20,14 +20,22 @@ impl Session {
     /// # Errors
     /// It is not valid, revoked, or somebody else's.
     pub(super) fn refresh(&mut self, request_id: u64, token: &str) -> Result<(), Refusal> {
-        let identity = Arc::new(self.identity_of(token)?);
-        self.take_identity(Arc::clone(&identity));
+        let over = self.renew(token)?;
         let token_expires_at = self.token_expires_at();
         let refreshed = Refreshed { token_expires_at };
         self.outbox.answer(request_id, Body::Refreshed(refreshed));
-        let allowed = |subscription: &Subscription| may_go_on(&identity, subscription);
-        self.subscriptions.keep(allowed, &mut self.outbox);
+        for (id, refusal) in over {
+            self.outbox.refuse_subscription(0, id, refusal);
+        }
         Ok(())
+    }
+
+    /// The same without a word: the ids of subscriptions that have ended, and why.
+    pub(super) fn renew(&mut self, token: &str) -> Result<Vec<(u64, Refusal)>, Refusal> {
+        let identity = Arc::new(self.identity_of(token)?);
+        self.take_identity(Arc::clone(&identity));
+        let allowed = |subscription: &Subscription| may_go_on(&identity, subscription);
+        Ok(self.subscriptions.keep(allowed))
     }
 
     fn identity_of(&self, token: &str) -> Result<Identity, Refusal> {

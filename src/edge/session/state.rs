@@ -262,7 +262,9 @@ impl Session {
             return;
         }
         match self.subprotocol {
-            Subprotocol::Frames => {}
+            // JSON has no frame for it; the close says why.
+            Subprotocol::Frames | Subprotocol::Json => {}
+            Subprotocol::Unnamed if self.client.is_some() => {}
             Subprotocol::Envelopes | Subprotocol::Unnamed => self.signal(signal, reason),
         }
         let code = CloseCode::Policy.into();
@@ -272,6 +274,10 @@ impl Session {
     /// Says that the token ends soon.
     pub(super) fn warn(&mut self) {
         self.warned = true;
+        // The older protocols have no word for it.
+        if self.subprotocol != Subprotocol::Frames {
+            return;
+        }
         let token_expires_at = self.token_expires_at();
         let expiring = v1::Expiring { token_expires_at };
         self.outbox.answer(0, Body::Expiring(expiring));

@@ -11,7 +11,7 @@ use serde_json::{Value as Json, json};
 
 use super::rooms::{Then, decoded, named, place};
 use super::{Told, asked, failure};
-use crate::broker::{self, Filter, Reality, RealityName, Tenancy, room, subscription};
+use crate::broker::{self, Filter, Reality, RealityName, Tenancy, Traits, room, subscription};
 use crate::edge::json::arguments::typed;
 use crate::edge::json::commands::{help, is_of_older_system, of_node};
 use crate::edge::json::envelope::shown;
@@ -112,8 +112,10 @@ impl Session {
                 "token is missing; name it in args.token",
             ));
         };
-        let expires_at = self.renew(token)?;
-        let expires_at = u64::try_from(expires_at).unwrap_or_default();
+        for (key, refusal) in self.renew(token)? {
+            self.channel_over(key, &refusal);
+        }
+        let expires_at = u64::try_from(self.token_expires_at()).unwrap_or_default();
         let time = micros(expires_at.saturating_mul(1_000));
         Ok(("Token accepted", json!({"token_expires_at": time})))
     }
@@ -366,7 +368,15 @@ fn from_on(
     // What was removed meanwhile is not asked for.
     let from = from.max(reality.bounds().first);
     let bytes = HISTORY_BYTES_MAX;
-    let filled = subscription::fetch(reality, filter.clone(), from, limit, bytes, &mut out)?;
+    let filled = subscription::fetch(
+        reality,
+        filter.clone(),
+        Traits::default(),
+        from,
+        limit,
+        bytes,
+        &mut out,
+    )?;
     let at_end = matches!(filled.then, subscription::Then::Finished);
     Ok(Part {
         records: decoded(out.freeze()),

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use crate::broker::fanout::{Subscriber, Visibility};
-use crate::broker::subscription::{Credit, Request, Start, Stop, Subscription};
-use crate::broker::{self, Filter, RealityName, room};
+use crate::broker::subscription::{Credit, LagRule, Request, Start, Stop, Subscription};
+use crate::broker::{self, Filter, RealityName, Traits, room};
 use crate::edge::json::envelope::{sender, shown};
 use crate::edge::json::frame::Frame;
 use crate::edge::json::text::Asked;
@@ -88,6 +88,8 @@ impl Session {
                 visibility: Visibility::Durable,
                 // The socket alone decides how fast: JSON clients have no way to give credit.
                 credit: Credit::default(),
+                lag: LagRule::NONE,
+                traits: Traits::default(),
                 lease: None,
                 subscriber,
                 key,
