@@ -40,6 +40,8 @@ pub(super) struct Times {
 #[derive(Debug)]
 struct Held {
     keys: Vec<Arc<Key>>,
+    /// What else was in it, as it is said to the operator.
+    passed_over: Arc<Vec<String>>,
     /// When it was last known to be what the place holds.
     confirmed: Instant,
 }
@@ -174,40 +176,52 @@ impl Source {
         set::read(bytes, publicity, &self.parties)
     }
 
-    /// Puts a set in the place of the last one.
+    /// Puts a set in the place of the last one. The operator hears of it if it is another.
     pub(super) fn take(&self, contents: Contents) {
         let Contents { keys, passed_over } = contents;
-        for reason in passed_over {
-            tracing::warn!(set = self.name, %reason, "a key of a set is not used");
+        let passed_over = Arc::new(passed_over);
+        let ids = |keys: &[Arc<Key>]| keys.iter().map(|key| key.id.clone()).collect::<Vec<_>>();
+        let known =
+            self.held.load().as_ref().is_some_and(|held| {
+                ids(&held.keys) == ids(&keys) && held.passed_over == passed_over
+            });
+        if !known {
+            for reason in passed_over.iter() {
+                tracing::warn!(set = self.name, %reason, "a key of a set is not used");
+            }
+            if keys.is_empty() {
+                tracing::error!(
+                    set = self.name,
+                    "a set has no key left; its tokens are refused"
+                );
+            } else {
+                let ids = ids(&keys);
+                tracing::info!(
+                    set = self.name,
+                    ?ids,
+                    "keys that verify tokens are in force"
+                );
+            }
         }
-        let ids: Vec<&str> = keys.iter().map(|key| key.id.as_str()).collect();
-        if keys.is_empty() {
-            tracing::error!(
-                set = self.name,
-                "a set has no key left; its tokens are refused"
-            );
-        } else {
-            tracing::info!(
-                set = self.name,
-                ?ids,
-                "keys that verify tokens are in force"
-            );
-        }
-        self.hold(keys);
+        self.hold(keys, passed_over);
     }
 
     /// The set is still what it was.
     pub(super) fn confirm(&self) {
-        let keys = self.held.load().as_ref().map(|held| held.keys.clone());
-        if let Some(keys) = keys {
-            self.hold(keys);
+        let held = self.held.load_full();
+        if let Some(held) = held {
+            self.hold(held.keys.clone(), Arc::clone(&held.passed_over));
         }
     }
 
-    fn hold(&self, keys: Vec<Arc<Key>>) {
+    fn hold(&self, keys: Vec<Arc<Key>>, passed_over: Arc<Vec<String>>) {
         self.failing.store(false, Ordering::Relaxed);
-        let confirmed = Instant::now();
-        self.held.store(Some(Arc::new(Held { keys, confirmed })));
+        let held = Held {
+            keys,
+            passed_over,
+            confirmed: Instant::now(),
+        };
+        self.held.store(Some(Arc::new(held)));
     }
 
     /// No newer set could be had.

@@ -30,6 +30,8 @@ mod state;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
@@ -47,6 +49,10 @@ use super::shield::Shield;
 use super::token::Verifier;
 use crate::broker::{self, Broker, Identity};
 use crate::config;
+
+/// The wall clock and the timers' clock do not tick in step, so the alarm is set anew only for what
+/// is earlier by this much.
+const ALARM_GRAIN: Duration = Duration::from_millis(20);
 
 /// What all sessions share.
 #[derive(Clone, Debug)]
@@ -98,9 +104,19 @@ pub async fn run<S>(
     let mut pump = Box::new(Pump::new(websocket, session));
     let mut alarm = pin!(sleep_until(pump.alarm()));
     let end: End = loop {
+        let armed = alarm.deadline();
         tokio::select! {
             biased;
-            end = poll_fn(|cx| pump.turn(cx)) => break end,
+            end = poll_fn(|cx| match pump.turn(cx) {
+                Poll::Ready(end) => Poll::Ready(Some(end)),
+                // What has come may be due sooner than the alarm: a shorter token, a close.
+                Poll::Pending if pump.alarm() + ALARM_GRAIN < armed => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            }) => {
+                if let Some(end) = end {
+                    break end;
+                }
+            }
             // An error means that the sender is gone, which ends the node too.
             changed = draining.wait_for(|draining| *draining), if !pump.is_draining() => {
                 drop(changed);

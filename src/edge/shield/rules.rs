@@ -289,3 +289,57 @@ impl Rules {
             && self.signatures.is_idle();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::{Tenant, Topics};
+    use crate::log::{Micros, Sequence};
+
+    fn bearer(role: Role) -> Identity {
+        Identity {
+            tenant: Tenant::new("t").unwrap(),
+            subject: "s".into(),
+            role,
+            publish: Topics::All,
+            subscribe: Topics::All,
+            expires_at: None,
+            issued_at: Some(Micros(1)),
+            token_id: None,
+        }
+    }
+
+    // EDGE-05: where a revocation may have been missed, only those come in who can repair it.
+    #[test]
+    fn where_revocations_cannot_be_told_only_operators_and_admins_come_in() {
+        let config = Config::default();
+        let workshop = Workshop::new(&config).unwrap();
+        let rules = || Rules::of_node(&config, &workshop).unwrap();
+        let event = |topic| Event {
+            sequence: Sequence::FIRST,
+            at: Micros(2),
+            topic,
+            kind: "later",
+            data: b"\xff",
+        };
+        let mut unread = rules();
+        unread.lose("damaged");
+        let mut unknown = rules();
+        unknown.fold(&event("sys.edge.revocation.later.x"), &workshop);
+        for rules in [&unread, &unknown] {
+            assert!(rules.unfit().is_some());
+            for role in [Role::User, Role::Controller] {
+                assert_eq!(rules.standing(&bearer(role)), Standing::Unknown);
+            }
+            for role in [Role::Operator, Role::Admin] {
+                assert_eq!(rules.standing(&bearer(role)), Standing::Good);
+            }
+        }
+        // What is unfit elsewhere blocks messages, and says nothing of tokens.
+        let mut elsewhere = rules();
+        elsewhere.fold(&event("sys.edge.nothing.x"), &workshop);
+        assert!(elsewhere.unfit().is_some());
+        assert_eq!(elsewhere.standing(&bearer(Role::User)), Standing::Good);
+        assert_eq!(rules().standing(&bearer(Role::User)), Standing::Good);
+    }
+}

@@ -98,6 +98,18 @@ fn a_session_goes_on_with_a_new_token() {
 }
 
 #[test]
+fn a_new_token_that_ends_sooner_ends_the_session_sooner() {
+    let node = Node::dev_with(&[("ARQONBUS_AUTH_EXPIRING_LEAD_S", "1")]);
+    let mut session = Session::open(&node, &token_of(&node, |_| {}));
+    let exp = now_s() + 3;
+    let short = token_of(&node, |claims| claims.exp = exp);
+    assert!(matches!(session.ask(refresh(&short)), Body::Refreshed(_)));
+    assert!(matches!(session.next(), Body::Expiring(_)));
+    assert_eq!(session.closed(), (1008, "auth.expired".into()));
+    assert!(late(exp) < Duration::from_secs(1), "{:?}", late(exp));
+}
+
+#[test]
 fn a_token_that_is_not_good_leaves_the_session_as_it_was() {
     let node = Node::dev();
     let mut session = Session::open(&node, &token_of(&node, |_| {}));
