@@ -412,9 +412,15 @@ fn anchor_paths(config: &mut Config, origins: &[Origin], dir: &Path) {
     if in_file("node.data_dir") {
         config.node.data_dir = config.node.data_dir.take().map(|path| dir.join(path));
     }
-    if in_file("log.master_key_file") {
-        let file = &mut config.log.master_key_file;
-        *file = file.take().map(|path| dir.join(path));
+    for (key, file) in [
+        ("log.master_key_file", &mut config.log.master_key_file),
+        ("edge.tls_certificate", &mut config.edge.tls_certificate),
+        ("edge.tls_key", &mut config.edge.tls_key),
+        ("edge.client_ca", &mut config.edge.client_ca),
+    ] {
+        if in_file(key) {
+            *file = file.take().map(|path| dir.join(path));
+        }
     }
     if in_file("policy.files") {
         for policy in &mut config.policy.files {

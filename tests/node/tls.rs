@@ -862,7 +862,9 @@ async fn operations_listener_speaks_https_when_it_is_told_to() {
     drop(server);
 }
 
-fn refused(settings: &[(&str, &str)]) -> String {
+type Settings<'a> = &'a [(&'a str, &'a str)];
+
+fn refused(settings: Settings<'_>) -> String {
     let dir = tempfile::tempdir().expect("a directory");
     let mut command = command(&["serve", "--listen", "0.0.0.0:0", "--ops", "0.0.0.0:0"]);
     command.arg("--data").arg(dir.path().join("data"));
@@ -887,7 +889,7 @@ fn production_names_everything_that_tls_lacks() {
     let with = ("ARQONBUS_EDGE__TLS_CERTIFICATE", certificate.as_str());
     let its_key = ("ARQONBUS_EDGE__TLS_KEY", key.as_str());
     let required = ("ARQONBUS_EDGE__CLIENT_CERTIFICATES", "required");
-    let cases: [(&[(&str, &str)], &[&str]); 7] = [
+    let cases: [(Settings<'_>, &[&str]); 7] = [
         (
             &[],
             &[
