@@ -718,7 +718,7 @@ mod tests {
         assert!(found.contains(spectral), "{found}");
     }
 
-    // EDGE-19, EDGE-14
+    // EDGE-19
     #[test]
     fn what_the_edge_decided_is_shown_where_there_is_something() {
         let verdict = v1::Verdict {

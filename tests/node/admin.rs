@@ -353,7 +353,7 @@ fn the_protocol_is_described_where_it_is_spoken() {
     assert!(messages >= 26, "{messages}");
 }
 
-// EDGE-23, EDGE-18
+// EDGE-23
 #[test]
 fn nothing_that_anybody_may_ask_for_names_a_tenant_a_topic_or_a_subject() {
     let node = production();

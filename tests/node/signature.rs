@@ -66,7 +66,7 @@ async fn refusal(client: &Client, envelope: &Envelope) -> Option<(String, String
     }
 }
 
-// EDGE-20, EDGE-08
+// EDGE-20
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_what_its_producer_has_signed_is_stored() {
     let dir = tempfile::tempdir().expect("a temporary directory");
