@@ -179,12 +179,17 @@ impl Session {
             self.json_refused(&self.place_of(key), &refusal);
         }
         if let Some(refusal) = failed {
-            let asked = self.place_of(key);
-            if let Some(client) = &mut self.client {
-                client.channels.retain(|_, other| *other != key);
-            }
-            self.json_refused(&asked, &refusal);
+            self.channel_over(key, &refusal);
         }
+    }
+
+    /// Tells why a channel is heard no more.
+    pub(super) fn channel_over(&mut self, key: u64, refusal: &Refusal) {
+        let asked = self.place_of(key);
+        if let Some(client) = &mut self.client {
+            client.channels.retain(|_, other| *other != key);
+        }
+        self.json_refused(&asked, refusal);
     }
 
     fn place_of(&self, key: u64) -> Asked {
