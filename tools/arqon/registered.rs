@@ -47,7 +47,9 @@ impl Registered {
         }
         for binding in rows("bindings") {
             let subject = text(&binding, "subject");
-            let of_subject = subjects.iter().find(|row| row["subject"] == subject.as_str());
+            let of_subject = subjects
+                .iter()
+                .find(|row| row["subject"] == subject.as_str());
             let message = of_subject.map_or(String::new(), |row| text(row, "message"));
             if !message.is_empty() {
                 known.bound.push((text(&binding, "pattern"), message));

@@ -49,22 +49,13 @@ impl Printer {
     fn write(&mut self, record: &RecordView<'_>) -> io::Result<()> {
         match self.output {
             Output::Json => {
-                let json = self.json(record);
+                let json = json(&self.registered, &self.tenant, &self.reality, record);
                 serde_json::to_writer(&mut self.out, &json).map_err(io::Error::from)?;
                 self.out.write_all(b"\n")?;
             }
             Output::Text => self.line(record)?,
         }
         Ok(())
-    }
-
-    fn json<'a>(&'a self, record: &RecordView<'a>) -> RecordJson<'a> {
-        let origin = Origin {
-            tenant: &self.tenant,
-            reality: &self.reality,
-        };
-        let message = self.registered.message(record);
-        RecordJson::with_message(record, origin, &self.registered.schemas, message)
     }
 
     fn line(&mut self, record: &RecordView<'_>) -> io::Result<()> {
@@ -93,7 +84,7 @@ impl Printer {
 
     /// A payload that is a message, as JSON.
     fn decoded(&self, record: &RecordView<'_>) -> Option<String> {
-        let json = self.json(record);
+        let json = json(&self.registered, &self.tenant, &self.reality, record);
         (json.payload_form() == PayloadForm::Message).then(|| json.payload_line())?
     }
 
@@ -116,6 +107,18 @@ fn marks(record: &RecordView<'_>) -> String {
         marks += &format!("(coherence {coherence}, criticality {criticality}) ");
     }
     marks
+}
+
+/// The record as an object, its payload by the schema that it names or its topic has.
+fn json<'a>(
+    registered: &'a Registered,
+    tenant: &'a str,
+    reality: &'a str,
+    record: &RecordView<'a>,
+) -> RecordJson<'a> {
+    let message = registered.message(record);
+    let origin = Origin { tenant, reality };
+    RecordJson::with_message(record, origin, &registered.schemas, message)
 }
 
 fn preview(record: &RecordView<'_>) -> String {
