@@ -7,12 +7,12 @@
 use bytes::Bytes;
 
 use super::classification::{self as reasons, Sayings};
+use super::configuration;
 use super::detection::Detector;
 use super::finding::Kinds;
 use super::payload::Form;
 use super::redaction::{Paths, Personal, Redactor};
 use super::scope::Scope;
-use super::{configuration, json};
 use crate::edge::shield::{Blocked, Fault, Findings, Message};
 use crate::proto::ErrorCode;
 use crate::proto::v1::CasilPolicy;
@@ -215,13 +215,9 @@ impl Inspection {
         let mut remainder = Remainder::default();
         if from_data {
             let mut redactor = Redactor::new(&self.detector, &self.paths, personal);
-            // Fields that must go are there, or what was found.
-            let malformed = match &form {
-                Form::Json(text) if form.may_have(&self.paths) => !json::is_json(text),
-                _ => false,
-            };
-            let must_go = malformed || redactor.must_go(form.kinds(&self.detector, &self.paths));
+            let must_go = redactor.must_go(form.kinds(&self.detector, &self.paths));
             let is_json = matches!(form, Form::Json(_));
+            let has_fields = form.may_have(&self.paths);
             let redacted = form.redacted(&mut redactor);
             sayings.kinds.extend(redactor.kinds);
             match redacted {
@@ -234,7 +230,10 @@ impl Inspection {
                     }
                     remainder.data = Some(redacted.into());
                 }
+                // It is in it, but where nothing can be taken out.
                 _ if must_go => return Err(self.cannot_redact(sayings)),
+                // It has the names of fields that must go, and cannot be taken apart.
+                None if is_json && has_fields => return Err(self.cannot_redact(sayings)),
                 _ => {}
             }
         }
