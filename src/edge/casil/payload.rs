@@ -44,8 +44,7 @@ impl<'a> Form<'a> {
         let has_schema = !view.schema.is_empty();
         // Neither brace begins a field of the older payload; a quote or a line's end may.
         let begins_json = matches!(data.first(), Some(b'{' | b'['));
-        if !says_json
-            && !begins_json
+        if !begins_json
             && (!has_schema || view.schema == BUS_PAYLOAD)
             && let Some(payload) = bus::decoded(data)
         {
