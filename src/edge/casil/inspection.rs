@@ -164,7 +164,7 @@ impl Inspection {
         let inspected = data.get(..self.inspect_bytes_max).unwrap_or(data);
         let around = self.around(view);
         let form = Form::of(view, inspected);
-        let inside = form.kinds(&self.detector, &self.paths);
+        let inside = form.kinds(&self.detector);
         sayings.kinds = around;
         sayings.kinds.extend(inside);
         let (secret, personal) = (sayings.kinds.has_secret(), sayings.kinds.has_personal());
@@ -215,7 +215,7 @@ impl Inspection {
         let mut remainder = Remainder::default();
         if from_data {
             let mut redactor = Redactor::new(&self.detector, &self.paths, personal);
-            let must_go = redactor.must_go(form.kinds(&self.detector, &self.paths));
+            let must_go = redactor.must_go(form.kinds(&self.detector));
             let is_json = matches!(form, Form::Json(_));
             let has_fields = form.may_have(&self.paths);
             let redacted = form.redacted(&mut redactor);
@@ -223,7 +223,7 @@ impl Inspection {
             match redacted {
                 Some(redacted) if redactor.changed => {
                     let whole = Form::of(view, &redacted);
-                    let rest = whole.kinds(&self.detector, &self.paths);
+                    let rest = whole.kinds(&self.detector);
                     let still_json = !is_json || matches!(whole, Form::Json(_));
                     if redactor.must_go(rest) || !still_json {
                         return Err(self.cannot_redact(sayings));
