@@ -7,12 +7,12 @@
 use bytes::Bytes;
 
 use super::classification::{self as reasons, Sayings};
+use super::configuration;
 use super::detection::Detector;
 use super::finding::Kinds;
 use super::payload::Form;
 use super::redaction::{Paths, Personal, Redactor};
 use super::scope::Scope;
-use super::{configuration, json};
 use crate::edge::shield::{Blocked, Fault, Findings, Message};
 use crate::proto::ErrorCode;
 use crate::proto::v1::CasilPolicy;
@@ -164,7 +164,7 @@ impl Inspection {
         let inspected = data.get(..self.inspect_bytes_max).unwrap_or(data);
         let around = self.around(view);
         let form = Form::of(view, inspected);
-        let inside = form.kinds(&self.detector, &self.paths);
+        let inside = form.kinds(&self.detector);
         sayings.kinds = around;
         sayings.kinds.extend(inside);
         let (secret, personal) = (sayings.kinds.has_secret(), sayings.kinds.has_personal());
@@ -215,26 +215,25 @@ impl Inspection {
         let mut remainder = Remainder::default();
         if from_data {
             let mut redactor = Redactor::new(&self.detector, &self.paths, personal);
-            // Fields that must go are there, or what was found.
-            let malformed = match &form {
-                Form::Json(text) if form.may_have(&self.paths) => !json::is_json(text),
-                _ => false,
-            };
-            let must_go = malformed || redactor.must_go(form.kinds(&self.detector, &self.paths));
+            let must_go = redactor.must_go(form.kinds(&self.detector));
             let is_json = matches!(form, Form::Json(_));
+            let has_fields = form.may_have(&self.paths);
             let redacted = form.redacted(&mut redactor);
             sayings.kinds.extend(redactor.kinds);
             match redacted {
                 Some(redacted) if redactor.changed => {
                     let whole = Form::of(view, &redacted);
-                    let rest = whole.kinds(&self.detector, &self.paths);
+                    let rest = whole.kinds(&self.detector);
                     let still_json = !is_json || matches!(whole, Form::Json(_));
                     if redactor.must_go(rest) || !still_json {
                         return Err(self.cannot_redact(sayings));
                     }
                     remainder.data = Some(redacted.into());
                 }
+                // It is in it, but where nothing can be taken out.
                 _ if must_go => return Err(self.cannot_redact(sayings)),
+                // It has the names of fields that must go, and cannot be taken apart.
+                None if is_json && has_fields => return Err(self.cannot_redact(sayings)),
                 _ => {}
             }
         }

@@ -7,17 +7,13 @@ use super::redaction::{Redactor, TOKEN};
 /// A value that was taken out before.
 const ALREADY: &str = "\"***REDACTED***\"";
 
-/// Whether a text is JSON, nested no deeper than 128 levels.
-pub(super) fn is_json(text: &str) -> bool {
-    serde_json::from_str::<IgnoredAny>(text).is_ok()
-}
+/// Deepest nesting that is walked.
+const DEPTH_MAX: usize = 128;
 
 /// The JSON with what must not be in it replaced; `None` if it is no JSON. What nests deeper than
 /// 128 levels is none.
 pub(super) fn redacted(json: &str, redactor: &mut Redactor<'_>) -> Option<String> {
-    if !is_json(json) {
-        return None;
-    }
+    serde_json::from_str::<IgnoredAny>(json).ok()?;
     let mut walk = Walk {
         json,
         at: 0,
@@ -25,6 +21,7 @@ pub(super) fn redacted(json: &str, redactor: &mut Redactor<'_>) -> Option<String
         out: String::with_capacity(json.len()),
         redactor,
         path: Vec::new(),
+        depth: 0,
     };
     walk.value()?;
     walk.out.push_str(json.get(walk.copied..)?);
@@ -40,13 +37,25 @@ struct Walk<'a, 'r, 'd> {
     out: String,
     redactor: &'r mut Redactor<'d>,
     path: Vec<String>,
+    depth: usize,
 }
 
 impl Walk<'_, '_, '_> {
     fn value(&mut self) -> Option<()> {
         match self.peek()? {
-            b'{' => self.members(),
-            b'[' => self.items(),
+            opening @ (b'{' | b'[') => {
+                self.depth += 1;
+                if self.depth > DEPTH_MAX {
+                    return None;
+                }
+                if opening == b'{' {
+                    self.members()?;
+                } else {
+                    self.items()?;
+                }
+                self.depth -= 1;
+                Some(())
+            }
             b'"' => {
                 let start = self.at;
                 let text = self.string()?;

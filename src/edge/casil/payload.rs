@@ -42,19 +42,20 @@ impl<'a> Form<'a> {
         let first = data.iter().find(|byte| !byte.is_ascii_whitespace());
         let looks_json = matches!(first, Some(b'{' | b'[' | b'"'));
         let has_schema = !view.schema.is_empty();
+        // Neither brace begins a field of the older payload; a quote or a line's end may.
+        let begins_json = matches!(data.first(), Some(b'{' | b'['));
+        if !begins_json
+            && (!has_schema || view.schema == BUS_PAYLOAD)
+            && let Some(payload) = bus::decoded(data)
+        {
+            return Self::Bus(Box::new(payload), data);
+        }
         if (says_json || looks_json)
             && let Ok(text) = std::str::from_utf8(data)
         {
             return Self::Json(text);
         }
-        if (!has_schema || view.schema == BUS_PAYLOAD)
-            && let Some(payload) = bus::decoded(data)
-        {
-            return Self::Bus(Box::new(payload), data);
-        }
-        let is_text = |text: &str| {
-            !has_schema && !text.contains(|c: char| c.is_control() && !"\t\r\n".contains(c))
-        };
+        let is_text = |text: &str| !has_schema && is_plain(text);
         match std::str::from_utf8(data) {
             Ok(text) if is_text(text) => Self::Text(text),
             _ => Self::Binary(data),
@@ -62,14 +63,16 @@ impl<'a> Form<'a> {
     }
 
     /// What is in it.
-    pub(super) fn kinds(&self, detector: &Detector, paths: &Paths) -> Kinds {
+    pub(super) fn kinds(&self, detector: &Detector) -> Kinds {
         match self {
             Self::Json(text) | Self::Text(text) => detector.kinds(text.as_bytes(), Edges::Text),
             Self::Binary(data) => detector.kinds(data, Edges::Binary),
             Self::Bus(payload, data) => {
                 let mut kinds = Kinds::default();
                 detector.find_shapes(data, Edges::Binary, |kind, _| kinds.insert(kind));
-                let mut redactor = Redactor::new(detector, paths, Personal::Keep);
+                // A field that goes as a whole is looked into all the same: it may have to be blocked.
+                let none = Paths::default();
+                let mut redactor = Redactor::new(detector, &none, Personal::Keep);
                 bus::redact(&mut payload.clone(), &mut redactor);
                 kinds.extend(redactor.kinds);
                 kinds
@@ -93,7 +96,8 @@ impl<'a> Form<'a> {
             Self::Json(text) => {
                 let redacted = super::json::redacted(text, redactor).or_else(|| {
                     // What only looked like JSON is a text, unless it has fields that must go.
-                    let is_text = !redactor.paths().may_be_members_of(text.as_bytes());
+                    let has_fields = redactor.paths().may_be_members_of(text.as_bytes());
+                    let is_text = !has_fields && is_plain(text);
                     is_text.then(|| redactor.text("", text)).flatten()
                 });
                 redacted.map(String::into_bytes)
@@ -106,4 +110,9 @@ impl<'a> Form<'a> {
             Self::Binary(_) => None,
         }
     }
+}
+
+/// Whether a text is for people: it has no control characters but those of lines.
+fn is_plain(text: &str) -> bool {
+    !text.contains(|symbol: char| symbol.is_control() && !"\t\r\n".contains(symbol))
 }

@@ -14,6 +14,8 @@ use super::finding::Kind;
 const NUMBER_BYTES: Class = class(&[(b'0', b'9'), (b'A', b'Z'), (b' ', b' '), (b'-', b'-')]);
 /// Fewest of them: a US social security number.
 const NUMBER_LEN_MIN: usize = 11;
+/// Fewest digits: those of an Italian fiscal code.
+const DIGITS_MIN: usize = 7;
 
 /// Shows all that is found.
 pub(super) fn find(text: &[u8], mut visit: impl FnMut(Kind, Range<usize>)) {
@@ -92,17 +94,32 @@ fn phone(text: &[u8], at: usize) -> Option<Range<usize>> {
 }
 
 fn numbers(text: &[u8], run: Range<usize>, visit: &mut impl FnMut(Kind, Range<usize>)) {
+    let digit = |byte: &&u8| byte.is_ascii_digit();
+    if text
+        .get(run.clone())
+        .unwrap_or_default()
+        .iter()
+        .filter(digit)
+        .count()
+        < DIGITS_MIN
+    {
+        return;
+    }
     let mut at = run.start;
     while at < run.end {
         if !starts_word(text, at) || text.get(at).is_none_or(|byte| b" -".contains(byte)) {
             at += 1;
             continue;
         }
-        let found = iban(text, at, run.end)
-            .map(|end| (Kind::Iban, end))
-            .or_else(|| fiscal_code(text, at).map(|end| (Kind::NationalId, end)))
-            .or_else(|| social_security(text, at).map(|end| (Kind::NationalId, end)))
-            .or_else(|| digits(text, at, run.end));
+        let found = if text.get(at).is_some_and(u8::is_ascii_digit) {
+            social_security(text, at)
+                .map(|end| (Kind::NationalId, end))
+                .or_else(|| digits(text, at, run.end))
+        } else {
+            iban(text, at, run.end)
+                .map(|end| (Kind::Iban, end))
+                .or_else(|| fiscal_code(text, at).map(|end| (Kind::NationalId, end)))
+        };
         match found {
             Some((kind, end)) => {
                 visit(kind, at..end);

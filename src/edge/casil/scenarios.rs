@@ -149,7 +149,10 @@ fn secrets_of_every_kind_are_found() {
 // EDGE-17
 #[test]
 fn clean_messages_are_marked_as_clean() {
-    let casil = blocking();
+    let casil = policy(|policy| {
+        policy.block_on_probable_secret = true;
+        policy.redaction_paths.clear();
+    });
     for clean in [
         "please send me a token for the cloakroom, the password is on the board",
         r#"{"max_tokens":1024,"token":"please","secret":"santa","password":null}"#,

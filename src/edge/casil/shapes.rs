@@ -191,6 +191,10 @@ impl Shape {
 const KEY_BLOCK_BEGIN: &str = "-----BEGIN ";
 /// Longest window in which a shape is looked for; what goes on after it belongs to it.
 const REACH: usize = 512;
+/// Beginnings in binary data that turn out to be none, after which the rest cannot be cleared: no
+/// image has a tenth of them, and each costs a look at a whole window. Addresses, which may be many,
+/// cost little.
+const FALSE_STARTS_MAX: usize = 1_000;
 
 struct Compiled {
     beginnings: Regex,
@@ -238,12 +242,18 @@ pub(super) fn find(text: &[u8], edges: Edges, mut visit: impl FnMut(Kind, Range<
         visit(Kind::Pattern, 0..text.len());
         return;
     };
-    let mut at = 0;
+    let (mut at, mut false_starts) = (0, 0);
     while let Some(begin) = compiled.beginnings.find_at(text, at) {
         at = begin.start() + 1;
+        if false_starts > FALSE_STARTS_MAX {
+            visit(Kind::Random, begin.start()..text.len());
+            return;
+        }
         if let Some((kind, range)) = compiled.secret(text, begin.range(), edges) {
             at = range.end.max(at);
             visit(kind, range);
+        } else if edges == Edges::Binary && begin.as_bytes() != b"://" {
+            false_starts += 1;
         }
     }
 }
