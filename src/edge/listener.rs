@@ -326,7 +326,10 @@ impl Door {
                 Some(self.websocket),
             );
             let mut websocket = websocket.await;
-            if !early.is_empty() {
+            let is_early = !early.is_empty();
+            // Even empty it may hold the buffer that the request was read into.
+            drop(early);
+            if is_early {
                 refuse_early_data(&mut websocket).await;
                 return;
             }
