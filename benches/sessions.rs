@@ -28,7 +28,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{Role as End, WebSocketConfig};
 
 /// As the listener has them.
-const READ_BUFFER_BYTES: usize = 4 << 10;
+const READ_BUFFER_BYTES: usize = 2 << 10;
 const TENANTS: usize = 10;
 
 fn rss_kib() -> f64 {
