@@ -28,7 +28,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{Role as End, WebSocketConfig};
 
 /// As the listener has them.
-const READ_BUFFER_BYTES: usize = 4 << 10;
+const READ_BUFFER_BYTES: usize = 2 << 10;
 const TENANTS: usize = 10;
 
 fn rss_kib() -> f64 {
@@ -76,10 +76,13 @@ fn context(dir: &std::path::Path, draining: watch::Receiver<bool>) -> SessionCon
 
 /// Takes the Welcome, answers nothing, and has the session go once through its loop for a ping.
 async fn settle(client: &mut DuplexStream) {
-    let mut head = [0; 4];
+    let mut head = [0; 2];
     client.read_exact(&mut head).await.unwrap();
-    assert_eq!(head[..2], [0x82, 126], "a Welcome of more than 125 bytes");
-    let mut rest = vec![0; usize::from(u16::from_be_bytes([head[2], head[3]]))];
+    assert!(
+        head[0] == 0x82 && head[1] < 126,
+        "no short Welcome but {head:?}"
+    );
+    let mut rest = vec![0; usize::from(head[1])];
     client.read_exact(&mut rest).await.unwrap();
     client.write_all(&[0x89, 0x80, 0, 0, 0, 0]).await.unwrap();
     let mut pong = [0; 2];

@@ -58,7 +58,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// tungstenite reads at most this much at once, allocates it when a connection starts, fills it
 /// with zeros before every read, and keeps it: at its default (128 KiB) an idle session holds 135
 /// KiB. What comes in bulk is read from the socket in larger pieces ([`Metered`]).
-const READ_BUFFER_BYTES: usize = 4 << 10;
+const READ_BUFFER_BYTES: usize = 2 << 10;
 /// Frames smaller than this are gathered and leave with one system call, at the latest on flush.
 /// The buffer is not allocated before it is used, and grows by what one message needs.
 const WRITE_BUFFER_BYTES: usize = 64 << 10;
@@ -419,7 +419,10 @@ impl Door {
                 Some(self.websocket),
             );
             let mut websocket = websocket.await;
-            if !early.is_empty() {
+            let is_early = !early.is_empty();
+            // Even empty it may hold the buffer that the request was read into.
+            drop(early);
+            if is_early {
                 refuse_early_data(&mut websocket).await;
                 return;
             }
