@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use arqonbus::broker::{Broker, Identity, Options, Role, Tenant, Topics};
 use arqonbus::config::{Auth, Config, Drain, Profile};
 use arqonbus::edge::handshake::Subprotocol;
+use arqonbus::edge::json::Adapter;
 use arqonbus::edge::metrics::Metrics;
 use arqonbus::edge::session::{Metered, SessionContext, run};
 use arqonbus::edge::shield::Shield;
@@ -52,6 +53,7 @@ fn identity(number: usize) -> Identity {
         expires_at: None,
         issued_at: None,
         token_id: None,
+        ends_by: None,
     }
 }
 
@@ -64,6 +66,7 @@ fn context(dir: &std::path::Path, draining: watch::Receiver<bool>) -> SessionCon
     let config = Config::default();
     let metrics = Arc::new(Metrics::new());
     SessionContext {
+        json: Adapter::of(&config, Profile::Development),
         broker: Broker::start(environment, Options::new(dir.to_owned(), 1, "n1".into())).unwrap(),
         shield: Shield::new(&config, Arc::clone(&metrics)).unwrap(),
         verifier: Arc::new(Verifier::new(&Auth::default(), Profile::Development).unwrap()),

@@ -106,7 +106,7 @@ const TLS_REFUSED: &str = "tls";
 /// What the client's certificate says; with TLS, or without, there may be none.
 enum Shown {
     Nothing,
-    Bearer(Identity),
+    Bearer(Box<Identity>),
     /// From an authority that is known, but naming nobody who can be served.
     Unfit,
 }
@@ -214,7 +214,7 @@ impl Door {
         match accept::accept(tls.for_edge(), stream, self.handshake_timeout / 2).await {
             Ok(stream) => {
                 let shown = match tls.bearer(stream.get_ref().1) {
-                    Ok(bearer) => bearer.map_or(Shown::Nothing, Shown::Bearer),
+                    Ok(bearer) => bearer.map_or(Shown::Nothing, |bearer| Shown::Bearer(Box::new(bearer))),
                     Err(reason) => {
                         tracing::info!(%reason, %peer, "client certificate names nobody");
                         Shown::Unfit
@@ -329,7 +329,7 @@ impl Door {
         let identity = match (offer.token, shown) {
             (_, Shown::Unfit) => return Err(Refusal::Certificate),
             (None, Shown::Nothing) => return Err(Refusal::TokenMissing),
-            (None, Shown::Bearer(holder)) => holder.clone(),
+            (None, Shown::Bearer(holder)) => (**holder).clone(),
             (Some(token), Shown::Nothing) => self.bearer(token, peer)?,
             (Some(token), Shown::Bearer(holder)) => {
                 let mut identity = self.bearer(token, peer)?;
@@ -342,7 +342,8 @@ impl Door {
                 identity
             }
         };
-        self.standing(&identity, peer, Refusal::TokenInvalid).await?;
+        self.standing(&identity, peer, Refusal::TokenInvalid)
+            .await?;
         if !self.arrivals.take_tenant(&identity.tenant) {
             return Err(Refusal::TooOften);
         }

@@ -1,7 +1,7 @@
 //! Black box: the built node over real sockets.
 
-mod adversarial;
 mod admin;
+mod adversarial;
 mod backup;
 mod browser;
 mod casil;

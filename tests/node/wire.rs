@@ -1,4 +1,8 @@
 //! `arqon.v1` by hand: one session over a raw socket, one frame at a time.
+#![expect(
+    clippy::big_endian_bytes,
+    reason = "RFC 6455 writes lengths and codes in network order"
+)]
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;

@@ -17,6 +17,7 @@ fn bearer(subject: &str, token: Option<&str>, issued_s: Option<u64>) -> Identity
         expires_at: None,
         issued_at: issued_s.map(|s| Micros(s * 1_000_000)),
         token_id: token.map(str::to_owned),
+        ends_by: None,
     }
 }
 

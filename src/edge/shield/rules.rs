@@ -306,6 +306,7 @@ mod tests {
             expires_at: None,
             issued_at: Some(Micros(1)),
             token_id: None,
+            ends_by: None,
         }
     }
 
@@ -313,7 +314,8 @@ mod tests {
     #[test]
     fn where_revocations_cannot_be_told_only_operators_and_admins_come_in() {
         let config = Config::default();
-        let workshop = Workshop::new(&config).unwrap();
+        let metrics = Metrics::new();
+        let workshop = Workshop::new(&config, &metrics).unwrap();
         let rules = || Rules::of_node(&config, &workshop).unwrap();
         let event = |topic| Event {
             sequence: Sequence::FIRST,
@@ -325,7 +327,7 @@ mod tests {
         let mut unread = rules();
         unread.lose("damaged");
         let mut unknown = rules();
-        unknown.fold(&event("sys.edge.revocation.later.x"), &workshop);
+        unknown.fold(&event("sys.edge.revocation.later.x"));
         for rules in [&unread, &unknown] {
             assert!(rules.unfit().is_some());
             for role in [Role::User, Role::Controller] {
@@ -337,7 +339,7 @@ mod tests {
         }
         // What is unfit elsewhere blocks messages, and says nothing of tokens.
         let mut elsewhere = rules();
-        elsewhere.fold(&event("sys.edge.nothing.x"), &workshop);
+        elsewhere.fold(&event("sys.edge.nothing.x"));
         assert!(elsewhere.unfit().is_some());
         assert_eq!(elsewhere.standing(&bearer(Role::User)), Standing::Good);
         assert_eq!(rules().standing(&bearer(Role::User)), Standing::Good);

@@ -322,6 +322,7 @@ mod tests {
             expires_at: None,
             issued_at: None,
             token_id: None,
+            ends_by: None,
         };
         let message = Message {
             sender: &sender,

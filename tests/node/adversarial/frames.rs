@@ -1,4 +1,8 @@
 //! RFC 6455 frame by frame (EDGE-12).
+#![expect(
+    clippy::big_endian_bytes,
+    reason = "RFC 6455 writes lengths and codes in network order"
+)]
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};

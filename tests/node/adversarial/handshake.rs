@@ -1,4 +1,8 @@
 //! Before the 101 (EDGE-02, EDGE-12).
+#![expect(
+    clippy::big_endian_bytes,
+    reason = "RFC 6455 writes lengths and codes in network order"
+)]
 
 use std::io::Write as _;
 use std::time::{Duration, Instant};
