@@ -147,19 +147,15 @@ impl Inspection {
     }
 
     /// What is found, and what remains if something must go.
-    fn judge(
-        &self,
-        view: &EnvelopeView<'_>,
-        data: &[u8],
-    ) -> Result<(Sayings, Option<Remainder>), Box<(Sayings, Blocked)>> {
+    fn judge(&self, view: &EnvelopeView<'_>, data: &[u8]) -> Judged {
         let mut sayings = Sayings::of(Kinds::default(), reasons::ALLOWED);
         sayings.oversize = data.len() > self.payload_bytes_max;
         sayings.in_part = data.len() > self.inspect_bytes_max;
         if self.enforce && sayings.oversize {
-            return Err(self.too_large(sayings, data.len(), self.payload_bytes_max));
+            return Err(too_large(sayings, data.len(), self.payload_bytes_max));
         }
         if self.enforce && sayings.in_part && self.block_in_part {
-            return Err(self.too_large(sayings, data.len(), self.inspect_bytes_max));
+            return Err(too_large(sayings, data.len(), self.inspect_bytes_max));
         }
         let inspected = data.get(..self.inspect_bytes_max).unwrap_or(data);
         let around = self.around(view);
@@ -177,10 +173,10 @@ impl Inspection {
             return Ok((sayings, None));
         }
         if secret && self.block_secrets {
-            return Err(self.holds_secret(sayings, !inside.has_secret()));
+            return Err(holds_secret(sayings, !inside.has_secret()));
         }
         if personal && self.on_personal == OnPersonal::Block {
-            return Err(self.holds_personal(sayings, !inside.has_personal()));
+            return Err(holds_personal(sayings, !inside.has_personal()));
         }
         if !self.redact {
             return Ok((sayings, None));
@@ -195,7 +191,7 @@ impl Inspection {
         }
         // A part of a payload cannot be put back in front of what was never looked at.
         if sayings.in_part && from_data {
-            return Err(self.too_large(sayings, data.len(), self.inspect_bytes_max));
+            return Err(too_large(sayings, data.len(), self.inspect_bytes_max));
         }
         self.take_out(view, form, sayings, from_data, from_headers)
     }
@@ -207,7 +203,7 @@ impl Inspection {
         mut sayings: Sayings,
         from_data: bool,
         from_headers: bool,
-    ) -> Result<(Sayings, Option<Remainder>), Box<(Sayings, Blocked)>> {
+    ) -> Judged {
         let personal = match self.on_personal {
             OnPersonal::Redact => Personal::Redact,
             OnPersonal::Nothing | OnPersonal::Block => Personal::Keep,
@@ -226,14 +222,14 @@ impl Inspection {
                     let rest = whole.kinds(&self.detector);
                     let still_json = !is_json || matches!(whole, Form::Json(_));
                     if redactor.must_go(rest) || !still_json {
-                        return Err(self.cannot_redact(sayings));
+                        return Err(cannot_redact(sayings));
                     }
                     remainder.data = Some(redacted.into());
                 }
                 // It is in it, but where nothing can be taken out.
-                _ if must_go => return Err(self.cannot_redact(sayings)),
+                _ if must_go => return Err(cannot_redact(sayings)),
                 // It has the names of fields that must go, and cannot be taken apart.
-                None if is_json && has_fields => return Err(self.cannot_redact(sayings)),
+                None if is_json && has_fields => return Err(cannot_redact(sayings)),
                 _ => {}
             }
         }
@@ -249,14 +245,14 @@ impl Inspection {
                 let bare = view.rewritten(Some(&[]), Some(&headers));
                 let rest = match EnvelopeView::parse(&bare) {
                     Ok(bare) => self.around(&bare),
-                    Err(_) => return Err(self.cannot_redact(sayings)),
+                    Err(_) => return Err(cannot_redact(sayings)),
                 };
                 if redactor.must_go(rest) {
-                    return Err(self.holds_secret(sayings, true));
+                    return Err(holds_secret(sayings, true));
                 }
                 remainder.headers = Some(headers);
             } else if redactor.must_go(self.around(view)) {
-                return Err(self.holds_secret(sayings, true));
+                return Err(holds_secret(sayings, true));
             }
         }
         if remainder.data.is_none() && remainder.headers.is_none() {
@@ -315,77 +311,75 @@ impl Inspection {
         let reason = sayings.reason;
         tracing::info!(%tenant, decision, reason, ?flags, bytes, "CASIL");
     }
-
-    fn too_large(
-        &self,
-        mut sayings: Sayings,
-        found: usize,
-        limit: usize,
-    ) -> Box<(Sayings, Blocked)> {
-        sayings.reason = reasons::OVERSIZE;
-        let text = format!(
-            "the payload has {found} bytes, more than the {limit} that are allowed and inspected here; send less at a time, or refer to where it is"
-        );
-        let blocked = Blocked::new(ErrorCode::CasilPolicyOversize, reasons::OVERSIZE, text);
-        Box::new((sayings, blocked.at("payload")))
-    }
-
-    fn holds_secret(&self, mut sayings: Sayings, around: bool) -> Box<(Sayings, Blocked)> {
-        sayings.reason = reasons::BLOCKED_SECRET;
-        let kinds: Vec<&str> = sayings.kinds.iter().map(|kind| kind.label()).collect();
-        let place = if around {
-            "a header or a name of the envelope"
-        } else {
-            "the payload"
-        };
-        let text = format!(
-            "{place} holds what looks like a secret ({}); take it out, and refer to it by name",
-            kinds.join(", ")
-        );
-        let code = ErrorCode::CasilPolicyBlockedSecret;
-        let blocked = Blocked::new(code, reasons::BLOCKED_SECRET, text);
-        Box::new((
-            sayings,
-            if around {
-                blocked
-            } else {
-                blocked.at("payload")
-            },
-        ))
-    }
-
-    fn holds_personal(&self, mut sayings: Sayings, around: bool) -> Box<(Sayings, Blocked)> {
-        sayings.reason = reasons::BLOCKED_PERSONAL;
-        let kinds = sayings.kinds.iter().filter(|kind| kind.is_personal());
-        let kinds: Vec<&str> = kinds.map(|kind| kind.label()).collect();
-        let place = if around {
-            "a header or a name of the envelope"
-        } else {
-            "the payload"
-        };
-        let text = format!(
-            "{place} holds personal data ({}); take it out",
-            kinds.join(", ")
-        );
-        let blocked = Blocked::new(ErrorCode::PolicyBlocked, reasons::BLOCKED_PERSONAL, text);
-        Box::new((
-            sayings,
-            if around {
-                blocked
-            } else {
-                blocked.at("payload")
-            },
-        ))
-    }
-
-    fn cannot_redact(&self, mut sayings: Sayings) -> Box<(Sayings, Blocked)> {
-        sayings.reason = reasons::BLOCKED_SECRET;
-        let text = "the payload holds what must be taken out, and its form does not let that be done without breaking it; send it without";
-        let code = ErrorCode::CasilPolicyBlockedSecret;
-        let blocked = Blocked::new(code, reasons::BLOCKED_SECRET, text);
-        Box::new((sayings, blocked.at("payload")))
-    }
 }
+
+fn too_large(mut sayings: Sayings, found: usize, limit: usize) -> Box<(Sayings, Blocked)> {
+    sayings.reason = reasons::OVERSIZE;
+    let text = format!(
+        "the payload has {found} bytes, more than the {limit} that are allowed and inspected here; send less at a time, or refer to where it is"
+    );
+    let blocked = Blocked::new(ErrorCode::CasilPolicyOversize, reasons::OVERSIZE, text);
+    Box::new((sayings, blocked.at("payload")))
+}
+
+fn holds_secret(mut sayings: Sayings, around: bool) -> Box<(Sayings, Blocked)> {
+    sayings.reason = reasons::BLOCKED_SECRET;
+    let kinds: Vec<&str> = sayings.kinds.iter().map(|kind| kind.label()).collect();
+    let place = if around {
+        "a header or a name of the envelope"
+    } else {
+        "the payload"
+    };
+    let text = format!(
+        "{place} holds what looks like a secret ({}); take it out, and refer to it by name",
+        kinds.join(", ")
+    );
+    let code = ErrorCode::CasilPolicyBlockedSecret;
+    let blocked = Blocked::new(code, reasons::BLOCKED_SECRET, text);
+    Box::new((
+        sayings,
+        if around {
+            blocked
+        } else {
+            blocked.at("payload")
+        },
+    ))
+}
+
+fn holds_personal(mut sayings: Sayings, around: bool) -> Box<(Sayings, Blocked)> {
+    sayings.reason = reasons::BLOCKED_PERSONAL;
+    let kinds = sayings.kinds.iter().filter(|kind| kind.is_personal());
+    let kinds: Vec<&str> = kinds.map(|kind| kind.label()).collect();
+    let place = if around {
+        "a header or a name of the envelope"
+    } else {
+        "the payload"
+    };
+    let text = format!(
+        "{place} holds personal data ({}); take it out",
+        kinds.join(", ")
+    );
+    let blocked = Blocked::new(ErrorCode::PolicyBlocked, reasons::BLOCKED_PERSONAL, text);
+    Box::new((
+        sayings,
+        if around {
+            blocked
+        } else {
+            blocked.at("payload")
+        },
+    ))
+}
+
+fn cannot_redact(mut sayings: Sayings) -> Box<(Sayings, Blocked)> {
+    sayings.reason = reasons::BLOCKED_SECRET;
+    let text = "the payload holds what must be taken out, and its form does not let that be done without breaking it; send it without";
+    let code = ErrorCode::CasilPolicyBlockedSecret;
+    let blocked = Blocked::new(code, reasons::BLOCKED_SECRET, text);
+    Box::new((sayings, blocked.at("payload")))
+}
+
+/// What is found and what remains, or what is found and why it is blocked.
+type Judged = Result<(Sayings, Option<Remainder>), Box<(Sayings, Blocked)>>;
 
 /// What remains of a message.
 #[derive(Debug, Default)]

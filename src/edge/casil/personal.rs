@@ -372,7 +372,7 @@ fn luhn(number: &[u8]) -> bool {
             })
         })
         .sum();
-    sum % 10 == 0
+    sum.is_multiple_of(10)
 }
 
 /// France: sex, year, month, place and order, and 97 less the rest of it by 97.
