@@ -214,7 +214,9 @@ impl Door {
         match accept::accept(tls.for_edge(), stream, self.handshake_timeout / 2).await {
             Ok(stream) => {
                 let shown = match tls.bearer(stream.get_ref().1) {
-                    Ok(bearer) => bearer.map_or(Shown::Nothing, |bearer| Shown::Bearer(Box::new(bearer))),
+                    Ok(bearer) => {
+                        bearer.map_or(Shown::Nothing, |bearer| Shown::Bearer(Box::new(bearer)))
+                    }
                     Err(reason) => {
                         tracing::info!(%reason, %peer, "client certificate names nobody");
                         Shown::Unfit

@@ -265,6 +265,7 @@ fn corpus() -> Vec<(String, Vec<u8>)> {
         .collect()
 }
 
+#[expect(clippy::too_many_lines, reason = "one sample of each")]
 fn client_bodies() -> Vec<(&'static str, client::Body)> {
     let arguments = samples::map(&[("name", text("whatif")), ("all", list())]);
     vec![

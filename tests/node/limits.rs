@@ -152,7 +152,10 @@ fn message_of(node: &Node, bytes: usize) -> String {
     let answer = session.next().expect("an answer").body.expect("a body");
     match said(&answer).as_str() {
         "ok" => "ok".into(),
-        refused => format!("{refused}, closed {}", session.next().unwrap_err()),
+        refused => format!(
+            "{refused}, closed {}",
+            session.next().expect_err("it closes")
+        ),
     }
 }
 

@@ -4,6 +4,10 @@
 //! Short in the test run; the long forms are `ARQONBUS_STORM=9000` and `ARQONBUS_STALLED=1000`
 //! before `cargo test --test node pressure`. What was found is printed; memory and processor time
 //! are read from `/proc`.
+#![expect(
+    clippy::big_endian_bytes,
+    reason = "RFC 6455 writes lengths in network order"
+)]
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -260,6 +264,7 @@ fn read_until(session: &mut Session, last: u64) -> (Vec<u64>, Vec<LostRange>) {
 // EDGE-11, REL-09: those who take nothing cost little, and nobody else anything; each gets what it
 // has asked for when it comes back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::too_many_lines, reason = "one story")]
 async fn stalled_consumers_cost_a_bounded_sum_and_get_what_they_asked_for() {
     const BATCHES: u64 = 60;
     const BATCH: u64 = 100;

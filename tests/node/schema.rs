@@ -85,6 +85,7 @@ fn violation(refused: Result<u64, Refused>) -> String {
 
 // EDGE-13
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::too_many_lines, reason = "one story")]
 async fn registered_schemas_are_enforced_versioned_and_outlive_the_node() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let data = dir.path().join("data");

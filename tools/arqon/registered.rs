@@ -39,10 +39,9 @@ impl Registered {
             };
             if let Some(value::Kind::Bytes(descriptors)) =
                 shown.field("descriptors").and_then(|one| one.kind.as_ref())
+                && let Err(error) = known.schemas.add(descriptors)
             {
-                if let Err(error) = known.schemas.add(descriptors) {
-                    tracing::warn!(%error, subject = text(row, "subject"), "payloads are shown without their schema");
-                }
+                tracing::warn!(%error, subject = text(row, "subject"), "payloads are shown without their schema");
             }
         }
         for binding in rows("bindings") {

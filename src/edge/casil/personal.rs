@@ -398,7 +398,7 @@ mod tests {
     fn found(text: &str) -> Vec<(Kind, &str)> {
         let mut found = Vec::new();
         find(text.as_bytes(), |kind, range| {
-            found.push((kind, &text[range]))
+            found.push((kind, text.get(range).expect("on boundaries")))
         });
         found
     }

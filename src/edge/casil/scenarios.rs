@@ -59,6 +59,7 @@ fn passed(casil: &Casil, envelope: &Envelope) -> Result<(Envelope, Findings), Bl
         expires_at: None,
         issued_at: None,
         token_id: None,
+        ends_by: None,
     };
     let message = Message {
         sender: &sender,
@@ -688,6 +689,7 @@ fn cost_of_clean_and_of_other_payloads() {
             expires_at: None,
             issued_at: None,
             token_id: None,
+            ends_by: None,
         };
         let message = Message {
             sender: &sender,

@@ -191,6 +191,7 @@ fn unknown_fields(message: &DynamicMessage) -> usize {
 
 // EDGE-13
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table of cases")]
 fn what_a_decoder_lets_through_is_caught() {
     let held = held();
     let line = b"\x8a\x01\x05\x0a\x01\xff\x10\x01";

@@ -246,17 +246,26 @@ mod tests {
         assert_eq!(metered.read(&mut [0; 9]).await.unwrap(), 0);
     }
 
+    #[expect(
+        clippy::big_endian_bytes,
+        reason = "RFC 6455 writes lengths in network order"
+    )]
+    fn network(len: usize) -> [u8; 8] {
+        (len as u64).to_be_bytes()
+    }
+
     fn frame(first: u8, len: usize) -> Vec<u8> {
         let mut bytes = vec![first];
         match len {
             0..=125 => bytes.push(0x80 | u8::try_from(len).unwrap()),
             126..=0xffff => {
                 bytes.push(0x80 | 126);
-                bytes.extend([(len >> 8) as u8, (len & 0xff) as u8]);
+                let [.., high, low] = network(len);
+                bytes.extend([high, low]);
             }
             _ => {
                 bytes.push(0x80 | 127);
-                bytes.extend((0..8).rev().map(|byte| ((len >> (8 * byte)) & 0xff) as u8));
+                bytes.extend(network(len));
             }
         }
         bytes.extend([1, 2, 3, 4]);

@@ -292,7 +292,7 @@ impl Session {
                     };
                     Done::Frame(frame::end(&deliver, &mut out))
                 }
-                Err(error) => Done::Answer(request_id, Err(error.into())),
+                Err(error) => Done::Answer(request_id, Box::new(Err(error.into()))),
             }
         });
         Ok(())
@@ -309,7 +309,7 @@ impl Session {
                     result: Some(result),
                 })
             });
-            Done::Answer(request_id, body.map_err(Refusal::from))
+            Done::Answer(request_id, Box::new(body.map_err(Refusal::from)))
         });
     }
 

@@ -66,7 +66,7 @@ pub(super) enum Done {
     /// An answer that is ready to be sent.
     Frame(Bytes),
     /// An answer, or why there is none.
-    Answer(u64, Result<Body, Refusal>),
+    Answer(u64, Box<Result<Body, Refusal>>),
 }
 
 /// A request on a blocking thread.
@@ -400,8 +400,10 @@ impl Session {
             Done::Joined(joined) => self.joined(*joined),
             Done::Told(told) => self.respond(&told.asked, told.outcome),
             Done::Frame(frame) => self.outbox.push(frame),
-            Done::Answer(request_id, Ok(body)) => self.outbox.answer(request_id, body),
-            Done::Answer(request_id, Err(refusal)) => self.outbox.refuse(request_id, refusal),
+            Done::Answer(request_id, answer) => match *answer {
+                Ok(body) => self.outbox.answer(request_id, body),
+                Err(refusal) => self.outbox.refuse(request_id, refusal),
+            },
         }
     }
 
