@@ -28,6 +28,7 @@ mod state;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
@@ -93,18 +94,29 @@ pub async fn run<S>(
     let mut pump = Box::new(Pump::new(websocket, session));
     let mut alarm = pin!(sleep_until(pump.alarm()));
     let end: End = loop {
+        let is_draining = pump.is_draining();
+        let step = poll_fn(|cx| {
+            if let Poll::Ready(end) = pump.turn(cx) {
+                return Poll::Ready(Some(end));
+            }
+            // A turn can bring forward what is due, and never needs to put it off.
+            let at = pump.alarm();
+            if at < alarm.deadline() {
+                alarm.as_mut().reset(at);
+            }
+            alarm.as_mut().poll(cx).map(|()| None)
+        });
         tokio::select! {
             biased;
-            end = poll_fn(|cx| pump.turn(cx)) => break end,
-            // An error means that the sender is gone, which ends the node too.
-            changed = draining.wait_for(|draining| *draining), if !pump.is_draining() => {
-                drop(changed);
-                pump.drain();
-            }
-            () = alarm.as_mut() => {
-                if let Some(end) = pump.tick() {
+            end = step => {
+                if let Some(end) = end.or_else(|| pump.tick()) {
                     break end;
                 }
+            }
+            // An error means that the sender is gone, which ends the node too.
+            changed = draining.wait_for(|draining| *draining), if !is_draining => {
+                drop(changed);
+                pump.drain();
             }
         }
         alarm.as_mut().reset(pump.alarm());

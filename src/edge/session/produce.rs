@@ -1,7 +1,7 @@
 //! From a Produce, or a single envelope, to an append under way (EDGE-09: its limits).
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -16,6 +16,9 @@ use crate::edge::shield::{Message, Rules};
 use crate::log::{AppendError, AppendSink, Appended, Durability};
 use crate::proto::v1::{self, Produced, server_frame::Body};
 use crate::proto::view::EnvelopeView;
+
+/// After a batch over its rate, nothing is read from the session for up to this long.
+const RATE_PAUSE: Duration = Duration::from_millis(100);
 
 /// When a batch is acknowledged.
 #[derive(Clone, Copy, Debug)]
@@ -162,7 +165,7 @@ impl Session {
 
     /// Counts a batch, whose first envelope has been admitted, against all rates.
     pub(super) fn pay(
-        &self,
+        &mut self,
         rules: &Rules,
         batch: &Batch<'_>,
         first: &Admitted,
@@ -174,7 +177,11 @@ impl Session {
             tenant: self.guard.allowance(),
             topics: &rules.rates,
         };
-        payers.pay(first.topic(), envelopes).map_err(|blocked| {
+        let paid = payers.pay(first.topic(), envelopes);
+        paid.map_err(|blocked| {
+            // Refusing is cheap for the peer too; others must not pay for its haste.
+            let pause = Duration::from_millis(blocked.retry_after_ms).min(RATE_PAUSE);
+            self.paused_until = Some(Instant::now() + pause);
             let message = message(batch, first, view);
             let decisions = self.guard.decisions();
             decisions.blocked(&self.tenancy, &message, &blocked);

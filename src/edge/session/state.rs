@@ -87,6 +87,8 @@ pub(super) struct Session {
     pub(super) last_reality: Option<Arc<Reality>>,
     pub(super) draining: bool,
     pub(super) close: Option<Close>,
+    /// No request is read before this, because one was over its rate.
+    pub(super) paused_until: Option<Instant>,
     job: Option<Job>,
     news: News,
     strikes: VecDeque<Instant>,
@@ -128,6 +130,7 @@ impl Session {
             last_reality: None,
             draining: false,
             close: None,
+            paused_until: None,
             job: None,
             news: News::default(),
             strikes: VecDeque::new(),
@@ -168,6 +171,9 @@ impl Session {
         let limits = &self.context.limits;
         self.job.is_none()
             && self.close.is_none()
+            && self
+                .paused_until
+                .is_none_or(|until| Instant::now() >= until)
             && !self.outbox.is_full()
             && self.in_flight.bytes() < limits.inflight_bytes_max
             && self.in_flight.len() + self.subscriptions.acks() < limits.inflight_requests_max
