@@ -14,7 +14,7 @@ use super::produce::{Parked, Promise};
 use super::refusal::Refusal;
 use super::state::Session;
 use crate::broker::accept::Batch;
-use crate::broker::{self, Reality, RealityName, name, room};
+use crate::broker::{Reality, RealityName, name, room};
 use crate::edge::handshake::Subprotocol;
 use crate::log::Appended;
 use crate::proto::pybus::BusPayload;
@@ -68,11 +68,11 @@ impl Session {
         let identity = Arc::clone(&self.identity);
         let mut batch = Batch::new(reality, &identity, 1);
         let admitted = batch.admit(encoded, view, topic_of(view)?);
+        let rules = self.guard.rules();
         let admitted = admitted.map_err(|mut rejection| {
             rejection.index = None;
-            Refusal::from(broker::Error::from(rejection))
+            self.not_admitted(&rules, &batch, view, rejection)
         })?;
-        let rules = self.guard.rules();
         self.pay(
             &rules,
             &batch,

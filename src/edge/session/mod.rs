@@ -31,7 +31,6 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
@@ -49,10 +48,6 @@ use super::shield::Shield;
 use super::token::Verifier;
 use crate::broker::{self, Broker, Identity};
 use crate::config;
-
-/// The wall clock and the timers' clock do not tick in step, so the alarm is set anew only for what
-/// is earlier by this much.
-const ALARM_GRAIN: Duration = Duration::from_millis(20);
 
 /// What all sessions share.
 #[derive(Clone, Debug)]
@@ -104,28 +99,29 @@ pub async fn run<S>(
     let mut pump = Box::new(Pump::new(websocket, session));
     let mut alarm = pin!(sleep_until(pump.alarm()));
     let end: End = loop {
-        let armed = alarm.deadline();
+        let is_draining = pump.is_draining();
+        let step = poll_fn(|cx| {
+            if let Poll::Ready(end) = pump.turn(cx) {
+                return Poll::Ready(Some(end));
+            }
+            // A turn can bring forward what is due, and never needs to put it off.
+            let at = pump.alarm();
+            if at < alarm.deadline() {
+                alarm.as_mut().reset(at);
+            }
+            alarm.as_mut().poll(cx).map(|()| None)
+        });
         tokio::select! {
             biased;
-            end = poll_fn(|cx| match pump.turn(cx) {
-                Poll::Ready(end) => Poll::Ready(Some(end)),
-                // What has come may be due sooner than the alarm: a shorter token, a close.
-                Poll::Pending if pump.alarm() + ALARM_GRAIN < armed => Poll::Ready(None),
-                Poll::Pending => Poll::Pending,
-            }) => {
-                if let Some(end) = end {
+            end = step => {
+                if let Some(end) = end.or_else(|| pump.tick()) {
                     break end;
                 }
             }
             // An error means that the sender is gone, which ends the node too.
-            changed = draining.wait_for(|draining| *draining), if !pump.is_draining() => {
+            changed = draining.wait_for(|draining| *draining), if !is_draining => {
                 drop(changed);
                 pump.drain();
-            }
-            () = alarm.as_mut() => {
-                if let Some(end) = pump.tick() {
-                    break end;
-                }
             }
         }
         alarm.as_mut().reset(pump.alarm());

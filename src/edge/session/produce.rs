@@ -1,7 +1,7 @@
 //! From a Produce, or a single envelope, to an append under way (EDGE-09: its limits).
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -14,10 +14,14 @@ use crate::config::Limits;
 use crate::edge::json::frame::Frame;
 use crate::edge::mirror::Original;
 use crate::edge::rate::Payers;
-use crate::edge::shield::{Message, Rules};
+use crate::edge::shield::{Blocked, Message, Rules};
 use crate::log::{AppendError, AppendSink, Appended, Durability};
+use crate::proto::ErrorCode;
 use crate::proto::v1::{self, Produced, server_frame::Body};
 use crate::proto::view::EnvelopeView;
+
+/// After a batch over its rate, nothing is read from the session for up to this long.
+const RATE_PAUSE: Duration = Duration::from_millis(100);
 
 /// When a batch is acknowledged.
 #[derive(Clone, Copy, Debug)]
@@ -155,7 +159,8 @@ impl Session {
         for (index, encoded) in envelopes.iter().enumerate() {
             let view = self.read_envelope(Some(index), encoded)?;
             let admitted = batch.admit(encoded, &view, None);
-            let admitted = admitted.map_err(broker::Error::from)?;
+            let admitted = admitted
+                .map_err(|rejection| self.not_admitted(&rules, &batch, &view, rejection))?;
             if index == 0 {
                 self.pay(&rules, &batch, &admitted, &view, envelopes)?;
             }
@@ -164,9 +169,36 @@ impl Session {
         self.hand_over(reality, batch, bytes, promise, Reply::Frame(request_id))
     }
 
+    /// An envelope is not let in. Where it went for what is not its sender's, that is noted.
+    pub(super) fn not_admitted(
+        &self,
+        rules: &Rules,
+        batch: &Batch<'_>,
+        view: &EnvelopeView<'_>,
+        rejection: Rejection,
+    ) -> Refusal {
+        let reason = match rejection.fault.code() {
+            ErrorCode::TenantMismatch => Some("access.tenant"),
+            ErrorCode::Forbidden => Some("access.topic"),
+            _ => None,
+        };
+        if let Some(reason) = reason {
+            let message = Message {
+                sender: batch.sender(),
+                topic: view.topic,
+                view,
+                now_ms: batch.now().as_millis(),
+            };
+            let blocked = Blocked::new(rejection.fault.code(), reason, "");
+            let decisions = self.guard.decisions();
+            decisions.blocked(&self.tenancy, rules, &message, &blocked);
+        }
+        Refusal::from(broker::Error::from(rejection))
+    }
+
     /// Counts a batch, whose first envelope has been admitted, against all rates.
     pub(super) fn pay(
-        &self,
+        &mut self,
         rules: &Rules,
         batch: &Batch<'_>,
         first: &Admitted,
@@ -178,7 +210,11 @@ impl Session {
             tenant: self.guard.allowance(),
             topics: &rules.rates,
         };
-        payers.pay(first.topic(), envelopes).map_err(|blocked| {
+        let paid = payers.pay(first.topic(), envelopes);
+        paid.map_err(|blocked| {
+            // Refusing is cheap for the peer too; others must not pay for its haste.
+            let pause = Duration::from_millis(blocked.retry_after_ms).min(RATE_PAUSE);
+            self.paused_until = Some(Instant::now() + pause);
             let message = message(batch, first, view);
             let decisions = self.guard.decisions();
             decisions.blocked(&self.tenancy, rules, &message, &blocked);

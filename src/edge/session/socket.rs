@@ -336,6 +336,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
         if let Closing::Sent { until } = self.closing {
             return until;
         }
+        if let Some(until) = self.session.paused_until.map(Instant::from_std)
+            && until > Instant::now()
+        {
+            at = at.min(until);
+        }
         // What leads to a close is of no interest once there is to be one.
         if self.session.close.is_some() {
             return at;

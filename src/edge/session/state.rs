@@ -107,6 +107,8 @@ pub(super) struct Session {
     pub(super) warned: bool,
     /// It is to end once its request is answered, and then at the latest.
     ending: Option<(Cause, Instant)>,
+    /// No request is read before this, because one was over its rate.
+    pub(super) paused_until: Option<Instant>,
     job: Option<Job>,
     news: News,
     strikes: VecDeque<Instant>,
@@ -153,6 +155,7 @@ impl Session {
             close: None,
             warned: subprotocol != Subprotocol::Frames,
             ending: None,
+            paused_until: None,
             job: None,
             news: News::default(),
             strikes: VecDeque::new(),
@@ -195,6 +198,9 @@ impl Session {
         self.job.is_none()
             && self.close.is_none()
             && self.ending.is_none()
+            && self
+                .paused_until
+                .is_none_or(|until| Instant::now() >= until)
             && !self.outbox.is_full()
             && self.in_flight.bytes() < limits.inflight_bytes_max
             && self.in_flight.len() + self.subscriptions.acks() < limits.inflight_requests_max

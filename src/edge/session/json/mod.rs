@@ -20,7 +20,7 @@ use super::produce::{Parked, Promise};
 use super::refusal::Refusal;
 use super::state::{Close, Session};
 use crate::broker::accept::Batch;
-use crate::broker::{self, Reality, RealityName};
+use crate::broker::{Reality, RealityName};
 use crate::edge::handshake::Subprotocol;
 use crate::edge::json::envelope::shown;
 use crate::edge::json::frame::{Bounds, Fault, Frame, Invalid, Kind};
@@ -218,11 +218,13 @@ impl Session {
         let identity = Arc::clone(&self.identity);
         let mut batch = Batch::new(reality, &identity, 1);
         let admitted = batch.admit(&encoded, &view, topic);
+        let rules = self.guard.rules();
         let admitted = admitted.map_err(|mut rejection| {
             rejection.index = None;
-            Refusal::from(broker::Error::from(rejection))
+            self.not_admitted(&rules, &batch, &view, rejection)
         })?;
-        let rules = self.guard.rules();
+        let all = std::slice::from_ref(&encoded);
+        self.pay(&rules, &batch, &admitted, &view, all)?;
         self.judge(&rules, None, &mut batch, admitted, &encoded, &view)?;
         let reply = Reply::Json(Box::new(Receipt {
             asked: asked.clone(),
