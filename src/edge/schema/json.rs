@@ -240,10 +240,11 @@ fn of_value(value: prost_types::Value) -> Value {
 fn number(value: f64) -> Value {
     // Whole numbers up to here are exact in both.
     const EXACT: f64 = 9_007_199_254_740_992.0;
-    if value.fract() == 0.0 && value.abs() <= EXACT {
-        if let Ok(whole) = format!("{value:.0}").parse::<i64>() {
-            return whole.into();
-        }
+    if value.fract() == 0.0
+        && value.abs() <= EXACT
+        && let Ok(whole) = format!("{value:.0}").parse::<i64>()
+    {
+        return whole.into();
     }
     Number::from_f64(value).map_or(Value::Null, Value::Number)
 }
