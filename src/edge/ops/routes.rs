@@ -128,14 +128,14 @@ pub const ROUTES: &[Route] = &[
 
 /// Commands that have a path of their own. One that this node does not have has none.
 const VIEWS: &[View] = &[
-    view("/v1/casil", "edge.casil.status"),
+    view("/v1/casil", "op.casil.get"),
     view("/v1/consumers", "consumer.list"),
     view("/v1/edge/status", "edge.status"),
     view("/v1/mirrors", "edge.mirror.list"),
     view("/v1/policies", "edge.policy.list"),
     view("/v1/rates", "edge.rate.list"),
     view("/v1/realities", "reality.list"),
-    view("/v1/revocations", "edge.revocation.list"),
+    view("/v1/revocations", "edge.revocations"),
     view("/v1/schemas", "edge.schema.list"),
     view("/v1/signatures", "edge.signature.key.list"),
     view("/v1/topics", "topics.list"),
@@ -145,7 +145,7 @@ const fn view(path: &'static str, command: &'static str) -> View {
     View { path, command }
 }
 
-/// The views that this node has, each with its command.
+/// The views, each with its command; a test holds that none is without.
 pub fn views() -> impl Iterator<Item = (&'static View, Listed)> {
     let all = command::all();
     VIEWS.iter().filter_map(move |view| {
@@ -178,4 +178,15 @@ pub(super) fn router() -> Router<Arc<Ops>> {
         .route(COMMAND, post(admin::run))
         .method_not_allowed_fallback(answer::wrong_method)
         .fallback(answer::not_found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // EDGE-23, TOOL-11
+    #[test]
+    fn every_view_shows_what_a_command_says() {
+        assert_eq!(views().count(), VIEWS.len());
+    }
 }
