@@ -13,12 +13,13 @@ use prost_build::Config;
 use protox::prost_reflect::prost_types::FileDescriptorSet;
 use protox::prost_reflect::prost_types::field_descriptor_proto::Type;
 
-const FILES: [&str; 13] = [
+const FILES: [&str; 14] = [
     "arqon/v1/envelope.proto",
     "arqon/v1/record.proto",
     "arqon/v1/frames.proto",
     "arqon/v1/cursor.proto",
     "arqon/v1/backup.proto",
+    "arqon/v1/edge.proto",
     "arqon/v1/revocation.proto",
     "arqon/v1/policy.proto",
     "arqon/v1/casil.proto",

@@ -1,7 +1,7 @@
 //! Events that the edge and others keep in a tenant's reality `_system`, and read back from there.
 //!
-//! What is written here is written by the node alone: no client appends to `_system`. Reading is
-//! fail-closed: whoever folds these events learns of a range that is lost, instead of missing it.
+//! What is written here is written by the node alone: no client appends to `_system`. Whoever folds
+//! these events learns of every range that is lost, and decides what that means.
 
 use std::sync::Arc;
 
@@ -45,17 +45,18 @@ pub struct Event<'a> {
     pub data: &'a [u8],
 }
 
+/// What reading a journal to its end has found besides the events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Through {
+    /// Where to go on.
+    pub next: Sequence,
+    /// Ranges of which nothing can be said: first and last sequence of each.
+    pub lost: Vec<(u64, u64)>,
+}
+
 /// Why a journal could not be read to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
-    /// Events are lost.
-    #[error("events {first} to {last} of the tenant's system log are damaged")]
-    Lost {
-        /// First of them.
-        first: u64,
-        /// Last of them.
-        last: u64,
-    },
     /// An event is no record of this protocol.
     #[error("event {sequence} of the tenant's system log cannot be decoded")]
     Undecodable {
@@ -102,21 +103,21 @@ impl Tenancy {
     }
 
     /// Shows every event on disk from `from` on whose topic `filter` matches, in order, and says
-    /// where to go on. Blocks on the disk.
+    /// where to go on, and what is lost between. Blocks on the disk.
     ///
     /// # Errors
-    /// Events are lost or cannot be read, or `visit` fails.
+    /// Events cannot be read, or `visit` fails.
     pub fn events<E: From<Unreadable>>(
         &self,
         filter: &Filter,
         from: Sequence,
         mut visit: impl FnMut(Event<'_>) -> Result<(), E>,
-    ) -> Result<Sequence, E> {
+    ) -> Result<Through, E> {
         let log = self.system().log();
         let matching = filter.clone();
         let mut reader = log.topic_reader(Box::new(move |topic| matching.matches(topic)));
         let end = log.bounds().durable_end;
-        let mut next = from;
+        let (mut next, mut lost) = (from, Vec::new());
         while next < end {
             let found = reader.read(next, end, READ_BYTES);
             match found.map_err(|error| E::from(Unreadable::Log(error)))? {
@@ -138,12 +139,13 @@ impl Tenancy {
                     next = chunk.last.next();
                 }
                 Found::Damaged { next: after, .. } => {
-                    let (first, last) = (next.get(), after.get().saturating_sub(1));
-                    return Err(Unreadable::Lost { first, last }.into());
+                    let after = after.max(next.next());
+                    lost.push((next.get(), after.get() - 1));
+                    next = after;
                 }
                 Found::End => next = end,
             }
         }
-        Ok(next)
+        Ok(Through { next, lost })
     }
 }

@@ -9,6 +9,7 @@ mod causal;
 #[path = "../log/dice.rs"]
 mod dice;
 mod drain;
+mod edge_loss;
 mod encryption;
 mod events;
 mod extracted;

@@ -23,6 +23,13 @@ enum Action {
     /// Needs a token of the role operator.
     #[command(after_help = "Example:\n  arqon edge status --output json")]
     Status,
+    /// Go on without events that are lost in a damaged system log
+    ///
+    /// While they are missing, everything is refused: they may have held a ban or a policy. Look at
+    /// `arqon edge status` first, and put in force again what is missed afterwards. Needs a token of
+    /// the role admin.
+    #[command(after_help = "Example:\n  arqon edge accept-loss")]
+    AcceptLoss,
 }
 
 pub(crate) async fn run(
@@ -30,10 +37,11 @@ pub(crate) async fn run(
     output: Output,
     arguments: Arguments,
 ) -> anyhow::Result<()> {
-    let Arguments {
-        action: Action::Status,
-    } = arguments;
+    let command = match arguments.action {
+        Action::Status => "edge.status",
+        Action::AcceptLoss => "edge.accept_loss",
+    };
     let client = target.connect(Patience::None).await?.client;
-    let result = client.command("edge.status", []).await?;
+    let result = client.command(command, []).await?;
     table::print(&result.to_json(), output)
 }

@@ -128,6 +128,12 @@ impl Guard {
         let turn = self.turn();
         let mut trial = self.rules().as_ref().clone();
         let event = make(&trial)?;
+        if trial.is_lost() && !event.topic.starts_with(rules::LOSS_PREFIX) {
+            let why = trial.unfit().unwrap_or_default();
+            let text =
+                format!("nothing can be changed while it is not known what is in force: {why}");
+            return Err(Fault::new(ErrorCode::StorageFailure, "", text));
+        }
         trial.apply(&journal::Event {
             sequence: *turn,
             at: tenancy.now(),
@@ -166,14 +172,19 @@ impl Guard {
             Ok::<(), Unreadable>(())
         });
         match read {
-            Ok(next) => {
-                rules.found();
-                *folded = next;
+            Ok(through) => {
+                rules.miss(through.lost);
+                *folded = through.next;
             }
             Err(error) => {
-                tracing::error!(tenant = %self.tenant, %error, "what the edge has in force cannot be read; everything is refused");
+                // What was folded of it is folded again when it can be read.
+                rules = self.rules().as_ref().clone();
                 rules.lose(&error.to_string());
             }
+        }
+        if rules.is_lost() {
+            let reason = rules.unfit().unwrap_or_default();
+            tracing::error!(tenant = %self.tenant, reason, "it is not known what the edge has in force; everything is refused");
         }
         rules.prepare_all(&self.workshop);
         let rules = Arc::new(rules);

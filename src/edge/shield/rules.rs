@@ -4,8 +4,10 @@
 //! applied makes the rules unfit, and unfit rules block everything, until a later event on the same
 //! topic replaces it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+
+use prost::Message as _;
 
 use crate::broker::journal::Event;
 use crate::broker::{self, Identity, Role};
@@ -19,11 +21,14 @@ use crate::edge::revocation::{self, Revocations, Standing};
 use crate::edge::schema::Schemas;
 use crate::edge::signature::Signatures;
 use crate::proto::ErrorCode;
+use crate::proto::v1::LossAccepted;
 
 /// The topics whose events change what is in force.
 pub const TOPICS: &str = "sys.edge.>";
 /// What they begin with.
 pub const TOPIC_PREFIX: &str = "sys.edge.";
+/// What the topics begin with on which losses are accepted.
+pub(super) const LOSS_PREFIX: &str = "sys.edge.loss.";
 /// Stands for events that could not be read at all.
 const UNREAD: &str = "";
 
@@ -116,6 +121,10 @@ pub struct Rules {
     unfit: Arc<BTreeMap<String, String>>,
     /// What of the tenant's events is in force, by part.
     folded: Arc<BTreeMap<String, Folded>>,
+    /// Ranges of the tenant's system log that are lost, any of which may have held events.
+    lost: Arc<BTreeSet<(u64, u64)>>,
+    /// Those that an admin goes on without.
+    accepted: Arc<BTreeSet<(u64, u64)>>,
     /// Nothing of what judges messages is in force, so that there is nothing to do and to stamp.
     idle: bool,
 }
@@ -181,6 +190,7 @@ impl Rules {
             "signature" => Arc::make_mut(&mut self.signatures).apply(event)?,
             "rate" => Arc::make_mut(&mut self.rates).apply(event)?,
             "revocation" => Arc::make_mut(&mut self.revocations).apply(event)?,
+            "loss" => self.accept(event)?,
             _ => return Err(unknown()),
         }
         self.revision = event.sequence.get();
@@ -223,6 +233,41 @@ impl Rules {
             let reason = format!("{topic} cannot be put in force: {fault}");
             Arc::make_mut(&mut self.unfit).insert(topic, reason);
         }
+    }
+
+    fn accept(&mut self, event: &Event<'_>) -> Result<(), Fault> {
+        let accepted = LossAccepted::decode(event.data);
+        let accepted = accepted.map_err(|error| Fault::invalid("data", error.to_string()))?;
+        let range = (accepted.first, accepted.last);
+        Arc::make_mut(&mut self.accepted).insert(range);
+        Ok(())
+    }
+
+    /// Notes ranges of the tenant's system log that are lost. As long as nobody has said to go on
+    /// without them, everything is blocked: they may have held a ban, or a policy.
+    pub(super) fn miss(&mut self, lost: Vec<(u64, u64)>) {
+        if !lost.is_empty() {
+            Arc::make_mut(&mut self.lost).extend(lost);
+        }
+        let missing = self.missing().next();
+        match missing {
+            None => self.found(),
+            Some((first, last)) => self.lose(&format!(
+                "events {first} to {last} of the tenant's system log are lost; repair the log if it takes no writes (`arqon log repair --reality _system`), then go on without them by `arqon edge accept-loss`"
+            )),
+        }
+    }
+
+    /// Ranges that are lost, and that nobody has said to go on without.
+    pub(super) fn missing(&self) -> impl Iterator<Item = (u64, u64)> {
+        let accepted = |lost: &(u64, u64)| {
+            let mut accepted = self.accepted.iter();
+            accepted.any(|range| range.0 <= lost.0 && lost.1 <= range.1)
+        };
+        self.lost
+            .iter()
+            .filter(move |lost| !accepted(lost))
+            .copied()
     }
 
     /// Notes that events could not be read.

@@ -1,0 +1,89 @@
+//! Events of the edge that are lost on the disk: everything is refused until an admin says to go on.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::support::{Node, write};
+
+const BAN: &str = "a-name-to-be-found-51f0";
+
+/// The file of the tenant's system log that holds `text`.
+fn segment_with(data: &std::path::Path, text: &str) -> (PathBuf, Vec<u8>, usize) {
+    let directory = data.join("dev/_system");
+    for entry in std::fs::read_dir(directory).expect("a directory").flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|end| end == "seg") {
+            let bytes = std::fs::read(&path).expect("a segment");
+            let found = bytes
+                .windows(text.len())
+                .position(|part| part == text.as_bytes());
+            if let Some(at) = found {
+                return (path, bytes, at);
+            }
+        }
+    }
+    panic!("{text} is in no segment");
+}
+
+fn status(node: &Node) -> Value {
+    serde_json::from_str(&node.ok(&["edge", "status", "--output", "json"])).expect("an object")
+}
+
+// EDGE-05, EDGE-14
+#[test]
+fn a_lost_event_closes_the_edge_until_an_admin_goes_on_without_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().join("data");
+    let node = Node::dev_on(&data);
+    node.ok(&["token", "revoke", "--sub", BAN, "--ban"]);
+    node.ok(&["token", "revoke", "--sub", "somebody-else", "--ban"]);
+    assert_eq!(node.run_with_input(&["produce", "a"], "1\n").code, 0);
+    node.signal("TERM");
+    assert!(node.ended().0.success());
+
+    let (path, mut bytes, at) = segment_with(&data, BAN);
+    bytes[at] ^= 1;
+    write(&path, &bytes);
+
+    let node = Node::dev_on(&data);
+    let refused = node.run_with_input(&["produce", "a"], "2\n");
+    assert_ne!(refused.code, 0);
+    assert!(
+        refused.stderr.contains("POLICY_FAILURE"),
+        "{}",
+        refused.stderr
+    );
+    assert!(
+        refused.stderr.contains("arqon edge status"),
+        "{}",
+        refused.stderr
+    );
+    let shown = status(&node);
+    assert_eq!(shown["fit"], false, "{shown}");
+    let reason = shown["unfit"][0]["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("arqon edge accept-loss"), "{reason}");
+    let change = node.run(&["token", "revoke", "--sub", "third"]);
+    assert_ne!(
+        change.code, 0,
+        "nothing is changed while it is not known what holds"
+    );
+
+    node.ok(&["log", "repair", "--reality", "_system"]);
+    node.ok(&["edge", "accept-loss"]);
+    let shown = status(&node);
+    assert_eq!(shown["fit"], true, "{shown}");
+    assert_eq!(node.run_with_input(&["produce", "a"], "3\n").code, 0);
+    let bans = node.ok(&["token", "revocations", "--output", "json"]);
+    assert!(
+        bans.contains("somebody-else") && !bans.contains(BAN),
+        "{bans}"
+    );
+    node.signal("KILL");
+    drop(node.ended());
+
+    // What was accepted is accepted for good.
+    let node = Node::dev_on(&data);
+    assert_eq!(node.run_with_input(&["produce", "a"], "4\n").code, 0);
+    assert_eq!(status(&node)["fit"], true);
+}
