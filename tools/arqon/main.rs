@@ -19,6 +19,7 @@ mod mirror;
 mod policy;
 mod produce;
 mod progress;
+mod rate;
 mod reality;
 mod registered;
 mod replay;
@@ -96,6 +97,7 @@ enum Verb {
     Status(status::Arguments),
     Edge(edge::Arguments),
     Mirror(mirror::Arguments),
+    Rate(rate::Arguments),
     Signature(signature::Arguments),
     Token(token::Arguments),
     Context(context::Arguments),
@@ -164,6 +166,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Schema(arguments) => schema::run(&target, output, arguments).await,
             Verb::Status(arguments) => status::run(&target, output, arguments).await,
             Verb::Edge(arguments) => edge::run(&target, output, arguments).await,
+            Verb::Rate(arguments) => rate::run(&target, output, arguments).await,
             Verb::Mirror(arguments) => mirror::run(&target, output, arguments).await,
             Verb::Signature(arguments) => signature::run(&target, output, arguments).await,
             Verb::Token(arguments) => token::run(&target, output, arguments).await,
@@ -176,4 +179,16 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     // A thread that waits for standard input cannot be ended, and must not be waited for.
     runtime.shutdown_background();
     done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // TOOL-02
+    #[test]
+    fn every_verb_can_be_parsed() {
+        // Of all subcommands, at once; otherwise each says only when it is used that it is broken.
+        Cli::command().debug_assert();
+    }
 }

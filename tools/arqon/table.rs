@@ -126,6 +126,8 @@ fn is_time(name: &str) -> bool {
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
+        Value::String(text) if text.is_empty() => "-".to_owned(),
+        Value::Array(items) if items.is_empty() => "-".to_owned(),
         Value::String(text) => printable(text),
         Value::Array(items) => items.iter().map(cell).collect::<Vec<_>>().join(", "),
         other @ (Value::Bool(_) | Value::Number(_) | Value::Object(_)) => other.to_string(),

@@ -159,7 +159,7 @@ struct Mint {
     /// Name of the key, where the node has several
     #[arg(long)]
     key_id: Option<String>,
-    /// The token's own id (jti), to revoke it by
+    /// The token's own id (jti), to revoke it by [default: a new one]
     #[arg(long, value_name = "ID")]
     id: Option<String>,
 }
@@ -244,7 +244,7 @@ fn make(mint: Mint) -> anyhow::Result<String> {
         exp: now_s.saturating_add(mint.ttl.as_secs()),
         iat: Some(now_s),
         nbf: None,
-        jti: mint.id,
+        jti: Some(mint.id.unwrap_or_else(|| uuid::Uuid::now_v7().to_string())),
         publish: listed(mint.publish),
         subscribe: listed(mint.subscribe),
     };

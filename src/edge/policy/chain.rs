@@ -308,7 +308,9 @@ impl Member {
                 if !denial.message.is_empty() {
                     text = format!("{text}: {}", denial.message);
                 }
-                let blocked = Blocked::new(ErrorCode::PolicyBlocked, "policy.denied", text);
+                let mut blocked = Blocked::new(ErrorCode::PolicyBlocked, "policy.denied", text);
+                // The author's text may quote the payload; a code is too short for more than a word.
+                blocked.told = Some(format!("policy {name}: {}", denial.code));
                 return Err(blocked.at("payload"));
             }
             Ok(Ruling::Redact(data)) => change(findings, data, "redacted"),

@@ -55,7 +55,9 @@ impl Decisions {
     ) {
         let (reason, code) = (blocked.reason, blocked.code.as_str());
         self.metrics.decided("blocked", reason);
-        self.sample(tenancy, rules, message, ["blocked", reason, code]);
+        let why = blocked.told.as_ref().unwrap_or(&blocked.message);
+        let said = [("code", code), ("field", &blocked.field), ("why", why)];
+        self.sample(tenancy, rules, message, ["blocked", reason], &said);
     }
 
     /// Notes what there is to say of a message that was let through: that it was changed, or that
@@ -70,17 +72,31 @@ impl Decisions {
         if findings.is_changed() {
             let reason = findings.changed_by();
             self.metrics.decided("changed", reason);
-            self.sample(tenancy, rules, message, ["changed", reason, ""]);
+            let found = found(findings);
+            self.sample(
+                tenancy,
+                rules,
+                message,
+                ["changed", reason],
+                &[("found", &found)],
+            );
         }
         if let Some(reason) = findings.noticed {
             self.metrics.decided("noticed", reason);
             if findings.notice_sampled {
-                self.sample(tenancy, rules, message, ["noticed", reason, ""]);
+                let found = found(findings);
+                self.sample(
+                    tenancy,
+                    rules,
+                    message,
+                    ["noticed", reason],
+                    &[("found", &found)],
+                );
             }
         }
         for reason in &findings.watched {
             self.metrics.decided("watched", reason);
-            self.sample(tenancy, rules, message, ["watched", reason, ""]);
+            self.sample(tenancy, rules, message, ["watched", reason], &[]);
         }
     }
 
@@ -89,7 +105,8 @@ impl Decisions {
         tenancy: &Tenancy,
         rules: &Rules,
         message: &Message<'_>,
-        [decision, reason, code]: [&str; 3],
+        [decision, reason]: [&str; 2],
+        said: &[(&str, &str)],
     ) {
         if self.samples.check().is_err() {
             self.unsampled.fetch_add(1, Ordering::Relaxed);
@@ -106,16 +123,18 @@ impl Decisions {
                 TOKEN.to_owned()
             }
         };
-        let data = json!({
+        let mut data = json!({
             "decision": decision,
             "reason": reason,
-            "code": code,
             "topic": shown(message.topic),
             "subject": shown(&message.sender.subject),
             "trace_id": shown(message.view.trace_id),
             "payload_bytes": message.view.payload.data().len(),
             "unsampled_before": self.unsampled.swap(0, Ordering::Relaxed),
         });
+        for (name, text) in said.iter().filter(|(_, text)| !text.is_empty()) {
+            data[*name] = shown(text).into();
+        }
         tenancy.note(NewEvent {
             topic: TOPIC.to_owned(),
             kind: "edge.decision",
@@ -123,4 +142,12 @@ impl Decisions {
             data: Bytes::from(data.to_string()),
         });
     }
+}
+
+/// What has been found out about a message that was let through, in words of the node.
+fn found(findings: &Findings) -> String {
+    let classified = findings.classification.iter();
+    let classified = classified.flat_map(|one| one.flags.iter().map(String::as_str));
+    let flags = findings.flags.iter().map(AsRef::as_ref).chain(classified);
+    flags.collect::<Vec<_>>().join(", ")
 }

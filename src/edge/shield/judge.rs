@@ -52,6 +52,8 @@ pub struct Blocked {
     pub message: String,
     /// How long to wait before sending it again, in milliseconds; 0 = it will not help.
     pub retry_after_ms: u64,
+    /// What the audit says instead of `message`, where that is somebody else's text.
+    pub told: Option<String>,
 }
 
 impl Blocked {
@@ -63,6 +65,7 @@ impl Blocked {
             field: Cow::Borrowed(""),
             message: message.into(),
             retry_after_ms: 0,
+            told: None,
         }
     }
 
@@ -200,5 +203,7 @@ impl Judgement {
         // A Vec takes any length.
         let encoded = verdict.encode(&mut self.verdict);
         debug_assert!(encoded.is_ok(), "a vector takes any length");
+        // For those who tell what was found.
+        self.findings.classification = verdict.classification;
     }
 }
