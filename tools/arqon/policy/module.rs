@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use arqonbus::edge::policy::{
     Engine, Isolation, Limits, LogLines, Metering, Module, Policy, Tallies,
 };
@@ -89,6 +88,5 @@ fn read(path: &Path) -> anyhow::Result<Bytes> {
 pub(super) fn contents(path: &Path) -> anyhow::Result<Bytes> {
     std::fs::read(path)
         .map(Bytes::from)
-        .map_err(|error| Failure::no_input(format!("cannot read {}: {error}", path.display())))
-        .context("reading the policy")
+        .map_err(|error| Failure::no_input(format!("cannot read {}: {error}", path.display())).into())
 }

@@ -82,7 +82,7 @@ pub(super) fn check(output: Output, check: &Check) -> anyhow::Result<()> {
         "abi_level": level,
         "bytes": module.len,
         "instances_reused": module.resets,
-        "sha256": digest,
+        "digest": digest,
     });
     table::print(&result, output)
 }
