@@ -67,7 +67,10 @@ impl Workplace {
         let mut said = self.policy(&[&["rehearse"], arguments].concat());
         for time in ["p50_us", "p99_us", "max_us"] {
             let took = said.as_object_mut().and_then(|said| said.remove(time));
-            assert!(took.is_some_and(|took| took.as_f64() >= Some(0.0)), "{time}");
+            assert!(
+                took.is_some_and(|took| took.as_f64() >= Some(0.0)),
+                "{time}"
+            );
         }
         said
     }
@@ -135,7 +138,8 @@ fn template_in_wat_goes_from_new_to_judging() {
     let new = place.run(&["policy", "new", "no-malware", "--lang", "wat"]);
     assert_eq!(new.code, 0, "{}", new.stderr);
     assert!(
-        new.stdout.contains("arqon policy test no-malware/policy.wat"),
+        new.stdout
+            .contains("arqon policy test no-malware/policy.wat"),
         "{}",
         new.stdout
     );
@@ -153,7 +157,11 @@ fn template_in_wat_goes_from_new_to_judging() {
         place.policy(&["test", file, "--vectors", vectors]),
         json!({ "vectors": 4, "passed": true, "misses": [] })
     );
-    for (input, outcome) in [("buy malware now", "deny"), ("good", "allow"), ("", "allow")] {
+    for (input, outcome) in [
+        ("buy malware now", "deny"),
+        ("good", "allow"),
+        ("", "allow"),
+    ] {
         let arguments = ["policy", "run", file, "--output", "json"];
         let ran = place.run_with_input(&arguments, input);
         assert_eq!(ran.code, 0, "{}", ran.stderr);
@@ -168,13 +176,23 @@ fn template_in_wat_goes_from_new_to_judging() {
     }
 
     let pushed = place.policy(&[
-        "push", "no-malware", file, "--topics", "chat.>,mail.>", "--vectors", vectors,
+        "push",
+        "no-malware",
+        file,
+        "--topics",
+        "chat.>,mail.>",
+        "--vectors",
+        vectors,
     ]);
     assert_eq!(
         (&pushed["version"], &pushed["active"]),
         (&1.into(), &true.into())
     );
-    assert_eq!(pushed["digest"].as_str(), checked["digest"].as_str(), "{pushed}");
+    assert_eq!(
+        pushed["digest"].as_str(),
+        checked["digest"].as_str(),
+        "{pushed}"
+    );
     let evil = r#"{"topic":"chat.lobby","text":"more malware"}"#;
     let ran = place.run_with_input(&["produce", "--topic-field", "topic"], evil);
     assert_eq!(ran.code, 1);
@@ -182,7 +200,10 @@ fn template_in_wat_goes_from_new_to_judging() {
         assert!(ran.stderr.contains(said), "{said}: {}", ran.stderr);
     }
     place.produce(&[], &[("chat.lobby", "harmless"), ("other", "malware")]);
-    assert_eq!(place.node.records(&["consume", ">", "--stop-at-end"]).len(), 12);
+    assert_eq!(
+        place.node.records(&["consume", ">", "--stop-at-end"]).len(),
+        12
+    );
 }
 
 // EDGE-16
@@ -218,9 +239,22 @@ fn rehearsal_tells_exactly_what_would_have_become_of_history() {
     );
 
     // By name, on its own topics; a version is what it is named.
-    place.policy(&["push", "p", "p/policy.wat", "--topics", "chat.>", "--no-activate"]);
+    place.policy(&["push", "p", "p/policy.wat", "--topics", "chat.>"]);
+    assert_eq!(place.rehearse(&["p"]), refused(10, 6, &chats));
+    let shown = place.policy(&["show", "p"]);
+    assert_eq!(
+        shown["calls"]["all"], 0,
+        "a rehearsal is no call in earnest: {shown}"
+    );
     place.file("allow.wat", include_str!("../fixtures/policy/allow.wat"));
-    place.policy(&["push", "p", "allow.wat", "--topics", "mail.>", "--no-activate"]);
+    place.policy(&[
+        "push",
+        "p",
+        "allow.wat",
+        "--topics",
+        "mail.>",
+        "--no-activate",
+    ]);
     assert_eq!(place.rehearse(&["p@1"]), refused(10, 6, &chats));
     assert_eq!(place.rehearse(&["p@2"]), refused(10, 3, &[]));
     assert_eq!(place.rehearse(&["p"]), refused(10, 3, &[]));
@@ -241,8 +275,6 @@ fn rehearsal_tells_exactly_what_would_have_become_of_history() {
         refused(2, 2, &[sample(1, "mail.in")])
     );
     assert_eq!(place.rehearse(&["p/policy.wat"]), refused(10, 10, &all));
-    let shown = place.policy(&["show", "p"]);
-    assert_eq!(shown["calls"]["all"], 0, "a rehearsal is no call: {shown}");
 }
 
 // EDGE-16
@@ -351,7 +383,11 @@ async fn policy_that_traps_fails_in_a_rehearsal_and_harms_nothing() {
         (&sample["decision"], &sample["code"]),
         (&"fail".into(), &"policy.trap".into())
     );
-    assert_eq!(blocked(&place.node, "policy.trap"), 0, "nothing was refused");
+    assert_eq!(
+        blocked(&place.node, "policy.trap"),
+        0,
+        "nothing was refused"
+    );
     let client = connect(&place.node).await;
     send(&client, "upload.file", b"x").await.expect("it passes");
     assert_eq!(stored(&client).await.len(), 1);
@@ -376,7 +412,14 @@ async fn versions_are_shadowed_activated_and_rolled_back_from_the_shell() {
     let ran = place.run(&["policy", "new", "p", "--lang", "wat"]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     place.policy(&["push", "p", "allow.wat", "--topics", "upload.>"]);
-    place.policy(&["push", "p", "p/policy.wat", "--topics", "upload.>", "--no-activate"]);
+    place.policy(&[
+        "push",
+        "p",
+        "p/policy.wat",
+        "--topics",
+        "upload.>",
+        "--no-activate",
+    ]);
     let client = connect(&place.node).await;
     let passes = async || send(&client, "upload.file", b"malware").await.is_ok();
     assert!(passes().await, "it was only stored");
@@ -386,7 +429,10 @@ async fn versions_are_shadowed_activated_and_rolled_back_from_the_shell() {
     }
     let shown = place.policy(&["show", "p"]);
     assert_eq!(
-        (&shown["calls"]["shadow_same"], &shown["calls"]["shadow_different"]),
+        (
+            &shown["calls"]["shadow_same"],
+            &shown["calls"]["shadow_different"]
+        ),
         (&0.into(), &10.into()),
         "{shown}"
     );
@@ -423,14 +469,25 @@ fn what_is_wrong_is_named_with_its_exit_code() {
         r#"[{"name": "it is evil", "payload": "malware", "expect": {"outcome": "allow"}}]"#,
     );
 
-    place.fails(&["new", "p"], 2, &["p is there already", "choose another name"]);
+    place.fails(
+        &["new", "p"],
+        2,
+        &["p is there already", "choose another name"],
+    );
     for name in ["No", "7p", "a/b", "..", ""] {
-        place.fails(&["new", name], 2, &["cannot be a policy's name", "a-z 0-9 and -"]);
+        place.fails(
+            &["new", name],
+            2,
+            &["cannot be a policy's name", "a-z 0-9 and -"],
+        );
     }
     place.fails(&["new", "q", "--lang", "cobol"], 2, &["rust", "wat"]);
     place.fails(&["check", "gone.wasm"], 66, &["cannot read gone.wasm"]);
     for (file, said) in [
-        ("text.wasm", "text.wasm is no policy: it is no WebAssembly binary"),
+        (
+            "text.wasm",
+            "text.wasm is no policy: it is no WebAssembly binary",
+        ),
         ("wrong.wat", "wrong.wat"),
         ("empty.wat", "does not export arqon_check"),
         ("wasi.wat", "without WASI"),
@@ -445,7 +502,11 @@ fn what_is_wrong_is_named_with_its_exit_code() {
         &["exports no arqon_init"],
     );
     place.fails(&["test", file], 2, &["--vectors"]);
-    place.fails(&["test", file, "--vectors", "gone.json"], 66, &["gone.json"]);
+    place.fails(
+        &["test", file, "--vectors", "gone.json"],
+        66,
+        &["gone.json"],
+    );
     place.fails(
         &["test", file, "--vectors", "list.json"],
         65,
@@ -455,15 +516,28 @@ fn what_is_wrong_is_named_with_its_exit_code() {
     let ran = place.run(&arguments);
     assert_eq!(ran.code, 65, "{}", ran.stderr);
     assert!(
-        ran.stdout.contains("(it is evil): expected allow, found deny"),
+        ran.stdout
+            .contains("(it is evil): expected allow, found deny"),
         "{}",
         ran.stdout
     );
 
-    place.fails(&["push", "p", "wasi.wat", "--topics", "a"], 1, &["VALIDATION_ERROR", "without WASI"]);
-    place.fails(&["push", "p", file, "--topics", "a..b"], 1, &["topics", "a..b"]);
+    place.fails(
+        &["push", "p", "wasi.wat", "--topics", "a"],
+        1,
+        &["VALIDATION_ERROR", "without WASI"],
+    );
+    place.fails(
+        &["push", "p", file, "--topics", "a..b"],
+        1,
+        &["topics", "a..b"],
+    );
     place.fails(&["push", "p", file], 2, &["--topics"]);
-    place.fails(&["push", "p", "gone.wat", "--topics", "a"], 66, &["gone.wat"]);
+    place.fails(
+        &["push", "p", "gone.wat", "--topics", "a"],
+        66,
+        &["gone.wat"],
+    );
     for verb in ["activate", "rollback", "disable", "remove", "show"] {
         place.fails(&[verb, "nobody"], 1, &["NOT_FOUND", "nobody"]);
     }
@@ -476,14 +550,34 @@ fn what_is_wrong_is_named_with_its_exit_code() {
     place.fails(&["rehearse", "nobody"], 1, &["NOT_FOUND", "nobody"]);
     place.fails(&["rehearse", "p@9"], 1, &["NOT_FOUND", "9"]);
     place.fails(&["rehearse", "p@x"], 2, &["\"x\" is no version"]);
-    place.fails(&["rehearse", "p", "--config", "p/vectors.json"], 2, &["--config goes with a file"]);
+    place.fails(
+        &["rehearse", "p", "--config", "p/vectors.json"],
+        2,
+        &["--config goes with a file"],
+    );
     place.fails(&["rehearse", "gone.wat"], 66, &["cannot read gone.wat"]);
     place.fails(&["rehearse", "wrong.wat"], 65, &["wrong.wat"]);
-    place.fails(&["rehearse", "wasi.wat"], 1, &["VALIDATION_ERROR", "without WASI"]);
-    place.fails(&["rehearse", file, "--since", "soon"], 2, &["no span of time"]);
+    place.fails(
+        &["rehearse", "wasi.wat"],
+        1,
+        &["VALIDATION_ERROR", "without WASI"],
+    );
+    place.fails(
+        &["rehearse", file, "--since", "soon"],
+        2,
+        &["no span of time"],
+    );
     place.fails(&["rehearse", file, "--filter", "a..b"], 1, &["filter"]);
-    place.fails(&["rehearse", file, "--reality", "nowhere"], 1, &["NOT_FOUND"]);
-    place.fails(&["rehearse", file, "--reality", "_system"], 1, &["is not judged"]);
+    place.fails(
+        &["rehearse", file, "--reality", "nowhere"],
+        1,
+        &["NOT_FOUND"],
+    );
+    place.fails(
+        &["rehearse", file, "--reality", "_system"],
+        1,
+        &["is not judged"],
+    );
 }
 
 // EDGE-16
@@ -495,7 +589,11 @@ fn template_in_rust_passes_its_vectors_and_judges() {
     place.produce(&[], HISTORY);
     let ran = place.run(&["policy", "new", "no-malware"]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
-    assert!(ran.stdout.contains("cargo build --release"), "{}", ran.stdout);
+    assert!(
+        ran.stdout.contains("cargo build --release"),
+        "{}",
+        ran.stdout
+    );
     compile(&rustc, place.dir.path());
     let vectors = "no-malware/vectors.json";
     assert_eq!(
@@ -508,7 +606,15 @@ fn template_in_rust_passes_its_vectors_and_judges() {
         sample(9, "chat.games"),
     ];
     assert_eq!(place.rehearse(&["policy.wasm"]), refused(10, 10, &all));
-    place.policy(&["push", "no-malware", "policy.wasm", "--topics", "chat.>", "--vectors", vectors]);
+    place.policy(&[
+        "push",
+        "no-malware",
+        "policy.wasm",
+        "--topics",
+        "chat.>",
+        "--vectors",
+        vectors,
+    ]);
     let evil = r#"{"topic":"chat.lobby","text":"more malware"}"#;
     let ran = place.run_with_input(&["produce", "--topic-field", "topic"], evil);
     assert_eq!(ran.code, 1);
@@ -520,7 +626,14 @@ fn compile(rustc: &str, dir: &Path) {
     let built = Command::new(rustc)
         .args(["--edition", "2021", "--target", "wasm32-unknown-unknown"])
         .args(["--crate-type", "cdylib", "--crate-name", "policy"])
-        .args(["-C", "panic=abort", "-C", "opt-level=3", "-C", "strip=symbols"])
+        .args([
+            "-C",
+            "panic=abort",
+            "-C",
+            "opt-level=3",
+            "-C",
+            "strip=symbols",
+        ])
         .args(["-o", "policy.wasm", "no-malware/src/lib.rs"])
         .current_dir(dir)
         .stdin(Stdio::null())
