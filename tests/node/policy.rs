@@ -763,7 +763,13 @@ os.execv(sys.argv[1], sys.argv[1:])";
         "127.0.0.1:0",
     ];
     let node = command(&serve);
-    let output = Command::new("python3")
+    let mut python = Command::new("python3");
+    for (name, value) in node.get_envs() {
+        if value.is_none() {
+            python.env_remove(name);
+        }
+    }
+    let output = python
         .args(["-c", hardened])
         .arg(node.get_program())
         .args(node.get_args())

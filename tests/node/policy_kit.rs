@@ -486,7 +486,7 @@ fn what_is_wrong_is_named_with_its_exit_code() {
     for (file, said) in [
         (
             "text.wasm",
-            "text.wasm is no policy: it is no WebAssembly binary",
+            "text.wasm: the module is no policy: is no WebAssembly binary",
         ),
         ("wrong.wat", "wrong.wat"),
         ("empty.wat", "does not export arqon_check"),
@@ -539,16 +539,16 @@ fn what_is_wrong_is_named_with_its_exit_code() {
         &["gone.wat"],
     );
     for verb in ["activate", "rollback", "disable", "remove", "show"] {
-        place.fails(&[verb, "nobody"], 1, &["NOT_FOUND", "nobody"]);
+        place.fails(&[verb, "nobody"], 1, &["NOT_FOUND", "edge.policy.list"]);
     }
     place.fails(&["shadow", "nobody", "--percent", "5"], 1, &["NOT_FOUND"]);
 
     place.policy(&["push", "p", file, "--topics", "a"]);
-    place.fails(&["activate", "p", "9"], 1, &["NOT_FOUND", "9"]);
+    place.fails(&["activate", "p", "9"], 1, &["NOT_FOUND", "edge.policy.show"]);
     place.fails(&["activate", "p", "x"], 2, &["invalid value 'x'"]);
     place.fails(&["shadow", "p", "--percent", "101"], 1, &["percent"]);
-    place.fails(&["rehearse", "nobody"], 1, &["NOT_FOUND", "nobody"]);
-    place.fails(&["rehearse", "p@9"], 1, &["NOT_FOUND", "9"]);
+    place.fails(&["rehearse", "nobody"], 1, &["NOT_FOUND", "edge.policy.list"]);
+    place.fails(&["rehearse", "p@9"], 1, &["NOT_FOUND", "edge.policy.show"]);
     place.fails(&["rehearse", "p@x"], 2, &["\"x\" is no version"]);
     place.fails(
         &["rehearse", "p", "--config", "p/vectors.json"],

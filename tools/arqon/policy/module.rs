@@ -45,7 +45,7 @@ impl Source {
         let shown = self.file.display();
         let module = engine
             .compile(&wasm, Metering::of(self.metered))
-            .map_err(|unfit| Failure::data(format!("{shown} is no policy: {unfit}")))?;
+            .map_err(|unfit| Failure::data(format!("{shown}: {unfit}")))?;
         let config = self.config()?;
         Ok(Ready {
             engine,
@@ -73,7 +73,7 @@ impl Ready {
     pub(super) fn policy(&self) -> anyhow::Result<Arc<Policy>> {
         let (module, config) = (Arc::clone(&self.module), self.config.clone());
         Policy::new(&self.engine, module, config, Isolation::Reused)
-            .map_err(|unfit| Failure::data(format!("the policy {unfit}")).into())
+            .map_err(|unfit| Failure::data(unfit.to_string()).into())
     }
 }
 

@@ -141,7 +141,7 @@ pub(super) fn test(output: Output, test: &Test) -> anyhow::Result<()> {
         .map_err(|miss| Failure::data(format!("{}: {miss}", test.vectors.display())))?;
     let (engine, module, config) = (&ready.engine, &ready.module, &ready.config);
     let misses = vectors::run(engine, module, config, Isolation::Reused, &vectors)
-        .map_err(|unfit| Failure::data(format!("the policy {unfit}")))?;
+        .map_err(|unfit| Failure::data(unfit.to_string()))?;
     let result = json!({
         "vectors": vectors.len(),
         "passed": misses.is_empty(),
