@@ -544,11 +544,23 @@ fn what_is_wrong_is_named_with_its_exit_code() {
     place.fails(&["shadow", "nobody", "--percent", "5"], 1, &["NOT_FOUND"]);
 
     place.policy(&["push", "p", file, "--topics", "a"]);
-    place.fails(&["activate", "p", "9"], 1, &["NOT_FOUND", "edge.policy.show"]);
+    place.fails(
+        &["activate", "p", "9"],
+        1,
+        &["NOT_FOUND", "there is no version 9; kept are: 1"],
+    );
     place.fails(&["activate", "p", "x"], 2, &["invalid value 'x'"]);
     place.fails(&["shadow", "p", "--percent", "101"], 1, &["percent"]);
-    place.fails(&["rehearse", "nobody"], 1, &["NOT_FOUND", "edge.policy.list"]);
-    place.fails(&["rehearse", "p@9"], 1, &["NOT_FOUND", "edge.policy.show"]);
+    place.fails(
+        &["rehearse", "nobody"],
+        1,
+        &["NOT_FOUND", "edge.policy.list"],
+    );
+    place.fails(
+        &["rehearse", "p@9"],
+        1,
+        &["NOT_FOUND", "there is no version 9; kept are: 1"],
+    );
     place.fails(&["rehearse", "p@x"], 2, &["\"x\" is no version"]);
     place.fails(
         &["rehearse", "p", "--config", "p/vectors.json"],
