@@ -20,12 +20,12 @@ const TRAPS: &str = "(module (memory (export \"memory\") 1)
     (func (export \"arqon_check\") (param i32 i32 i32 i32) (result i64) unreachable))";
 
 /// A directory in which policies are written, and a node for them.
-struct Workplace {
+struct Kit {
     node: Node,
     dir: TempDir,
 }
 
-impl Workplace {
+impl Kit {
     fn new() -> Self {
         Self::beside(Node::dev())
     }
@@ -133,7 +133,7 @@ fn refused(records: u64, judged: u64, samples: &[Value]) -> Value {
 // EDGE-16
 #[test]
 fn template_in_wat_goes_from_new_to_judging() {
-    let place = Workplace::new();
+    let place = Kit::new();
     place.produce(&[], HISTORY);
     let new = place.run(&["policy", "new", "no-malware", "--lang", "wat"]);
     assert_eq!(new.code, 0, "{}", new.stderr);
@@ -209,7 +209,7 @@ fn template_in_wat_goes_from_new_to_judging() {
 // EDGE-16
 #[test]
 fn rehearsal_tells_exactly_what_would_have_become_of_history() {
-    let place = Workplace::new();
+    let place = Kit::new();
     place.produce(&[], HISTORY);
     let ran = place.run(&["policy", "new", "p", "--lang", "wat"]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
@@ -280,7 +280,7 @@ fn rehearsal_tells_exactly_what_would_have_become_of_history() {
 // EDGE-16
 #[tokio::test]
 async fn rehearsal_begins_and_ends_where_it_is_told() {
-    let place = Workplace::new();
+    let place = Kit::new();
     let client = connect(&place.node).await;
     for data in ["malware 1", "good", "malware 3", "malware 4"] {
         send(&client, "a", data.as_bytes()).await.expect(data);
@@ -333,10 +333,10 @@ async fn rehearsal_begins_and_ends_where_it_is_told() {
 fn rehearsal_passes_over_what_is_damaged_and_counts_it() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let data = dir.path().join("data");
-    let place = Workplace::beside(Node::dev_on(&data));
+    let place = Kit::beside(Node::dev_on(&data));
     let lines = [("chat", "malware"), ("chat", "harmless")].repeat(500);
     place.produce(&["--batch", "10"], &lines);
-    let Workplace { node, dir: own } = place;
+    let Kit { node, dir: own } = place;
     node.signal("TERM");
     assert!(node.ended().0.success());
     let segment = data.join("dev/main/00000000000000000001.seg");
@@ -346,7 +346,7 @@ fn rehearsal_passes_over_what_is_damaged_and_counts_it() {
         *byte ^= 0x55;
     }
     write(&segment, &bytes);
-    let place = Workplace {
+    let place = Kit {
         node: Node::dev_on(&data),
         dir: own,
     };
@@ -364,7 +364,7 @@ fn rehearsal_passes_over_what_is_damaged_and_counts_it() {
 // EDGE-16, EDGE-15
 #[tokio::test]
 async fn policy_that_traps_fails_in_a_rehearsal_and_harms_nothing() {
-    let place = Workplace::new();
+    let place = Kit::new();
     place.produce(&[], HISTORY);
     place.file("traps.wat", TRAPS);
     let said = place.rehearse(&["traps.wat", "--samples", "1"]);
@@ -407,7 +407,7 @@ async fn policy_that_traps_fails_in_a_rehearsal_and_harms_nothing() {
 // EDGE-16
 #[tokio::test]
 async fn versions_are_shadowed_activated_and_rolled_back_from_the_shell() {
-    let place = Workplace::new();
+    let place = Kit::new();
     place.file("allow.wat", include_str!("../fixtures/policy/allow.wat"));
     let ran = place.run(&["policy", "new", "p", "--lang", "wat"]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
@@ -453,7 +453,7 @@ async fn versions_are_shadowed_activated_and_rolled_back_from_the_shell() {
 // EDGE-16
 #[test]
 fn what_is_wrong_is_named_with_its_exit_code() {
-    let place = Workplace::new();
+    let place = Kit::new();
     let ran = place.run(&["policy", "new", "p", "--lang", "wat"]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     place.file("text.wasm", "no module");
@@ -597,7 +597,7 @@ fn what_is_wrong_is_named_with_its_exit_code() {
 #[ignore = "needs a rustc that builds for wasm32-unknown-unknown: tools/test wasm finds or installs one"]
 fn template_in_rust_passes_its_vectors_and_judges() {
     let rustc = std::env::var("ARQONBUS_WASM_RUSTC").unwrap_or_else(|_unset| "rustc".to_owned());
-    let place = Workplace::new();
+    let place = Kit::new();
     place.produce(&[], HISTORY);
     let ran = place.run(&["policy", "new", "no-malware"]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
