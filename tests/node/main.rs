@@ -27,6 +27,7 @@ mod many;
 mod mirror;
 mod operations;
 mod policy;
+mod policy_kit;
 mod pressure;
 mod profiles;
 mod raw;

@@ -38,7 +38,7 @@ fn bytes(bytes: Vec<u8>) -> Value {
     value::Kind::Bytes(bytes.into()).into()
 }
 
-async fn connect(node: &Node) -> Client {
+pub(crate) async fn connect(node: &Node) -> Client {
     connect_as(node, &node.dev_token()).await
 }
 
@@ -48,7 +48,7 @@ async fn connect_as(node: &Node, token: &str) -> Client {
     Client::connect(options).await.expect("a connection")
 }
 
-async fn send(client: &Client, topic: &str, data: &[u8]) -> Result<u64, Error> {
+pub(crate) async fn send(client: &Client, topic: &str, data: &[u8]) -> Result<u64, Error> {
     let mut batch = client.batch();
     batch.push(&Outgoing {
         topic,
@@ -94,7 +94,7 @@ async fn listed(client: &Client) -> serde_json::Value {
 }
 
 /// Payloads and verdicts of all that is stored below `upload`.
-async fn stored(client: &Client) -> Vec<(Vec<u8>, Verdict)> {
+pub(crate) async fn stored(client: &Client) -> Vec<(Vec<u8>, Verdict)> {
     let mut found = Vec::new();
     let mut options = FetchOptions {
         reality: "main".into(),
@@ -127,7 +127,7 @@ fn count(node: &Node, metric: &str) -> u64 {
     line.and_then(|value| value.parse().ok()).unwrap_or(0)
 }
 
-fn blocked(node: &Node, reason: &str) -> u64 {
+pub(crate) fn blocked(node: &Node, reason: &str) -> u64 {
     let metric = format!("arqon_edge_decisions_total{{decision=\"blocked\",reason=\"{reason}\"}}");
     count(node, &metric)
 }
@@ -763,7 +763,13 @@ os.execv(sys.argv[1], sys.argv[1:])";
         "127.0.0.1:0",
     ];
     let node = command(&serve);
-    let output = Command::new("python3")
+    let mut python = Command::new("python3");
+    for (name, value) in node.get_envs() {
+        if value.is_none() {
+            python.env_remove(name);
+        }
+    }
+    let output = python
         .args(["-c", hardened])
         .arg(node.get_program())
         .args(node.get_args())

@@ -1,5 +1,5 @@
 //! The commands of `docs/runbook.md`, run as they stand there, each page in the state that it is
-//! about.
+//! about; and those of `docs/policies.md`.
 
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -102,6 +102,7 @@ impl Machine {
             .env("ARQON_URL", format!("ws://{}/v1/ws", self.edge))
             .env("ARQON_TOKEN", token)
             .envs(self.settings.iter().map(|(name, value)| (name, value)))
+            .current_dir(self.dir.path())
             .stdin(Stdio::null())
             .output()
             .expect("bash starts");
@@ -318,4 +319,46 @@ fn runbook_page_about_moving() {
     machine.run(&page("move"));
     let records = machine.run("arqon replay 'usgs.>' --from earliest --output json | wc -l");
     assert_eq!(records.trim(), "1707");
+}
+
+// EDGE-16
+#[test]
+fn every_command_about_policies_is_run() {
+    let machine = Machine::new();
+    machine.run("systemctl start arqonbus");
+    machine.run("printf '{\"text\":\"%s\"}\\n' hello malware good | arqon produce chat.lobby");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/policies.md");
+    let document = std::fs::read_to_string(path).expect("the page");
+    let commands: Vec<&str> = document
+        .lines()
+        .filter_map(|line| line.strip_prefix("$ "))
+        .collect();
+    assert_eq!(commands.len(), document.matches("\n$ ").count());
+    assert!(commands.len() >= 11, "{commands:?}");
+    // What it calls a better policy is the reader's own.
+    write(
+        &machine.at("better.wat"),
+        include_bytes!("../fixtures/policy/malware.wat"),
+    );
+    let mut said = Vec::new();
+    for command in &commands {
+        said.push((*command, machine.run(command)));
+    }
+    let of = |begins: &str| {
+        let found = said.iter().find(|(command, _)| command.contains(begins));
+        found.map(|(_, said)| said.as_str()).unwrap_or_default()
+    };
+    for (command, text) in [
+        ("policy test", "passed"),
+        ("policy run", "deny"),
+        ("policy rehearse", "malware"),
+        ("policy list", "no-malware"),
+        ("policy show", "no-malware"),
+    ] {
+        assert!(of(command).contains(text), "{command}: {}", of(command));
+    }
+    // What the page ends with is in force.
+    let refused =
+        machine.run("printf '{\"text\":\"malware\"}\\n' | arqon produce chat.lobby 2>&1 || true");
+    assert!(refused.contains("malware: not here"), "{refused}");
 }

@@ -19,6 +19,7 @@ use super::register::{Named, Register, TOPIC_PREFIX, Version};
 use super::verdict::{Failure, Judged, Ruling};
 use crate::broker::Filter;
 use crate::broker::journal::Event;
+use crate::broker::trie::Trie;
 use crate::config::Config;
 use crate::edge::shield::{Blocked, Fault, Findings, Message, Workshop};
 use crate::proto::ErrorCode;
@@ -36,6 +37,9 @@ pub struct Policies {
     /// Topics that must have one.
     required: Arc<[Filter]>,
     chain: Arc<[Member]>,
+    /// Places in the chain, by the topics that their members may have to do with: what a message
+    /// costs does not grow with the policies for other topics.
+    places: Arc<Trie<usize>>,
 }
 
 /// A policy in its place.
@@ -177,7 +181,25 @@ impl Policies {
             shadow: None,
         });
         self.chain = own.chain(of_node).collect();
+        let mut places = Trie::default();
+        for (place, member) in self.chain.iter().enumerate() {
+            let watched = member.shadow.iter().flat_map(|watch| &watch.topics);
+            for topic in member.topics.iter().chain(watched) {
+                places.insert(topic, place);
+            }
+        }
+        self.places = Arc::new(places);
         faults
+    }
+
+    /// The members that may have to do with `topic`, in their order.
+    fn members_for(&self, topic: &str) -> impl Iterator<Item = &Member> {
+        let mut places = Vec::new();
+        self.places.matches(topic, |place| places.push(*place));
+        places.sort_unstable();
+        // A member is found once for each of its filters that match.
+        places.dedup();
+        places.into_iter().filter_map(|place| self.chain.get(place))
     }
 
     /// Has the chain of the message's topic judge it.
@@ -189,7 +211,7 @@ impl Policies {
         let must = matches(&self.required, topic);
         let mut asked: Option<(Question<'_>, Vec<u8>)> = None;
         let mut judges = Judges::None;
-        for member in self.chain.iter() {
+        for member in self.members_for(topic) {
             let here = matches(&member.topics, topic);
             let watch = member.shadow.as_ref().filter(|watch| watch.looks(topic));
             let post = if here { &member.post } else { &Post::Vacant };

@@ -79,13 +79,22 @@ impl Version {
         if let Some(ready) = self.ready.get() {
             return Ok(Arc::clone(ready));
         }
+        let made = self.make(engine)?;
+        Ok(Arc::clone(self.ready.get_or_init(|| made)))
+    }
+
+    /// Makes it ready to judge apart from what it judges in earnest: with instances and counts of
+    /// its own.
+    ///
+    /// # Errors
+    /// Why it cannot be.
+    pub fn make(&self, engine: &Engine) -> Result<Arc<Policy>, Fault> {
         let invalid = |unfit: super::Unfit| Fault::invalid("module", unfit.to_string());
         let metering = Metering::of(self.manifest.metered);
         let module = engine.compile(&self.module, metering).map_err(invalid)?;
         let isolation = Isolation::of(self.manifest.isolated);
         let config = self.manifest.config.clone();
-        let made = Policy::new(engine, module, config, isolation).map_err(invalid)?;
-        Ok(Arc::clone(self.ready.get_or_init(|| made)))
+        Policy::new(engine, module, config, isolation).map_err(invalid)
     }
 
     /// Ready to judge, if it was prepared.

@@ -169,7 +169,7 @@ fn candidate(call: &Call<'_>) -> Result<(Arc<Policy>, Vec<Filter>), Fault> {
             let named = rules.policies.register.named(name)?;
             let number = arguments.integer("version").unwrap_or(named.last);
             let version = named.version(number)?;
-            (version.prepare(engine)?, version.topics.clone())
+            (version.make(engine)?, version.topics.clone())
         }
         (None, Some(wasm)) => {
             let metered = arguments.boolean("metered").unwrap_or(false);

@@ -222,7 +222,7 @@ impl Rules {
 
     /// Makes ready what the events so far have put in force, which compiles what is new; returns
     /// the topics of those that cannot be in force after all.
-    pub(super) fn prepare(&mut self, workshop: &Workshop) -> Vec<(String, Fault)> {
+    pub fn prepare(&mut self, workshop: &Workshop) -> Vec<(String, Fault)> {
         Arc::make_mut(&mut self.policies).prepare(&workshop.engine)
     }
 

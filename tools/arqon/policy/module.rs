@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use arqonbus::edge::policy::{
     Engine, Isolation, Limits, LogLines, Metering, Module, Policy, Tallies,
 };
@@ -46,7 +45,7 @@ impl Source {
         let shown = self.file.display();
         let module = engine
             .compile(&wasm, Metering::of(self.metered))
-            .map_err(|unfit| Failure::data(format!("{shown} is no policy: {unfit}")))?;
+            .map_err(|unfit| Failure::data(format!("{shown}: {unfit}")))?;
         let config = self.config()?;
         Ok(Ready {
             engine,
@@ -74,12 +73,17 @@ impl Ready {
     pub(super) fn policy(&self) -> anyhow::Result<Arc<Policy>> {
         let (module, config) = (Arc::clone(&self.module), self.config.clone());
         Policy::new(&self.engine, module, config, Isolation::Reused)
-            .map_err(|unfit| Failure::data(format!("the policy {unfit}")).into())
+            .map_err(|unfit| Failure::data(unfit.to_string()).into())
     }
 }
 
-fn read(path: &Path) -> anyhow::Result<Bytes> {
+/// The module in a file: of its text form, what that becomes. A file that is called .wasm is taken
+/// as it is, so that whoever checks it says what is wrong with it.
+pub(super) fn read(path: &Path) -> anyhow::Result<Bytes> {
     let bytes = contents(path)?;
+    if path.extension().is_some_and(|end| end == "wasm") {
+        return Ok(bytes);
+    }
     let wasm = wat::parse_bytes(&bytes)
         .map_err(|error| Failure::data(format!("{}: {error}", path.display())))?;
     Ok(Bytes::from(wasm.into_owned()))
@@ -87,8 +91,7 @@ fn read(path: &Path) -> anyhow::Result<Bytes> {
 
 /// All of a file.
 pub(super) fn contents(path: &Path) -> anyhow::Result<Bytes> {
-    std::fs::read(path)
-        .map(Bytes::from)
-        .map_err(|error| Failure::no_input(format!("cannot read {}: {error}", path.display())))
-        .context("reading the policy")
+    std::fs::read(path).map(Bytes::from).map_err(|error| {
+        Failure::no_input(format!("cannot read {}: {error}", path.display())).into()
+    })
 }

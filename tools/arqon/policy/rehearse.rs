@@ -11,7 +11,7 @@ use clap::Args;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::module::contents;
+use super::module::{contents, read};
 use crate::connection::{Patience, Target};
 use crate::failure::Failure;
 use crate::progress::Progress;
@@ -149,10 +149,7 @@ fn candidate(asked: &Rehearse) -> anyhow::Result<Vec<(&'static str, Value)>> {
         })?;
         return Ok(vec![("policy", name.into()), ("version", version.into())]);
     }
-    let bytes = contents(&path)?;
-    let wasm = wat::parse_bytes(&bytes)
-        .map_err(|error| Failure::data(format!("{}: {error}", path.display())))?;
-    let mut arguments = vec![("module", bytes::Bytes::from(wasm.into_owned()).into())];
+    let mut arguments = vec![("module", read(&path)?.into())];
     if let Some(config) = &asked.config {
         arguments.push(("config", contents(config)?.into()));
     }

@@ -82,7 +82,7 @@ pub(super) fn check(output: Output, check: &Check) -> anyhow::Result<()> {
         "abi_level": level,
         "bytes": module.len,
         "instances_reused": module.resets,
-        "sha256": digest,
+        "digest": digest,
     });
     table::print(&result, output)
 }
@@ -141,7 +141,7 @@ pub(super) fn test(output: Output, test: &Test) -> anyhow::Result<()> {
         .map_err(|miss| Failure::data(format!("{}: {miss}", test.vectors.display())))?;
     let (engine, module, config) = (&ready.engine, &ready.module, &ready.config);
     let misses = vectors::run(engine, module, config, Isolation::Reused, &vectors)
-        .map_err(|unfit| Failure::data(format!("the policy {unfit}")))?;
+        .map_err(|unfit| Failure::data(unfit.to_string()))?;
     let result = json!({
         "vectors": vectors.len(),
         "passed": misses.is_empty(),
