@@ -618,7 +618,9 @@ async fn certificates_that_do_not_name_their_holder_in_form_are_refused() {
     );
     let both = [(o.clone(), "plant"), (cn.clone(), "press-7")];
     let with_unit = |unit| [both[0].clone(), both[1].clone(), (ou.clone(), unit)];
-    let second = DnType::from_oid(&[2, 5, 4, 10]);
+    // The organisation's own object identifier: as `OrganizationName` it would take the place of
+    // the first one.
+    let second = DnType::CustomDnType(vec![2, 5, 4, 10]);
     let incorporated = [(o.clone(), "Plant, Inc."), (cn.clone(), "a")];
     let of_node = [(o.clone(), "_node"), (cn.clone(), "a")];
     let two = [both[0].clone(), both[1].clone(), (second, "other")];
