@@ -483,5 +483,5 @@ pub(super) async fn turn_away<S>(
         tracing::debug!(%error, "the peer left first");
     }
     let stream = websocket.get_mut().inner();
-    Box::pin(Farewell::TO_A_SESSION.say(stream, &[])).await;
+    Farewell::TO_A_SESSION.say(stream, &[]).await;
 }
