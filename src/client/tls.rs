@@ -199,7 +199,11 @@ pub(super) fn problem(host: &str, error: &io::Error) -> Option<TlsProblem> {
 
 fn of_certificate(host: &str, error: &CertificateError) -> TlsProblem {
     match error {
-        CertificateError::UnknownIssuer => TlsProblem::UnknownIssuer,
+        // An authority of the same name with another key, as after one was made anew, signs what
+        // the trusted one has not.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            TlsProblem::UnknownIssuer
+        }
         CertificateError::Expired
         | CertificateError::ExpiredContext { .. }
         | CertificateError::NotValidYet

@@ -69,8 +69,12 @@ pub struct Offer<'a> {
     pub token: Option<&'a str>,
     /// What was agreed on.
     pub subprotocol: Subprotocol,
-    accept: String,
+    accept: Accept,
 }
+
+/// The proof for the client that its request has been understood.
+#[derive(Debug)]
+pub struct Accept(String);
 
 /// Why a request does not become a WebSocket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -361,12 +365,12 @@ impl Refusal {
     }
 }
 
-/// Checks a request's head.
+/// Checks that a request's head asks for a WebSocket as RFC 6455 section 4.2.1 wants it, and nothing
+/// else of it.
 ///
 /// # Errors
-/// The first thing that is wrong, in the order of RFC 6455 section 4.2.1, then origin, subprotocol
-/// and token.
-pub fn examine<'a>(head: &'a Parts, rules: &Rules) -> Result<Offer<'a>, Refusal> {
+/// The first thing that is wrong, in the order of that section.
+pub fn upgradable(head: &Parts) -> Result<Accept, Refusal> {
     let headers = &head.headers;
     ensure(head.version == Version::HTTP_11, Refusal::HttpVersion)?;
     let host = single(headers, &header::HOST).ok().flatten();
@@ -389,13 +393,23 @@ pub fn examine<'a>(head: &'a Parts, rules: &Rules) -> Result<Offer<'a>, Refusal>
     let key = single(headers, &header::SEC_WEBSOCKET_KEY).ok().flatten();
     let key = key.filter(|key| STANDARD.decode(key).is_ok_and(|bytes| bytes.len() == 16));
     let key = key.ok_or(Refusal::WebSocketKey)?;
+    Ok(Accept(derive_accept_key(key.as_bytes())))
+}
+
+/// Checks a request's head.
+///
+/// # Errors
+/// The first thing that is wrong: what [`upgradable`] finds, then origin, subprotocol and token.
+pub fn examine<'a>(head: &'a Parts, rules: &Rules) -> Result<Offer<'a>, Refusal> {
+    let accept = upgradable(head)?;
+    let headers = &head.headers;
     check_origin(headers, rules)?;
     let (subprotocol, from_subprotocol) = subprotocol(headers, rules.json)?;
     let token = token(head, rules, from_subprotocol)?;
     Ok(Offer {
         token,
         subprotocol,
-        accept: derive_accept_key(key.as_bytes()),
+        accept,
     })
 }
 
@@ -403,15 +417,23 @@ impl Offer<'_> {
     /// The 101. The token that came as a subprotocol is never echoed.
     #[must_use]
     pub fn response(&self) -> Response<Full<Bytes>> {
+        self.accept.response(self.subprotocol)
+    }
+}
+
+impl Accept {
+    /// The 101.
+    #[must_use]
+    pub fn response(&self, subprotocol: Subprotocol) -> Response<Full<Bytes>> {
         let mut response = Response::new(Full::new(Bytes::new()));
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-        if let Ok(accept) = HeaderValue::from_str(&self.accept) {
+        if let Ok(accept) = HeaderValue::from_str(&self.0) {
             headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
         }
-        if let Some(name) = self.subprotocol.name() {
+        if let Some(name) = subprotocol.name() {
             headers.insert(
                 header::SEC_WEBSOCKET_PROTOCOL,
                 HeaderValue::from_static(name),

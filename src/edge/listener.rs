@@ -1,67 +1,43 @@
 //! Takes connections and turns the good ones into sessions.
 //!
-//! Owns a connection from its first byte to the 101: time limits, size limits, TLS before HTTP, the
-//! handshake's answer, the verification of token and certificate, the seat. Afterwards the session owns it. One task a
+//! Owns a connection from its first byte to the 101: TLS before HTTP ([`websocket`]), the
+//! handshake's answer, the verification of token and certificate, the seat. Afterwards the session
+//! owns it. One task a
 //! connection until the 101, then a fresh one, so that an idle session does not hold the memory of
 //! its handshake. A panic in either ends that connection alone.
 
-use std::convert::Infallible;
-use std::future::poll_fn;
-use std::io;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::{FutureExt as _, SinkExt as _};
+use futures_util::FutureExt as _;
 use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::Response;
 use hyper::http::request;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 
 use super::handshake::{self, Refusal, Rules, Subprotocol};
 use super::metrics::Metrics;
 use super::rate::arrivals::Arrivals;
 use super::revocation::Standing;
 use super::seats::{Seat, Seats};
-use super::session::{self, Metered, SessionContext};
+use super::session::{self, SessionContext};
 use super::tls::Tls;
 use super::tls::accept::{self, Denied};
 use super::token::{Refused, Verifier};
+use super::websocket::{self, Farewell, Terms, Upgraded};
 use crate::broker::{Filter, Identity, NameError, Tenant, Topics, check_token};
-use crate::config::{Config, Limits, Profile};
+use crate::config::{Config, Profile};
 use crate::log::{Clock, Micros};
 use crate::proto::claims::{self, Claims};
 
 const ROUTE: &str = "ws";
-/// Request line and headers: an 8 KiB token and as much beside it.
-const HEAD_BYTES_MAX: usize = 16 << 10;
-const HEADERS_MAX: usize = 64;
-/// After a refusal the peer may still be sending; closing at once would reset the connection and
-/// take the answer with it.
-const FAREWELL: Duration = Duration::from_secs(1);
-const FAREWELL_BYTES_MAX: usize = 256 << 10;
 /// Pause after a failed accept: out of descriptors is not cured by asking again at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// tungstenite reads at most this much at once, allocates it when a connection starts, fills it
-/// with zeros before every read, and keeps it: at its default (128 KiB) an idle session holds 135
-/// KiB. What comes in bulk is read from the socket in larger pieces ([`Metered`]).
-const READ_BUFFER_BYTES: usize = 2 << 10;
-/// Frames smaller than this are gathered and leave with one system call, at the latest on flush.
-/// The buffer is not allocated before it is used, and grows by what one message needs.
-const WRITE_BUFFER_BYTES: usize = 64 << 10;
 
 /// Everything that a connection needs, shared by all.
 #[derive(Debug)]
@@ -75,8 +51,7 @@ pub struct Door {
     metrics: Arc<Metrics>,
     handshakes: Arc<Semaphore>,
     handshake_timeout: Duration,
-    small_frames_per_second: u32,
-    websocket: WebSocketConfig,
+    terms: Terms,
     draining: watch::Receiver<bool>,
     context: SessionContext,
 }
@@ -148,8 +123,7 @@ impl Door {
                 limits.handshakes_max.min(Semaphore::MAX_PERMITS),
             )),
             handshake_timeout: Duration::from_millis(limits.handshake_timeout_ms),
-            small_frames_per_second: limits.small_frames_per_second,
-            websocket: websocket(limits),
+            terms: Terms::of(limits),
             draining,
             context,
         })
@@ -229,10 +203,14 @@ impl Door {
                 self.metrics.handshake_refused(TLS_REFUSED);
                 match denied {
                     Denied::Slow => tracing::debug!(%peer, "TLS handshake timed out"),
-                    Denied::Plain(stream) => farewell(stream, accept::PLAIN_HTTP).await,
-                    Denied::Failed { error, stream } => {
+                    Denied::Plain(mut stream) => {
+                        Farewell::TO_A_STRANGER
+                            .say(&mut stream, accept::PLAIN_HTTP)
+                            .await;
+                    }
+                    Denied::Failed { error, mut stream } => {
                         tracing::debug!(%error, %peer, "TLS handshake failed");
-                        farewell(stream, &[]).await;
+                        Farewell::TO_A_STRANGER.say(&mut stream, &[]).await;
                     }
                 }
             }
@@ -249,67 +227,32 @@ impl Door {
     ) where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let admitted: Mutex<Option<Admitted>> = Mutex::default();
-        let service = service_fn(|request: Request<Incoming>| {
-            let (head, _body) = request.into_parts();
-            let (door, admitted) = (&self, &admitted);
-            // Boxed, because hyper wants a future that can be moved.
-            Box::pin(
-                async move { Ok::<_, Infallible>(door.answer(&head, peer, shown, admitted).await) },
-            )
-        });
-        // Not `keep_alive(false)`: that adds "close" to the Connection header of the 101, which
-        // clients refuse. Refusals say "close" themselves, and nothing follows a 101.
-        let mut connection = http1::Builder::new()
-            .max_headers(HEADERS_MAX)
-            .max_header_size(HEAD_BYTES_MAX)
-            .max_buf_size(HEAD_BYTES_MAX)
-            .timer(TokioTimer::new())
-            .header_read_timeout(time.min(self.handshake_timeout / 2))
-            .serve_connection(TokioIo::new(stream), service);
-        let done = poll_fn(|context| connection.poll_without_shutdown(context));
-        let outcome = tokio::time::timeout(time, done).await;
-        let http1::Parts { io, read_buf, .. } = connection.into_parts();
-        let stream = io.into_inner();
-        let admitted = admitted
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner);
-        match (outcome, admitted) {
-            (Ok(Ok(())), Some(admitted)) => {
-                drop(permit);
-                self.open(stream, peer, read_buf, admitted);
-            }
-            (Ok(Ok(())), None) => farewell(stream, &[]).await,
-            (Ok(Err(error)), _) if !error.is_timeout() => {
-                tracing::debug!(%error, %peer, "handshake failed");
-                farewell(stream, &[]).await;
-            }
-            (Ok(Err(_)) | Err(_), _) => {
-                tracing::debug!(%peer, "handshake timed out");
-                farewell(stream, TIMED_OUT).await;
-            }
+        let decide = async |head: request::Parts| self.answer(&head, peer, shown).await;
+        let head_time = self.handshake_timeout / 2;
+        let upgraded = websocket::upgrade(stream, peer, time, head_time, decide).await;
+        drop(permit);
+        if let Some(upgraded) = upgraded {
+            self.open(upgraded, peer);
         }
     }
 
-    /// Decides, and leaves an [`Admitted`] where the connection finds it after the 101.
+    /// Decides, and promises a session with the 101.
     async fn answer(
         &self,
         head: &request::Parts,
         peer: SocketAddr,
         shown: &Shown,
-        admitted: &Mutex<Option<Admitted>>,
-    ) -> Response<Full<Bytes>> {
+    ) -> (Option<Admitted>, Response<Full<Bytes>>) {
         let started = Instant::now();
         match self.decide(head, peer, shown).await {
-            Ok((found, response)) => {
+            Ok((admitted, response)) => {
                 self.metrics
                     .request(ROUTE, response.status().as_u16(), started.elapsed());
-                *admitted.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
-                response
+                (Some(admitted), response)
             }
             Err(refusal) => {
                 self.count(refusal, started);
-                refusal.response()
+                (None, refusal.response())
             }
         }
     }
@@ -404,31 +347,21 @@ impl Door {
             .request(ROUTE, refusal.status().as_u16(), started.elapsed());
     }
 
-    fn open<S>(self: Arc<Self>, stream: S, peer: SocketAddr, early: Bytes, admitted: Admitted)
+    fn open<S>(self: Arc<Self>, upgraded: Upgraded<S, Admitted>, peer: SocketAddr)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let (upgraded, admitted) = upgraded.accepted();
         let Admitted {
             identity,
             subprotocol,
             seat,
         } = admitted;
         tokio::spawn(async move {
-            let role = Role::Server;
-            let websocket = WebSocketStream::from_partially_read(
-                Metered::new(stream, self.small_frames_per_second),
-                Vec::new(),
-                role,
-                Some(self.websocket),
-            );
-            let mut websocket = websocket.await;
-            let is_early = !early.is_empty();
-            // Even empty it may hold the buffer that the request was read into.
-            drop(early);
-            if is_early {
-                refuse_early_data(&mut websocket).await;
+            // Boxed, as the session: what begins it is not kept as long as it lives.
+            let Some(websocket) = Box::pin(self.terms.begin(upgraded)).await else {
                 return;
-            }
+            };
             let session = session::run(websocket, identity, subprotocol, self.context.clone());
             // Boxed: it lives as long as the session, and would be kept once for each hand it
             // passes through.
@@ -449,19 +382,6 @@ pub(in crate::edge) async fn contain(
         metrics.panics.inc();
         tracing::error!(%peer, "what serves a connection panicked; it is closed, nothing else is");
     }
-}
-
-fn websocket(limits: &Limits) -> WebSocketConfig {
-    // A message that is being written must fit beside what is waiting; the largest that the node
-    // sends is a Deliver of one envelope of full size, or what it would itself accept.
-    let largest = limits.deliver_bytes_max.max(limits.message_bytes_max);
-    WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .write_buffer_size(WRITE_BUFFER_BYTES)
-        .max_write_buffer_size(2 * WRITE_BUFFER_BYTES + largest)
-        .max_message_size(Some(limits.message_bytes_max))
-        .max_frame_size(Some(limits.message_bytes_max))
-        .accept_unmasked_frames(false)
 }
 
 /// What the broker wants to know of a token, whose session ends at `ends_at`.
@@ -519,8 +439,6 @@ fn filled(claims: &Claims, template: &str) -> Result<String, NameError> {
     Ok(pattern)
 }
 
-const TIMED_OUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 135\r\n\r\n{\"error\":{\"code\":\"INFRA_PROTOCOL_ERROR\",\"reason\":\"handshake_timeout\",\"message\":\"the request's head did not arrive in time; try again\"}}";
-
 fn raw_answer(refusal: Refusal) -> Vec<u8> {
     let status = refusal.status();
     format!(
@@ -528,42 +446,6 @@ fn raw_answer(refusal: Refusal) -> Vec<u8> {
         handshake::RETRY_AFTER_S
     )
     .into_bytes()
-}
-
-/// Lets the peer read the answer: writes what is left to say, ends our side, and drops what the
-/// peer still sends, for a bounded time and size.
-async fn farewell(mut stream: impl AsyncRead + AsyncWrite + Unpin, last_words: &[u8]) {
-    let goodbye = async {
-        stream.write_all(last_words).await?;
-        stream.shutdown().await?;
-        let mut rest = FAREWELL_BYTES_MAX;
-        let mut sink = [0; 4096];
-        while rest > 0 {
-            match stream.read(&mut sink).await? {
-                0 => break,
-                read => rest = rest.saturating_sub(read),
-            }
-        }
-        Ok::<_, io::Error>(())
-    };
-    if let Ok(Err(error)) = tokio::time::timeout(FAREWELL, goodbye).await {
-        tracing::trace!(%error, "the peer left first");
-    }
-}
-
-/// hyper reads no further than the head once it has it, so these bytes were sent before the 101:
-/// the peer does not know what was agreed on.
-async fn refuse_early_data(
-    websocket: &mut WebSocketStream<Metered<impl AsyncRead + AsyncWrite + Unpin>>,
-) {
-    let frame = CloseFrame {
-        code: CloseCode::Protocol,
-        reason: "early_data".into(),
-    };
-    let close = websocket.send(Message::Close(Some(frame)));
-    if let Ok(Err(error)) = tokio::time::timeout(FAREWELL, close).await {
-        tracing::trace!(%error, "the peer left first");
-    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //!
 //! - [`listener`]: a connection from its first byte to the 101.
 //! - [`tls`]: its encryption, and whose certificate the client has.
+//! - [`websocket`]: HTTP before the 101 and the frames behind it, for whoever may come in.
 //! - [`handshake`]: which requests may become a WebSocket.
 //! - [`keys`]: what verifies tokens; [`token`]: which are good; [`revocation`]: which no longer.
 //! - [`shield`]: what stands between a message and the log: [`rate`], [`signature`], [`schema`],
@@ -36,3 +37,4 @@ pub mod shield;
 pub mod signature;
 pub mod tls;
 pub mod token;
+pub mod websocket;

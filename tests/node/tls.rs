@@ -529,6 +529,52 @@ async fn files_that_cannot_be_used_leave_the_old_ones_in_force() {
     assert!(!said.contains("canary"), "{said}");
 }
 
+// EDGE-08
+#[tokio::test(flavor = "multi_thread")]
+async fn new_authorities_of_clients_are_taken_over_and_no_session_ends() {
+    let (authority, next) = (Authority::new(), Authority::new());
+    let names = [
+        (DnType::OrganizationName, "plant"),
+        (DnType::CommonName, "press-7"),
+    ];
+    let of_old = authority.client("old", &Subject::of(&names));
+    let of_next = next.client("next", &Subject::of(&names));
+    // Whom clients believe stays the same; whom the node believes is a file of its own.
+    let bundle = authority.directory().join("clients.pem");
+    let pem = |authority: &Authority| std::fs::read(authority.ca()).expect("a file");
+    let (old, new) = (pem(&authority), pem(&next));
+    write(&bundle, &old);
+    let node = node(
+        &authority.server("node"),
+        &[
+            ("ARQONBUS_EDGE__CLIENT_CERTIFICATES", "required"),
+            ("ARQONBUS_EDGE__CLIENT_CA", bundle.to_str().expect("text")),
+            ("ARQONBUS_EDGE__TLS_CHECK_MS", "50"),
+        ],
+    );
+    let enters = async |pair| connect(&node, "", authority.tls(Some(pair))).await;
+    let session = enters(&of_old).await.expect("a session");
+    assert!(enters(&of_next).await.is_err());
+
+    write(&bundle, &[old, new.clone()].concat());
+    until("both authorities", async || enters(&of_next).await.is_ok()).await;
+    enters(&of_old).await.expect("a session");
+    write(&bundle, &new);
+    until("the new one alone", async || enters(&of_old).await.is_err()).await;
+    enters(&of_next).await.expect("a session");
+    session.ping().await.expect("no session ends");
+
+    // An empty bundle lets nobody in; it is not taken.
+    write(&bundle, b"");
+    until("a refusal", async || {
+        let notices = notices(&node);
+        notices.iter().any(|n| n.starts_with("tls_reload_refused"))
+    })
+    .await;
+    enters(&of_next).await.expect("a session");
+    assert!(enters(&of_old).await.is_err());
+}
+
 // EDGE-06, EDGE-08, EDGE-24
 #[tokio::test(flavor = "multi_thread")]
 async fn only_certificates_of_the_authority_open_a_session() {
@@ -618,7 +664,9 @@ async fn certificates_that_do_not_name_their_holder_in_form_are_refused() {
     );
     let both = [(o.clone(), "plant"), (cn.clone(), "press-7")];
     let with_unit = |unit| [both[0].clone(), both[1].clone(), (ou.clone(), unit)];
-    let second = DnType::from_oid(&[2, 5, 4, 10]);
+    // The organisation's own object identifier: as `OrganizationName` it would take the place of
+    // the first one.
+    let second = DnType::CustomDnType(vec![2, 5, 4, 10]);
     let incorporated = [(o.clone(), "Plant, Inc."), (cn.clone(), "a")];
     let of_node = [(o.clone(), "_node"), (cn.clone(), "a")];
     let two = [both[0].clone(), both[1].clone(), (second, "other")];

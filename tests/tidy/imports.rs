@@ -31,7 +31,7 @@ const MAY_IMPORT: [(&str, &[&str]); 12] = [
         ],
     ),
     ("tools/logdump", &["log", "proto", "broker::causality"]),
-    ("examples", &["client", "proto"]),
+    ("examples", &["client", "config", "edge", "proto"]),
 ];
 
 const OURS: [&str; 9] = [

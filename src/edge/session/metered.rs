@@ -57,12 +57,12 @@ impl<S> Metered<S> {
     }
 
     /// Whether the peer has sent too many small frames.
-    pub(super) const fn is_flooded(&self) -> bool {
+    pub(in crate::edge) const fn is_flooded(&self) -> bool {
         self.flooded
     }
 
     /// The stream without the eye on it.
-    pub(super) const fn inner(&mut self) -> &mut S {
+    pub(in crate::edge) const fn inner(&mut self) -> &mut S {
         &mut self.inner
     }
 

@@ -89,7 +89,9 @@ pub async fn run<S>(
     let (tenancy, guard) = match opened.await.unwrap_or(Err(broker::Error::Internal)) {
         Ok(opened) => opened,
         Err(error) => {
-            socket::turn_away(websocket, &context, subprotocol, Refusal::from(error)).await;
+            let refusal = Refusal::from(error);
+            // Boxed: what hardly ever happens is not part of every session's task.
+            Box::pin(socket::turn_away(websocket, &context, subprotocol, refusal)).await;
             return;
         }
     };

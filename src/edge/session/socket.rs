@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Sink, SinkExt as _, Stream};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
+use tokio_tungstenite::tungstenite::error::CapacityError;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error as SocketError, Message};
@@ -26,6 +26,7 @@ use super::refusal::Refusal;
 use super::state::{Close, Session};
 use crate::edge::handshake::Subprotocol;
 use crate::edge::json::text::Asked;
+use crate::edge::websocket::{self, Farewell};
 use crate::proto::v1::server_frame::Body;
 
 /// After so many rounds a turn gives others theirs.
@@ -45,9 +46,6 @@ const CLOSE_WAIT: Duration = Duration::from_secs(2);
 /// A client that has offered no subprotocol and says nothing for so long is greeted in JSON, as the
 /// older system did; whoever speaks protobuf at once never sees it.
 const SILENCE_BEFORE_GREETING: Duration = Duration::from_millis(250);
-/// What a peer may still send after it has been told to go.
-const FAREWELL_BYTES_MAX: usize = 16 << 20;
-
 /// How a session ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum End {
@@ -264,33 +262,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
 
     /// The socket gave an error: closes with the code that RFC 6455 has for it.
     fn broken(&mut self, error: &SocketError) -> Result<(), End> {
-        let close = match error {
-            SocketError::Capacity(CapacityError::MessageTooLong { size, max_size }) => {
-                let refusal = Refusal::too_large("message", *size, "bytes", *max_size);
-                match self.session.subprotocol {
-                    Subprotocol::Frames => self.session.outbox.refuse(0, refusal),
-                    Subprotocol::Envelopes | Subprotocol::Unnamed => {
-                        self.session.envelope_refused("", &refusal);
-                    }
-                    Subprotocol::Json => self.session.json_refused(&Asked::default(), &refusal),
+        let flooded = self.websocket.get_ref().is_flooded();
+        let (code, reason) = websocket::close_after(error, flooded).ok_or_else(|| gone(error))?;
+        if let SocketError::Capacity(CapacityError::MessageTooLong { size, max_size }) = error {
+            let refusal = Refusal::too_large("message", *size, "bytes", *max_size);
+            match self.session.subprotocol {
+                Subprotocol::Frames => self.session.outbox.refuse(0, refusal),
+                Subprotocol::Envelopes | Subprotocol::Unnamed => {
+                    self.session.envelope_refused("", &refusal);
                 }
-                (CloseCode::Size, "message_too_large")
+                Subprotocol::Json => self.session.json_refused(&Asked::default(), &refusal),
             }
-            SocketError::Capacity(_) => (CloseCode::Size, "message_too_large"),
-            SocketError::Io(_) if self.websocket.get_ref().is_flooded() => {
-                (CloseCode::Policy, "too_many_small_frames")
-            }
-            SocketError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
-                return Err(End::Gone);
-            }
-            SocketError::Protocol(_) => (CloseCode::Protocol, "protocol_error"),
-            SocketError::Utf8(_) => (CloseCode::Invalid, "invalid_utf8"),
-            other => return Err(gone(other)),
-        };
+        }
         tracing::debug!(%error, "the peer broke the protocol");
         self.deaf = true;
         if self.closing == Closing::No {
-            let (code, reason) = close;
             let code = code.into();
             self.session.close = Some(Close { code, reason });
         }
@@ -447,7 +433,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
         drop(session);
         match end {
             End::Closed | End::Gone => {}
-            End::Broken => farewell(websocket.get_mut().inner()).await,
+            End::Broken => {
+                let stream = websocket.get_mut().inner();
+                // Boxed: not part of every session's task from its beginning.
+                Box::pin(Farewell::TO_A_SESSION.say(stream, &[])).await;
+            }
         }
     }
 }
@@ -462,27 +452,6 @@ fn message(outgoing: Outgoing) -> Message {
 fn gone(error: &SocketError) -> End {
     tracing::debug!(%error, "the connection ended");
     End::Gone
-}
-
-/// Ends our side and drops what the peer still sends, for a bounded time and size: closing at once
-/// would reset the connection and take our last frames with it.
-async fn farewell<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
-    let goodbye = async {
-        stream.shutdown().await?;
-        let mut rest = FAREWELL_BYTES_MAX;
-        // Not on the stack, which would be part of every session's task from its beginning.
-        let mut sink = vec![0; 4096];
-        while rest > 0 {
-            match stream.read(&mut sink).await? {
-                0 => break,
-                read => rest = rest.saturating_sub(read),
-            }
-        }
-        Ok::<_, std::io::Error>(())
-    };
-    if let Ok(Err(error)) = timeout(CLOSE_WAIT, goodbye).await {
-        tracing::trace!(%error, "the peer left first");
-    }
 }
 
 /// Ends a session that cannot begin.
@@ -513,5 +482,6 @@ pub(super) async fn turn_away<S>(
     if let Ok(Err(error)) = timeout(CLOSE_WAIT, words).await {
         tracing::debug!(%error, "the peer left first");
     }
-    farewell(websocket.get_mut().inner()).await;
+    let stream = websocket.get_mut().inner();
+    Farewell::TO_A_SESSION.say(stream, &[]).await;
 }

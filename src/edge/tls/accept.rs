@@ -13,7 +13,7 @@ use tokio_rustls::server::TlsStream;
 /// First byte of a TLS record that holds a part of a handshake (RFC 8446 section 5.1).
 const HANDSHAKE_RECORD: u8 = 22;
 /// What somebody who speaks HTTP here without TLS is told.
-pub const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 128\r\n\r\n{\"error\":{\"code\":\"INFRA_PROTOCOL_ERROR\",\"reason\":\"tls_required\",\"message\":\"this address speaks TLS only; use wss:// or https://\"}}";
+pub const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 130\r\n\r\n{\"error\":{\"code\":\"INFRA_PROTOCOL_ERROR\",\"reason\":\"tls_required\",\"message\":\"this address speaks TLS only; use wss:// or https://\"}}";
 
 /// Why there is no TLS on a connection. What is left of it can still be said goodbye to; what it
 /// was to be told about TLS itself has been sent.

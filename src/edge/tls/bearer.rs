@@ -278,8 +278,9 @@ mod tests {
         }
         let found = named("plant", "a", Some("admin"), &[]);
         assert_eq!(found.unwrap_err(), Unfit::Admin);
-        // The same object twice, as `other` writes what `O` means.
-        let again = DnType::from_oid(&[2, 5, 4, 10]);
+        // The organisation's own object identifier: as `OrganizationName` it would take the place
+        // of the first one.
+        let again = DnType::CustomDnType(vec![2, 5, 4, 10]);
         let names = [
             (DnType::OrganizationName, "plant"),
             (again, "other"),
