@@ -89,7 +89,9 @@ pub async fn run<S>(
     let (tenancy, guard) = match opened.await.unwrap_or(Err(broker::Error::Internal)) {
         Ok(opened) => opened,
         Err(error) => {
-            socket::turn_away(websocket, &context, subprotocol, Refusal::from(error)).await;
+            // Boxed, as the leave-taking is: their room would be part of every session's task.
+            let refusal = Refusal::from(error);
+            Box::pin(socket::turn_away(websocket, &context, subprotocol, refusal)).await;
             return;
         }
     };
@@ -126,5 +128,5 @@ pub async fn run<S>(
         }
         alarm.as_mut().reset(pump.alarm());
     };
-    pump.leave(end).await;
+    Box::pin(pump.leave(end)).await;
 }
