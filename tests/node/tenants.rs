@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use arqonbus::broker::verb::{Argument, Kind};
-use arqonbus::edge::shield::command;
+use arqonbus::edge::shield::command::{self, Listed};
 use arqonbus::proto::DESCRIPTORS;
 use arqonbus::proto::claims::{Claims, Role};
 use arqonbus::proto::v1::client_frame::Body as Ask;
@@ -17,17 +17,29 @@ use prost::Message as _;
 use prost_reflect::DescriptorPool;
 
 use crate::raw::Request;
-use crate::support::{Node, claims, signed};
+use crate::support::{Node, claims, now_s, signed};
 use crate::wire::Wire;
 
 /// Stand in the victim's records, names and tokens, and in nothing that the attacker sends.
-const CANARIES: [&str; 4] = [
+const CANARIES: [&str; 11] = [
     "canary-payload-51f0",
     "canary-topic-51f0",
     "canary-subject-51f0",
     "canary-consumer-51f0",
+    "canary-judged-51f0",
+    "canary-schema-51f0",
+    "canary-field-51f0",
+    "canary-mirrored-51f0",
+    "canary-limited-51f0",
+    "canary-signed-51f0",
+    "canary-reason-51f0",
 ];
-const REALITY: &str = "plans";
+/// What the victim calls everything that has a name, and the attacker knows.
+const NAME: &str = "plans";
+const PATTERN: &str = "plans.>";
+const ALLOW: &str = include_str!("../fixtures/policy/allow.wat");
+/// A public key of the victim's; what it signs is nobody's business here.
+const KEY: &str = "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=";
 
 fn victim() -> Claims {
     Claims {
@@ -36,9 +48,11 @@ fn victim() -> Claims {
     }
 }
 
+/// One who may have revoked all tokens of its own tenant that were issued up to now.
 fn attacker() -> Claims {
     Claims {
         sub: "mallory".into(),
+        iat: Some(now_s() + 5),
         ..claims("rival", Role::Admin)
     }
 }
@@ -58,13 +72,31 @@ fn command(name: &str, arguments: Vec<(&str, value::Kind)>) -> Ask {
     })
 }
 
-fn produce(reality: &str, tenant: &str) -> Ask {
+fn texts(text: &str) -> value::Kind {
+    let list: Value = [text].into_iter().collect();
+    list.kind.expect("a list")
+}
+
+fn bytes(bytes: &[u8]) -> value::Kind {
+    value::Kind::Bytes(bytes.to_vec().into())
+}
+
+fn allowing() -> value::Kind {
+    bytes(&wat::parse_str(ALLOW).expect("a module"))
+}
+
+/// What somebody says, and on which topic.
+type Words = [&'static str; 2];
+const VICTIMS: Words = [CANARIES[1], CANARIES[0]];
+const ATTACKERS: Words = ["mallory.topic", "mallory's payload"];
+
+fn produce([topic, data]: Words, reality: &str, tenant: &str) -> Ask {
     let envelope = Envelope {
-        topic: CANARIES[1].into(),
+        topic: topic.into(),
         tenant_id: tenant.into(),
         payload: Some(envelope::Payload::Event(Event {
             r#type: "t".into(),
-            data: CANARIES[0].into(),
+            data: data.into(),
         })),
         ..Envelope::default()
     };
@@ -119,9 +151,9 @@ fn seen(session: &mut Wire, body: Ask) -> String {
 /// What an attacker that has seen the victim's configuration would give.
 fn guess(command: &str, argument: &Argument) -> Option<value::Kind> {
     let guess = match (argument.name, argument.kind) {
-        ("reality" | "a" | "from", Kind::Text) => text(REALITY),
+        ("reality" | "a" | "from", Kind::Text) => text(NAME),
         // Nothing of the attacker's own may be what is confirmed.
-        ("name" | "confirm" | "to" | "b", Kind::Text) => text(REALITY),
+        ("name" | "confirm" | "to" | "b", Kind::Text) => text(NAME),
         ("backup" | "offset" | "sequence" | "at" | "limit" | "window", Kind::Text) => text("1"),
         ("file", Kind::Text) => text("../../acme/main/00000000000000000001.log"),
         _ => return guess_edge(command, argument),
@@ -130,13 +162,61 @@ fn guess(command: &str, argument: &Argument) -> Option<value::Kind> {
 }
 
 /// The same for what the edge has in force.
-fn guess_edge(_command: &str, argument: &Argument) -> Option<value::Kind> {
-    match (argument.name, argument.kind) {
-        ("tenant", Kind::Text) => Some(text("acme")),
-        (_, Kind::Boolean) => Some(value::Kind::Boolean(true)),
-        (_, Kind::Integer) => Some(value::Kind::Unsigned(1)),
-        _ => None,
-    }
+fn guess_edge(command: &str, argument: &Argument) -> Option<value::Kind> {
+    let guess = match (argument.name, argument.kind) {
+        ("tenant", Kind::Text) => text("acme"),
+        ("subject" | "token" | "producer" | "policy" | "reason", Kind::Text) => text(NAME),
+        ("target_topic" | "message", Kind::Text) => text(NAME),
+        ("target_reality", Kind::Text) => text("../acme/main"),
+        ("pattern" | "topics" | "filter", Kind::Text) => text(PATTERN),
+        ("key", Kind::Text) => text(KEY),
+        ("public_key", Kind::Text) => text(KEY),
+        ("level", Kind::Text) => text("monitor"),
+        ("unknown", Kind::Text) => text("keep"),
+        ("mode", Kind::Text) if command == "op.casil.reload" => text("enforce"),
+        ("mode", Kind::Text) => text("NONE"),
+        ("default_decision", Kind::Text) => text("block"),
+        ("personal_data", Kind::Text) => text("redact"),
+        ("module", Kind::Bytes) => allowing(),
+        ("document", Kind::Bytes) => bytes(b"{}"),
+        (_, Kind::Bytes) => bytes(NAME.as_bytes()),
+        (_, Kind::Texts) => texts(PATTERN),
+        (_, Kind::Boolean) => value::Kind::Boolean(true),
+        (_, Kind::Integer) => value::Kind::Unsigned(1),
+        (_, Kind::Text) => return None,
+    };
+    Some(guess)
+}
+
+/// A command with all that it takes, with no more than it needs, and with one more than that.
+fn attempts(listed: &Listed) -> Vec<Vec<(&'static str, value::Kind)>> {
+    let guessed = listed.arguments.iter().map(|argument| {
+        let guess = guess(listed.name, argument).unwrap_or_else(|| {
+            let Listed { name, .. } = listed;
+            panic!(
+                "say here what an attacker would give as {} of {name}",
+                argument.name
+            )
+        });
+        (argument.name, guess)
+    });
+    let all: Vec<_> = guessed.collect();
+    let with = |more: Option<&str>| {
+        let wanted = listed
+            .arguments
+            .iter()
+            .map(|one| one.required || more == Some(one.name));
+        let chosen = all.iter().zip(wanted).filter(|(_, wanted)| *wanted);
+        chosen.map(|(one, _)| one.clone()).collect::<Vec<_>>()
+    };
+    let optional = listed
+        .arguments
+        .iter()
+        .filter(|argument| !argument.required);
+    let mut attempts: Vec<_> = optional.map(|one| with(Some(one.name))).collect();
+    attempts.push(with(None));
+    attempts.push(all.clone());
+    attempts
 }
 
 /// All that the victim has, as it sees it.
@@ -150,7 +230,17 @@ fn state(node: &Node) -> BTreeMap<String, String> {
         let shown = seen(&mut session, command(list.name, Vec::new()));
         state.insert(list.name.to_owned(), shown);
     }
-    for reality in ["", REALITY] {
+    for (shows, arguments) in [
+        ("edge.revocations", vec![]),
+        ("op.casil.get", vec![]),
+        ("edge.policy.show", vec![("name", text(NAME))]),
+        ("edge.schema.show", vec![("subject", text(NAME))]),
+    ] {
+        let shown = seen(&mut session, command(shows, arguments));
+        assert!(shown.contains("CommandResult"), "{shows}: {shown}");
+        state.insert(shows.to_owned(), shown);
+    }
+    for reality in ["", NAME] {
         let shown = seen(&mut session, fetch(reality, ">"));
         assert!(shown.contains(CANARIES[0]), "{shown}");
         state.insert(format!("records of {reality:?}"), shown);
@@ -168,17 +258,78 @@ fn assert_blind(what: &str, shown: &str) {
     }
 }
 
+/// One of everything that the edge can have in force, each with a canary in it.
+fn in_force() -> Vec<Ask> {
+    let of = |canary: usize| text(&format!("{}.>", CANARIES[canary]));
+    let topics = texts(&format!("{}.>", CANARIES[4]));
+    let document = format!(r#"{{"title":"{}"}}"#, CANARIES[5]);
+    vec![
+        command(
+            "edge.policy.push",
+            vec![
+                ("name", text(NAME)),
+                ("module", allowing()),
+                ("topics", topics),
+                ("activate", value::Kind::Boolean(true)),
+            ],
+        ),
+        command(
+            "edge.schema.register",
+            vec![
+                ("subject", text(NAME)),
+                ("document", bytes(document.as_bytes())),
+            ],
+        ),
+        command(
+            "edge.schema.bind",
+            vec![("pattern", text(PATTERN)), ("subject", text(NAME))],
+        ),
+        command(
+            "op.casil.reload",
+            vec![
+                ("enabled", value::Kind::Boolean(true)),
+                ("redaction_paths", texts(CANARIES[6])),
+            ],
+        ),
+        command(
+            "edge.mirror.set",
+            vec![
+                ("name", text(NAME)),
+                ("topics", of(7)),
+                ("target_topic", text(NAME)),
+            ],
+        ),
+        command(
+            "edge.rate.set",
+            vec![
+                ("name", text(NAME)),
+                ("pattern", of(8)),
+                ("messages_per_second", value::Kind::Unsigned(1)),
+            ],
+        ),
+        command(
+            "edge.signature.key.set",
+            vec![("producer", text(NAME)), ("public_key", text(KEY))],
+        ),
+        command("edge.signature.require", vec![("topics", of(9))]),
+        command(
+            "edge.revoke",
+            vec![("token", text(NAME)), ("reason", text(CANARIES[10]))],
+        ),
+    ]
+}
+
 /// A node on which the victim has one of everything.
 fn furnished() -> Node {
     let node = Node::dev();
     let mut session = Wire::of(&node, &victim());
     let made = seen(
         &mut session,
-        command("reality.create", vec![("name", text(REALITY))]),
+        command("reality.create", vec![("name", text(NAME))]),
     );
     assert!(made.contains("CommandResult"), "{made}");
-    for reality in ["", REALITY] {
-        let stored = seen(&mut session, produce(reality, ""));
+    for reality in ["", NAME] {
+        let stored = seen(&mut session, produce(VICTIMS, reality, ""));
         assert!(stored.contains("Produced"), "{stored}");
     }
     let subscribed = seen(&mut session, subscribe("", ">", CANARIES[3]));
@@ -189,6 +340,17 @@ fn furnished() -> Node {
     };
     let acked = session.ask(Ask::Ack(acknowledged)).map(|frame| frame.body);
     assert!(matches!(acked, Ok(Some(Answer::Acked(_)))), "{acked:?}");
+    for one in in_force() {
+        let answer = seen(&mut session, one);
+        assert!(answer.contains("CommandResult"), "{answer}");
+    }
+    let all: String = state(&node).into_values().collect();
+    for canary in CANARIES {
+        assert!(
+            all.contains(canary),
+            "the victim does not see {canary}: {all}"
+        );
+    }
     node
 }
 
@@ -197,22 +359,21 @@ fn furnished() -> Node {
 fn no_command_reaches_another_tenant() {
     let node = furnished();
     let before = state(&node);
+    // Somebody of the victim's whom the attacker would like to be rid of.
+    let bystander = Claims {
+        sub: NAME.into(),
+        ..victim()
+    };
+    let mut bystander = Wire::of(&node, &bystander);
     for listed in command::all() {
-        let arguments = listed.arguments.iter().map(|argument| {
-            let guess = guess(listed.name, argument);
-            let guess = guess.unwrap_or_else(|| {
-                panic!(
-                    "say here what an attacker would give as {} of {}",
-                    argument.name, listed.name
-                )
-            });
-            (argument.name, guess)
-        });
-        let arguments: Vec<_> = arguments.collect();
-        let mut session = Wire::of(&node, &attacker());
-        let shown = seen(&mut session, command(listed.name, arguments));
-        assert_blind(listed.name, &shown);
+        for arguments in attempts(&listed) {
+            let mut session = Wire::of(&node, &attacker());
+            let shown = seen(&mut session, command(listed.name, arguments));
+            assert_blind(listed.name, &shown);
+        }
     }
+    let still = seen(&mut bystander, Ask::Ping(v1::Ping::default()));
+    assert!(still.contains("Pong"), "{still}");
     assert_eq!(state(&node), before, "the victim's state has changed");
 }
 
@@ -223,17 +384,21 @@ fn no_frame_reaches_another_tenant() {
     let before = state(&node);
     let token = signed(&victim(), &node.dev_secret());
     let attempts = |body: &str| match body {
-        "produce" => vec![produce("", "acme"), produce(REALITY, "")],
+        "produce" => vec![
+            produce(ATTACKERS, "", "acme"),
+            produce(ATTACKERS, NAME, ""),
+            produce(ATTACKERS, "", ""),
+        ],
         "subscribe" => vec![
             subscribe("", ">", ""),
             subscribe("", ">", "billing"),
-            subscribe(REALITY, ">", ""),
+            subscribe(NAME, ">", ""),
             subscribe("../acme/main", ">", ""),
             subscribe("_system", "sys.>", ""),
         ],
         "fetch" => vec![
             fetch("", ">"),
-            fetch(REALITY, ">"),
+            fetch(NAME, ">"),
             fetch("../acme/main", ">"),
             fetch("_system", "sys.>"),
         ],
@@ -286,7 +451,7 @@ fn no_page_of_the_node_shows_a_tenant_to_another() {
             }
             let shown = request.send(node.ops).text();
             assert_blind(path, &shown);
-            let names_it = shown.contains("acme") || shown.contains(REALITY);
+            let names_it = shown.contains("acme") || shown.contains(NAME);
             assert!(!names_it, "{path}: {shown}");
         }
     }

@@ -130,7 +130,10 @@ pub(super) fn tag(tags: &mut Vec<String>, text: &str) -> Result<(), Failure> {
 }
 
 /// Reads an answer to `body`; its labels come to `tags`.
-pub(super) fn read(
+///
+/// # Errors
+/// It is no answer, or one that breaks a rule.
+pub fn read(
     answer: &[u8],
     body: &[u8],
     payload_bytes_max: usize,

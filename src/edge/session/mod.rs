@@ -128,5 +128,5 @@ pub async fn run<S>(
         }
         alarm.as_mut().reset(pump.alarm());
     };
-    pump.leave(end).await;
+    Box::pin(pump.leave(end)).await;
 }

@@ -4,9 +4,14 @@
 //! words: an HTTP status with its reason, a close code with its reason, or the code of an Error.
 //! Those words are compared with the table in `docs/security.md`, which `UPDATE=1` writes anew.
 
+mod admin;
 mod frames;
 mod handshake;
+mod json;
+mod rates;
 mod requests;
+mod shield;
+mod tenants;
 mod tokens;
 
 use std::fmt::Write as _;
@@ -47,10 +52,15 @@ fn case(
     }
 }
 
-/// The node that is attacked.
+/// The nodes that are attacked.
 struct Stage {
+    /// With small messages.
     node: Node,
     token: String,
+    /// With something of everything that the edge can have in force, for the tenant `acme`.
+    guarded: Node,
+    /// With small rates and counts, and without JSON.
+    narrow: Node,
 }
 
 impl Stage {
@@ -62,7 +72,15 @@ impl Stage {
             ("ARQONBUS_LIMITS_HANDSHAKE_TIMEOUT_MS", "2000"),
         ]);
         let token = node.dev_token();
-        Self { node, token }
+        let guarded = Node::dev();
+        shield::furnish(&guarded);
+        let narrow = rates::narrow();
+        Self {
+            node,
+            token,
+            guarded,
+            narrow,
+        }
     }
 
     /// A session of `arqon.v1` whose Welcome has been read.
@@ -82,6 +100,11 @@ fn groups() -> Vec<Group> {
         tokens::group(),
         frames::group(),
         requests::group(),
+        shield::group(),
+        tenants::group(),
+        json::group(),
+        admin::group(),
+        rates::group(),
     ]
 }
 
@@ -125,12 +148,15 @@ fn every_attack_is_answered_as_the_table_says() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    // It still serves, and ends as it should.
+    // They still serve, and end as they should.
     drop(stage.session());
-    stage.node.signal("TERM");
-    let (status, log) = stage.node.ended();
-    assert!(status.success(), "{log}");
-    assert!(!log.contains("panicked"), "{log}");
+    for node in [stage.node, stage.guarded, stage.narrow] {
+        assert_eq!(Request::get("/healthz").send(node.ops).status, 200);
+        node.signal("TERM");
+        let (status, log) = node.ended();
+        assert!(status.success(), "{log}");
+        assert!(!log.contains("panicked"), "{log}");
+    }
 }
 
 // EDGE-24
@@ -151,5 +177,5 @@ fn the_table_of_attacks_is_in_the_document() {
     }
     assert_eq!(found, wanted, "docs/security.md; UPDATE=1 writes it anew");
     let count: usize = groups.iter().map(|group| group.cases.len()).sum();
-    assert!(count >= 60, "only {count} cases");
+    assert!(count >= 220, "only {count} cases");
 }

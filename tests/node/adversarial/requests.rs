@@ -22,7 +22,7 @@ pub(super) fn ask(session: &mut Wire, body: Ask) -> String {
     answer(session)
 }
 
-fn answer(session: &mut Wire) -> String {
+pub(super) fn answer(session: &mut Wire) -> String {
     let frame = match session.next() {
         Ok(frame) => frame,
         Err(end) => return end,
@@ -38,7 +38,7 @@ fn answer(session: &mut Wire) -> String {
     }
 }
 
-fn user() -> Claims {
+pub(super) fn user() -> Claims {
     claims("acme", Role::User)
 }
 
@@ -49,7 +49,7 @@ fn asks(attack: &'static str, outcome: &'static str, body: impl Fn() -> Ask + 's
     })
 }
 
-fn envelope() -> Envelope {
+pub(super) fn envelope() -> Envelope {
     Envelope {
         topic: "a.b".into(),
         payload: Some(envelope::Payload::Event(Event {
@@ -60,7 +60,7 @@ fn envelope() -> Envelope {
     }
 }
 
-fn produce(envelopes: Vec<Envelope>) -> Ask {
+pub(super) fn produce(envelopes: Vec<Envelope>) -> Ask {
     let encoded = |envelope: Envelope| envelope.encode_to_vec().into();
     Ask::Produce(v1::Produce {
         envelopes: envelopes.into_iter().map(encoded).collect(),
@@ -90,7 +90,7 @@ fn raw(attack: &'static str, outcome: &'static str, bytes: impl Fn() -> Vec<u8> 
     })
 }
 
-fn command(name: &str, arguments: &[(&str, value::Kind)]) -> Ask {
+pub(super) fn command(name: &str, arguments: &[(&str, value::Kind)]) -> Ask {
     let value = |kind: &value::Kind| Value {
         kind: Some(kind.clone()),
     };
