@@ -189,15 +189,15 @@ async fn registered_schemas_are_enforced_versioned_and_outlive_the_node() {
     assert_eq!(diff["differences"], Value::Array(Vec::new()));
 
     // A retired version takes nothing more, and the last one of a bound subject stays.
-    node.ok(&["schema", "retire", "orders.v1", "2"]);
+    node.ok(&["schema", "retire", "orders.v1@2"]);
     violation(publish(&node, order("orders.new", NEWER)).await);
-    let last = node.run(&["schema", "retire", "orders.v1", "1"]);
+    let last = node.run(&["schema", "retire", "orders.v1@1"]);
     assert!(
         last.code == 1 && last.stderr.contains("unbind"),
         "{}",
         last.stderr
     );
-    node.ok(&["schema", "retire", "orders.v1", "2", "--restore"]);
+    node.ok(&["schema", "retire", "orders.v1@2", "--restore"]);
     publish(&node, order("orders.new", NEWER))
         .await
         .expect("it fits version 2");
@@ -340,9 +340,10 @@ fn bad_definitions_are_refused_with_their_reason() {
     let node = Node::dev_with(&[("ARQONBUS_SCHEMA_VERSIONS_MAX", "1")]);
     let huge = vec![b'\n'; 10 << 20];
     let large = vec![b'\n'; 300 << 10];
+    // A file with a message, and so many messages inside each other.
     let mut deep = Vec::new();
-    for _ in 0..5_000 {
-        let mut outer = vec![0x1a];
+    for key in std::iter::repeat_n(0x1a, 5_000).chain([0x22, 0x0a]) {
+        let mut outer = vec![key];
         prost::encoding::encode_varint(deep.len() as u64, &mut outer);
         outer.append(&mut deep);
         deep = outer;
@@ -401,7 +402,7 @@ fn bad_definitions_are_refused_with_their_reason() {
     assert_eq!(push(&node, &first, &[]).code, 0);
     let ran = push(&node, &second, &[]);
     assert!(ran.stderr.contains("schema.versions_max"), "{}", ran.stderr);
-    for subject in ["", "a..b", "a b", "*"] {
+    for subject in ["", "a..b", "a b", "*", "a@1"] {
         let ran = node.run(&["schema", "push", &first, "--subject", subject]);
         assert!(
             ran.code != 0 && ran.stderr.contains("subject"),

@@ -1,7 +1,8 @@
 //! `arqon schema`: what payloads must be, and which topics that holds for.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::{fs, iter};
 
 use anyhow::Context as _;
 use arqonbus::proto::v1::{Value, value};
@@ -48,13 +49,12 @@ enum Action {
     #[command(after_help = "\
 Examples:
   arqon schema show orders.v1
-  arqon schema show orders.v1 --version 2 --descriptor-out order.fds")]
+  arqon schema show orders.v1@2 --descriptor-out order.fds")]
     Show {
-        /// Its name
-        subject: String,
-        /// Whose definition; the newest that takes payloads if left out
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-        version: Option<u64>,
+        /// The subject; the definition is that of the newest version that takes payloads, unless
+        /// one is named
+        #[arg(value_name = "SUBJECT[@VERSION]")]
+        subject: Named,
         /// Write the definition into this file: a descriptor set, or a JSON Schema document
         #[arg(long, value_name = "FILE")]
         descriptor_out: Option<PathBuf>,
@@ -82,14 +82,12 @@ Examples:
     /// Stop taking payloads by a version
     #[command(after_help = "\
 Examples:
-  arqon schema retire orders.v1 1
-  arqon schema retire orders.v1 1 --restore")]
+  arqon schema retire orders.v1@1
+  arqon schema retire orders.v1@1 --restore")]
     Retire {
-        /// The subject
-        subject: String,
-        /// The version
-        #[arg(value_parser = clap::value_parser!(u64).range(1..))]
-        version: u64,
+        /// The subject's version
+        #[arg(value_name = "SUBJECT@VERSION")]
+        subject: Named,
         /// Take payloads by it again
         #[arg(long)]
         restore: bool,
@@ -100,6 +98,43 @@ Examples:
         /// Whether it is
         strict: Switch,
     },
+}
+
+/// A subject, and one of its versions if it is named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Named {
+    subject: String,
+    version: Option<u64>,
+}
+
+impl FromStr for Named {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some((subject, version)) = text.split_once('@') else {
+            return Ok(Self {
+                subject: text.to_owned(),
+                version: None,
+            });
+        };
+        match version.parse() {
+            Ok(version @ 1..) => Ok(Self {
+                subject: subject.to_owned(),
+                version: Some(version),
+            }),
+            Ok(0) | Err(_) => Err(format!(
+                "{version:?} is no version: they are numbers from 1 on"
+            )),
+        }
+    }
+}
+
+impl Named {
+    fn arguments(self) -> impl Iterator<Item = (&'static str, Value)> {
+        let subject = ("subject", self.subject.into());
+        let version = self.version.map(|version| ("version", version.into()));
+        iter::once(subject).chain(version)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -175,18 +210,17 @@ struct Push {
 #[command(after_help = "\
 Examples:
   arqon schema check orders.v1 shop.proto --message shop.v1.Order
-  arqon schema check orders.v1 --payload order.bin")]
+  arqon schema check orders.v1@2 --payload order.bin")]
 struct Check {
-    /// The subject
-    subject: String,
+    /// The subject; the payload is held against the newest version that takes payloads, unless one
+    /// is named
+    #[arg(value_name = "SUBJECT[@VERSION]")]
+    subject: Named,
     #[command(flatten)]
     source: Source,
     /// File with a payload; held against the definition given, else against the subject's
     #[arg(long, value_name = "FILE")]
     payload: Option<PathBuf>,
-    /// The subject's version for the payload
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    version: Option<u64>,
 }
 
 /// Hold payloads on the topics of a pattern against a subject
@@ -315,9 +349,8 @@ pub(crate) async fn run(
         Action::List => print(target, output, "edge.schema.list", Vec::new()).await,
         Action::Show {
             subject,
-            version,
             descriptor_out,
-        } => shown(target, output, subject, version, descriptor_out).await,
+        } => shown(target, output, subject, descriptor_out).await,
         Action::Diff { subject, from, to } => {
             let all = vec![
                 ("subject", subject.into()),
@@ -334,16 +367,13 @@ pub(crate) async fn run(
             let all = vec![("subject", subject.into()), ("mode", mode.into())];
             print(target, output, "edge.schema.mode", all).await
         }
-        Action::Retire {
-            subject,
-            version,
-            restore,
-        } => {
-            let all = vec![
-                ("subject", subject.into()),
-                ("version", version.into()),
-                ("restore", restore.into()),
-            ];
+        Action::Retire { subject, restore } => {
+            if subject.version.is_none() {
+                let text = format!("say which version is meant: {}@VERSION", subject.subject);
+                return Err(Failure::usage(text).into());
+            }
+            let restore = ("restore", restore.into());
+            let all = subject.arguments().chain([restore]).collect();
             print(target, output, "edge.schema.retire", all).await
         }
         Action::Strict { strict } => {
@@ -408,8 +438,7 @@ async fn checked(target: &Target, output: Output, check: Check) -> anyhow::Resul
     if let Some(path) = &check.payload {
         all.push(("payload", bytes(read(path)?)));
     }
-    all.push(("subject", check.subject.into()));
-    all.extend(check.version.map(|version| ("version", version.into())));
+    all.extend(check.subject.arguments());
     let result = asked(target, "edge.schema.check", all).await?;
     table::print(&result, output)?;
     if result["compatible"] == false {
@@ -424,14 +453,13 @@ async fn checked(target: &Target, output: Output, check: Check) -> anyhow::Resul
 async fn shown(
     target: &Target,
     output: Output,
-    subject: String,
-    version: Option<u64>,
+    subject: Named,
     descriptor_out: Option<PathBuf>,
 ) -> anyhow::Result<()> {
-    let mut all = vec![("subject", subject.into())];
-    all.extend(version.map(|version| ("version", version.into())));
     let client = target.connect(Patience::None).await?.client;
-    let result = client.command("edge.schema.show", all).await?;
+    let result = client
+        .command("edge.schema.show", subject.arguments())
+        .await?;
     if let Some(path) = descriptor_out {
         let definition = match (result.field("descriptors"), result.field("document")) {
             (

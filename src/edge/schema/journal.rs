@@ -128,8 +128,12 @@ fn topic_of_binding(pattern: &str) -> String {
     format!("{BINDINGS}{hex}")
 }
 
-/// Checks the name of a subject: dot-separated tokens, as in a topic.
+/// Checks the name of a subject: dot-separated tokens, as in a topic, and no `@`.
 pub(super) fn check_subject(subject: &str) -> Result<(), Fault> {
+    if subject.contains('@') {
+        let text = "subject: it has an @, which stands before the number of a version; leave it out";
+        return Err(Fault::invalid("subject", text));
+    }
     let checked = if subject.is_empty() {
         name::check_topic(subject)
     } else {
