@@ -452,6 +452,7 @@ async fn versions_are_shadowed_activated_and_rolled_back_from_the_shell() {
 
 // EDGE-16
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table of cases")]
 fn what_is_wrong_is_named_with_its_exit_code() {
     let place = Kit::new();
     let ran = place.run(&["policy", "new", "p", "--lang", "wat"]);
