@@ -85,6 +85,19 @@ impl Tenancy {
         Ok(appended.first)
     }
 
+    /// The first event that is there.
+    #[must_use]
+    pub fn first_event(&self) -> Sequence {
+        self.system().bounds().first
+    }
+
+    /// What is wrong with the log of the events, if it takes no writes and will not by itself.
+    #[must_use]
+    pub fn damage_of_events(&self) -> Option<String> {
+        let state = self.system().read_only()?;
+        (!state.repairing).then_some(state.reason)
+    }
+
     /// Appends an event without waiting; if it cannot be stored, the node's own log says so.
     pub fn note(&self, event: NewEvent<'_>) {
         let record = system::event(

@@ -27,6 +27,8 @@ pub const TABLE_ELEMENTS_MAX: usize = 10_000;
 pub const STACK_BYTES_MAX: usize = 256 << 10;
 /// Size of a module.
 pub const MODULE_BYTES_MAX: usize = 2 << 20;
+/// Functions of a module.
+pub const FUNCTIONS_MAX: u32 = 5_000;
 /// Length of what a policy is configured with.
 pub const CONFIG_BYTES_MAX: usize = 64 << 10;
 /// Messages that one instance judges before it is replaced.

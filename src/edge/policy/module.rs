@@ -11,7 +11,7 @@ use wasmtime::wasmparser::{Encoding, Parser, Payload};
 
 use super::abi::{self, Level};
 use super::guest::Guest;
-use super::limits::{Limits, MODULE_BYTES_MAX};
+use super::limits::{FUNCTIONS_MAX, Limits, MODULE_BYTES_MAX};
 
 /// SHA-256 of a module's bytes.
 pub type Digest = [u8; 32];
@@ -157,6 +157,11 @@ fn of_form(wasm: &[u8]) -> Result<Vec<String>, Unfit> {
                 "has a start function, which would run before anything limits it; do its work in arqon_init"
                     .to_owned(),
             ),
+            Ok(Payload::CodeSectionStart { count, .. }) if count > FUNCTIONS_MAX => {
+                return Err(Unfit::one(format!(
+                    "has {count} functions, over the limit of {FUNCTIONS_MAX}: compiling them would take too long"
+                )));
+            }
             Ok(_) => {}
             // The compiler says it better.
             Err(_) => break,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::in_flight::{Pending, Reply};
 use super::refusal::Refusal;
@@ -22,6 +23,12 @@ use crate::proto::view::EnvelopeView;
 
 /// After a batch over its rate, nothing is read from the session for up to this long.
 const RATE_PAUSE: Duration = Duration::from_millis(100);
+
+/// Batches beyond these are judged where they hold nobody up.
+const LARGE_RECORDS: usize = 64;
+const LARGE_BYTES: usize = 64 << 10;
+/// The checks of one batch may take so long.
+const BATCH_JUDGING_MAX: Duration = Duration::from_secs(5);
 
 /// When a batch is acknowledged.
 #[derive(Clone, Copy, Debug)]
@@ -156,17 +163,37 @@ impl Session {
         let rules = self.guard.rules();
         let mut batch = Batch::new(reality, &identity, envelopes.len());
         let bytes = envelopes.iter().map(Bytes::len).sum();
+        if !rules.is_idle() && (envelopes.len() > LARGE_RECORDS || bytes > LARGE_BYTES) {
+            aside(|| self.fill(&rules, &mut batch, envelopes))?;
+        } else {
+            self.fill(&rules, &mut batch, envelopes)?;
+        }
+        self.hand_over(reality, batch, bytes, promise, Reply::Frame(request_id))
+    }
+
+    /// Puts all envelopes of a Produce into its batch.
+    fn fill(
+        &mut self,
+        rules: &Rules,
+        batch: &mut Batch<'_>,
+        envelopes: &[Bytes],
+    ) -> Result<(), Refusal> {
+        let started = Instant::now();
         for (index, encoded) in envelopes.iter().enumerate() {
             let view = self.read_envelope(Some(index), encoded)?;
             let admitted = batch.admit(encoded, &view, None);
-            let admitted = admitted
-                .map_err(|rejection| self.not_admitted(&rules, &batch, &view, rejection))?;
+            let admitted =
+                admitted.map_err(|rejection| self.not_admitted(rules, batch, &view, rejection))?;
             if index == 0 {
-                self.pay(&rules, &batch, &admitted, &view, envelopes)?;
+                self.pay(rules, batch, &admitted, &view, envelopes)?;
             }
-            self.judge(&rules, Some(index), &mut batch, admitted, encoded, &view)?;
+            self.judge(rules, Some(index), batch, admitted, encoded, &view)?;
+            if !rules.is_idle() && started.elapsed() >= BATCH_JUDGING_MAX {
+                let text = "schemas, inspection and policies took too long over this batch; send fewer envelopes at a time";
+                return Err(Refusal::new(ErrorCode::PolicyFailure, "envelopes", text));
+            }
         }
-        self.hand_over(reality, batch, bytes, promise, Reply::Frame(request_id))
+        Ok(())
     }
 
     /// An envelope is not let in. Where it went for what is not its sender's, that is noted.
@@ -239,7 +266,10 @@ impl Session {
         }
         let message = message(batch, &admitted, view);
         let decisions = self.guard.decisions();
-        if let Err(blocked) = self.judgement.pass(rules, &message) {
+        let started = (!rules.is_idle()).then(Instant::now);
+        let passed = self.judgement.pass(rules, &message);
+        self.judged += started.map_or(Duration::ZERO, |since| since.elapsed());
+        if let Err(blocked) = passed {
             decisions.blocked(&self.tenancy, rules, &message, &blocked);
             return Err(Refusal::blocked(blocked, index));
         }
@@ -394,6 +424,20 @@ impl Session {
         let reality = self.tenancy.opened(name)?;
         self.last_reality = Some(Arc::clone(&reality));
         Some(reality)
+    }
+}
+
+/// Does what may take long without holding up the other tasks of this thread.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is no wait for a disk but computing, of a length that clients choose"
+)]
+fn aside<T>(work: impl FnOnce() -> T) -> T {
+    let runtime = Handle::try_current().map(|runtime| runtime.runtime_flavor());
+    match runtime {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        // There is no other thread that could go on.
+        _ => work(),
     }
 }
 

@@ -33,6 +33,9 @@ use crate::proto::v1::server_frame::Body;
 const ROUNDS_MAX: usize = 8;
 /// Messages taken in a round.
 const MESSAGES_MAX: usize = 64;
+/// Time that a turn gives to schemas, inspection and policies, and the one message that is being
+/// judged then.
+const JUDGING_MAX: Duration = Duration::from_millis(2);
 /// Bytes sent in a round.
 const SEND_BYTES_MAX: usize = 1 << 20;
 /// Between the Drain frame and the close, so that the client can acknowledge what it has.
@@ -119,6 +122,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
 
     /// Does all that can be done without waiting.
     pub(super) fn turn(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        self.session.judged = Duration::ZERO;
         for _ in 0..ROUNDS_MAX {
             self.session.signals.register(cx.waker());
             let mut moved = self.session.take_news();
@@ -131,6 +135,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
                     moved |= written | read;
                 }
                 (Err(end), _) | (_, Err(end)) => return Poll::Ready(end),
+            }
+            // Checks that take their time must not take that of others.
+            if self.session.judged >= JUDGING_MAX {
+                break;
             }
             if !moved {
                 return self.flush(cx);
@@ -222,6 +230,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
         for _ in 0..MESSAGES_MAX {
             // Once we have said goodbye, only the peer's is of interest.
             if self.deaf || !(self.session.may_read() || self.closing != Closing::No) {
+                break;
+            }
+            if self.session.judged >= JUDGING_MAX {
                 break;
             }
             match Pin::new(&mut self.websocket).poll_next(cx) {

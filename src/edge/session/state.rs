@@ -84,6 +84,8 @@ pub(super) struct Session {
     pub(super) tenancy: Arc<Tenancy>,
     pub(super) guard: Arc<Guard>,
     pub(super) judgement: Judgement,
+    /// Time spent on it in this turn.
+    pub(super) judged: Duration,
     /// Of the batch that is being judged.
     pub(super) copies: Vec<Copy>,
     /// What it may send; `None` if that is not limited.
@@ -139,6 +141,7 @@ impl Session {
             tenancy,
             guard,
             judgement: Judgement::default(),
+            judged: Duration::ZERO,
             copies: Vec::new(),
             allowance,
             present,

@@ -172,7 +172,12 @@ impl Guard {
             Ok::<(), Unreadable>(())
         });
         match read {
-            Ok(through) => {
+            Ok(mut through) => {
+                // Whatever stood before the first record that is there is gone, too.
+                let first = tenancy.first_event();
+                if from == Sequence::FIRST && first > Sequence::FIRST {
+                    through.lost.push((1, first.get() - 1));
+                }
                 rules.miss(through.lost);
                 *folded = through.next;
             }
@@ -181,6 +186,14 @@ impl Guard {
                 rules = self.rules().as_ref().clone();
                 rules.lose(&error.to_string());
             }
+        }
+        // Where the end of the log is damaged nobody knows what stood there.
+        if !rules.is_lost()
+            && let Some(reason) = tenancy.damage_of_events()
+        {
+            rules.lose(&format!(
+                "the tenant's system log is damaged: {reason}; repair it by `arqon log repair --reality _system`"
+            ));
         }
         if rules.is_lost() {
             let reason = rules.unfit().unwrap_or_default();
