@@ -14,6 +14,7 @@ pub mod json_adapter;
 pub mod log_directory;
 pub mod log_repair;
 pub mod opened;
+pub mod policy_answer;
 pub mod record_json;
 pub mod tokens;
 pub mod topic_filter;
@@ -23,12 +24,13 @@ pub type Target = fn(&[u8]);
 
 /// Every target, by the name of its folder under `fuzz/corpus` and of its file under
 /// `fuzz/fuzz_targets`.
-pub const ALL: [(&str, Target); 11] = [
+pub const ALL: [(&str, Target); 12] = [
     ("client_frame", frames::client_frame),
     ("server_frame", frames::server_frame),
     ("record_json", record_json::record_json),
     ("json_adapter", json_adapter::json_adapter),
     ("descriptors", descriptor_set::descriptors),
+    ("policy_answer", policy_answer::policy_answer),
     ("log_directory", log_directory::log_directory),
     ("log_repair", log_repair::log_repair),
     ("log_index", index_file::log_index),

@@ -127,6 +127,12 @@ fn descriptors() {
     run("descriptors");
 }
 
+// REL-05, EDGE-15: whatever a policy answers is refused, or a ruling within its bounds.
+#[test]
+fn policy_answer() {
+    run("policy_answer");
+}
+
 // REL-05, LOG-20, LOG-03, REL-10: any directory is looked at and recovered without panic, as the
 // forecast says; what is salvaged is intact; a log that takes writes keeps them.
 #[test]

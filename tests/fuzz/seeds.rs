@@ -9,6 +9,10 @@ use arqonbus::log::batch::BatchHeader;
 use arqonbus::log::offline::Directory;
 use arqonbus::log::scan::{Batch, Scanned};
 use arqonbus::log::segment::{self, HEADER_COPY_AT, SegmentHeader};
+use arqonbus::proto::v1::policy_verdict::Ruling;
+use arqonbus::proto::v1::{
+    PolicyAllow, PolicyDeny, PolicyRange, PolicyRedact, PolicyReplace, PolicyVerdict,
+};
 use prost::Message as _;
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{
@@ -34,6 +38,7 @@ pub(crate) fn of(target: &str) -> Vec<Seed> {
         "record_json" => records(),
         "json_adapter" => json_messages(),
         "descriptors" => descriptors(),
+        "policy_answer" => answers(),
         "log_directory" => directories(),
         "log_repair" => broken_directories(),
         "log_index" => indexes(),
@@ -648,6 +653,55 @@ fn indexes() -> Vec<Seed> {
         seed("version_1_of_a_segment_of_version_2", with(3, &good)),
         seed("more_points_than_bytes", with(1, &counts.concat())),
         seed("empty", with(1, &[])),
+    ]
+}
+
+/// A payload of ten bytes, and what a policy answers to it.
+fn answers() -> Vec<Seed> {
+    let answer = |name: &str, ruling: Option<Ruling>, tags: &[&str]| {
+        let tags = tags.iter().map(|&tag| tag.to_owned()).collect();
+        let verdict = PolicyVerdict { ruling, tags };
+        seed(
+            name,
+            [b"\x0a0123456789", &verdict.encode_to_vec()[..]].concat(),
+        )
+    };
+    let deny = |code: &str, message: &str| {
+        let (code, message) = (code.to_owned(), message.to_owned());
+        Some(Ruling::Deny(PolicyDeny { code, message }))
+    };
+    let redact = |ranges: &[(u32, u32, &'static str)]| {
+        let range = |&(start, end, with): &(u32, u32, &'static str)| PolicyRange {
+            start,
+            end,
+            with: with.into(),
+        };
+        let ranges = ranges.iter().map(range).collect();
+        Some(Ruling::Redact(PolicyRedact { ranges }))
+    };
+    let replace = |data: &'static str| Some(Ruling::Replace(PolicyReplace { data: data.into() }));
+    vec![
+        answer(
+            "allow",
+            Some(Ruling::Allow(PolicyAllow {})),
+            &["a", "b:c", "a"],
+        ),
+        answer("no_ruling", None, &["a"]),
+        answer("a_tag_that_is_none", None, &["with space"]),
+        answer("deny", deny("malware", "no \u{1b}[31mway"), &[]),
+        answer("a_code_that_is_none", deny("no spaces", ""), &[]),
+        answer("mask", redact(&[(0, 2, ""), (9, 10, "")]), &["x"]),
+        answer(
+            "other_words",
+            redact(&[(0, 2, "x"), (2, 2, "yz"), (4, 10, "w")]),
+            &[],
+        ),
+        answer("beyond_the_end", redact(&[(9, 11, "")]), &[]),
+        answer("backwards", redact(&[(4, 6, ""), (0, 1, "")]), &[]),
+        answer("upside_down", redact(&[(6, 4, "")]), &[]),
+        answer("no_range", redact(&[]), &[]),
+        answer("replace", replace("another"), &[]),
+        seed("no_verdict", *b"\x00not a verdict"),
     ]
 }
 

@@ -14,6 +14,7 @@ use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Vis
 use serde_json::{Map, Number, Value};
 
 use super::violation::{TOLD_MAX, Violation};
+use super::work;
 
 /// What a pattern may become in memory.
 const PATTERN_BYTES_MAX: usize = 1 << 20;
@@ -30,6 +31,11 @@ pub enum BadDocument {
         /// Where to.
         reference: String,
     },
+    /// References make more of it than can be held against a payload.
+    #[error(
+        "document: its references look too often at one value, or cannot be followed; have each part of a payload described once, by plain references within the document"
+    )]
+    Work,
     /// Not a schema.
     #[error("document: not a JSON Schema: {reason}")]
     Schema {
@@ -57,6 +63,7 @@ impl Document {
         if let Some(reference) = remote(&document) {
             return Err(BadDocument::Remote { reference });
         }
+        work::check(&document).map_err(|work::TooMuch| BadDocument::Work)?;
         let patterns = PatternOptions::regex()
             .size_limit(PATTERN_BYTES_MAX)
             .dfa_size_limit(PATTERN_BYTES_MAX);

@@ -27,6 +27,7 @@ pub mod violation;
 pub mod walk;
 #[cfg(test)]
 mod walk_tests;
+mod work;
 
 use std::collections::HashMap;
 use std::sync::Arc;

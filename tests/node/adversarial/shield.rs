@@ -233,6 +233,29 @@ fn moods() -> Vec<Case> {
     ]
 }
 
+/// A document of which each part asks the next one twice.
+fn doubling() -> String {
+    let part = |at: usize| {
+        let next = format!(r##"{{"$ref":"#/$defs/p{}"}}"##, at + 1);
+        format!(r#""p{at}":{{"allOf":[{next},{next}]}}"#)
+    };
+    let parts: Vec<_> = (0..40).map(part).collect();
+    let parts = parts.join(",");
+    format!(r##"{{"$ref":"#/$defs/p0","$defs":{{{parts},"p40":true}}}}"##)
+}
+
+/// A user has a definition tried with a payload.
+fn checks(attack: &'static str, outcome: &'static str, document: fn() -> String) -> Case {
+    asks(attack, outcome, user, move || {
+        let arguments = [
+            ("subject", text("tried")),
+            ("document", bytes(document().as_bytes())),
+            ("payload", bytes(b"{}")),
+        ];
+        command("edge.schema.check", &arguments)
+    })
+}
+
 fn schemas() -> Vec<Case> {
     const VIOLATION: &str = "SCHEMA_VIOLATION envelopes[0].event.data";
     let register = |attack, outcome, document: &'static str| {
@@ -283,6 +306,21 @@ fn schemas() -> Vec<Case> {
             "a schema that has the node read a file",
             "VALIDATION_ERROR document",
             r#"{"$ref":"file:///etc/passwd"}"#,
+        ),
+        checks(
+            "a schema that is itself",
+            "VALIDATION_ERROR document",
+            || r##"{"$ref":"#"}"##.to_owned(),
+        ),
+        checks(
+            "a schema that holds if it holds",
+            "VALIDATION_ERROR document",
+            || r##"{"allOf":[{"$ref":"#"}]}"##.to_owned(),
+        ),
+        checks(
+            "a schema that asks the same 2^40 times",
+            "VALIDATION_ERROR document",
+            doubling,
         ),
         asks(
             "descriptors that are none",
