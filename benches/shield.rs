@@ -124,7 +124,7 @@ fn order() -> Vec<u8> {
         string::encode(tag, &text.to_owned(), &mut data);
     }
     int64::encode(3, &1_770_000_000_000, &mut data);
-    for line in 0..11 {
+    for line in 0..12 {
         let mut inner = Vec::new();
         string::encode(1, &format!("sku-{line:06}"), &mut inner);
         uint32::encode(2, &3, &mut inner);
