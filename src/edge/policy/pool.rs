@@ -14,7 +14,7 @@ use super::instance::Instance;
 use super::limits::CONFIG_BYTES_MAX;
 use super::module::{Module, Unfit};
 use super::question::Question;
-use super::tally::{Outcome, Tally};
+use super::tally::Tally;
 use super::verdict::{Failure, Judged};
 
 /// How long the instances of a policy live.
@@ -53,7 +53,11 @@ pub struct Policy {
 
 #[derive(Debug)]
 struct Idle {
-    instances: Vec<Instance>,
+    #[expect(
+        clippy::vec_box,
+        reason = "taking one out and putting it back must be quick"
+    )]
+    instances: Vec<Box<Instance>>,
     /// When one was put back last.
     since: Instant,
 }
@@ -150,11 +154,7 @@ impl Policy {
         let timed = self.tally.begin();
         self.tally.end(judged);
         let tallies = self.engine.tallies();
-        let outcome = match &judged.outcome {
-            Ok(ruling) => ruling.as_str(),
-            Err(failure) => failure.reason(),
-        };
-        tallies.outcomes.get_or_create(&Outcome { outcome }).inc();
+        tallies.call(judged);
         if timed {
             tallies.duration.observe(judged.took.as_secs_f64());
         }
@@ -173,7 +173,7 @@ impl Policy {
         self.engine.tallies().shadow(outcome);
     }
 
-    fn take(&self, now: Instant) -> Result<Instance, Failure> {
+    fn take(&self, now: Instant) -> Result<Box<Instance>, Failure> {
         while let Some(instance) = self.pop() {
             if !instance.is_worn(now) {
                 return Ok(instance);
@@ -182,14 +182,14 @@ impl Policy {
         let max = self.engine.limits().policy_instances_max;
         let ours = Seat::take(&self.instances, max).ok_or(Failure::Busy)?;
         let node = self.engine.seat().ok_or(Failure::Busy)?;
-        Instance::new(&self.engine, &self.module, &self.config, (node, ours))
+        Instance::new(&self.engine, &self.module, &self.config, (node, ours)).map(Box::new)
     }
 
-    fn pop(&self) -> Option<Instance> {
+    fn pop(&self) -> Option<Box<Instance>> {
         self.idle().instances.pop()
     }
 
-    fn put_back(&self, instance: Instance, now: Instant) {
+    fn put_back(&self, instance: Box<Instance>, now: Instant) {
         let mut idle = self.idle();
         idle.since = now;
         idle.instances.push(instance);

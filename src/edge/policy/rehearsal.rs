@@ -22,7 +22,7 @@ use crate::proto::view::RecordView;
 const REASONS_MAX: usize = 100;
 /// Counted in place of those.
 const OTHER: &str = "(other)";
-/// Longer calls are counted as this long: no deadline is.
+/// What takes longer counts as this long; no policy may.
 const TIME_NS_MAX: u64 = 60_000_000_000;
 /// Records of which it is told what would have become of them, at most.
 pub const SAMPLES_MAX: usize = 1_000;
@@ -73,8 +73,8 @@ impl<'a> Rehearsal<'a> {
     #[must_use]
     pub fn new(policy: &'a Policy, tenant: &'a str, samples_max: usize) -> Self {
         // Its arguments are constants that it accepts.
-        let times = Histogram::new_with_max(TIME_NS_MAX, 2)
-            .unwrap_or_else(|_| unreachable!("two digits are allowed"));
+        let times = Histogram::new_with_bounds(1, TIME_NS_MAX, 2)
+            .unwrap_or_else(|_| unreachable!("the bounds are in order, two digits are allowed"));
         Self {
             policy,
             tenant,

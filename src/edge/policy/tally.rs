@@ -24,6 +24,8 @@ pub struct Tallies {
     pub duration: Histogram,
     /// How calls ended.
     pub outcomes: Family<Outcome, Counter>,
+    /// Those of `outcomes` that ended with `allow`, which most do: at hand, not to be looked for.
+    allowed: Counter,
     /// How shadows ended, beside the policy that judged.
     pub shadows: Family<Outcome, Counter>,
     /// Changes of what is in force that were refused.
@@ -41,9 +43,13 @@ pub struct Outcome {
 
 impl Default for Tallies {
     fn default() -> Self {
+        let outcomes = Family::<Outcome, Counter>::default();
+        let outcome = "allow";
+        let allowed = outcomes.get_or_create(&Outcome { outcome }).clone();
         Self {
             duration: Histogram::new(exponential_buckets(0.000_000_25, 2.0, 16)),
-            outcomes: Family::default(),
+            outcomes,
+            allowed,
             shadows: Family::default(),
             refused: Counter::default(),
             log_lines: Counter::default(),
@@ -52,6 +58,19 @@ impl Default for Tallies {
 }
 
 impl Tallies {
+    /// Counts how a call ended.
+    pub(super) fn call(&self, judged: &Judged) {
+        let outcome = match &judged.outcome {
+            Ok(Ruling::Allow) => {
+                self.allowed.inc();
+                return;
+            }
+            Ok(ruling) => ruling.as_str(),
+            Err(failure) => failure.reason(),
+        };
+        self.outcomes.get_or_create(&Outcome { outcome }).inc();
+    }
+
     /// Counts how a shadow ended.
     pub(super) fn shadow(&self, outcome: &'static str) {
         self.shadows.get_or_create(&Outcome { outcome }).inc();
