@@ -288,7 +288,6 @@ fn subscriptions(count: u32) -> Trie<u32> {
     trie
 }
 
-#[expect(clippy::too_many_lines, reason = "one table of steps")]
 fn pipeline(c: &mut Criterion) {
     let (sender, session, tenant) = (sender(), allowance(), allowance());
     let nothing = Made::new().ready();
