@@ -131,7 +131,8 @@ fn topic_of_binding(pattern: &str) -> String {
 /// Checks the name of a subject: dot-separated tokens, as in a topic, and no `@`.
 pub(super) fn check_subject(subject: &str) -> Result<(), Fault> {
     if subject.contains('@') {
-        let text = "subject: it has an @, which stands before the number of a version; leave it out";
+        let text =
+            "subject: it has an @, which stands before the number of a version; leave it out";
         return Err(Fault::invalid("subject", text));
     }
     let checked = if subject.is_empty() {
