@@ -65,9 +65,12 @@ pub(super) fn check(document: &Value) -> Result<(), Endless> {
     spread(&steps, &order, &mut visits);
     let mut work = 0;
     for _ in 0..DEPTH_MAX {
-        let places = below(&steps, &visits);
+        if visits.iter().any(|&visits| visits > VISITS_MAX) {
+            return Err(Endless::Growth);
+        }
+        let places = below(&steps, &visits).ok_or(Endless::Growth)?;
         work += places.len() * steps.len();
-        if work > WORK_MAX || visits.iter().any(|&visits| visits > VISITS_MAX) {
+        if work > WORK_MAX {
             return Err(Endless::Growth);
         }
         let mut next = vec![0; steps.len()];
@@ -95,8 +98,8 @@ fn spread(steps: &[Step<'_>], order: &[usize], visits: &mut [u32]) {
 }
 
 /// How often each is applied first to the places one level deeper: an element, the name of a
-/// member, a member by each name, and one by any other.
-fn below(steps: &[Step<'_>], visits: &[u32]) -> Vec<Vec<u32>> {
+/// member, a member by each name, and one by any other. `None` if these are too many to count.
+fn below(steps: &[Step<'_>], visits: &[u32]) -> Option<Vec<Vec<u32>>> {
     let [mut elements, mut names, mut members] = [(); 3].map(|()| vec![0_u32; steps.len()]);
     let mut named: HashMap<&str, Vec<(usize, u32)>> = HashMap::new();
     for (step, &visits) in steps.iter().zip(visits).filter(|(_, visits)| **visits > 0) {
@@ -113,6 +116,9 @@ fn below(steps: &[Step<'_>], visits: &[u32]) -> Vec<Vec<u32>> {
             *count = count.saturating_add(visits);
         }
     }
+    if named.len().saturating_mul(steps.len()) > WORK_MAX {
+        return None;
+    }
     let by_name = named.into_values().map(|applied| {
         let mut member = members.clone();
         for (to, visits) in applied {
@@ -122,7 +128,7 @@ fn below(steps: &[Step<'_>], visits: &[u32]) -> Vec<Vec<u32>> {
     });
     let mut places: Vec<Vec<u32>> = by_name.collect();
     places.extend([elements, names, members]);
-    places
+    Some(places)
 }
 
 /// The schemas, each before those that it applies to the same place.
