@@ -480,3 +480,67 @@ fn only_admins_change_the_registry_and_tenants_see_their_own() {
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     assert!(Path::new(out).exists());
 }
+
+/// What was thought up to keep a node busy or to end it.
+// EDGE-13, REL-05
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_documents_leave_the_node_alive() {
+    let files = Workshop::new();
+    let node = Node::dev();
+    let deep = |open: &str, inner: &str, close: &str, times: usize| {
+        [&open.repeat(times), inner, &close.repeat(times)].concat()
+    };
+    let push = |content: &str, subject: &str| {
+        let path = files.file("hostile.json", content.as_bytes());
+        let pattern = format!("{subject}.>");
+        let push = [
+            "schema",
+            "push",
+            "--json-schema",
+            &path,
+            "--subject",
+            subject,
+        ];
+        node.run(&[&push[..], &["--pattern", &pattern]].concat())
+    };
+    for (content, said) in [
+        (r##"{"$ref":"#"}"##.to_owned(), "leads back to itself"),
+        (
+            r##"{"$ref":"#/$defs/a","$defs":{"a":{"allOf":[{"$ref":"#/%24defs/a"}]}}}"##.to_owned(),
+            "leads back to itself",
+        ),
+        (
+            r##"{"allOf":[{"items":{"$ref":"#"}},{"items":{"$ref":"#"}}]}"##.to_owned(),
+            "more than 256 times",
+        ),
+        (r#"{"pattern":"("}"#.to_owned(), "not a JSON Schema"),
+        (
+            r#"{"pattern":"(a{1000}){1000}"}"#.to_owned(),
+            "not a JSON Schema",
+        ),
+        (deep("{\"not\":", "{}", "}", 20_000), "not JSON"),
+    ] {
+        let ran = push(&content, "bad");
+        assert_eq!(ran.code, 1, "{}", ran.stdout);
+        assert!(ran.stderr.contains(said), "{said}: {}", ran.stderr);
+    }
+    let tree = r##"{"anyOf":[{"type":"array","items":{"$ref":"#"}},{"type":"null"}]}"##;
+    let ran = push(tree, "tree");
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let payloads = [
+        (deep("[", "null", "]", 120), true),
+        (deep("[", "1", "]", 120), false),
+        (deep("[", "null", "]", 20_000), false),
+    ];
+    for (payload, fits) in payloads {
+        let event = Outgoing {
+            topic: "tree.new",
+            data: payload.as_bytes(),
+            ..Outgoing::default()
+        };
+        let published = publish(&node, event).await;
+        assert_eq!(published.is_ok(), fits, "{published:?}");
+    }
+    let ready = ureq(&node, "/readyz");
+    assert_eq!(ready.lines().next(), Some("HTTP/1.1 200 OK"));
+}

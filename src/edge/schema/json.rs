@@ -328,13 +328,106 @@ mod tests {
         assert!(started.elapsed().as_secs() < 5);
     }
 
+    /// A stack that is as small as a worker's: what runs over it ends the whole process.
+    fn on_a_small_stack(work: impl FnOnce() + Send + 'static) {
+        let thread = std::thread::Builder::new().stack_size(2 << 20);
+        let thread = thread.spawn(work).expect("a thread");
+        thread.join().expect("it ends well");
+    }
+
     // EDGE-13
     #[test]
-    fn a_document_that_leads_in_circles_ends() {
-        let circle = Document::new(br##"{"$ref":"#"}"##);
-        if let Ok(circle) = circle {
-            // Whatever the verdict is, there is one.
-            let _verdict = circle.violations(b"1");
-        }
+    fn a_document_that_leads_in_circles_is_refused_or_ends() {
+        on_a_small_stack(|| {
+            for text in [
+                r##"{"$ref":"#"}"##,
+                r##"{"allOf":[{"$ref":"#"}]}"##,
+                r##"{"not":{"$ref":"#"}}"##,
+                r##"{"anyOf":[{"$ref":"#"},{"$ref":"#"}]}"##,
+                r##"{"oneOf":[{"$ref":"#"},{"type":"array"}]}"##,
+                r##"{"if":{"$ref":"#"},"then":{"$ref":"#"},"else":{"$ref":"#"}}"##,
+                r##"{"dependentSchemas":{"a":{"$ref":"#"}}}"##,
+                r##"{"$dynamicRef":"#"}"##,
+                r##"{"$dynamicAnchor":"x","allOf":[{"$dynamicRef":"#x"}]}"##,
+                r##"{"$schema":"https://json-schema.org/draft/2019-09/schema","$recursiveAnchor":true,"allOf":[{"$recursiveRef":"#"}]}"##,
+                r##"{"$ref":"#/$defs/a","$defs":{"a":{"$ref":"#/$defs/b"},"b":{"allOf":[{"$ref":"#/$defs/a"}]}}}"##,
+                r##"{"unevaluatedProperties":false,"allOf":[{"$ref":"#"}]}"##,
+                r##"{"unevaluatedItems":{"$ref":"#"},"anyOf":[{"$ref":"#"}]}"##,
+                r##"{"propertyNames":{"$ref":"#"},"contains":{"$ref":"#"}}"##,
+            ] {
+                let Ok(circle) = Document::new(text.as_bytes()) else {
+                    continue;
+                };
+                for data in [&b"1"[..], br#"{"a":{"a":1}}"#, b"[[1],[]]"] {
+                    // Whatever the verdict is, there is one.
+                    let _verdict = circle.violations(data);
+                }
+            }
+        });
+    }
+
+    // EDGE-13
+    #[test]
+    fn deep_documents_and_payloads_stay_on_the_stack() {
+        on_a_small_stack(|| {
+            // As deep as JSON is read.
+            let nested = |open: &str, inner: &str, close: &str, times: usize| {
+                [&open.repeat(times), inner, &close.repeat(times)].concat()
+            };
+            for (open, close) in [
+                (r#"{"allOf":["#, "]}"),
+                (r#"{"not":"#, "}"),
+                (r#"{"items":"#, "}"),
+                (r#"{"properties":{"a":"#, "}}"),
+            ] {
+                for times in [60, 120, 10_000] {
+                    if let Ok(document) =
+                        Document::new(nested(open, "{\"type\":\"null\"}", close, times).as_bytes())
+                    {
+                        let _verdict = document.violations(nested("[", "", "]", 120).as_bytes());
+                    }
+                }
+            }
+            let pair =
+                document(r##"{"type":"object","properties":{"l":{"$ref":"#"},"r":{"$ref":"#"}}}"##);
+            assert_eq!(pair.violations(br#"{"l":{"r":{}},"r":{}}"#), []);
+            let tree = document(
+                r##"{"anyOf":[{"type":"array","items":{"$ref":"#"}},
+                {"type":"object","properties":{"a":{"$ref":"#"}}},{"type":"null"}]}"##,
+            );
+            assert_eq!(
+                tree.violations(nested("[", "null", "]", 120).as_bytes()),
+                []
+            );
+            let wrong = tree.violations(nested("{\"a\":", "1", "}", 120).as_bytes());
+            assert_eq!(wrong.len(), 1);
+            let deeper = tree.violations(nested("[", "", "]", 100_000).as_bytes());
+            assert_eq!(deeper[0].rule, "json.syntax");
+        });
+    }
+
+    // EDGE-13
+    #[test]
+    fn a_document_that_doubles_its_work_at_each_step_is_refused() {
+        // Forty references, each to two of the next.
+        let doubled: Vec<String> = (0..40)
+            .map(|at| {
+                let next = format!("{{\"$ref\":\"#/$defs/d{}\"}}", at + 1);
+                format!("\"d{at}\":{{\"allOf\":[{next},{next}]}}")
+            })
+            .collect();
+        let flat = format!(
+            "{{\"$ref\":\"#/$defs/d0\",\"$defs\":{{{},\"d40\":{{\"type\":\"object\"}}}}}}",
+            doubled.join(",")
+        );
+        let started = std::time::Instant::now();
+        let refused = Document::new(flat.as_bytes());
+        assert!(matches!(refused, Err(BadDocument::Work)));
+        // Two ways into each element, all the way down.
+        let twice = Document::new(
+            br##"{"allOf":[{"items":{"$ref":"#"}},{"items":{"$ref":"#"}}],"type":"array"}"##,
+        );
+        assert!(matches!(twice, Err(BadDocument::Work)));
+        assert!(started.elapsed().as_secs() < 10);
     }
 }

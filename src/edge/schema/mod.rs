@@ -3,7 +3,8 @@
 //! A fold of the tenant's events `sys.edge.schema.>` over the schemas in the node's settings.
 //!
 //! - [`definition`]: what a version says, checked and made ready; [`table`] and [`walk`] for
-//!   protobuf, [`json`] for JSON Schema; [`violation`]: what is wrong with a payload.
+//!   protobuf, [`json`] for JSON Schema, whose work `work` bounds;
+//!   [`violation`]: what is wrong with a payload.
 //! - [`subject`]: versions of one kind of payload; [`compatibility`]: which may follow which.
 //! - [`binding`]: which topics a subject is for, and the check of one payload; [`pattern`]: the
 //!   binding of a topic.
@@ -23,6 +24,8 @@ pub mod subject;
 pub mod table;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod verdict_tests;
 pub mod violation;
 pub mod walk;
 #[cfg(test)]

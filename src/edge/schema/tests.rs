@@ -4,6 +4,14 @@ use prost::Message as _;
 use protox::Compiler;
 use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver};
 
+use super::journal::Change;
+use crate::broker::journal::Event;
+use crate::edge::shield::Rules;
+use crate::log::{Micros, Sequence};
+use crate::proto::v1::{
+    SchemaBound, SchemaMessage, SchemaRegistered, schema_bound, schema_registered,
+};
+
 struct Text(String);
 
 impl FileResolver for Text {
@@ -43,3 +51,42 @@ message M {
 message Line { string sku = 1; uint32 quantity = 2; repeated bool flags = 3; }
 enum Colour { NONE = 0; RED = 1; BLUE = 5; BELOW = -3; }
 "#;
+
+/// Puts a change in force, by way of its event.
+pub(super) fn applied(rules: &mut Rules, change: &Change) {
+    let event = change.event();
+    let event = Event {
+        sequence: Sequence::FIRST,
+        at: Micros(1),
+        topic: &event.topic,
+        kind: event.kind,
+        data: &event.data,
+    };
+    rules.apply(&event).expect("it can be put in force");
+}
+
+/// The event of a version of `subject`, the message `t.M` of `descriptors`.
+pub(super) fn registered(subject: &str, version: u64, descriptors: &[u8]) -> Change {
+    let form = SchemaMessage {
+        descriptors: descriptors.to_vec().into(),
+        message: "t.M".into(),
+    };
+    let change = SchemaRegistered {
+        version,
+        mode: super::Mode::default().stored().into(),
+        form: Some(schema_registered::Form::Protobuf(form)),
+        ..SchemaRegistered::default()
+    };
+    Change::Registered(subject.to_owned(), change)
+}
+
+/// The event that binds `pattern` to `subject`.
+pub(super) fn bound(pattern: &str, subject: &str) -> Change {
+    Change::Bound(SchemaBound {
+        pattern: pattern.to_owned(),
+        subject: subject.to_owned(),
+        level: schema_bound::Level::Reject.into(),
+        unknown: schema_bound::Unknown::Reject.into(),
+        ..SchemaBound::default()
+    })
+}
