@@ -75,7 +75,6 @@ pub(super) fn registered(subject: &str, version: u64, descriptors: &[u8]) -> Cha
         version,
         mode: super::Mode::default().stored().into(),
         form: Some(schema_registered::Form::Protobuf(form)),
-        ..SchemaRegistered::default()
     };
     Change::Registered(subject.to_owned(), change)
 }
