@@ -87,3 +87,39 @@ fn a_lost_event_closes_the_edge_until_an_admin_goes_on_without_it() {
     assert_eq!(node.run_with_input(&["produce", "a"], "4\n").code, 0);
     assert_eq!(status(&node)["fit"], true);
 }
+
+/// All files of the system log that hold records.
+fn segments(data: &std::path::Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(data.join("dev/_system")).expect("a directory");
+    let paths = entries.flatten().map(|entry| entry.path());
+    let mut found: Vec<PathBuf> = paths
+        .filter(|path| path.extension().is_some_and(|end| end == "seg"))
+        .collect();
+    found.sort();
+    found
+}
+
+// EDGE-05, EDGE-14
+#[test]
+fn a_system_log_without_its_end_closes_the_edge() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().join("data");
+    let node = Node::dev_on(&data);
+    node.ok(&["token", "revoke", "--sub", BAN, "--ban"]);
+    node.signal("TERM");
+    assert!(node.ended().0.success());
+    let last = segments(&data).pop().expect("a segment");
+    let bytes = std::fs::read(&last).expect("a segment");
+    // As if the disk had forgotten what was written there.
+    write(&last, &vec![0; bytes.len()]);
+
+    let node = Node::dev_on(&data);
+    let refused = node.run_with_input(&["produce", "a"], "1\n");
+    assert_ne!(refused.code, 0, "a ban may have stood there");
+    assert!(
+        refused.stderr.contains("POLICY_FAILURE"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(status(&node)["fit"], false);
+}
