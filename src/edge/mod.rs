@@ -4,7 +4,7 @@
 //! - [`tls`]: its encryption, and whose certificate the client has.
 //! - [`websocket`]: HTTP before the 101 and the frames behind it, for whoever may come in.
 //! - [`handshake`]: which requests may become a WebSocket.
-//! - [`keys`]: what verifies tokens; [`token`]: which are good; [`revocation`]: which no longer.
+//! - `keys`: what verifies tokens; [`token`]: which are good; [`revocation`]: which no longer.
 //! - [`shield`]: what stands between a message and the log: [`rate`], [`signature`], [`schema`],
 //!   [`casil`] and [`policy`], in this order; [`mirror`] copies what has passed.
 //! - [`session`]: what happens after the 101.

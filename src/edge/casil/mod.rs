@@ -1,11 +1,11 @@
 //! What may not be in a payload: content-aware inspection, CASIL (EDGE-17).
 //!
-//! - [`configuration`]: what it is told, wherever that comes from; [`command`]: who tells it.
+//! - `configuration`: what it is told, wherever that comes from; `command`: who tells it.
 //! - [`scope`]: which messages it looks at; [`inspection`]: what becomes of one.
-//! - [`detection`]: finds secrets ([`shapes`], [`keyed`], [`entropy`]) and [`personal`] data in a
-//!   text, also behind [`escapes`]; [`finding`]: what can be found.
-//! - [`payload`]: what a payload is; [`redaction`] takes things out of it, of [`json`] and of the
-//!   [`bus`] payload of older clients.
+//! - [`detection`]: finds secrets (`shapes`, `keyed`, `entropy`) and `personal` data in a
+//!   text, also behind `escapes`; [`finding`]: what can be found.
+//! - `payload`: what a payload is; [`redaction`] takes things out of it, of `json` and of the
+//!   `bus` payload of older clients.
 //! - [`classification`]: what is said about a message in its record.
 //!
 //! Nothing here writes a payload, or any part of one, anywhere but into the record.

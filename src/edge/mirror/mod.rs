@@ -3,7 +3,7 @@
 //! Only what has been judged and handed to the log is copied, in the form in which it is stored; a
 //! copy is made by the node and never comes past here, so that no copy is copied again, whatever
 //! the rules say. Of a trace either all messages are copied by a rule or none. Must not know
-//! sessions; [`copier`] appends the copies.
+//! sessions; `copier` appends the copies.
 
 mod command;
 mod copier;

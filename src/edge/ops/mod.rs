@@ -4,10 +4,10 @@
 //! may see names no tenant; all else wants a token outside of development. Must not know frames.
 //!
 //! - [`routes`]: every route there is, once; router, documents and metrics are made of it.
-//! - [`access`]: who asks; [`answer`]: how a refusal looks.
-//! - [`health`], [`status`], [`exposition`]: what machines and people watch.
-//! - [`admin`]: the commands over HTTP; [`arguments`]: their arguments in JSON.
-//! - [`openapi`], [`asyncapi`]: what there is, for programs.
+//! - `access`: who asks; `answer`: how a refusal looks.
+//! - `health`, `status`, `exposition`: what machines and people watch.
+//! - `admin`: the commands over HTTP; `arguments`: their arguments in JSON.
+//! - `openapi`, `asyncapi`: what there is, for programs.
 
 mod access;
 mod admin;

@@ -8,7 +8,7 @@
 //! - [`subject`]: versions of one kind of payload; [`compatibility`]: which may follow which.
 //! - [`binding`]: which topics a subject is for, and the check of one payload; [`pattern`]: the
 //!   binding of a topic.
-//! - [`journal`]: the events; [`command`]: the commands; [`files`]: the schemas of the settings.
+//! - `journal`: the events; [`command`]: the commands; [`files`]: the schemas of the settings.
 //!
 //! Validation is never off by accident: what cannot be read stops the start, or blocks.
 

@@ -1,7 +1,7 @@
 //! Whether one version of a message reads what another has written, in bytes and in JSON.
 //!
 //! - [`Mode`]: which versions a new one is held against, and in which direction.
-//! - [`rules`]: the rules themselves, over two descriptors.
+//! - `rules`: the rules themselves, over two descriptors.
 //!
 //! Knows no registry and no payload.
 
