@@ -13,7 +13,7 @@ use prost_build::Config;
 use protox::prost_reflect::prost_types::FileDescriptorSet;
 use protox::prost_reflect::prost_types::field_descriptor_proto::Type;
 
-const FILES: [&str; 14] = [
+const FILES: [&str; 15] = [
     "arqon/v1/envelope.proto",
     "arqon/v1/record.proto",
     "arqon/v1/frames.proto",
@@ -28,6 +28,7 @@ const FILES: [&str; 14] = [
     "arqon/v1/signature.proto",
     "arqon/v1/rate.proto",
     "arqon/pybus/v1/bus_payload.proto",
+    "arqon/continuum/v1/episode.proto",
 ];
 
 /// (message, field) pairs of package `arqon.v1` that Rust code keeps encoded.

@@ -6,6 +6,7 @@
 //! - [`log`]: segments, group commit, recovery. Synchronous; knows no tenant, clock or socket.
 //! - [`broker`]: realities, topics, cursors, subscriptions.
 //! - [`edge`]: sockets, tokens, frames.
+//! - [`projections`]: consumers that keep tables.
 //! - [`client`]: the Rust client.
 //! - [`config`]: every setting once.
 //! - [`data_dir`]: who holds the data directory, and the node's name.
@@ -17,6 +18,7 @@ pub mod config;
 pub mod data_dir;
 pub mod edge;
 pub mod log;
+pub mod projections;
 pub mod proto;
 pub mod wall_clock;
 

@@ -24,5 +24,14 @@ pub mod pybus {
     include!(concat!(env!("OUT_DIR"), "/arqon.pybus.v1.rs"));
 }
 
+/// Package `arqon.continuum.v1`: episode events and their dead letters.
+pub mod continuum {
+    #![expect(
+        missing_docs,
+        reason = "generated; documented in proto/arqon/continuum/v1"
+    )]
+    include!(concat!(env!("OUT_DIR"), "/arqon.continuum.v1.rs"));
+}
+
 /// The encoded `FileDescriptorSet` of everything under `proto/`.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/arqonbus.fds"));
