@@ -70,6 +70,11 @@ fn blows(sound: &Sound) -> Vec<Blow> {
     blow("both headers of the last segment", last, &|bytes| {
         bytes[..BATCHES_AT].fill(0x11);
     });
+    blow(BEHIND_THE_RECORDS, first, &|bytes| {
+        let from = data_end(bytes) + 40;
+        assert!(from < bytes.len(), "a segment has free space");
+        bytes[from..].fill(0xa5);
+    });
     blow("a shortened sealed segment", first, &|bytes| {
         bytes.truncate(BATCHES_AT + 2000);
     });
@@ -106,6 +111,9 @@ fn strike(sound: &Sound, blow: &Blow) -> SimStorage {
     }
     storage
 }
+
+/// Free space is zeros; what is there instead has cost no record.
+const BEHIND_THE_RECORDS: &str = "garbage in the free space of a sealed segment";
 
 /// Nothing but the session's file, which does not survive a power cut for certain, can tell that
 /// zeros at the end of a log were records.
@@ -255,6 +263,42 @@ fn ten_kinds_of_damage_are_repaired() {
             assert!(storage.files().contains_key(&statement.path), "{context}");
             check_repaired(&sound, &storage, &readable, &context);
         }
+    }
+}
+
+/// Nobody is told of a loss, and nothing is missing.
+fn check_whole(sound: &Sound, storage: &SimStorage, context: &str) {
+    let session = Session::open(storage, &sound.clock, &small_options())
+        .unwrap_or_else(|error| panic!("{context}: {error}"));
+    let mut harvest = Harvest::default();
+    sound.reap(&session, &mut harvest, context);
+    assert_eq!(sound.missing(&harvest), [] as [u64; 0], "{context}");
+    assert!(harvest.told.is_empty(), "{context}: {:?}", harvest.told);
+    let by_topic = told_by_topic(&session);
+    assert!(by_topic.is_empty(), "{context}: {by_topic:?}");
+}
+
+// LOG-03, LOG-08: damage where no record is costs none and is told to no reader, before a repair
+// and after; the bytes are kept all the same.
+#[test]
+fn damage_in_free_space_loses_nothing() {
+    let sound = Sound::of(70, true);
+    let blows = blows(&sound);
+    let found = blows.iter().find(|blow| blow.how == BEHIND_THE_RECORDS);
+    let blow = found.expect("it is one of them");
+    for index in ["with its index", "without its index"] {
+        let storage = strike(&sound, blow);
+        if index.starts_with("without") {
+            storage.lose(&blow.path.with_extension("idx"));
+        }
+        check_whole(&sound, &storage.copy(), &format!("{index}, damaged"));
+        let statement = repair(&sound, &storage).expect("a sound disk");
+        let statement = statement.expect("it is damage");
+        assert_eq!(statement.damages.len(), 1, "{statement:?}");
+        let aside = &statement.quarantined[0];
+        let kept = &storage.files()[&aside.copy];
+        assert!(kept.contains(&0xa5), "{statement:?}");
+        check_whole(&sound, &storage, &format!("{index}, repaired"));
     }
 }
 
