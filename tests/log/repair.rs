@@ -154,12 +154,15 @@ fn readable(sound: &Sound, storage: &SimStorage, context: &str) -> BTreeSet<u64>
     harvest.records
 }
 
+/// The one that the records of a [`Sound`] log are of.
+const TOPIC: &str = "topic.of.some.length";
+
 /// Of which sequences a reader of one topic is told that they are lost.
-fn told_by_topic(session: &Session) -> BTreeSet<u64> {
+fn told_by_topic(session: &Session, wanted: &'static str) -> BTreeSet<u64> {
     let bounds = session.log.bounds();
     let mut reader = session
         .log
-        .topic_reader(Box::new(|topic| topic == "topic.of.some.length"));
+        .topic_reader(Box::new(move |topic| topic == wanted));
     let mut at = bounds.first;
     let mut told = BTreeSet::new();
     loop {
@@ -188,7 +191,7 @@ fn check_repaired(sound: &Sound, storage: &SimStorage, readable: &BTreeSet<u64>,
         "{context}: lost by the repair: {:?}",
         readable.difference(&harvest.records).collect::<Vec<_>>()
     );
-    let by_topic = told_by_topic(&session);
+    let by_topic = told_by_topic(&session, TOPIC);
     assert!(
         by_topic.is_superset(&harvest.told) && by_topic.is_subset(&harvest.told),
         "{context}: a reader of one topic was told of {by_topic:?}, not of {:?}",
@@ -274,8 +277,10 @@ fn check_whole(sound: &Sound, storage: &SimStorage, context: &str) {
     sound.reap(&session, &mut harvest, context);
     assert_eq!(sound.missing(&harvest), [] as [u64; 0], "{context}");
     assert!(harvest.told.is_empty(), "{context}: {:?}", harvest.told);
-    let by_topic = told_by_topic(&session);
-    assert!(by_topic.is_empty(), "{context}: {by_topic:?}");
+    for topic in [TOPIC, "topic.of.no.record"] {
+        let by_topic = told_by_topic(&session, topic);
+        assert!(by_topic.is_empty(), "{context}, {topic}: {by_topic:?}");
+    }
 }
 
 // LOG-03, LOG-08: damage where no record is costs none and is told to no reader, before a repair
@@ -421,7 +426,7 @@ fn readers_are_told_of_a_missing_segment() {
     let missing = sound.missing(&harvest);
     assert!(!missing.is_empty(), "nothing is missing");
     assert_eq!(harvest.told.iter().copied().collect::<Vec<_>>(), missing);
-    assert_eq!(told_by_topic(&session), harvest.told);
+    assert_eq!(told_by_topic(&session, TOPIC), harvest.told);
 }
 
 // LOG-07: nobody repairs under the feet of a writer.
