@@ -70,6 +70,11 @@ fn blows(sound: &Sound) -> Vec<Blow> {
     blow("both headers of the last segment", last, &|bytes| {
         bytes[..BATCHES_AT].fill(0x11);
     });
+    blow(BEHIND_THE_RECORDS, first, &|bytes| {
+        let from = data_end(bytes) + 40;
+        assert!(from < bytes.len(), "a segment has free space");
+        bytes[from..].fill(0xa5);
+    });
     blow("a shortened sealed segment", first, &|bytes| {
         bytes.truncate(BATCHES_AT + 2000);
     });
@@ -106,6 +111,9 @@ fn strike(sound: &Sound, blow: &Blow) -> SimStorage {
     }
     storage
 }
+
+/// Free space is zeros; what is there instead has cost no record.
+const BEHIND_THE_RECORDS: &str = "garbage in the free space of a sealed segment";
 
 /// Nothing but the session's file, which does not survive a power cut for certain, can tell that
 /// zeros at the end of a log were records.
@@ -146,12 +154,15 @@ fn readable(sound: &Sound, storage: &SimStorage, context: &str) -> BTreeSet<u64>
     harvest.records
 }
 
+/// The one that the records of a [`Sound`] log are of.
+const TOPIC: &str = "topic.of.some.length";
+
 /// Of which sequences a reader of one topic is told that they are lost.
-fn told_by_topic(session: &Session) -> BTreeSet<u64> {
+fn told_by_topic(session: &Session, wanted: &'static str) -> BTreeSet<u64> {
     let bounds = session.log.bounds();
     let mut reader = session
         .log
-        .topic_reader(Box::new(|topic| topic == "topic.of.some.length"));
+        .topic_reader(Box::new(move |topic| topic == wanted));
     let mut at = bounds.first;
     let mut told = BTreeSet::new();
     loop {
@@ -180,7 +191,7 @@ fn check_repaired(sound: &Sound, storage: &SimStorage, readable: &BTreeSet<u64>,
         "{context}: lost by the repair: {:?}",
         readable.difference(&harvest.records).collect::<Vec<_>>()
     );
-    let by_topic = told_by_topic(&session);
+    let by_topic = told_by_topic(&session, TOPIC);
     assert!(
         by_topic.is_superset(&harvest.told) && by_topic.is_subset(&harvest.told),
         "{context}: a reader of one topic was told of {by_topic:?}, not of {:?}",
@@ -255,6 +266,44 @@ fn ten_kinds_of_damage_are_repaired() {
             assert!(storage.files().contains_key(&statement.path), "{context}");
             check_repaired(&sound, &storage, &readable, &context);
         }
+    }
+}
+
+/// Nobody is told of a loss, and nothing is missing.
+fn check_whole(sound: &Sound, storage: &SimStorage, context: &str) {
+    let session = Session::open(storage, &sound.clock, &small_options())
+        .unwrap_or_else(|error| panic!("{context}: {error}"));
+    let mut harvest = Harvest::default();
+    sound.reap(&session, &mut harvest, context);
+    assert_eq!(sound.missing(&harvest), [] as [u64; 0], "{context}");
+    assert!(harvest.told.is_empty(), "{context}: {:?}", harvest.told);
+    for topic in [TOPIC, "topic.of.no.record"] {
+        let by_topic = told_by_topic(&session, topic);
+        assert!(by_topic.is_empty(), "{context}, {topic}: {by_topic:?}");
+    }
+}
+
+// LOG-03, LOG-08: damage where no record is costs none and is told to no reader, before a repair
+// and after; the bytes are kept all the same.
+#[test]
+fn damage_in_free_space_loses_nothing() {
+    let sound = Sound::of(70, true);
+    let blows = blows(&sound);
+    let found = blows.iter().find(|blow| blow.how == BEHIND_THE_RECORDS);
+    let blow = found.expect("it is one of them");
+    for index in ["with its index", "without its index"] {
+        let storage = strike(&sound, blow);
+        if index.starts_with("without") {
+            storage.lose(&blow.path.with_extension("idx"));
+        }
+        check_whole(&sound, &storage.copy(), &format!("{index}, damaged"));
+        let statement = repair(&sound, &storage).expect("a sound disk");
+        let statement = statement.expect("it is damage");
+        assert_eq!(statement.damages.len(), 1, "{statement:?}");
+        let aside = &statement.quarantined[0];
+        let kept = &storage.files()[&aside.copy];
+        assert!(kept.contains(&0xa5), "{statement:?}");
+        check_whole(&sound, &storage, &format!("{index}, repaired"));
     }
 }
 
@@ -377,7 +426,7 @@ fn readers_are_told_of_a_missing_segment() {
     let missing = sound.missing(&harvest);
     assert!(!missing.is_empty(), "nothing is missing");
     assert_eq!(harvest.told.iter().copied().collect::<Vec<_>>(), missing);
-    assert_eq!(told_by_topic(&session), harvest.told);
+    assert_eq!(told_by_topic(&session, TOPIC), harvest.told);
 }
 
 // LOG-07: nobody repairs under the feet of a writer.
