@@ -1,6 +1,7 @@
 //! The node: arguments, wiring, start and stop order, nothing else.
 
 mod arguments;
+mod feed;
 mod node;
 mod tenant;
 

@@ -9,11 +9,14 @@ use bytes::Bytes;
 
 use super::error::Error;
 use super::filter::Filter;
+use super::reality::Reality;
 use super::system;
 use super::tenancy::Tenancy;
 use crate::log::{Found, Micros, Sequence};
-use crate::proto::view::RecordView;
+use crate::proto::view::{EnvelopeView, RecordView};
 
+/// Number of the envelope's field `key`.
+const KEY: u32 = 36;
 /// How much is read at a time.
 const READ_BYTES: usize = 256 << 10;
 
@@ -66,6 +69,44 @@ pub enum Unreadable {
     /// The log cannot be read.
     #[error("the tenant's system log cannot be read")]
     Log(#[from] crate::log::Error),
+}
+
+impl Reality {
+    /// Appends an event of the node to this log, about what `key` names, and waits until it is on
+    /// disk. Blocks.
+    ///
+    /// # Errors
+    /// It could not be stored.
+    pub fn record(&self, event: NewEvent<'_>, key: &str) -> Result<Sequence, Error> {
+        let mut record = system::event(self, event.topic, event.kind, event.schema, event.data);
+        if !key.is_empty() {
+            let mut envelope = record.envelope.to_vec();
+            prost::encoding::string::encode(KEY, &key.to_owned(), &mut envelope);
+            record.envelope = envelope.into();
+        }
+        Ok(system::append_and_wait(self, record)?.first)
+    }
+
+    /// Appends an envelope again on `topic`, as its producer encoded it but for one more header,
+    /// and waits until it is on disk. Blocks.
+    ///
+    /// # Errors
+    /// It is no envelope; it could not be stored.
+    pub fn record_again(
+        &self,
+        topic: &str,
+        envelope: &[u8],
+        header: (&str, &str),
+    ) -> Result<Sequence, Error> {
+        let view = EnvelopeView::parse(envelope).or(Err(Error::Internal))?;
+        let others = view.headers.iter().filter(|(name, _)| *name != header.0);
+        let headers: Vec<(String, String)> = others
+            .chain([header])
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        let record = system::again(self, topic, &view, &headers);
+        Ok(system::append_and_wait(self, record)?.first)
+    }
 }
 
 impl Tenancy {

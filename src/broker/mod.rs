@@ -24,6 +24,7 @@ pub mod filter;
 pub mod journal;
 pub mod maintenance;
 pub mod name;
+pub mod openings;
 pub mod producers;
 pub mod reality;
 mod register;
@@ -175,6 +176,7 @@ impl Broker {
             ids: IdSource::new(),
             repairs: Repairs::default(),
             past: Past::default(),
+            openings: openings::Openings::default(),
         });
         let broker = Arc::new(Self {
             ground,
@@ -395,6 +397,27 @@ impl Broker {
                 drop(tenancy);
                 self.seats.fetch_sub(1, Ordering::SeqCst);
             });
+    }
+
+    /// Which realities were opened. For one listener.
+    #[must_use]
+    pub fn openings(&self) -> &openings::Openings {
+        &self.ground.openings
+    }
+
+    /// Tenants that have a log called `name` on disk, open or not. Blocks.
+    #[must_use]
+    pub fn tenants_with(&self, name: &RealityName) -> Vec<Tenant> {
+        let directory = &self.options.directory;
+        let mut tenants = removal::tenants_in(directory);
+        tenants.retain(|tenant| directory.join(tenant.as_str()).join(name.as_str()).is_dir());
+        tenants
+    }
+
+    /// Whether a tenant has logs on disk. Blocks.
+    #[must_use]
+    pub fn is_stored(&self, tenant: &Tenant) -> bool {
+        self.options.directory.join(tenant.as_str()).is_dir()
     }
 
     /// Whether a reality is open, for whoever does not use it.

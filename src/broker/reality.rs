@@ -14,8 +14,10 @@ use uuid::Uuid;
 use super::accept::{Batch, Fault, Rejection};
 use super::damage::Encounters;
 use super::error::Error;
-use super::fanout::Fanout;
+use super::fanout::{Fanout, Interest, Subscriber, Visibility, Wanted};
+use super::filter::Filter;
 use super::name::{RealityName, Tenant};
+use super::openings::Openings;
 use super::producers::{Producer, ProducerClocks};
 use super::repair::Repairs;
 use super::stamp::IdSource;
@@ -42,6 +44,7 @@ pub(super) struct Ground {
     pub(super) ids: IdSource,
     pub(super) repairs: Repairs,
     pub(super) past: Past,
+    pub(super) openings: Openings,
 }
 
 /// What logs had counted that are closed now.
@@ -248,6 +251,21 @@ impl Reality {
 
     pub(super) fn fanout(&self) -> &Arc<Fanout> {
         &self.watch.fanout
+    }
+
+    /// Tells `subscriber` of records on topics that `filter` matches, as long as the answer is held,
+    /// which does not keep the log open.
+    #[must_use]
+    pub fn listen(
+        &self,
+        filter: &Filter,
+        wanted: Wanted,
+        visibility: Visibility,
+        subscriber: Arc<dyn Subscriber>,
+        key: u64,
+    ) -> Interest {
+        self.fanout()
+            .listen(filter, wanted, visibility, subscriber, key)
     }
 
     /// Number of subscriptions.

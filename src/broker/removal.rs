@@ -101,6 +101,14 @@ pub(super) fn directories_in(path: &Path) -> Vec<PathBuf> {
     directories.map(|entry| entry.path()).collect()
 }
 
+/// Tenants that have a directory.
+pub(super) fn tenants_in(data: &Path) -> Vec<Tenant> {
+    directories_in(data)
+        .into_iter()
+        .filter_map(|path| Tenant::new(path.file_name()?.to_str()?).ok())
+        .collect()
+}
+
 /// The tenants below `data` that have something unfinished; those that are being deleted
 /// themselves with their notes.
 pub(super) fn unfinished_tenants(

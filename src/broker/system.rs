@@ -11,6 +11,7 @@ use super::reality::Reality;
 use super::stamp;
 use crate::log::{AppendError, AppendSink, Appended, Durability, LossStatement, NewRecord};
 use crate::proto::v1::{Envelope, Event, envelope};
+use crate::proto::view::EnvelopeView;
 
 /// Topic of statements about the logs themselves.
 pub(super) const LOG_TOPIC: &str = "sys.log";
@@ -48,6 +49,26 @@ pub(super) fn event(
         clock_entries: Bytes::new(),
         stamp: stamp.freeze(),
         envelope: envelope.encode_to_vec().into(),
+    }
+}
+
+/// An envelope that stands in a log already, to be appended once more. It gets an id of its own
+/// where the edge had given it one.
+pub(super) fn again(
+    reality: &Reality,
+    topic: &str,
+    view: &EnvelopeView<'_>,
+    headers: &[(String, String)],
+) -> NewRecord {
+    let id = view.id.is_empty().then(|| reality.next_id(reality.now()));
+    let producer = view.producer_id.is_empty().then_some(PRODUCER);
+    let mut stamp = BytesMut::new();
+    stamp::encode(id, producer, &[], &mut stamp);
+    NewRecord {
+        topic: Bytes::copy_from_slice(topic.as_bytes()),
+        clock_entries: Bytes::new(),
+        stamp: stamp.freeze(),
+        envelope: view.rewritten(None, Some(headers)).into(),
     }
 }
 

@@ -327,6 +327,7 @@ impl Tenancy {
     fn list(&self, reality: &Arc<Reality>) {
         self.open
             .insert(reality.name().clone(), Arc::clone(reality));
+        self.ground.openings.note(&self.tenant, reality.name());
     }
 
     /// Opens a log that nobody else can reach yet.

@@ -235,15 +235,15 @@ pub struct Chain(pub [u8; 32]);
 
 impl Chain {
     /// Takes in one record with what became of it.
-    pub fn take(&mut self, entry: &Entry, outcome: Outcome) {
-        if outcome == Outcome::Ignored && entry.changes.is_empty() {
+    pub fn take(&mut self, sequence: Sequence, changes: &[Change], outcome: Outcome) {
+        if outcome == Outcome::Ignored && changes.is_empty() {
             return;
         }
         let mut hash = Sha256::new();
         hash.update(self.0);
-        hash.update(entry.sequence.get().to_le_bytes());
+        hash.update(sequence.get().to_le_bytes());
         hash.update(outcome.as_str());
-        for change in &entry.changes {
+        for change in changes {
             match change {
                 Change::Put { table, row } => {
                     hash.update(b"+");

@@ -1,7 +1,6 @@
 //! The logs of the node, as far as projections need them. Whoever starts the projections hands it
 //! over; this module knows neither the broker nor the edge.
 
-use std::any::Any;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -9,7 +8,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use super::projection::Payloads;
-use crate::log::{Log, Sequence};
+use crate::log::{Log, Micros, Sequence};
 
 /// Why a log cannot be had, or does not take a record.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +18,15 @@ pub struct LogsError {
     pub reason: String,
     /// Whether it can be otherwise later.
     pub passing: bool,
+}
+
+impl From<crate::log::Error> for LogsError {
+    fn from(error: crate::log::Error) -> Self {
+        Self {
+            reason: crate::log::with_source(&error),
+            passing: true,
+        }
+    }
 }
 
 /// An event of the node on its way into a log.
@@ -38,8 +46,8 @@ pub struct NewEvent {
 
 /// All logs.
 pub trait Logs: Send + Sync + Debug {
-    /// Tenants that have logs, open or not. Blocks.
-    fn tenants(&self) -> Vec<String>;
+    /// Tenants that have a log called `reality`, open or not. Blocks.
+    fn tenants(&self, reality: &str) -> Vec<String>;
 
     /// Opens a log for whoever uses it, and keeps it open as long as that is held. Blocks.
     ///
@@ -55,19 +63,37 @@ pub trait Logs: Send + Sync + Debug {
     fn payloads(&self) -> &dyn Payloads;
 }
 
+/// An event of the node that was read back.
+#[derive(Clone, Debug)]
+pub struct Note {
+    /// Its name.
+    pub kind: String,
+    /// What it says.
+    pub data: Bytes,
+    /// When it was written.
+    pub at: Micros,
+}
+
+/// Hears of records until it is dropped. Does not keep the log open.
+pub trait Listening: Send + Sync + Debug {
+    /// To be called before looking at the end of the log: from now on it is told again.
+    fn look(&self);
+}
+
+/// What is called when there is something to read.
+pub type Wake = Arc<dyn Fn() + Send + Sync>;
+
 /// One log that is open.
 pub trait Feed: Send + Sync + Debug {
     /// The log as it is now; a repair puts another in its place.
     fn log(&self) -> Log;
 
-    /// Calls `wake` whenever records on topics of `patterns` are on disk, until the answer is
-    /// dropped; also when there may be some and it is not known. On a thread that must not wait.
-    /// Does not keep the log open.
-    fn listen(
-        &self,
-        patterns: &[String],
-        wake: Arc<dyn Fn() + Send + Sync>,
-    ) -> Box<dyn Any + Send + Sync>;
+    /// Calls `wake` when records on topics of `patterns` are on disk, or may be, until the answer is
+    /// dropped. On a thread that must not wait. Called once until the next look.
+    ///
+    /// # Errors
+    /// One is no pattern.
+    fn listen(&self, patterns: &[String], wake: Wake) -> Result<Box<dyn Listening>, LogsError>;
 
     /// Appends an event of the node to this log, and returns when it is on disk. Blocks.
     ///
@@ -75,8 +101,8 @@ pub trait Feed: Send + Sync + Debug {
     /// The log takes none.
     fn append(&self, event: NewEvent) -> Result<Sequence, LogsError>;
 
-    /// Appends an envelope again, as it is, with a header that says where it comes from, and returns
-    /// when it is on disk. Blocks.
+    /// Appends an envelope again on `topic`, with one more header, and returns when it is on disk.
+    /// Blocks.
     ///
     /// # Errors
     /// The log takes none; it is no envelope.
@@ -84,9 +110,36 @@ pub trait Feed: Send + Sync + Debug {
         &self,
         topic: &str,
         envelope: &[u8],
-        origin: (&str, &str),
+        header: (&str, &str),
     ) -> Result<Sequence, LogsError>;
 
     /// Appends an event to the tenant's reality `_system`, without waiting.
     fn note(&self, event: NewEvent);
+
+    /// Appends an event to the tenant's reality `_system`, and returns when it is on disk. Blocks.
+    ///
+    /// # Errors
+    /// The log takes none.
+    fn record(&self, event: NewEvent) -> Result<(), LogsError>;
+
+    /// The events on a topic of the tenant's reality `_system`, in order. Blocks.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    fn notes(&self, topic: &str) -> Result<Vec<Note>, LogsError>;
+}
+
+/// Whether `pattern` (`*` one token, `>` the rest) matches `topic`.
+#[must_use]
+pub fn matches(pattern: &str, topic: &str) -> bool {
+    let mut tokens = topic.split('.');
+    for wanted in pattern.split('.') {
+        match (wanted, tokens.next()) {
+            (">", Some(_)) => return true,
+            ("*", Some(_)) => {}
+            (wanted, Some(token)) if wanted == token => {}
+            _ => return false,
+        }
+    }
+    tokens.next().is_none()
 }

@@ -2,10 +2,12 @@
 //! at.
 //!
 //! - [`table`], [`codec`], [`json`]: tables, rows, and their one canonical encoding.
-//! - [`projection`]: what a projection is. [`continuum`] is one.
+//! - [`projection`]: what a projection is.
 //! - [`fold`]: what becomes of a record. Pure, and the same everywhere.
-//! - [`sink`]: what a sink is. [`sled`], `postgres` and `valkey` are the three.
+//! - [`sink`]: what a sink is. [`sled`] is the embedded one.
 //! - [`logs`]: what a projection needs of the node's logs.
+//! - [`node`]: all of them, running: `lane` is one projection of one log into one sink, `schedule`
+//!   says which is worked on, [`standing`] how it stands, `letters` which records are dead.
 //!
 //! The path fails open: a sink that is away keeps no producer waiting. Its checks fail closed: what
 //! is no event of the contract never reaches a table.
@@ -13,7 +15,18 @@
 pub mod codec;
 pub mod fold;
 pub mod json;
+mod lane;
+mod letter;
+mod letters;
 pub mod logs;
+pub mod node;
+mod notes;
+pub mod options;
 pub mod projection;
+mod schedule;
 pub mod sink;
+pub mod sled;
+pub mod standing;
 pub mod table;
+
+pub use node::{Kept, Projections};

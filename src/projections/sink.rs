@@ -5,6 +5,7 @@
 //! all sinks.
 
 use std::fmt::{self, Debug};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
@@ -181,6 +182,11 @@ pub trait Sink: Send + Sync + Debug {
     /// Which kind it is.
     fn kind(&self) -> SinkKind;
 
+    /// How far back in time a place that was never taken has to begin; `None`: at the first record.
+    fn horizon(&self) -> Option<Duration> {
+        None
+    }
+
     /// Gets the tables of a projection ready, and checks that those that are there fit.
     fn prepare<'a>(
         &'a self,
@@ -205,7 +211,8 @@ pub trait Sink: Send + Sync + Debug {
         question: &'a Question,
     ) -> BoxFuture<'a, Result<Answer, SinkError>>;
 
-    /// Takes a batch, all or nothing. On `Ok` it survives the loss of power.
+    /// Takes a batch, all or nothing. A sink that loses what it took, by a crash, loses the position
+    /// with it.
     fn commit<'a>(
         &'a self,
         projection: &'a dyn Projection,

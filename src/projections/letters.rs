@@ -1,0 +1,109 @@
+//! Which records of a log are dead letters already, so that each becomes one once, however often
+//! its batch is repeated and however many sinks fail on it.
+//!
+//! A letter is appended, and on disk, before any sink moves past its record. What was appended is
+//! read back from the log when a place is opened.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Mutex, PoisonError};
+
+use super::letter;
+use super::logs::{Feed, LogsError};
+use super::projection::{Poison, Projection, Source};
+use super::sink::SinkKind;
+use crate::log::{Found, Sequence};
+use crate::proto::view::RecordView;
+
+/// How much is read at a time.
+const READ_BYTES: usize = 256 << 10;
+
+/// The dead letters of one projection of one log.
+#[derive(Debug, Default)]
+pub(super) struct Letters(Mutex<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    /// Everything from here on is known.
+    from: Option<Sequence>,
+    records: BTreeSet<Sequence>,
+    /// Where the sinks stand that have asked.
+    passed: HashMap<SinkKind, Sequence>,
+}
+
+impl Letters {
+    /// Makes sure that every letter about a record from `from` on is known. Blocks.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub(super) fn recover(
+        &self,
+        feed: &dyn Feed,
+        topic: &str,
+        from: Sequence,
+    ) -> Result<(), LogsError> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.from.is_some_and(|known| known <= from) {
+            return Ok(());
+        }
+        let log = feed.log();
+        let wanted = topic.to_owned();
+        let mut reader = log.topic_reader(Box::new(move |topic| topic == wanted));
+        let (mut next, end) = (from, log.bounds().durable_end);
+        while next < end {
+            match reader
+                .read(next, end, READ_BYTES)
+                .map_err(LogsError::from)?
+            {
+                Found::Records(chunk) => {
+                    for record in chunk.iter().filter(|record| record.topic == topic) {
+                        let origin = RecordView::parse(record.record)
+                            .ok()
+                            .and_then(|view| letter::origin(&view));
+                        known
+                            .records
+                            .extend(origin.filter(|origin| *origin >= from));
+                    }
+                    next = chunk.last.next();
+                }
+                // A letter that is lost is written again.
+                Found::Damaged { next: after, .. } => next = after.max(next.next()),
+                Found::End => break,
+            }
+        }
+        known.from = Some(from);
+        Ok(())
+    }
+
+    /// Appends the letter about a record, unless there is one. Blocks.
+    ///
+    /// # Errors
+    /// The log does not take it.
+    pub(super) fn ensure(
+        &self,
+        feed: &dyn Feed,
+        projection: &dyn Projection,
+        source: &Source<'_>,
+        poison: &Poison,
+    ) -> Result<(), LogsError> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.records.contains(&source.sequence) {
+            return Ok(());
+        }
+        feed.append(letter::event(projection, source, poison))?;
+        known.records.insert(source.sequence);
+        Ok(())
+    }
+
+    /// A sink has passed everything before `next`. What all have passed is forgotten.
+    pub(super) fn passed(&self, sink: SinkKind, next: Sequence) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.passed.insert(sink, next);
+        let Some(before) = known.passed.values().copied().min() else {
+            return;
+        };
+        if known.records.first().is_some_and(|first| *first < before) {
+            known.records = known.records.split_off(&before);
+        }
+        known.from = known.from.map(|from| from.max(before));
+    }
+}

@@ -1,0 +1,572 @@
+//! All projections of a node: their lanes, and what can be asked of them and done to them.
+//!
+//! A lane comes into being when a log is opened, by whomever; at the start every tenant's logs are
+//! opened once, so that what was not projected when the node ended is. Ends with
+//! [`Projections::close`].
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use super::fold::Outcome;
+use super::lane::{Lane, Shared};
+use super::letters::Letters;
+use super::logs::{Logs, LogsError};
+use super::notes;
+use super::options::Options;
+use super::projection::Projection;
+use super::schedule::Schedule;
+use super::sink::{Copy, Place, Position, Query, Sink, SinkError, SinkKind};
+use super::standing::Standing;
+use super::table::{Key, Row};
+use crate::log::{Clock, Sequence};
+
+/// A projection and where it is kept. The first sink is the one that questions are answered from.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// The projection.
+    pub projection: Arc<dyn Projection>,
+    /// Its sinks; not empty, each kind once.
+    pub sinks: Vec<Arc<dyn Sink>>,
+}
+
+impl Kept {
+    /// The sink called `name` of the projection; its first if none is named.
+    ///
+    /// # Errors
+    /// It is not kept there.
+    pub fn sink(&self, name: Option<&str>) -> Result<&Arc<dyn Sink>, Error> {
+        let found = match name {
+            None => self.sinks.first(),
+            Some(name) => self.sinks.iter().find(|sink| sink.kind().as_str() == name),
+        };
+        found.ok_or_else(|| {
+            let known: Vec<_> = self.sinks.iter().map(|sink| sink.kind().as_str()).collect();
+            Error::NoSuchSink {
+                projection: self.projection.name().to_owned(),
+                sink: name.unwrap_or_default().to_owned(),
+                known: known.join(", "),
+            }
+        })
+    }
+}
+
+/// All projections of a node.
+#[derive(Debug)]
+pub struct Projections {
+    shared: Arc<Shared>,
+    kept: Vec<Kept>,
+    schedules: HashMap<SinkKind, Arc<Schedule>>,
+    lanes: Mutex<HashMap<LaneKey, Arc<Lane>>>,
+    letters: Mutex<HashMap<(String, String), Arc<Letters>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    closing: watch::Sender<bool>,
+}
+
+/// Projection, sink, tenant.
+type LaneKey = (String, SinkKind, String);
+
+/// Why something cannot be asked of a projection.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is none of that name.
+    #[error("there is no projection called {name:?}; there are: {known}")]
+    NoSuchProjection {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// It is not kept there.
+    #[error("{projection} is not kept in {sink:?}; it is in: {known}")]
+    NoSuchSink {
+        /// Which.
+        projection: String,
+        /// What was asked for.
+        sink: String,
+        /// Where it is.
+        known: String,
+    },
+    /// It did not come so far in time.
+    #[error(
+        "{projection} in {sink} has not passed {sequence} within {waited_ms} ms; it stands before {next}"
+    )]
+    NotYet {
+        /// Which.
+        projection: String,
+        /// Where.
+        sink: SinkKind,
+        /// What was waited for.
+        sequence: Sequence,
+        /// Where it stands.
+        next: Sequence,
+        /// How long it was waited for.
+        waited_ms: u64,
+    },
+    /// The sink.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] LogsError),
+}
+
+/// How a projection of a tenant stands in one sink.
+#[derive(Clone, Debug)]
+pub struct LaneStatus {
+    /// Name of the projection.
+    pub projection: String,
+    /// Whose.
+    pub tenant: String,
+    /// Where.
+    pub sink: SinkKind,
+    /// The first record that it has not passed.
+    pub next: Sequence,
+    /// The rest.
+    pub standing: Standing,
+}
+
+impl Projections {
+    /// Starts them: threads for each sink, and a task that hears of logs.
+    ///
+    /// # Errors
+    /// A thread cannot be started.
+    pub fn start(
+        kept: Vec<Kept>,
+        logs: Arc<dyn Logs>,
+        clock: Arc<dyn Clock>,
+        options: Options,
+        runtime: &Handle,
+    ) -> std::io::Result<Arc<Self>> {
+        let mut schedules: HashMap<SinkKind, Arc<Schedule>> = HashMap::new();
+        for sink in kept.iter().flat_map(|kept| &kept.sinks) {
+            schedules.entry(sink.kind()).or_default();
+        }
+        let mut threads = Vec::new();
+        for (kind, schedule) in &schedules {
+            for _ in 0..options.threads_per_sink.max(1) {
+                let schedule = Arc::clone(schedule);
+                let thread = std::thread::Builder::new()
+                    .name(format!("arqon-{kind}"))
+                    .spawn(move || schedule.work())?;
+                threads.push(thread);
+            }
+        }
+        let shared = Arc::new(Shared {
+            logs,
+            clock,
+            options,
+            runtime: runtime.clone(),
+        });
+        let projections = Arc::new(Self {
+            shared,
+            kept,
+            schedules,
+            lanes: Mutex::default(),
+            letters: Mutex::default(),
+            threads: Mutex::new(threads),
+            closing: watch::channel(false).0,
+        });
+        if !projections.kept.is_empty() {
+            runtime.spawn(Self::attend_all(
+                Arc::downgrade(&projections),
+                Arc::clone(&projections.shared),
+                projections.closing.subscribe(),
+            ));
+        }
+        Ok(projections)
+    }
+
+    async fn attend_all(weak: Weak<Self>, shared: Arc<Shared>, mut closing: watch::Receiver<bool>) {
+        let attend = async |whose: Vec<(String, String)>| {
+            let Some(projections) = weak.upgrade() else {
+                return;
+            };
+            let work = move || {
+                for (tenant, reality) in whose {
+                    if *projections.closing.borrow() {
+                        return;
+                    }
+                    if let Err(error) = projections.attend(&tenant, &reality) {
+                        tracing::warn!(tenant, reality, %error, "a log is not projected");
+                    }
+                }
+            };
+            if let Err(error) = tokio::task::spawn_blocking(work).await {
+                tracing::error!(%error, "projections did not attend to a log");
+            }
+        };
+        let logs = Arc::clone(&shared.logs);
+        let realities: Vec<String> = weak.upgrade().map_or_else(Vec::new, |one| one.realities());
+        let stored = tokio::task::spawn_blocking(move || {
+            let mut stored = Vec::new();
+            for reality in realities {
+                let tenants = logs.tenants(&reality).into_iter();
+                stored.extend(tenants.map(|tenant| (tenant, reality.clone())));
+            }
+            stored
+        });
+        attend(stored.await.unwrap_or_default()).await;
+        loop {
+            let opened = tokio::select! {
+                opened = shared.logs.opened() => opened,
+                // An error means that nobody is left to close them.
+                closed = closing.wait_for(|closing| *closing) => {
+                    drop(closed);
+                    return;
+                }
+            };
+            attend(opened).await;
+        }
+    }
+
+    /// The realities that any of them reads.
+    fn realities(&self) -> Vec<String> {
+        let mut realities: Vec<String> = self
+            .kept
+            .iter()
+            .map(|kept| kept.projection.reality().to_owned())
+            .collect();
+        realities.sort();
+        realities.dedup();
+        realities
+    }
+
+    /// Projects a log from now on. Blocks.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn attend(&self, tenant: &str, reality: &str) -> Result<(), LogsError> {
+        let reads = |kept: &&Kept| kept.projection.reality() == reality;
+        if !self.kept.iter().any(|kept| reads(&kept)) || tenant.is_empty() {
+            return Ok(());
+        }
+        let feed = self.shared.logs.open(tenant, reality)?;
+        for kept in self.kept.iter().filter(reads) {
+            for sink in &kept.sinks {
+                let (lane, is_new) = self.lane(kept, sink, tenant);
+                if is_new && notes::is_paused(&*feed, kept.projection.name(), sink.kind())? {
+                    lane.pause(true);
+                }
+                let Some(schedule) = self.schedules.get(&sink.kind()) else {
+                    continue;
+                };
+                let (weak, due) = (Arc::downgrade(&lane), Arc::clone(schedule));
+                let wake = move || {
+                    if let Some(lane) = weak.upgrade() {
+                        due.due(&lane);
+                    }
+                };
+                lane.listen(feed.listen(kept.projection.topics(), Arc::new(wake))?);
+                schedule.due(&lane);
+            }
+        }
+        Ok(())
+    }
+
+    fn lane(&self, kept: &Kept, sink: &Arc<dyn Sink>, tenant: &str) -> (Arc<Lane>, bool) {
+        let name = kept.projection.name().to_owned();
+        let key = (name.clone(), sink.kind(), tenant.to_owned());
+        let letters = {
+            let mut letters = lock(&self.letters);
+            Arc::clone(
+                letters
+                    .entry((name.clone(), tenant.to_owned()))
+                    .or_default(),
+            )
+        };
+        let mut lanes = lock(&self.lanes);
+        if let Some(lane) = lanes.get(&key) {
+            return (Arc::clone(lane), false);
+        }
+        let lane = Arc::new(Lane::new(
+            Arc::clone(&self.shared),
+            Arc::clone(&kept.projection),
+            Arc::clone(sink),
+            place(kept, tenant),
+            letters,
+        ));
+        lanes.insert(key, Arc::clone(&lane));
+        (lane, true)
+    }
+
+    /// Stops after what is being committed. Blocks.
+    pub fn close(&self) {
+        self.closing.send_replace(true);
+        self.schedules
+            .values()
+            .for_each(|schedule| schedule.close());
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the projections panicked");
+            }
+        }
+        lock(&self.lanes).clear();
+    }
+
+    /// What is projected, and where.
+    #[must_use]
+    pub fn kept(&self) -> &[Kept] {
+        &self.kept
+    }
+
+    /// What all of them share.
+    pub(super) const fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The projection called `name`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn find(&self, name: &str) -> Result<&Kept, Error> {
+        let found = self.kept.iter().find(|kept| kept.projection.name() == name);
+        found.ok_or_else(|| {
+            let known: Vec<_> = self
+                .kept
+                .iter()
+                .map(|kept| kept.projection.name())
+                .collect();
+            Error::NoSuchProjection {
+                name: name.to_owned(),
+                known: known.join(", "),
+            }
+        })
+    }
+
+    /// The lane of a tenant's projection, made if there is none. Blocks.
+    ///
+    /// # Errors
+    /// There is no such projection, sink or log.
+    pub(super) fn lane_of(
+        &self,
+        tenant: &str,
+        name: &str,
+        sink: Option<&str>,
+    ) -> Result<Arc<Lane>, Error> {
+        let kept = self.find(name)?;
+        let sink = kept.sink(sink)?;
+        let key = (name.to_owned(), sink.kind(), tenant.to_owned());
+        let found = lock(&self.lanes).get(&key).cloned();
+        if let Some(lane) = found {
+            return Ok(lane);
+        }
+        self.attend(tenant, kept.projection.reality())?;
+        Ok(self.lane(kept, sink, tenant).0)
+    }
+
+    /// How everything stands; of one tenant, or of all.
+    #[must_use]
+    pub fn status(&self, tenant: Option<&str>) -> Vec<LaneStatus> {
+        let lanes: Vec<_> = lock(&self.lanes).values().cloned().collect();
+        let mut status: Vec<_> = lanes
+            .iter()
+            .filter(|lane| tenant.is_none_or(|tenant| lane.place().tenant == tenant))
+            .map(|lane| LaneStatus {
+                projection: lane.place().projection.clone(),
+                tenant: lane.place().tenant.clone(),
+                sink: lane.kind(),
+                next: *lane.watch().borrow(),
+                standing: lane.standing(),
+            })
+            .collect();
+        status.sort_by(|a, b| {
+            let key = |one: &LaneStatus| (one.projection.clone(), one.tenant.clone(), one.sink);
+            key(a).cmp(&key(b))
+        });
+        status
+    }
+
+    /// Pauses a lane, or lets it go on; kept in the log, and so over a restart (BRK-15). Blocks.
+    /// `skip`: it goes on although records were removed before they were projected.
+    ///
+    /// # Errors
+    /// There is no such projection or sink; the log does not take it.
+    pub fn pause(
+        &self,
+        tenant: &str,
+        name: &str,
+        sink: Option<&str>,
+        paused: bool,
+        skip: bool,
+        by: &str,
+    ) -> Result<(), Error> {
+        let lane = self.lane_of(tenant, name, sink)?;
+        let feed = self.shared.logs.open(tenant, &lane.place().reality)?;
+        feed.record(notes::control(name, lane.kind(), paused, by))?;
+        if skip {
+            lane.skip_removed();
+        }
+        lane.pause(paused);
+        if let Some(schedule) = self.schedules.get(&lane.kind()).filter(|_| !paused) {
+            schedule.at_once(&lane);
+        }
+        Ok(())
+    }
+
+    /// Waits until a projection has passed a record (PRJ-17), and says where it stands then.
+    ///
+    /// # Errors
+    /// There is no such projection or sink; it did not come so far in time.
+    pub async fn wait(
+        self: &Arc<Self>,
+        tenant: &str,
+        name: &str,
+        sink: Option<&str>,
+        sequence: Sequence,
+        within: Duration,
+    ) -> Result<Sequence, Error> {
+        let lane = self.lane_apart(tenant, name, sink).await?;
+        let mut next = lane.watch();
+        let passed = tokio::time::timeout(within, next.wait_for(|next| *next > sequence)).await;
+        if let Ok(Ok(next)) = passed {
+            return Ok(*next);
+        }
+        Err(Error::NotYet {
+            projection: name.to_owned(),
+            sink: lane.kind(),
+            sequence,
+            next: *lane.watch().borrow(),
+            waited_ms: u64::try_from(within.as_millis()).unwrap_or(u64::MAX),
+        })
+    }
+
+    async fn lane_apart(
+        self: &Arc<Self>,
+        tenant: &str,
+        name: &str,
+        sink: Option<&str>,
+    ) -> Result<Arc<Lane>, Error> {
+        let projections = Arc::clone(self);
+        let (tenant, name) = (tenant.to_owned(), name.to_owned());
+        let sink = sink.map(str::to_owned);
+        let opened = tokio::task::spawn_blocking(move || {
+            projections.lane_of(&tenant, &name, sink.as_deref())
+        });
+        opened.await.unwrap_or_else(|error| {
+            let reason = error.to_string();
+            let passing = false;
+            Err(LogsError { reason, passing }.into())
+        })
+    }
+
+    /// Has `append` append a record that `name` projects, and says where it stands and what became
+    /// of it in the sink that questions are answered from; `None` if that is not known within the
+    /// time. Blocks.
+    ///
+    /// # Errors
+    /// There is no such projection; the record was not appended.
+    pub fn project<E: From<Error>>(
+        &self,
+        tenant: &str,
+        name: &str,
+        within: Duration,
+        append: impl FnOnce() -> Result<Sequence, E>,
+    ) -> Result<(Sequence, Option<Outcome>), E> {
+        let lane = self.lane_of(tenant, name, None).map_err(E::from)?;
+        // Held until it is asked, so that the lane cannot have passed the record.
+        let holding = lane.hold();
+        let sequence = append()?;
+        let asked = lane.ask(sequence);
+        drop(holding);
+        if let Some(schedule) = self.schedules.get(&lane.kind()) {
+            schedule.due(&lane);
+        }
+        let told = self
+            .shared
+            .runtime
+            .block_on(async { tokio::time::timeout(within, asked).await });
+        Ok((sequence, told.ok().and_then(Result::ok)))
+    }
+
+    /// The row of a key, from the sink that questions are answered from. Blocks.
+    ///
+    /// # Errors
+    /// There is no such projection; the sink does not answer.
+    pub fn row(
+        &self,
+        tenant: &str,
+        name: &str,
+        sink: Option<&str>,
+        table: usize,
+        key: &Key,
+    ) -> Result<Option<Row>, Error> {
+        let kept = self.find(name)?;
+        let sink = kept.sink(sink)?;
+        let place = place(kept, tenant);
+        let row = sink.row(&*kept.projection, &place, table, key);
+        Ok(self.shared.runtime.block_on(row)?)
+    }
+
+    /// Rows of a tenant, from the sink that questions are answered from. Blocks.
+    ///
+    /// # Errors
+    /// There is no such projection; the sink does not answer.
+    pub fn rows(
+        &self,
+        tenant: &str,
+        name: &str,
+        sink: Option<&str>,
+        table: usize,
+        query: &Query,
+    ) -> Result<Vec<Row>, Error> {
+        let kept = self.find(name)?;
+        let sink = kept.sink(sink)?;
+        let place = place(kept, tenant);
+        let rows = sink.rows(&*kept.projection, &place, table, query);
+        Ok(self.shared.runtime.block_on(rows)?)
+    }
+
+    /// How many rows a tenant has. Blocks.
+    ///
+    /// # Errors
+    /// There is no such projection; the sink does not answer.
+    pub fn count(
+        &self,
+        tenant: &str,
+        name: &str,
+        sink: Option<&str>,
+        table: usize,
+    ) -> Result<u64, Error> {
+        let kept = self.find(name)?;
+        let sink = kept.sink(sink)?;
+        let place = place(kept, tenant);
+        let count = sink.count(&*kept.projection, &place, table);
+        Ok(self.shared.runtime.block_on(count)?)
+    }
+
+    /// Where a projection of a tenant stands in a sink, as that stored it. Blocks.
+    ///
+    /// # Errors
+    /// There is no such projection; the sink does not answer.
+    pub fn position(
+        &self,
+        tenant: &str,
+        name: &str,
+        sink: Option<&str>,
+    ) -> Result<Option<Position>, Error> {
+        let kept = self.find(name)?;
+        let sink = kept.sink(sink)?;
+        let place = place(kept, tenant);
+        Ok(self.shared.runtime.block_on(sink.position(&place))?)
+    }
+}
+
+/// The live copy of a tenant's tables.
+pub(super) fn place(kept: &Kept, tenant: &str) -> Place {
+    Place {
+        projection: kept.projection.name().to_owned(),
+        tenant: tenant.to_owned(),
+        reality: kept.projection.reality().to_owned(),
+        copy: Copy::Live,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
