@@ -953,6 +953,10 @@ fn what_is_missing_is_stamped_and_what_is_wrong_is_named() {
         ("FORBIDDEN", named("topic"))
     );
     assert_eq!(
+        refused(&|e| e.topic = "dlq.orders".into()),
+        ("FORBIDDEN", named("topic"))
+    );
+    assert_eq!(
         refused(&|e| e.id = "i".repeat(129)),
         ("TOO_LARGE", named("id"))
     );

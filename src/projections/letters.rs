@@ -7,11 +7,12 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 
-use super::letter;
+use super::letter::{self, Replay};
 use super::logs::{Feed, LogsError};
 use super::projection::{Poison, Projection, Source};
 use super::sink::SinkKind;
 use crate::log::{Found, Sequence};
+use crate::proto::continuum::DeadLetter;
 use crate::proto::view::RecordView;
 
 /// How much is read at a time.
@@ -28,6 +29,19 @@ struct Known {
     records: BTreeSet<Sequence>,
     /// Where the sinks stand that have asked.
     passed: HashMap<SinkKind, Sequence>,
+}
+
+/// The letter that stands at `sequence`, if one does.
+pub(super) fn letter_at(feed: &dyn Feed, sequence: Sequence) -> Option<DeadLetter> {
+    let found = feed
+        .log()
+        .read(sequence, sequence.next(), READ_BYTES)
+        .ok()?;
+    let Found::Records(chunk) = found else {
+        return None;
+    };
+    let record = chunk.iter().find(|record| record.sequence == sequence)?;
+    letter::read(&RecordView::parse(record.record).ok()?)
 }
 
 impl Letters {
@@ -56,12 +70,11 @@ impl Letters {
             {
                 Found::Records(chunk) => {
                     for record in chunk.iter().filter(|record| record.topic == topic) {
-                        let origin = RecordView::parse(record.record)
+                        let letter = RecordView::parse(record.record)
                             .ok()
-                            .and_then(|view| letter::origin(&view));
-                        known
-                            .records
-                            .extend(origin.filter(|origin| *origin >= from));
+                            .and_then(|view| letter::read(&view));
+                        let tried = letter.and_then(|letter| Sequence::new(letter.tried_as));
+                        known.records.extend(tried.filter(|tried| *tried >= from));
                     }
                     next = chunk.last.next();
                 }
@@ -89,7 +102,8 @@ impl Letters {
         if known.records.contains(&source.sequence) {
             return Ok(());
         }
-        feed.append(letter::event(projection, source, poison))?;
+        let before = Replay::of(source.record).and_then(|replay| letter_at(feed, replay.letter));
+        feed.append(letter::write(projection, source, poison, before))?;
         known.records.insert(source.sequence);
         Ok(())
     }

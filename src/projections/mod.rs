@@ -2,7 +2,8 @@
 //! at.
 //!
 //! - [`table`], [`codec`], [`json`]: tables, rows, and their one canonical encoding.
-//! - [`projection`]: what a projection is.
+//! - [`projection`]: what a projection is. [`continuum`] is one.
+//! - [`letter`]: dead letters, for every projection.
 //! - [`fold`]: what becomes of a record. Pure, and the same everywhere.
 //! - [`sink`]: what a sink is. [`sled`] is the embedded one.
 //! - [`logs`]: what a projection needs of the node's logs.
@@ -13,10 +14,11 @@
 //! is no event of the contract never reaches a table.
 
 pub mod codec;
+pub mod continuum;
 pub mod fold;
 pub mod json;
 mod lane;
-mod letter;
+pub mod letter;
 mod letters;
 pub mod logs;
 pub mod node;
