@@ -7,6 +7,8 @@
 
 pub mod layers;
 pub mod listing;
+pub mod projections;
+mod secret;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
@@ -18,6 +20,8 @@ use serde::{Deserialize, Serialize};
 use crate::log::{MasterKeys, NewSegments, OsEntropy};
 
 pub use layers::{Loaded, Origin};
+pub use projections::{MessageEntry, ProjectionEntry};
+pub use secret::Secret;
 
 /// What a value may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -489,6 +493,83 @@ sections! {
         /// Entropy, in hundredths of a bit a character, from which on a string of 20 to 128
         /// characters is taken for a random secret; 0 for never.
         entropy_centibits: u64 = 450, Bound::Within(0, 800);
+    }
+
+    /// What keeps tables of what the logs say. See docs/projections.md.
+    projections: Projections {
+        /// Whether there are any.
+        enabled: bool = true, Bound::Any("true or false");
+        /// Keep the episodes of the topic `continuum.episode.v1`.
+        continuum: bool = true, Bound::Any("true or false");
+        /// Keep every episode event, too, beside what the episodes have become.
+        history: bool = true, Bound::Any("true or false");
+        /// What the production profile asks for: `external`, that `postgres.url` and `valkey.url`
+        /// are given and answer, or `embedded`, that the node's own tables are enough.
+        production: String = "external".into(), Bound::OneOf(&["external", "embedded"]);
+        /// Records that go into a sink at once.
+        batch_records_max: usize = 2_000, Bound::Within(1, 100_000);
+        /// Bytes of records that go into a sink at once; a larger record goes alone.
+        batch_bytes_max: usize = 4 << 20, Bound::Within(4 * KIB, 64 * MIB);
+        /// Logs that are projected at a time. Each takes memory for one batch.
+        concurrency: usize = 4, Bound::Within(1, 256);
+        /// A sink that has failed is tried again after this long, and after twice as long each time
+        /// that it fails again.
+        retry_min_ms: u64 = 100, Bound::Within(1, 60_000);
+        /// The longest wait between two attempts.
+        retry_max_ms: u64 = 30_000, Bound::Within(1, 3_600_000);
+        /// A projection that meets more dead letters than this in a minute halts until somebody
+        /// resumes it; 0 for never.
+        poison_per_minute_max: u64 = 0, Bound::Within(0, 1_000_000);
+        /// Projections of your own: `{ name = "quakes", topics = ["quake.>"], reality = "main", table
+        /// = "quakes", key = ["id"], order_by = "updated", dead_letters = "dlq.projection.quakes",
+        /// sinks = ["sled", "postgres"], columns = [{ name = "magnitude", from = "properties.mag",
+        /// type = "float", required = true }] }`, all but name, topics, key, columns and their names
+        /// and types optional. Types are text, integer, float, boolean, timestamp, timestamp_ms,
+        /// timestamp_s, json and bytes.
+        own: Vec<ProjectionEntry> = Vec::new(), Bound::Any("a list of tables");
+        /// Messages kept as the older system kept its history: `{ name = "messages", topics = [">"],
+        /// reality = "main", table = "arqonbus_message_history", proto = true, dead_letters =
+        /// "dlq.projection.messages", sinks = ["sled", "postgres", "valkey"] }`, all but the topics
+        /// optional; `proto` keeps the encoded envelope, too.
+        messages: Vec<MessageEntry> = Vec::new(), Bound::Any("a list of tables");
+    }
+
+    /// PostgreSQL as a sink of projections.
+    postgres: Postgres {
+        /// `postgres://USER:PASSWORD@HOST:PORT/DATABASE`; without it there is no such sink. Best set
+        /// by its variable. Never shown.
+        url: Option<Secret> = None, Bound::Any("a URL");
+        /// PEM file with the authorities that the server's certificate is trusted by, instead of the
+        /// system's.
+        ca: Option<PathBuf> = None, Bound::Any("a file");
+        /// Connections at a time.
+        pool_max: usize = 8, Bound::Within(1, 1_000);
+        /// From the attempt to connect to the first answer.
+        connect_timeout_ms: u64 = 5_000, Bound::Within(50, 120_000);
+        /// One statement.
+        statement_timeout_ms: u64 = 30_000, Bound::Within(50, 3_600_000);
+        /// Waiting for a lock that somebody else holds.
+        lock_timeout_ms: u64 = 5_000, Bound::Within(10, 3_600_000);
+        /// A connection that says nothing to a query for this long is given up.
+        silence_timeout_ms: u64 = 60_000, Bound::Within(50, 3_600_000);
+    }
+
+    /// Valkey, or Redis, as a sink of projections.
+    valkey: Valkey {
+        /// `valkey://:PASSWORD@HOST:PORT/0`, or `valkeys://` for TLS; without it there is no such
+        /// sink. Best set by its variable. Never shown.
+        url: Option<Secret> = None, Bound::Any("a URL");
+        /// PEM file with the authorities that the server's certificate is trusted by, instead of the
+        /// system's.
+        ca: Option<PathBuf> = None, Bound::Any("a file");
+        /// How long what is cached is kept.
+        ttl_s: u64 = 300, Bound::Within(1, 30 * DAY_S);
+        /// From the attempt to connect to the first answer.
+        connect_timeout_ms: u64 = 5_000, Bound::Within(50, 120_000);
+        /// One request.
+        timeout_ms: u64 = 2_000, Bound::Within(10, 120_000);
+        /// Entries that a stream of messages keeps, about.
+        stream_entries_max: u64 = 10_000, Bound::Within(1, 100_000_000);
     }
 
     /// How the node goes down.

@@ -205,7 +205,8 @@ pub fn load(
     if let Some(dir) = file.and_then(Path::parent) {
         anchor_paths(&mut config, &origins, dir);
     }
-    let problems = contradictions(&config);
+    let mut problems = contradictions(&config);
+    problems.extend(super::projections::problems(&config, &origins));
     if !problems.is_empty() {
         return Err(Error::Settings { problems });
     }
@@ -393,7 +394,7 @@ fn wrong_type(error: &figment::Error, origins: &[Origin]) -> Problem {
             && error.path.get(1).is_some_and(|name| name == setting.name)
     });
     Problem::Value {
-        key: error.path.join("."),
+        key: written(&error.path),
         origin: at
             .and_then(|at| origins.get(at))
             .cloned()
@@ -401,6 +402,24 @@ fn wrong_type(error: &figment::Error, origins: &[Origin]) -> Problem {
         found: "?".to_owned(),
         wanted: error.kind.to_string(),
     }
+}
+
+/// A path as it is written: `projections.own[0].columns[1].type`.
+fn written(path: &[String]) -> String {
+    let mut text = String::new();
+    for part in path {
+        if part.bytes().all(|byte| byte.is_ascii_digit()) {
+            text.push('[');
+            text.push_str(part);
+            text.push(']');
+        } else {
+            if !text.is_empty() {
+                text.push('.');
+            }
+            text.push_str(part);
+        }
+    }
+    text
 }
 
 /// A relative path in a file is meant from where the file is.
@@ -417,6 +436,8 @@ fn anchor_paths(config: &mut Config, origins: &[Origin], dir: &Path) {
         ("edge.tls_certificate", &mut config.edge.tls_certificate),
         ("edge.tls_key", &mut config.edge.tls_key),
         ("edge.client_ca", &mut config.edge.client_ca),
+        ("postgres.ca", &mut config.postgres.ca),
+        ("valkey.ca", &mut config.valkey.ca),
     ] {
         if in_file(key) {
             *file = file.take().map(|path| dir.join(path));
@@ -483,6 +504,12 @@ fn contradictions(config: &Config) -> Vec<Problem> {
             config.auth.jwks_cache_s,
             "auth.jwks_stale_s",
             config.auth.jwks_stale_s,
+        ),
+        (
+            "projections.retry_min_ms",
+            config.projections.retry_min_ms,
+            "projections.retry_max_ms",
+            config.projections.retry_max_ms,
         ),
     ]
     .into_iter()

@@ -118,8 +118,9 @@ environment, except for variables that container platforms make from a service's
 `arqonbus config` shows every value with its origin.
 
 Settings are read once, when the node starts. Times are in the unit that ends the name, sizes in
-bytes. A relative path in a file starts from the file's directory. Secrets are never settings: a
-setting names the file that holds them.
+bytes. A relative path in a file starts from the file's directory. Keys are never settings: a
+setting names the file that holds them. A URL that may hold a password is shown as `(hidden)`
+wherever settings are shown.
 ";
 
 #[cfg(test)]
