@@ -3,6 +3,7 @@
 mod arguments;
 mod feed;
 mod node;
+mod projecting;
 mod tenant;
 
 use std::io::{self, Write as _};

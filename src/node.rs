@@ -28,6 +28,7 @@ use arqonbus::edge::shield::Shield;
 use arqonbus::edge::tls::Tls;
 use arqonbus::edge::token::Verifier;
 use arqonbus::log::{self, Clock as _, Committer, Encryption, Environment, RealStorage};
+use arqonbus::projections::Projections;
 use arqonbus::wall_clock::WallClock;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpSocket};
@@ -36,7 +37,7 @@ use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
 use crate::arguments::ServeArguments;
-use crate::{EXIT_CONFIG, fail, load, print, say};
+use crate::{EXIT_CONFIG, fail, load, print, projecting, say};
 
 /// Kept of the deadline for closing logs after the sessions have had their time.
 const CLOSING_SHARE: u32 = 4;
@@ -211,6 +212,12 @@ async fn live(
 
     let masters = encryption.as_ref().map(|keys| Arc::clone(&keys.masters));
     let broker = start_broker(config, data_dir, environment, encryption)?;
+    let projections = projecting::start(
+        config,
+        data_dir.path(),
+        Arc::clone(&broker),
+        Arc::clone(&clock),
+    )?;
     let door = Door::new(
         config,
         profile,
@@ -284,7 +291,7 @@ async fn live(
     drain.send_replace(true);
     let deadline = Duration::from_millis(config.drain.deadline_ms);
     tokio::select! {
-        stopped = stop(&seats, broker, deadline) => stopped?,
+        stopped = stop(&seats, projections, broker, deadline) => stopped?,
         second = signals.next() => end_at_once(second),
     }
     stop_ops.send_replace(true);
@@ -345,7 +352,12 @@ fn raise_open_files() {
 }
 
 /// Lets the sessions end, then closes the logs, within `deadline`.
-async fn stop(seats: &Seats, broker: Arc<Broker>, deadline: Duration) -> anyhow::Result<()> {
+async fn stop(
+    seats: &Seats,
+    projections: Arc<Projections>,
+    broker: Arc<Broker>,
+    deadline: Duration,
+) -> anyhow::Result<()> {
     let started = Instant::now();
     let for_sessions = deadline - deadline / CLOSING_SHARE;
     if tokio::time::timeout(for_sessions, seats.empty())
@@ -357,7 +369,10 @@ async fn stop(seats: &Seats, broker: Arc<Broker>, deadline: Duration) -> anyhow:
             "sessions did not end in time; closing without them"
         );
     }
-    let closing = tokio::task::spawn_blocking(move || broker.close());
+    let closing = tokio::task::spawn_blocking(move || {
+        projections.close();
+        broker.close();
+    });
     match tokio::time::timeout(deadline.saturating_sub(started.elapsed()), closing).await {
         Ok(closed) => closed.context("closing the logs panicked"),
         Err(_) => {
