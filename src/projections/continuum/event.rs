@@ -280,7 +280,10 @@ impl Payload {
             "payload.",
         )?;
         let mut take = |name: &str| fields.remove(name);
-        let content_ref = text("payload.content_ref", take("content_ref").unwrap_or_default())?;
+        let content_ref = text(
+            "payload.content_ref",
+            take("content_ref").unwrap_or_default(),
+        )?;
         let optional = |name: &str, value| match value {
             None | Some(Value::Null) => Ok(None),
             Some(value) => text(name, value).map(Some),
@@ -339,7 +342,8 @@ impl Payload {
         }
         if self.tags.len() > TAGS_MAX {
             let found = self.tags.len();
-            let reason = format!("payload.tags has {found} tags, more than the limit of {TAGS_MAX}");
+            let reason =
+                format!("payload.tags has {found} tags, more than the limit of {TAGS_MAX}");
             return Err(Poison::of("payload.tags", reason));
         }
         for (at, tag) in self.tags.iter().enumerate() {
