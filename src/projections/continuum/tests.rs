@@ -427,6 +427,7 @@ fn ids_have_one_case_each_and_optional_parts_may_be_absent() {
 }
 
 // PRJ-04: each refusal with its field, in JSON.
+#[expect(clippy::too_many_lines, reason = "one table")]
 #[test]
 fn what_breaks_a_rule_is_refused_with_its_field() {
     type Change = fn(&mut Value);
@@ -441,7 +442,7 @@ fn what_breaks_a_rule_is_refused_with_its_field() {
             e["event_id"] = UUID.replace('-', "").into();
         }),
         ("event_id", "event_id must be a UUIDv7", |e| {
-            e["event_id"] = format!("8{}", &ULID[1..]).into();
+            e["event_id"] = ULID.replacen('0', "8", 1).into();
         }),
         ("event_id", "event_id must be a string", |e| {
             e["event_id"] = 7.into()
