@@ -343,3 +343,227 @@ fn shortened(text: &str, limit: usize) -> String {
     let start = text.get(..end).unwrap_or_default();
     start.replace('\0', "?")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::Micros;
+    use crate::projections::continuum::{Continuum, History, LETTERS, TOPIC};
+    use crate::projections::projection::Payloads;
+    use crate::proto::topic::CONTINUUM_DEAD_LETTERS;
+    use crate::proto::v1::{Envelope, Event, Record, envelope};
+
+    #[derive(Debug)]
+    struct NoSchemas;
+
+    impl Payloads for NoSchemas {
+        fn to_json(&self, _: &str, _: &RecordView<'_>) -> Option<Value> {
+            None
+        }
+    }
+
+    fn record(sequence: u64, topic: &str, envelope: &Envelope) -> Vec<u8> {
+        Record {
+            sequence,
+            appended_at: 5,
+            topic: topic.into(),
+            envelope: envelope.encode_to_vec().into(),
+            ..Record::default()
+        }
+        .encode_to_vec()
+    }
+
+    fn with<T>(record: &[u8], see: impl FnOnce(&Source<'_>) -> T) -> T {
+        let record = RecordView::parse(record).unwrap();
+        see(&Source {
+            tenant: "acme",
+            reality: "main",
+            sequence: Sequence::new(record.sequence).unwrap(),
+            appended_at: Micros(record.appended_at),
+            record: &record,
+            payloads: &NoSchemas,
+        })
+    }
+
+    fn event(data: &str, headers: &[(&str, &str)]) -> Envelope {
+        let headers = headers.iter();
+        Envelope {
+            headers: headers
+                .map(|(name, value)| ((*name).into(), (*value).into()))
+                .collect(),
+            payload: Some(envelope::Payload::Event(Event {
+                r#type: "t".into(),
+                data: data.to_owned().into(),
+            })),
+            ..Envelope::default()
+        }
+    }
+
+    fn continuum() -> Continuum {
+        Continuum::new(History::Kept)
+    }
+
+    /// The letter that the node writes of a record, and the record that it is in.
+    fn letter_of(poisoned: &[u8], before: Option<DeadLetter>) -> (DeadLetter, NewEvent) {
+        let poison = Poison::of("payload", "wrong\0");
+        let new = with(poisoned, |source| {
+            write(&continuum(), source, &poison, before)
+        });
+        (DeadLetter::decode(new.data.clone()).unwrap(), new)
+    }
+
+    fn appended(sequence: u64, new: &NewEvent) -> Vec<u8> {
+        let envelope = Envelope {
+            schema: new.schema.into(),
+            payload: Some(envelope::Payload::Event(Event {
+                r#type: new.kind.into(),
+                data: new.data.clone(),
+            })),
+            ..Envelope::default()
+        };
+        record(sequence, &new.topic, &envelope)
+    }
+
+    fn changes_of(bytes: &[u8]) -> Vec<Change> {
+        with(bytes, |source| {
+            changes(&continuum(), source, &|record| {
+                serde_json::from_slice(record.envelope.payload.data()).ok()
+            })
+        })
+    }
+
+    #[test]
+    fn an_id_is_of_one_place_in_one_log() {
+        let at = |sequence| Sequence::new(sequence).unwrap();
+        let id = letter_id("continuum", "acme", "main", at(7));
+        assert_eq!(id, "35aa64f5-b68b-34f3-615c-652cdd91b9f7");
+        for other in [
+            letter_id("continuum", "acme", "main", at(8)),
+            letter_id("continuum", "acme", "other", at(7)),
+            letter_id("continuum", "acm", "emain", at(7)),
+            letter_id("other", "acme", "main", at(7)),
+        ] {
+            assert_ne!(id, other);
+        }
+    }
+
+    // PRJ-04: with reason and the original, which is kept byte by byte.
+    #[test]
+    fn a_letter_has_the_reason_and_the_original_and_becomes_a_row() {
+        let original = event(r#"{"a":1}"#, &[]);
+        let (letter, new) = letter_of(&record(7, TOPIC, &original), None);
+        assert_eq!(new.topic, CONTINUUM_DEAD_LETTERS);
+        assert_eq!((&*new.key, &*letter.reason), (&*letter.dlq_id, "wrong?"));
+        assert_eq!(&*letter.envelope, &*original.encode_to_vec());
+        assert_eq!((letter.attempt, letter.sequence), (1, 7));
+        let changes = changes_of(&appended(8, &new));
+        let [Change::Put { table, row }] = changes.as_slice() else {
+            panic!("{changes:?}")
+        };
+        assert_eq!(*table, LETTERS);
+        assert_eq!(row.0[1], Cell::Text(letter.dlq_id));
+        assert_eq!(row.0[2], Cell::from("projection_failed:wrong?"));
+        assert_eq!(row.0[3], Cell::Json(r#"{"a":1}"#.into()));
+    }
+
+    // PRJ-04, PRJ-05
+    #[test]
+    fn an_event_that_fails_again_is_the_same_letter_tried_once_more() {
+        let original = event("bad", &[]);
+        let (first, _) = letter_of(&record(7, TOPIC, &original), None);
+        let replay = Replay {
+            dlq_id: first.dlq_id.clone(),
+            letter: Sequence::new(8).unwrap(),
+        };
+        let again = event("bad", &[(REPLAY_OF, &replay.header())]);
+        let again = record(9, TOPIC, &again);
+        assert_eq!(
+            with(&again, |source| Replay::of(source.record)),
+            Some(replay)
+        );
+        let (second, _) = letter_of(&again, Some(first.clone()));
+        assert_eq!(second.dlq_id, first.dlq_id);
+        assert_eq!((second.attempt, second.sequence), (2, 7));
+        assert_eq!(second.envelope, first.envelope, "without the header");
+    }
+
+    // PRJ-04: a header is anybody's word, and must not put one event's letter in another's place.
+    #[test]
+    fn a_forged_header_changes_no_letter_of_another_event() {
+        let (victim, _) = letter_of(&record(7, TOPIC, &event("victim", &[])), None);
+        let claim = format!("{}/8", victim.dlq_id);
+        let forged = record(9, TOPIC, &event("forged", &[(REPLAY_OF, &claim)]));
+        let (letter, _) = letter_of(&forged, Some(victim.clone()));
+        assert_ne!(letter.dlq_id, victim.dlq_id);
+        assert_eq!((letter.attempt, letter.sequence), (1, 9));
+        let (letter, _) = letter_of(&forged, None);
+        assert_ne!(letter.dlq_id, victim.dlq_id);
+        for bad in ["", "/", "x/1", "01900000-0000-7000-8000-000000000001/0"] {
+            let bad = record(9, TOPIC, &event("x", &[(REPLAY_OF, bad)]));
+            assert_eq!(with(&bad, |source| Replay::of(source.record)), None);
+        }
+    }
+
+    // PRJ-05: what is dealt with leaves the table; what still fails stays.
+    #[test]
+    fn a_letter_that_is_dealt_with_leaves_the_table() {
+        for settlement in Settlement::ALL {
+            let at = Sequence::new(9);
+            let new = settle(&continuum(), "id-1", settlement, "admin", "", at);
+            let changes = changes_of(&appended(10, &new));
+            if settlement == Settlement::StillFailing {
+                assert_eq!(changes, []);
+                continue;
+            }
+            let key = Key(["acme", "id-1"].map(Cell::from).to_vec());
+            let gone = Change::Remove {
+                table: LETTERS,
+                key,
+            };
+            assert_eq!(changes, [gone]);
+        }
+    }
+
+    // PRJ-04: no letters about letters.
+    #[test]
+    fn what_is_no_letter_is_nothing() {
+        let unknown = DeadLetterSettled {
+            dlq_id: "id-1".into(),
+            outcome: "later".into(),
+            ..DeadLetterSettled::default()
+        };
+        let long = DeadLetter {
+            dlq_id: "x".repeat(600),
+            ..DeadLetter::default()
+        };
+        for (schema, data) in [
+            ("", b"{}".to_vec()),
+            (SCHEMA, vec![0xff]),
+            (SETTLED_SCHEMA, vec![0xff]),
+            (SETTLED_SCHEMA, unknown.encode_to_vec()),
+            (SCHEMA, long.encode_to_vec()),
+        ] {
+            let mut envelope = event("", &[]);
+            envelope.schema = schema.into();
+            envelope.payload = Some(envelope::Payload::Event(Event {
+                r#type: String::new(),
+                data: data.into(),
+            }));
+            let found = changes_of(&record(3, CONTINUUM_DEAD_LETTERS, &envelope));
+            assert_eq!(found, [], "{schema}");
+        }
+    }
+
+    // PRJ-04: of what not every sink can store, the bytes are shown.
+    #[test]
+    fn an_original_with_a_nul_is_shown_as_bytes() {
+        let original = event(r#"{"a\u0000":1}"#, &[]);
+        let (_, new) = letter_of(&record(7, TOPIC, &original), None);
+        let changes = changes_of(&appended(8, &new));
+        let [Change::Put { row, .. }] = changes.as_slice() else {
+            panic!("{changes:?}")
+        };
+        let shown = r#"{"base64":"eyJhXHUwMDAwIjoxfQ==","type":"t"}"#;
+        assert_eq!(row.0[3], Cell::Json(shown.into()));
+    }
+}

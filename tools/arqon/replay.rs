@@ -40,7 +40,7 @@ const REALITY_ID: u32 = 33;
 #[command(after_help = "\
 A replay ends at what is the end of the log when it starts, or before it with --to. With --into the
 envelopes are stored in another reality, in order, with the same ids; their `twist_id` names the
-reality they come from. --verify hashes everything but append times and the node's own stamps: of
+reality they come from; dead letters are left out. --verify hashes everything but append times and the node's own stamps: of
 the range and, with --into, of what the other reality then holds; else of the range read twice;
 with --output json the last line is an object with both hashes. It ends with 65 if records were
 skipped because they are damaged on the node's disk.
@@ -174,7 +174,7 @@ fn tell_left_out(count: u64) -> anyhow::Result<()> {
     let mut err = std::io::stderr().lock();
     writeln!(
         err,
-        "{count} dead letters left out: the other reality gets its own where its events fail"
+        "{count} records of dead letters left out: the node alone writes them"
     )?;
     Ok(())
 }
@@ -346,7 +346,7 @@ impl<'a> Copy<'a> {
     ) -> anyhow::Result<()> {
         for record in delivery.views() {
             let record = record?;
-            // The node's own to write: where these events fail again, it writes its own letters.
+            // The node's own to write, and told of the reality that they stand in.
             if topic::is_of_dead_letters(record.topic) {
                 self.left_out += 1;
                 continue;
