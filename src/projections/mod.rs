@@ -2,7 +2,8 @@
 //! at.
 //!
 //! - [`table`], [`codec`], [`json`]: tables, rows, and their one canonical encoding.
-//! - [`projection`]: what a projection is. [`continuum`] is one.
+//! - [`projection`]: what a projection is. [`continuum`] is one; [`declared`] are those of the
+//!   settings, [`messages`] those that go on with the history of the older system.
 //! - [`fold`]: what becomes of a record. Pure, and the same everywhere.
 //! - [`sink`]: what a sink is. [`sled`], `postgres` and `valkey` are the three.
 //! - [`logs`]: what a projection needs of the node's logs.
@@ -11,9 +12,11 @@
 //! is no event of the contract never reaches a table.
 
 pub mod codec;
+pub mod declared;
 pub mod fold;
 pub mod json;
 pub mod logs;
+pub mod messages;
 pub mod projection;
 pub mod sink;
 pub mod table;
