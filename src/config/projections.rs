@@ -427,6 +427,9 @@ impl Review<'_> {
         for (at, topic) in topics.iter().enumerate().take(TOPICS_MAX) {
             if let Some(fault) = pattern_fault(topic) {
                 self.wrong(format!("{field}.topics[{at}]"), topic, fault);
+            } else if topic.starts_with(DEAD_LETTERS) {
+                let wanted = "is for dead letters, which their own projection keeps in a table";
+                self.wrong(format!("{field}.topics[{at}]"), topic, wanted);
             }
         }
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();

@@ -2,8 +2,9 @@
 //! at.
 //!
 //! - [`table`], [`codec`], [`json`]: tables, rows, and their one canonical encoding.
-//! - [`projection`]: what a projection is. [`continuum`] is one.
 //! - [`letter`]: dead letters, for every projection.
+//! - [`projection`]: what a projection is. [`continuum`] is one; [`declared`] are those of the
+//!   settings, [`messages`] those that go on with the history of the older system.
 //! - [`fold`]: what becomes of a record. Pure, and the same everywhere.
 //! - [`sink`]: what a sink is. [`sled`] is the embedded one.
 //! - [`logs`]: what a projection needs of the node's logs.
@@ -15,6 +16,7 @@
 
 pub mod codec;
 pub mod continuum;
+pub mod declared;
 pub mod fold;
 pub mod json;
 mod lane;
@@ -24,6 +26,7 @@ pub mod logs;
 pub mod node;
 mod notes;
 pub mod options;
+pub mod messages;
 pub mod projection;
 mod schedule;
 pub mod sink;

@@ -32,6 +32,40 @@ fn production_names_everything_that_is_missing() {
     }
 }
 
+// PRJ-15: URLs hold passwords.
+#[test]
+fn settings_are_listed_without_the_urls_of_databases() {
+    for output in ["text", "json"] {
+        let found = command(&["config", "--output", output])
+            .env("ARQONBUS_POSTGRES_URL", "postgres://bus:swordfish@db/bus")
+            .env("ARQONBUS_VALKEY_URL", "valkey://:swordfish@cache:6379/0")
+            .output()
+            .expect("it runs");
+        assert!(found.status.success());
+        let text = String::from_utf8_lossy(&found.stdout).into_owned();
+        assert_eq!(text.matches("(hidden)").count(), 2, "{text}");
+        assert!(text.contains("ARQONBUS_POSTGRES_URL"), "{text}");
+        assert!(!text.contains("swordfish"), "{text}");
+    }
+}
+
+// PRJ-14
+#[test]
+fn a_projection_that_cannot_be_stops_the_start_by_entry_and_field() {
+    let own = "[{name=q,topics=[q],key=[id],columns=[{name=id,type=text}]}]";
+    let found = command(&["serve", "--dev"])
+        .env("ARQONBUS_PROJECTIONS_OWN", own)
+        .env("ARQONBUS_POSTGRES_URL", "mysql://bus:swordfish@db/bus")
+        .output()
+        .expect("it runs");
+    let text = String::from_utf8_lossy(&found.stderr).into_owned();
+    assert_eq!(found.status.code(), Some(78), "{text}");
+    for part in ["projections.own[0].key[0] = id", "required", "postgres.url"] {
+        assert!(text.contains(part), "{part} is missing in {text}");
+    }
+    assert!(!text.contains("swordfish"), "{text}");
+}
+
 #[test]
 fn production_refuses_keys_that_cannot_be_used() {
     let dir = tempfile::tempdir().expect("a temporary directory");

@@ -131,6 +131,44 @@ fn all_of_two_bad_entries_is_said_at_once() {
     }
 }
 
+#[test]
+fn dead_letters_are_left_to_their_own_projection() {
+    let own = format!(r#"[{{name="q",topics=["dlq.>"],key=["id"],columns=[{ID}]}}]"#);
+    let error = loaded(&own).unwrap_err();
+    assert!(
+        error.contains("projections.own[0].topics[0] = dlq.>"),
+        "{error}"
+    );
+}
+
+// PRJ-14, PRJ-19: what the documentation shows can be used as it is.
+#[test]
+fn the_declarations_of_the_documentation_are_taken() {
+    let text = std::fs::read_to_string("docs/projections.md").expect("docs/projections.md");
+    let mut section = text.split("\n## ");
+    let section = section.find(|part| part.starts_with("Your own projection"));
+    let blocks: Vec<&str> = section
+        .expect("a section of one's own projection")
+        .split("```toml\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .collect();
+    assert_eq!(blocks.len(), 2, "{blocks:?}");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("arqonbus.toml");
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test's file need not survive a power cut"
+    )]
+    std::fs::write(&path, blocks.concat()).unwrap();
+    let url = ("ARQONBUS_POSTGRES_URL", "postgres://localhost/bus");
+    let variables = [(url.0.to_owned(), url.1.to_owned())];
+    let loaded = layers::load(Some(&path), variables, &[]).unwrap();
+    let projections = &loaded.config.projections;
+    assert_eq!(projections.own[0].columns.len(), 7);
+    assert_eq!(projections.messages[0].topics, ["room.>"]);
+}
+
 // PRJ-19
 #[test]
 fn messages_go_to_the_table_of_the_older_system() {

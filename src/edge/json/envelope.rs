@@ -7,6 +7,7 @@
 use std::sync::LazyLock;
 
 use prost::Message as _;
+use prost_types::Struct;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value as Json, json};
 
@@ -158,6 +159,21 @@ pub fn shown(record: &RecordView<'_>) -> Text {
     text
 }
 
+/// What a client of the older system says in a record, as it said it; `None` if it is no message of
+/// such a client.
+#[must_use]
+pub fn payload(record: &RecordView<'_>) -> Option<Json> {
+    older(record).map(|inner| said(record, inner.payload))
+}
+
+fn said(record: &RecordView<'_>, payload: Option<Struct>) -> Json {
+    let mut payload = object(payload.unwrap_or_default());
+    let bare = (record.envelope.headers.get(FORM) == Some(BARE))
+        .then(|| payload.remove(BARE))
+        .flatten();
+    bare.unwrap_or(Json::Object(payload))
+}
+
 /// The payload of a client of the older system.
 fn older(record: &RecordView<'_>) -> Option<BusPayload> {
     if message_of(record) != BUS_PAYLOAD {
@@ -190,10 +206,6 @@ fn of_older(record: &RecordView<'_>, inner: BusPayload) -> Text {
     };
     let command = Some(inner.command).filter(|name| !name.is_empty());
     let command = command.or_else(|| Some(name.to_owned()).filter(|name| !name.is_empty()));
-    let mut payload = object(inner.payload.unwrap_or_default());
-    let bare = (envelope.headers.get(FORM) == Some(BARE))
-        .then(|| payload.remove(BARE))
-        .flatten();
     Text {
         id,
         kind: first(inner.envelope_type, "envelope_type").unwrap_or_else(|| kind.to_owned()),
@@ -201,7 +213,10 @@ fn of_older(record: &RecordView<'_>, inner: BusPayload) -> Text {
         sender: first(inner.sender, "sender"),
         from_client: first(inner.from_client, "from_client"),
         to_client: first(inner.to_client, "to_client"),
-        payload: bare.map_or(Content::Object(payload), Content::Value),
+        payload: match said(record, inner.payload) {
+            Json::Object(payload) => Content::Object(payload),
+            value => Content::Value(value),
+        },
         args: object(inner.args.unwrap_or_default()),
         metadata: object(inner.metadata.unwrap_or_default()),
         command,

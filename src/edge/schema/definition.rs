@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -101,6 +102,8 @@ pub struct Definition {
     pub form: Form,
     /// SHA-256 of what it says: two with the same digest accept the same.
     pub digest: [u8; 32],
+    /// The message, made ready to be decoded when the first payload is.
+    decoder: OnceLock<Option<MessageDescriptor>>,
 }
 
 /// What a schema is written in.
@@ -158,6 +161,7 @@ impl Definition {
                 table,
             },
             digest: digest.finalize().into(),
+            decoder: OnceLock::new(),
         })
     }
 
@@ -173,6 +177,7 @@ impl Definition {
                 text: text.clone(),
                 document,
             },
+            decoder: OnceLock::new(),
         })
     }
 
@@ -201,6 +206,13 @@ impl Definition {
             Form::Protobuf { descriptors, .. } => descriptors,
             Form::Json { text, .. } => text,
         }
+    }
+
+    /// The same as [`Self::descriptor`], kept for as long as the schema is: for payloads, of which
+    /// there are many. Only schemas by which some were decoded take the memory.
+    #[must_use]
+    pub fn decoder(&self) -> Option<&MessageDescriptor> {
+        self.decoder.get_or_init(|| self.descriptor()).as_ref()
     }
 
     /// The message with all that is known of it; `None` for a JSON Schema.

@@ -8,6 +8,7 @@
 //! - [`subject`]: versions of one kind of payload; [`compatibility`]: which may follow which.
 //! - [`binding`]: which topics a subject is for, and the check of one payload; [`pattern`]: the
 //!   binding of a topic.
+//! - [`payloads`]: payloads as JSON, for whoever keeps tables of them.
 //! - `journal`: the events; [`command`]: the commands; [`files`]: the schemas of the settings.
 //!
 //! Validation is never off by accident: what cannot be read stops the start, or blocks.
@@ -20,6 +21,7 @@ pub mod files;
 mod journal;
 pub mod json;
 pub mod pattern;
+pub mod payloads;
 pub mod subject;
 pub mod table;
 #[cfg(test)]
