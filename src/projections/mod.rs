@@ -14,6 +14,7 @@ pub mod codec;
 pub mod fold;
 pub mod json;
 pub mod logs;
+pub mod postgres;
 pub mod projection;
 pub mod sink;
 pub mod table;
