@@ -4,7 +4,7 @@ use deadpool_postgres::{Object, Transaction};
 
 use super::cells::field;
 use super::statements::quoted;
-use super::{Postgres, failed, fault, migrate, shape};
+use super::{Postgres, failed, migrate, shape};
 use crate::projections::projection::Projection;
 use crate::projections::sink::{Copy, SinkError};
 use crate::projections::table::Table;

@@ -5,9 +5,9 @@ use tokio_postgres::Row as Answered;
 
 use super::cells::{Parameter, array, borrowed, cell, field, scalar};
 use super::statements::{POSITION, count as count_of, look_up as look_up_of, select};
-use super::{failed, fault, open, place_of, position_of, stored};
+use super::{failed, fault, open, place_of, position_of};
 use crate::projections::sink::{Answer, Place, Position, Query, Question, SinkError};
-use crate::projections::table::{Cell, Key, Kind, Row, Rule, Table, Version};
+use crate::projections::table::{Cell, Key, Row, Rule, Table, Version};
 
 pub(super) async fn position(
     client: &mut Object,

@@ -7,10 +7,9 @@ use tokio_postgres::{Error, Statement};
 use super::cells::{Parameter, array, borrowed, field};
 use super::statements::{
     HOLD, LOCK_LIVE, MOVE, REMOVE_ALL_NEXT, REMOVE_NEXT, SET_TENANT, SWITCH, TAKE, carry_over,
-    clear, copy_name, create_next, put, relation, remove,
+    clear, create_next, put, relation, remove,
 };
 use super::{failed, fault, migrate, open, place_of, shape, stored};
-use crate::log::Sequence;
 use crate::projections::sink::{Commit, Copy, Place, Position, SinkError, Write};
 use crate::projections::table::{Cell, Table};
 
@@ -33,7 +32,7 @@ pub(super) async fn take(client: &mut Object, place: &Place) -> Result<Position,
     Ok(position)
 }
 
-/// A statement with its parameters, and how many rows it has to change; `None`: as many as it does.
+/// A statement with its parameters.
 struct Step<'a> {
     statement: Statement,
     parameters: Vec<Parameter<'a>>,
@@ -113,14 +112,11 @@ async fn fence<'a>(
 }
 
 fn rows_of(commit: &Commit, wanted: usize) -> Vec<&[Cell]> {
-    let of = |write: &'_ Write| matches!(write, Write::Put { table, .. } if *table == wanted);
-    let writes = commit.writes.iter().filter(|write| of(write));
-    writes
-        .map(|write| match write {
-            Write::Put { row, .. } => &row.0[..],
-            Write::Remove { key, .. } => &key.0[..],
-        })
-        .collect()
+    let rows = commit.writes.iter().filter_map(|write| match write {
+        Write::Put { table, row } if *table == wanted => Some(&row.0[..]),
+        Write::Put { .. } | Write::Remove { .. } => None,
+    });
+    rows.collect()
 }
 
 fn keys_of(commit: &Commit, wanted: usize) -> Vec<&[Cell]> {
