@@ -27,6 +27,7 @@ pub mod node;
 mod notes;
 pub mod options;
 pub mod messages;
+pub mod postgres;
 pub mod projection;
 mod schedule;
 pub mod sink;

@@ -1,0 +1,8 @@
+//! Sinks of projections against real servers and real faults: whatever happens between, what a
+//! table holds in the end is a fold of the log.
+
+#[path = "../servers/mod.rs"]
+mod servers;
+
+mod episodes;
+mod postgres;
