@@ -17,3 +17,4 @@ pub mod logs;
 pub mod projection;
 pub mod sink;
 pub mod table;
+pub mod valkey;

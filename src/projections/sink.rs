@@ -5,6 +5,7 @@
 //! all sinks.
 
 use std::fmt::{self, Debug};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
@@ -136,8 +137,9 @@ pub enum SinkError {
         /// What it said.
         reason: String,
     },
-    /// Somebody else has taken the place.
-    #[error("{sink}: another node has taken over this projection")]
+    /// The place is not as its holder left it: somebody else has taken it, or the sink has lost it
+    /// or come back with an older one. Whoever takes it again learns where it stands now.
+    #[error("{sink}: another node has taken over this projection, or its place was lost")]
     Fenced {
         /// Which.
         sink: SinkKind,
@@ -181,6 +183,12 @@ pub trait Sink: Send + Sync + Debug {
     /// Which kind it is.
     fn kind(&self) -> SinkKind;
 
+    /// How far back a place has to go that stands nowhere ([`Self::position`] knows none): what is
+    /// older would not be kept anyway. `None`: to the first record.
+    fn horizon(&self, _: &dyn Projection) -> Option<Duration> {
+        None
+    }
+
     /// Gets the tables of a projection ready, and checks that those that are there fit.
     fn prepare<'a>(
         &'a self,
@@ -188,7 +196,8 @@ pub trait Sink: Send + Sync + Debug {
     ) -> BoxFuture<'a, Result<(), SinkError>>;
 
     /// Takes a place from whoever had it, and says where it stands. One that was never taken stands
-    /// at the first sequence, or where the sink says that it is enough to begin.
+    /// at the first sequence; [`Self::horizon`] says from where on is enough, and its first commit
+    /// may move it from there.
     fn take<'a>(&'a self, place: &'a Place) -> BoxFuture<'a, Result<Position, SinkError>>;
 
     /// Where a place stands, without taking it; `None` if nobody ever took it.
@@ -205,7 +214,8 @@ pub trait Sink: Send + Sync + Debug {
         question: &'a Question,
     ) -> BoxFuture<'a, Result<Answer, SinkError>>;
 
-    /// Takes a batch, all or nothing. On `Ok` it survives the loss of power.
+    /// Takes a batch, all or nothing. On `Ok` it survives the loss of power; in a sink with a
+    /// horizon, which may lose its latest batches, the place is lost with them.
     fn commit<'a>(
         &'a self,
         projection: &'a dyn Projection,
