@@ -8,8 +8,7 @@
 -- compare ('n' whole number, 't' bytes; none: the first one stays), and its fields. Fields are:
 -- how many arguments follow, then names and values by turns.
 --
--- Nothing is written before all that can be refused was looked at. Memory and role of the server
--- are looked at by the first write, and by no later one.
+-- Nothing is written before all that can be refused was looked at.
 
 local byte = string.byte
 local turn = 0
@@ -77,6 +76,10 @@ for stream = 1, streams do
     end
   end
 end
+
+-- Whether there is memory is looked at before the first write, if that one takes some, and not
+-- again: this one changes nothing, and takes some as far as the server knows.
+redis.call('HSET', KEYS[1], 'epoch', epoch)
 
 for stream = 1, streams do
   local key, ttl, most = KEYS[1 + stream], argument(), argument()

@@ -323,11 +323,24 @@ fn fault(error: &RedisError) -> SinkError {
             ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::CrossSlot,
         ) => unfit("it is a cluster, and a batch is taken by one server; use one that is none"),
         ErrorKind::UnexpectedReturnType | ErrorKind::InvalidClientConfig | ErrorKind::Client => {
-            unfit(error.to_string())
+            unfit(said(error))
         }
         _ if error.code() == Some("WRONGTYPE") => {
             unfit("one of its streams is of another type; remove what is there, or name another")
         }
-        _ => unavailable(error.to_string()),
+        _ => unavailable(said(error)),
+    }
+}
+
+/// What a server or a connection said: the code by which it is found in its manual, and the words,
+/// without the place in a script that comes after them.
+fn said(error: &RedisError) -> String {
+    match (error.code(), error.detail()) {
+        (Some(code), Some(detail)) => {
+            let words = detail.split(" script: ").next().unwrap_or(detail);
+            format!("{code} {words}")
+        }
+        (Some(code), None) => code.to_owned(),
+        (None, _) => error.to_string(),
     }
 }
