@@ -135,7 +135,7 @@ impl Event {
             Cell::from("BODY of the summary"),
             Cell::Json(r#"["BODY"]"#.to_owned()),
             // Not every event has one, so that one that follows another must take it away.
-            if self.ts % 2 == 0 {
+            if self.ts.is_multiple_of(2) {
                 Cell::from("ram://vector")
             } else {
                 Cell::Null
@@ -143,7 +143,7 @@ impl Event {
             Cell::Json(r#"{"text":"BODY"}"#.to_owned()),
             Cell::from(&*self.id),
             Cell::Timestamp(Micros(self.ts)),
-            Cell::Boolean(self.ts % 3 == 0),
+            Cell::Boolean(self.ts.is_multiple_of(3)),
         ])
     }
 
@@ -358,12 +358,12 @@ impl Next for Position {
 pub(super) fn check_keys(server: &Redis) {
     for key in server.keys() {
         let parts: Vec<_> = key.split(':').collect();
-        let allowed = match parts[..] {
+        let allowed = matches!(
+            parts[..],
             ["tenant", _, "agent", _, "presence" | "rate_limit", _, ..]
-            | ["tenant", _, "episode", _, "cache", _, ..] => true,
-            ["tenant", _, "stream", "history"] => true,
-            _ => false,
-        };
+                | ["tenant", _, "episode", _, "cache", _, ..]
+                | ["tenant", _, "stream", "history"]
+        );
         assert!(allowed, "{key:?} is of no allowed family");
         let ttl: i64 = server.ask(&["PTTL", &key]);
         assert!(ttl > 0, "{key:?} stays for ever");

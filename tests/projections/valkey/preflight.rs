@@ -1,5 +1,7 @@
 //! Whether a server is fit, and TLS to it.
 
+use std::fs::File;
+use std::io::Write as _;
 use std::time::Duration;
 
 use arqonbus::projections::sink::Sink as _;
@@ -123,7 +125,8 @@ async fn tls_is_checked() {
     let made = made.expect("a certificate");
     let file = |name: &str, text: String| {
         let path = directory.path().join(name);
-        std::fs::write(&path, text).expect("a file");
+        let mut file = File::create(&path).expect("a file");
+        file.write_all(text.as_bytes()).expect("room");
         path.to_str().expect("a path").to_owned()
     };
     let certificate = made.cert.pem();

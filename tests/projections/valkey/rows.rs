@@ -72,7 +72,7 @@ fn the_newest_wins_in_any_order() {
             .expect("some");
         let fields: Vec<String> = server.ask(&["HKEYS", "tenant:acme:episode:e:cache:a"]);
         let with = fields.contains(&"embedding_ref".to_owned());
-        prop_assert_eq!(with, best.ts % 2 == 0);
+        prop_assert_eq!(with, best.ts.is_multiple_of(2));
         // And it is what a reader and the next batch learn of it.
         let tables = follower.test.tables();
         let wanted = best.row("acme");
@@ -259,7 +259,7 @@ async fn a_row_is_read_as_far_as_it_is_kept() {
     assert!(matches!(read.await, Err(SinkError::Unfit { .. })));
 }
 
-// PRJ-07: a cache is not rebuilt, listed or counted, and says who is.
+// A cache is not rebuilt, listed or counted, and says who is.
 #[tokio::test]
 async fn what_a_cache_cannot_do_it_says() {
     let follower = Follower::new(sink_at("redis://127.0.0.1:1"));
