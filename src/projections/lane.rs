@@ -357,7 +357,7 @@ impl Lane {
             None => None,
         };
         let log = feed.log();
-        let next = match (stored, self.sink.horizon()) {
+        let next = match (stored, self.sink.horizon(&*self.projection)) {
             (Some(stored), _) => stored.next,
             (None, None) => log.bounds().first,
             (None, Some(horizon)) => {

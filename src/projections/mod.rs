@@ -6,7 +6,8 @@
 //! - [`projection`]: what a projection is. [`continuum`] is one; [`declared`] are those of the
 //!   settings, [`messages`] those that go on with the history of the older system.
 //! - [`fold`]: what becomes of a record. Pure, and the same everywhere.
-//! - [`sink`]: what a sink is. [`sled`] is the embedded one.
+//! - [`sink`]: what a sink is. [`sled`], [`postgres`] and [`valkey`] are the
+//!   three.
 //! - [`logs`]: what a projection needs of the node's logs.
 //! - [`node`]: all of them, running: `lane` is one projection of one log into one sink, `schedule`
 //!   says which is worked on, [`standing`] how it stands, `letters` which records are dead.
@@ -23,10 +24,10 @@ mod lane;
 pub mod letter;
 mod letters;
 pub mod logs;
+pub mod messages;
 pub mod node;
 mod notes;
 pub mod options;
-pub mod messages;
 pub mod postgres;
 pub mod projection;
 mod schedule;
@@ -34,5 +35,6 @@ pub mod sink;
 pub mod sled;
 pub mod standing;
 pub mod table;
+pub mod valkey;
 
 pub use node::{Kept, Projections};

@@ -137,8 +137,9 @@ pub enum SinkError {
         /// What it said.
         reason: String,
     },
-    /// Somebody else has taken the place.
-    #[error("{sink}: another node has taken over this projection")]
+    /// The place is not as its holder left it: somebody else has taken it, or the sink has lost it
+    /// or come back with an older one. Whoever takes it again learns where it stands now.
+    #[error("{sink}: another node has taken over this projection, or its place was lost")]
     Fenced {
         /// Which.
         sink: SinkKind,
@@ -182,8 +183,9 @@ pub trait Sink: Send + Sync + Debug {
     /// Which kind it is.
     fn kind(&self) -> SinkKind;
 
-    /// How far back in time a place that was never taken has to begin; `None`: at the first record.
-    fn horizon(&self) -> Option<Duration> {
+    /// How far back a place has to go that stands nowhere ([`Self::position`] knows none): what is
+    /// older would not be kept anyway. `None`: to the first record.
+    fn horizon(&self, _: &dyn Projection) -> Option<Duration> {
         None
     }
 
@@ -194,7 +196,8 @@ pub trait Sink: Send + Sync + Debug {
     ) -> BoxFuture<'a, Result<(), SinkError>>;
 
     /// Takes a place from whoever had it, and says where it stands. One that was never taken stands
-    /// at the first sequence, or where the sink says that it is enough to begin.
+    /// at the first sequence; [`Self::horizon`] says from where on is enough, and its first commit
+    /// may move it from there.
     fn take<'a>(&'a self, place: &'a Place) -> BoxFuture<'a, Result<Position, SinkError>>;
 
     /// Where a place stands, without taking it; `None` if nobody ever took it.

@@ -6,3 +6,4 @@ mod servers;
 
 mod episodes;
 mod postgres;
+mod valkey;

@@ -2,3 +2,4 @@
 //! address, in a directory of its own, and gone with it.
 
 pub(crate) mod postgres;
+pub(crate) mod redis;

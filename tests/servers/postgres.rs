@@ -85,8 +85,16 @@ impl Server {
             .spawn()
             .expect("a shell");
         let made = as_server(&bin.join("initdb"))
-            .args(["--username=postgres", "--auth-local=trust", "--no-instructions"])
-            .args(["--auth-host=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8"])
+            .args([
+                "--username=postgres",
+                "--auth-local=trust",
+                "--no-instructions",
+            ])
+            .args([
+                "--auth-host=scram-sha-256",
+                "--encoding=UTF8",
+                "--locale=C.UTF-8",
+            ])
             .arg("--no-sync")
             .arg(dir.join("data"))
             .output()
@@ -207,7 +215,11 @@ impl Server {
         statements: &str,
     ) -> Result<String, String> {
         let mut command = self.psql(role, database, statements);
-        answered(command.args(["-h", "127.0.0.1"]).env("PGPASSWORD", password))
+        answered(
+            command
+                .args(["-h", "127.0.0.1"])
+                .env("PGPASSWORD", password),
+        )
     }
 
     fn psql(&self, role: &str, database: &str, statements: &str) -> Command {
