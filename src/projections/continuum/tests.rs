@@ -234,6 +234,29 @@ proptest! {
         }
     }
 
+    // PRJ-04: what is nearly an event gets further than noise does.
+    #[test]
+    fn a_damaged_event_is_taken_or_refused_and_nothing_worse(
+        event in events(),
+        form in 0..3_usize,
+        damage in vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let json = event.to_json();
+        let mut envelope = [json_of(&json), typed(&message(&event)), older(&json)][form].clone();
+        if let Some(envelope::Payload::Event(event)) = &mut envelope.payload {
+            let mut data = event.data.to_vec();
+            for (at, byte) in damage {
+                let at = at.index(data.len());
+                data[at] = byte;
+            }
+            event.data = data.into();
+        }
+        match read(&envelope) {
+            Ok(changes) => prop_assert_eq!(changes.len(), 2),
+            Err(poison) => prop_assert!(!poison.reason.is_empty()),
+        }
+    }
+
     // PRJ-04: whatever one field is, the rows fit every sink or the event is refused by name.
     #[test]
     fn an_event_with_one_odd_field_is_taken_or_named(
