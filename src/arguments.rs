@@ -23,6 +23,10 @@ pub(crate) enum Command {
     Serve(ServeArguments),
     /// Work on the tenants of a node that does not run
     Tenant(TenantArguments),
+    /// Look at what a production node needs of its databases, and change nothing
+    Preflight(PreflightArguments),
+    /// Bring the database of the projections up to date
+    Migrate(MigrateArguments),
     /// Show every setting, its value and where it comes from
     Config(ConfigArguments),
     /// Make a master key for encrypted logs
@@ -109,6 +113,46 @@ Example:
         #[arg(long, value_name = "DIR")]
         data: PathBuf,
     },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  arqonbus preflight --config /etc/arqonbus/arqonbus.toml
+  ARQONBUS_POSTGRES_URL=postgres://arqonbus@db/bus arqonbus preflight --output json
+
+Exit codes: 0 all is well, 1 something failed, 78 wrong settings")]
+pub(crate) struct PreflightArguments {
+    /// Settings file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  arqonbus migrate status --config /etc/arqonbus/arqonbus.toml
+  ARQONBUS_POSTGRES_URL=postgres://arqonbus@db/bus arqonbus migrate up")]
+pub(crate) struct MigrateArguments {
+    #[command(subcommand)]
+    pub(crate) action: MigrateAction,
+    /// Settings file
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(crate) config: Option<PathBuf>,
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t = Output::Text, global = true)]
+    pub(crate) output: Output,
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum MigrateAction {
+    /// Say which migrations the database has
+    Status,
+    /// Apply those that it does not have; any number of nodes can do so at once
+    Up,
 }
 
 #[derive(Debug, Args)]

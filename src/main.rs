@@ -2,7 +2,9 @@
 
 mod arguments;
 mod feed;
+mod migrate;
 mod node;
+mod preflight;
 mod projecting;
 mod tenant;
 
@@ -27,6 +29,8 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = match &arguments.command {
         Command::Serve(serve) => return node::serve(serve),
+        Command::Preflight(arguments) => return preflight::run(arguments),
+        Command::Migrate(arguments) => migrate::run(arguments),
         Command::Tenant(arguments) => tenant::run(&arguments.action),
         Command::Config(config) => show_config(config),
         Command::Keygen(keygen) => make_key(&keygen.name),

@@ -37,7 +37,7 @@ use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
 use crate::arguments::ServeArguments;
-use crate::{EXIT_CONFIG, fail, load, print, projecting, say};
+use crate::{EXIT_CONFIG, fail, load, preflight, print, projecting, say};
 
 /// Kept of the deadline for closing logs after the sessions have had their time.
 const CLOSING_SHARE: u32 = 4;
@@ -86,6 +86,13 @@ pub(crate) fn serve(arguments: &ServeArguments) -> ExitCode {
     if let Err(error) = trace(&loaded.config) {
         say(&format!("arqonbus: {error:#}\n"));
         return ExitCode::from(EXIT_CONFIG);
+    }
+    if profile == Profile::Production {
+        match preflight::allows(&loaded.config) {
+            Ok(true) => {}
+            Ok(false) => return ExitCode::FAILURE,
+            Err(error) => return fail(&error),
+        }
     }
     for name in &loaded.ignored_variables {
         tracing::warn!(name, "environment variable is no setting; ignored");
@@ -214,8 +221,10 @@ async fn live(
     let broker = start_broker(config, data_dir, environment, encryption)?;
     let projections = projecting::start(
         config,
+        profile,
         data_dir.path(),
         Arc::clone(&broker),
+        Arc::clone(&shield),
         Arc::clone(&clock),
     )?;
     let door = Door::new(

@@ -41,6 +41,17 @@ pub struct Options {
     pub statement_timeout: Duration,
     /// How long a lock is waited for.
     pub lock_timeout: Duration,
+    /// Who brings the database up to date.
+    pub migrating: Migrating,
+}
+
+/// Who brings a database up to date.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Migrating {
+    /// Somebody, with `arqonbus migrate up`; until then the sink cannot be used.
+    ByHand,
+    /// The sink, when it is first used.
+    ByItself,
 }
 
 impl Options {
@@ -54,6 +65,7 @@ impl Options {
             connect_timeout: Duration::from_secs(5),
             statement_timeout: Duration::from_secs(30),
             lock_timeout: Duration::from_secs(5),
+            migrating: Migrating::ByHand,
         }
     }
 }

@@ -17,7 +17,7 @@ use tokio_postgres::Row as Answered;
 
 use self::cells::field;
 use self::connect::Connections;
-pub use self::connect::Options;
+pub use self::connect::{Migrating, Options};
 use self::migrate::{MigrateError, Status};
 use super::projection::Projection;
 use super::sink::{Answer, Commit, Place, Position, Query, Question, Sink, SinkError, SinkKind};
@@ -38,6 +38,7 @@ mod write;
 #[derive(Clone, Debug)]
 pub struct Postgres {
     connections: Connections,
+    migrating: Migrating,
 }
 
 impl Postgres {
@@ -46,8 +47,10 @@ impl Postgres {
     /// # Errors
     /// The URL or the file of authorities cannot be read.
     pub fn new(options: &Options) -> Result<Self, SinkError> {
-        let connections = Connections::new(options)?;
-        Ok(Self { connections })
+        Ok(Self {
+            connections: Connections::new(options)?,
+            migrating: options.migrating,
+        })
     }
 
     /// Which migrations the database has. Changes nothing.
@@ -223,7 +226,10 @@ impl Sink for Postgres {
     ) -> BoxFuture<'a, Result<(), SinkError>> {
         request!(self, self.connections.patience(), client => async {
             shape::check_names(projection.tables())?;
-            let status = migrate::status(client).await?;
+            let status = match self.migrating {
+                Migrating::ByHand => migrate::status(client).await?,
+                Migrating::ByItself => migrate::up(client).await?,
+            };
             if let Some(missing) = status.pending().next() {
                 return Err(fault::unfit(format!(
                     "migration {} ({}) is not applied: run `arqonbus migrate up`",
