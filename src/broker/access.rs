@@ -4,7 +4,7 @@
 //! hands over what it says.
 
 use super::filter::Filter;
-use super::name::{Tenant, is_system_topic};
+use super::name::{Tenant, is_reserved_topic, is_system_topic};
 use crate::log::Micros;
 
 pub use crate::proto::claims::Role;
@@ -101,10 +101,11 @@ impl Identity {
         };
     }
 
-    /// Whether it may append to `topic`. Nobody outside appends to the `sys.` topics.
+    /// Whether it may append to `topic`. Nobody outside appends to the `sys.` topics, nor to those
+    /// of dead letters.
     #[must_use]
     pub fn may_publish(&self, topic: &str) -> bool {
-        !is_system_topic(topic) && self.publish.allow(topic)
+        !is_reserved_topic(topic) && self.publish.allow(topic)
     }
 
     /// Whether it may see everything that `filter` matches. The `sys.` topics are for admins that
@@ -168,6 +169,24 @@ mod tests {
             assert_eq!(who.may_see("sys.log"), role == Role::Admin);
             assert!(who.may_publish("a.b"));
         }
+    }
+
+    // PRJ-04, EDGE-07: a letter that a client wrote would be taken for the node's word.
+    #[test]
+    fn dead_letters_are_the_nodes_to_write_and_anybodys_to_read() {
+        let named = Topics::Only(vec![Filter::new("dlq.>").unwrap()]);
+        for (topics, topic) in [
+            (Topics::All, "continuum.episode.dlq.v1"),
+            (Topics::All, "dlq.orders"),
+            (named, "dlq.orders"),
+        ] {
+            for role in [Role::User, Role::Operator, Role::Controller, Role::Admin] {
+                let who = identity(role, topics.clone());
+                assert!(!who.may_publish(topic), "{role:?} {topic}");
+                assert!(who.may_see(topic), "{role:?} {topic}");
+            }
+        }
+        assert!(identity(Role::User, Topics::All).may_publish("orders.dlq"));
     }
 
     // EDGE-07

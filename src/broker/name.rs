@@ -5,6 +5,10 @@
 
 use std::fmt;
 
+pub use crate::proto::topic::{
+    SYSTEM_TOKEN, is_reserved as is_reserved_topic, is_system as is_system_topic,
+};
+
 /// Longest tenant or reality name in bytes.
 pub const NAME_BYTES_MAX: usize = 63;
 /// Longest topic or filter in bytes.
@@ -13,8 +17,6 @@ pub const TOPIC_BYTES_MAX: usize = 255;
 pub const TOPIC_DEPTH_MAX: usize = 32;
 /// Longest consumer name in bytes.
 pub const CONSUMER_BYTES_MAX: usize = 64;
-/// First token of the topics that the broker keeps for itself.
-pub const SYSTEM_TOKEN: &str = "sys";
 
 /// Why a name is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -160,14 +162,6 @@ pub(super) fn check_tokens(
         });
     }
     Ok(())
-}
-
-/// Whether `topic` is one that the broker keeps for itself.
-#[must_use]
-pub fn is_system_topic(topic: &str) -> bool {
-    topic
-        .strip_prefix(SYSTEM_TOKEN)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// Checks the name of a durable cursor: one topic token, so that it can be one.
@@ -357,13 +351,5 @@ mod tests {
         );
         assert!(check_topic("a.*").is_err());
         assert!(check_topic("a.ü").is_err());
-    }
-
-    #[test]
-    fn system_topics_are_the_first_token_alone() {
-        assert!(is_system_topic("sys.log"));
-        assert!(is_system_topic("sys"));
-        assert!(!is_system_topic("system.log"));
-        assert!(!is_system_topic("a.sys"));
     }
 }

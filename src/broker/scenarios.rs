@@ -952,6 +952,12 @@ fn what_is_missing_is_stamped_and_what_is_wrong_is_named() {
         refused(&|e| e.topic = "sys.log".into()),
         ("FORBIDDEN", named("topic"))
     );
+    for letters in ["dlq.orders", "continuum.episode.dlq.v1"] {
+        assert_eq!(
+            refused(&|e| e.topic = letters.into()),
+            ("FORBIDDEN", named("topic"))
+        );
+    }
     assert_eq!(
         refused(&|e| e.id = "i".repeat(129)),
         ("TOO_LARGE", named("id"))

@@ -101,7 +101,11 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<Cell>, Undecodable> {
                 let bits = number(rest).ok_or(fault)?;
                 (Cell::Integer((bits ^ SIGN).cast_signed()), 8)
             }
-            FLOAT => (Cell::Float(unordered(number(rest).ok_or(fault)?)), 8),
+            FLOAT => {
+                let float = number(rest).map(unordered);
+                let float = float.filter(|float| !float.is_nan()).ok_or(fault)?;
+                (Cell::Float(float), 8)
+            }
             TIMESTAMP => (Cell::Timestamp(Micros(number(rest).ok_or(fault)?)), 8),
             TEXT | JSON => {
                 let (bytes, len) = unescaped(rest).ok_or(fault)?;

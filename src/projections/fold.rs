@@ -260,3 +260,355 @@ impl Chain {
         self.0 = hash.finalize().into();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::log::Micros;
+    use crate::projections::table::{Column, Key, Kind};
+
+    const EVENTS: usize = 0;
+    const ROWS: usize = 1;
+    const OUTCOME: usize = 3;
+
+    /// A history of events where the first one counts, and rows where the newest does.
+    fn tables() -> [Table; 2] {
+        let text = |name| Column::new(name, Kind::Text);
+        let events = Table {
+            name: "events".into(),
+            columns: vec![
+                text("tenant_id"),
+                text("event_id"),
+                text("value"),
+                Column::nullable("outcome", Kind::Text),
+            ],
+            key: vec![0, 1],
+            rule: Rule::First,
+            outcome: Some(OUTCOME),
+        };
+        let rows = Table {
+            name: "rows".into(),
+            columns: vec![
+                text("tenant_id"),
+                text("row_id"),
+                Column::new("ts", Kind::Timestamp),
+                text("event_id"),
+                Column::new("deleted", Kind::Boolean),
+            ],
+            key: vec![0, 1],
+            rule: Rule::Newest(vec![2, 3]),
+            outcome: None,
+        };
+        [events, rows]
+    }
+
+    /// What a record says: of which row, when, by which event, and whether it is gone.
+    #[derive(Clone, PartialEq, Eq, Debug)]
+    struct Said {
+        row: u8,
+        ts: u64,
+        event: u8,
+        deleted: bool,
+    }
+
+    impl Said {
+        fn changes(&self) -> Vec<Change> {
+            let event = Cell::Text(format!("e{:03}", self.event));
+            let row = Cell::Text(format!("r{}", self.row));
+            let event_row = Row(vec![
+                "t".into(),
+                event.clone(),
+                Cell::Text(format!("{self:?}")),
+                Cell::Null,
+            ]);
+            let row = Row(vec![
+                "t".into(),
+                row,
+                Cell::Timestamp(Micros(self.ts)),
+                event,
+                Cell::Boolean(self.deleted),
+            ]);
+            let put = |table, row| Change::Put { table, row };
+            vec![put(EVENTS, event_row), put(ROWS, row)]
+        }
+    }
+
+    /// Events of distinct ids, of few rows and few times, so that they meet.
+    fn events() -> impl Strategy<Value = Vec<Said>> {
+        vec((0..4_u8, 0..6_u64, any::<bool>()), 1..24).prop_map(|events| {
+            let numbered = (0..).zip(events);
+            numbered
+                .map(|(event, (row, ts, deleted))| Said {
+                    row,
+                    ts,
+                    event,
+                    deleted,
+                })
+                .collect()
+        })
+    }
+
+    /// The events in two orders, with some of them repeated, and where batches end.
+    fn histories() -> impl Strategy<Value = (Vec<Said>, Vec<Said>, Vec<usize>)> {
+        events().prop_flat_map(|events| {
+            let repeated = proptest::sample::subsequence(events.clone(), 0..=events.len());
+            let one = repeated.prop_flat_map({
+                let events = events.clone();
+                move |repeated| Just([events.clone(), repeated].concat()).prop_shuffle()
+            });
+            (one, Just(events).prop_shuffle(), vec(1..6_usize, 1..20))
+        })
+    }
+
+    /// A sink that does what [`Write`] says, and checks what it is given.
+    #[derive(Clone, Default, PartialEq, Debug)]
+    struct Kept {
+        rows: BTreeMap<(usize, Vec<u8>), Row>,
+    }
+
+    impl Kept {
+        fn answer(&self, tables: &[Table], question: &Question) -> Answer {
+            let keys = question.keys.iter();
+            keys.map(|(table, key)| {
+                let row = self.rows.get(&(*table, key.encoded()))?;
+                Some(tables[*table].version_of(row))
+            })
+            .collect()
+        }
+
+        fn take(&mut self, tables: &[Table], writes: Vec<Write>) {
+            let mut seen = std::collections::HashSet::new();
+            for write in writes {
+                let (table, key) = match &write {
+                    Write::Put { table, row } => (*table, tables[*table].key_of(row)),
+                    Write::Remove { table, key } => (*table, key.clone()),
+                };
+                let slot = (table, key.encoded());
+                assert!(seen.insert(slot.clone()), "{key} is written twice");
+                match write {
+                    Write::Put { row, .. } => {
+                        let newer = |there: &Row| match &tables[table].rule {
+                            Rule::First => false,
+                            Rule::Newest(_) => {
+                                tables[table].version_of(&row) > tables[table].version_of(there)
+                            }
+                        };
+                        let newer = self.rows.get(&slot).is_none_or(newer);
+                        assert!(newer, "{key} is written although it is no newer");
+                        self.rows.insert(slot, row);
+                    }
+                    Write::Remove { .. } => {
+                        self.rows.remove(&slot);
+                    }
+                }
+            }
+        }
+
+        /// The rows without what depends on the order of arrival: the history's outcomes.
+        fn settled(&self) -> BTreeMap<(usize, Vec<u8>), Row> {
+            let mut rows = self.rows.clone();
+            for ((table, _), row) in &mut rows {
+                if *table == EVENTS {
+                    row.0[OUTCOME] = Cell::Null;
+                }
+            }
+            rows
+        }
+    }
+
+    /// Whether what was folded is remembered from batch to batch, or asked for again.
+    #[derive(Clone, Copy, PartialEq, Debug)]
+    enum Memory {
+        Kept,
+        Lost,
+    }
+
+    fn run(
+        kept: &mut Kept,
+        events: &[Said],
+        batches: &[usize],
+        repeats: Repeats,
+        memory: Memory,
+    ) -> (Vec<Outcome>, Chain) {
+        let tables = tables();
+        let mut entries = (1..).zip(events).map(|(at, said)| Entry {
+            sequence: Sequence::new(at).unwrap(),
+            changes: said.changes(),
+        });
+        let (mut outcomes, mut chain, mut known) = (Vec::new(), Chain::default(), Known::default());
+        for &count in batches.iter().cycle() {
+            let batch: Vec<_> = entries.by_ref().take(count).collect();
+            if batch.is_empty() {
+                break;
+            }
+            if memory == Memory::Lost {
+                known = Known::default();
+            }
+            let question = question(&tables, &batch);
+            let answer = kept.answer(&tables, &question);
+            known.learn(question, answer);
+            let folded = known.fold(&tables, batch.clone(), repeats);
+            for (entry, outcome) in batch.iter().zip(&folded.outcomes) {
+                chain.take(entry, *outcome);
+            }
+            kept.take(&tables, folded.writes);
+            outcomes.extend(folded.outcomes);
+        }
+        (outcomes, chain)
+    }
+
+    fn count(outcomes: &[Outcome], wanted: Outcome) -> usize {
+        outcomes.iter().filter(|found| **found == wanted).count()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
+
+        // PRJ-02, PRJ-03: ties are decided by the event, repeats are harmless, and what was deleted
+        // stays deleted whenever that is told.
+        #[test]
+        fn any_order_and_any_batches_end_in_the_same_rows((one, other, batches) in histories()) {
+            let (mut left, mut right) = (Kept::default(), Kept::default());
+            let (outcomes, _) = run(&mut left, &one, &batches, Repeats::AreDone, Memory::Kept);
+            run(&mut right, &other, &[1], Repeats::AreDone, Memory::Lost);
+            prop_assert_eq!(left.settled(), right.settled());
+            // The newest event of each row is the one that it shows.
+            for (_, row) in left.rows.iter().filter(|((table, _), _)| *table == ROWS) {
+                let of = other.iter().filter(|said| row.0[1] == Cell::Text(format!("r{}", said.row)));
+                let newest = of.max_by_key(|said| (said.ts, said.event)).unwrap();
+                prop_assert_eq!(&row.0[2..], [
+                    Cell::Timestamp(Micros(newest.ts)),
+                    Cell::Text(format!("e{:03}", newest.event)),
+                    Cell::Boolean(newest.deleted),
+                ]);
+            }
+            prop_assert_eq!(count(&outcomes, Outcome::Duplicate), one.len() - other.len());
+        }
+
+        // PRJ-01, PRJ-18: how records come in batches, and what is remembered, is seen nowhere.
+        #[test]
+        fn batches_leave_no_trace((events, _, batches) in histories()) {
+            let (mut left, mut right) = (Kept::default(), Kept::default());
+            let one = run(&mut left, &events, &batches, Repeats::AreDone, Memory::Kept);
+            let other = run(&mut right, &events, &[1], Repeats::AreDone, Memory::Lost);
+            prop_assert_eq!(one, other);
+            prop_assert_eq!(left, right);
+        }
+
+        // PRJ-03: the history says of each event what became of it.
+        #[test]
+        fn the_history_has_the_outcome_of_each_event((events, _, batches) in histories()) {
+            let mut kept = Kept::default();
+            let (outcomes, _) = run(&mut kept, &events, &batches, Repeats::AreDone, Memory::Kept);
+            let told = |wanted: Outcome| {
+                let rows = kept.rows.iter().filter(|((table, _), row)| {
+                    *table == EVENTS && row.0[OUTCOME] == wanted.as_str().into()
+                });
+                rows.count()
+            };
+            for outcome in [Outcome::Projected, Outcome::Stale] {
+                prop_assert_eq!(told(outcome), count(&outcomes, outcome));
+            }
+            prop_assert_eq!(told(Outcome::Duplicate), 0);
+        }
+
+        // PRJ-06: a backfill over whole tables changes nothing, over holes it mends them.
+        #[test]
+        fn a_backfill_mends_what_is_missing_and_nothing_else(
+            (events, _, batches) in histories(),
+            lost in vec(any::<prop::sample::Index>(), 0..8),
+        ) {
+            let mut whole = Kept::default();
+            run(&mut whole, &events, &[3], Repeats::AreDone, Memory::Kept);
+            let mut again = whole.clone();
+            let (outcomes, _) = run(&mut again, &events, &batches, Repeats::AreLookedAt, Memory::Kept);
+            prop_assert_eq!(&again, &whole);
+            prop_assert_eq!(count(&outcomes, Outcome::Duplicate), events.len());
+
+            let mut holey = whole.clone();
+            for at in lost {
+                let slots: Vec<_> = holey.rows.keys().cloned().collect();
+                if let Some(slot) = slots.get(at.index(slots.len().max(1))) {
+                    holey.rows.remove(slot);
+                }
+            }
+            run(&mut holey, &events, &batches, Repeats::AreLookedAt, Memory::Lost);
+            prop_assert_eq!(holey.settled(), whole.settled());
+        }
+    }
+
+    #[test]
+    fn what_removes_a_row_lets_a_later_one_in() {
+        let tables = tables();
+        let said = |ts| Said {
+            row: 0,
+            ts,
+            event: 0,
+            deleted: false,
+        };
+        let put = |ts| said(ts).changes().remove(1);
+        let key = Key(vec!["t".into(), "r0".into()]);
+        let remove = Change::Remove { table: ROWS, key };
+        let entry = |at, change| Entry {
+            sequence: Sequence::new(at).unwrap(),
+            changes: vec![change],
+        };
+        let entries = vec![
+            entry(1, put(1)),
+            entry(2, remove.clone()),
+            entry(3, put(2)),
+            entry(4, remove),
+        ];
+        let mut known = Known::default();
+        let folded = known.fold(&tables, entries, Repeats::AreDone);
+        use Outcome::{Ignored, Projected};
+        assert_eq!(folded.outcomes, [Projected, Ignored, Projected, Ignored]);
+        assert!(
+            matches!(
+                folded.writes.as_slice(),
+                [Write::Remove { table: ROWS, .. }]
+            ),
+            "{:?}",
+            folded.writes
+        );
+    }
+
+    // PRJ-18: nothing that was projected is left out of the hash.
+    #[test]
+    fn the_chain_tells_records_outcomes_and_changes_apart() {
+        let said = Said {
+            row: 0,
+            ts: 1,
+            event: 0,
+            deleted: false,
+        };
+        let at = |sequence, changes| Entry {
+            sequence: Sequence::new(sequence).unwrap(),
+            changes,
+        };
+        let mut chains = std::collections::HashSet::new();
+        let deleted = Said {
+            deleted: true,
+            ..said.clone()
+        };
+        for (entry, outcome) in [
+            (at(1, said.changes()), Outcome::Projected),
+            (at(2, said.changes()), Outcome::Projected),
+            (at(1, said.changes()), Outcome::Stale),
+            (at(1, deleted.changes()), Outcome::Projected),
+            (at(1, Vec::new()), Outcome::Dead),
+        ] {
+            let mut chain = Chain::default();
+            chain.take(&entry, outcome);
+            assert!(chains.insert(chain.0), "{entry:?}");
+        }
+        let mut chain = Chain::default();
+        chain.take(&at(9, Vec::new()), Outcome::Ignored);
+        assert_eq!(chain, Chain::default(), "of other topics nothing is told");
+    }
+}

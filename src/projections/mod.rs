@@ -4,6 +4,7 @@
 //! - [`table`], [`codec`], [`json`]: tables, rows, and their one canonical encoding.
 //! - [`projection`]: what a projection is. [`continuum`] is one; [`declared`] are those of the
 //!   settings, [`messages`] those that go on with the history of the older system.
+//! - [`letter`]: dead letters, for every projection.
 //! - [`fold`]: what becomes of a record. Pure, and the same everywhere.
 //! - [`sink`]: what a sink is. [`sled`], `postgres` and `valkey` are the three.
 //! - [`logs`]: what a projection needs of the node's logs.
@@ -12,9 +13,11 @@
 //! is no event of the contract never reaches a table.
 
 pub mod codec;
+pub mod continuum;
 pub mod declared;
 pub mod fold;
 pub mod json;
+pub mod letter;
 pub mod logs;
 pub mod messages;
 pub mod projection;

@@ -20,8 +20,10 @@ use super::view::{ClockView, Headers, Payload, RecordView};
 use super::{DESCRIPTORS, v1};
 
 mod date;
+mod time;
 
 use date::Date;
+pub use time::read_micros;
 
 /// Message that older clients put into `data`.
 const BUS_PAYLOAD: &str = "arqon.pybus.v1.BusPayload";

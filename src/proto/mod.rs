@@ -7,6 +7,7 @@ pub mod claims;
 pub mod clock;
 pub mod code;
 pub mod json;
+pub mod topic;
 pub mod value;
 pub mod view;
 

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use arqonbus::client::{
     Batch, Client, Delivery, ProduceOptions, Produced, Start, SubscribeOptions, Subscription,
 };
+use arqonbus::proto::topic;
 use arqonbus::proto::view::{Payload, RecordView};
 use clap::Args;
 use prost::encoding::string;
@@ -39,7 +40,7 @@ const REALITY_ID: u32 = 33;
 #[command(after_help = "\
 A replay ends at what is the end of the log when it starts, or before it with --to. With --into the
 envelopes are stored in another reality, in order, with the same ids; their `twist_id` names the
-reality they come from. --verify hashes everything but append times and the node's own stamps: of
+reality they come from; dead letters are left out. --verify hashes everything but append times and the node's own stamps: of
 the range and, with --into, of what the other reality then holds; else of the range read twice;
 with --output json the last line is an object with both hashes. It ends with 65 if records were
 skipped because they are damaged on the node's disk.
@@ -127,13 +128,16 @@ pub(crate) async fn run(
         Some(into) => {
             let mut copy = Copy::new(client.clone(), &range.reality, into);
             let hash = copy.run(&mut input, &mut pace, &mut losses).await?;
-            let produced = copy.produced;
+            let (produced, left_out) = (copy.produced, copy.left_out);
             let came_out = match (arguments.verify, produced) {
                 (true, Some(range)) => Some(copy.hash_of(range).await?),
                 _ => None,
             };
             // Nothing of its bar may stand in the way of the result.
             drop(copy);
+            if left_out > 0 {
+                tell_left_out(left_out)?;
+            }
             report(output, &hash, came_out.as_ref(), produced)?;
         }
         None => {
@@ -163,6 +167,16 @@ pub(crate) async fn run(
     drop(input);
     client.close().await;
     Ok(losses.verdict()?)
+}
+
+fn tell_left_out(count: u64) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    let mut err = std::io::stderr().lock();
+    writeln!(
+        err,
+        "{count} records of dead letters left out: the node alone writes them"
+    )?;
+    Ok(())
 }
 
 fn report(
@@ -275,6 +289,8 @@ struct Copy<'a> {
     options: ProduceOptions,
     batch: Batch,
     produced: Option<Produced>,
+    /// Dead letters, which no client can store.
+    left_out: u64,
     progress: Progress,
 }
 
@@ -289,6 +305,7 @@ impl<'a> Copy<'a> {
                 ..ProduceOptions::default()
             },
             produced: None,
+            left_out: 0,
             progress: Progress::new(None, "records replayed"),
         }
     }
@@ -329,6 +346,11 @@ impl<'a> Copy<'a> {
     ) -> anyhow::Result<()> {
         for record in delivery.views() {
             let record = record?;
+            // The node's own to write, and told of the reality that they stand in.
+            if topic::is_of_dead_letters(record.topic) {
+                self.left_out += 1;
+                continue;
+            }
             if pace.early(record.appended_at) {
                 self.cut().await?;
                 pace.wait(record.appended_at).await;

@@ -3,18 +3,16 @@
 //! Accepts what the older system accepts: absent parts get defaults, unknown parts are ignored, of
 //! a part that is there twice the last one counts, a list may stand for an object in `payload`.
 
-use jiff::Timestamp;
 use serde_json::{Map, Value as Json};
 use uuid::Uuid;
 
 use super::shape::Shape;
+use crate::proto::json::read_micros;
 
 /// The only version of the older protocol.
 pub const VERSION: &str = "1.0";
 /// Longest id; those that clients of the older system make are shorter.
 const ID_BYTES_MAX: usize = 128;
-/// Longest text of a time.
-const TIME_BYTES_MAX: usize = 48;
 
 /// What a message is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -449,43 +447,7 @@ pub fn is_message_id(id: &str) -> bool {
 /// A time in RFC 3339 as milliseconds since the Unix epoch.
 #[must_use]
 pub fn time_ms(text: &str, naive: bool) -> Option<i64> {
-    let bytes = text.as_bytes();
-    if bytes.len() > TIME_BYTES_MAX {
-        return None;
-    }
-    let (clock, rest) = text.split_at_checked(19)?;
-    let fits = |text: &str, pattern: &str| {
-        text.len() == pattern.len()
-            && text
-                .bytes()
-                .zip(pattern.bytes())
-                .all(|(byte, wanted)| match wanted {
-                    b'0' => byte.is_ascii_digit(),
-                    b'T' => matches!(byte, b'T' | b't'),
-                    _ => byte == wanted,
-                })
-    };
-    let after = match rest.strip_prefix('.') {
-        Some(fraction) => {
-            let digits = fraction.bytes().take_while(u8::is_ascii_digit).count();
-            fraction.get(digits..).filter(|_| digits > 0)?
-        }
-        None => rest,
-    };
-    let is_offset = matches!(after, "Z" | "z") || fits(after, "+00:00") || fits(after, "-00:00");
-    let is_naive = naive && after.is_empty();
-    if !fits(clock, "0000-00-00T00:00:00") || !(is_offset || is_naive) {
-        return None;
-    }
-    // More digits than nanoseconds are cut: what is kept is milliseconds.
-    let fraction: String = rest
-        .strip_prefix('.')
-        .map(|fraction| fraction.bytes().take_while(u8::is_ascii_digit).take(9))
-        .map(|digits| std::iter::once('.').chain(digits.map(char::from)).collect())
-        .unwrap_or_default();
-    let offset = if is_naive { "Z" } else { after };
-    let time: Timestamp = format!("{clock}{fraction}{offset}").parse().ok()?;
-    Some(time.as_microsecond().div_euclid(1_000))
+    read_micros(text, naive).map(|micros| micros.div_euclid(1_000))
 }
 
 #[cfg(test)]

@@ -139,7 +139,7 @@ impl Copier {
             let view = EnvelopeView::parse(&copy.envelope);
             // A template can make a topic too long, and of the oddest one the system's own.
             let fits =
-                name::check_topic(&copy.topic).is_ok() && !name::is_system_topic(&copy.topic);
+                name::check_topic(&copy.topic).is_ok() && !name::is_reserved_topic(&copy.topic);
             match view {
                 Ok(view) if fits => {
                     let topic = Bytes::from(copy.topic.clone());

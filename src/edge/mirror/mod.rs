@@ -189,8 +189,8 @@ impl Rule {
             let text = format!("{fault}; {{topic}} stands for the topic of the original");
             return Err(Fault::invalid(field, text));
         }
-        if name::is_system_topic(&sample) {
-            let text = "copies do not go to the system's own topics";
+        if name::is_reserved_topic(&sample) {
+            let text = "copies do not go to the system's own topics, nor to those of dead letters";
             return Err(Fault::new(ErrorCode::Forbidden, field, text));
         }
         Ok(rule)
@@ -354,6 +354,7 @@ mod tests {
             (rule("a", 1, "", ""), "arguments.target_topic"),
             (rule("a", 1, "{topic}", ""), "arguments.target_topic"),
             (rule("a", 1, "sys.{topic}", ""), "arguments.target_topic"),
+            (rule("a", 1, "dlq.{topic}", ""), "arguments.target_topic"),
             (rule("a", 1, "x..{topic}", ""), "arguments.target_topic"),
             (rule("a", 1, "x.{other}", ""), "arguments.target_topic"),
             (rule("a", 1, "", "_system"), "arguments.target_reality"),

@@ -417,6 +417,15 @@ async fn refusals_name_code_and_field() {
             said("FORBIDDEN", "reality"),
         ),
         (
+            Ask::Produce(produce(&["a", "sys.log"])),
+            said("FORBIDDEN", "envelopes[1].topic"),
+        ),
+        // PRJ-04: whoever is told of a dead letter has it from the node.
+        (
+            Ask::Produce(produce(&["a", "dlq.a"])),
+            said("FORBIDDEN", "envelopes[1].topic"),
+        ),
+        (
             Ask::Subscribe(from_start(0, ">")),
             said("VALIDATION_ERROR", "subscription"),
         ),
