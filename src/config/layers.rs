@@ -332,6 +332,13 @@ fn is_made_by_platform(rest: &str, text: &str) -> bool {
 fn value_of(defaults: &Figment, key: &str, text: &str) -> Value {
     match defaults.find_value(key) {
         Ok(Value::String(..) | Value::Empty(..)) => Value::from(text),
+        // The parser of variables panics over escapes after letters beyond ASCII; TOML has the
+        // same escapes.
+        Ok(_) | Err(_) if text.contains('\\') && !text.is_ascii() => {
+            let named = Toml::from_str::<Dict>(&format!("value = {text}"));
+            let value = named.ok().and_then(|mut named| named.remove("value"));
+            value.unwrap_or_else(|| Value::from(text))
+        }
         Ok(_) | Err(_) => text
             .parse()
             .unwrap_or_else(|_: std::convert::Infallible| Value::from(text)),
@@ -708,6 +715,9 @@ mod tests {
         let text = "[{id=b,algorithm=HS256,file=/b}]";
         let loaded = load(None, env(&[("ARQONBUS_AUTH_KEYS", text)]), &[]).expect("settings");
         assert_eq!(loaded.config.auth.keys[0].id, "b");
+        let text = r#"[{id="é\tb",algorithm="HS256",file="/b"}]"#;
+        let loaded = load(None, env(&[("ARQONBUS_AUTH_KEYS", text)]), &[]).expect("settings");
+        assert_eq!(loaded.config.auth.keys[0].id, "é\tb");
         let text = "[{id=b,algorithm=none,file=/b}]";
         let error =
             load(None, env(&[("ARQONBUS_AUTH_KEYS", text)]), &[]).expect_err("no algorithm");

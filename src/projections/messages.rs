@@ -8,8 +8,8 @@
 use prost::Message as _;
 use serde_json::Value;
 
-use super::declared::Letters;
 use super::json;
+use super::letter;
 use super::projection::{Change, DeadLetters, Poison, Projection, Source};
 use super::sink::SinkKind;
 use super::table::{Cell, Column, Kind, Row, Rule, Table};
@@ -34,7 +34,6 @@ pub struct Messages {
     topics: Vec<String>,
     tables: Vec<Table>,
     dead_letters: DeadLetters,
-    letters: Letters,
     rooms: Rooms,
     schemas: Schemas,
     proto: bool,
@@ -44,9 +43,9 @@ pub struct Messages {
 impl Messages {
     /// The projection that `entry` declares.
     #[must_use]
-    pub fn new(entry: &MessageEntry, letters: Letters, rooms: Rooms) -> Self {
+    pub fn new(entry: &MessageEntry, rooms: Rooms) -> Self {
         let table = table(&entry.table);
-        let dead = (letters.table)(&format!("{}{DEAD_LETTER_TABLE}", table.name));
+        let dead = letter::table(&format!("{}{DEAD_LETTER_TABLE}", table.name));
         let topic = entry.dead_letter_topic();
         let mut topics = entry.topics.clone();
         topics.push(topic.clone());
@@ -61,7 +60,6 @@ impl Messages {
             topics,
             tables: vec![table, dead],
             dead_letters: DeadLetters { topic, table: 1 },
-            letters,
             rooms,
             schemas: Schemas::builtin(),
             proto: entry.proto,
@@ -148,7 +146,8 @@ impl Projection for Messages {
     fn read(&self, source: &Source<'_>) -> Result<Vec<Change>, Poison> {
         let topic = source.record.topic;
         if topic == self.dead_letters.topic {
-            return (self.letters.read)(source, self.dead_letters.table);
+            let shown = |record: &RecordView<'_>| source.payloads.to_json(source.tenant, record);
+            return Ok(letter::changes(self, source, &shown));
         }
         // Two projections of everything would feed each other their dead letters for ever.
         if topic.starts_with(DEAD_LETTERS) {

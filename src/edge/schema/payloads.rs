@@ -246,7 +246,7 @@ mod tests {
         assert_eq!(of(&signal).unwrap()["reason"], "spam");
     }
 
-    // PRJ-14, EDGE-20: what came over JSON is what its sender wrote.
+    // PRJ-14: what came over JSON is what its sender wrote.
     #[test]
     fn a_message_of_an_older_client_is_what_it_wraps() {
         let text = prost_types::Value {

@@ -13,6 +13,7 @@ mod value;
 
 use serde_json::Value;
 
+use super::letter;
 use super::projection::{Change, DeadLetters, Poison, Projection, Source};
 use super::sink::SinkKind;
 use super::table::{Cell, Column, Row, Rule, Table};
@@ -20,18 +21,10 @@ use crate::config::projections::{
     ColumnEntry, ColumnType, DEAD_LETTER_TABLE, DEAD_LETTERS, ProjectionEntry, RecordField,
     TableSink,
 };
+use crate::proto::view::RecordView;
 
 /// The payload as a whole, where it is at fault.
 const PAYLOAD: &str = "payload";
-
-/// How dead letters are kept, the same for every projection.
-#[derive(Clone, Copy, Debug)]
-pub struct Letters {
-    /// The table of this name that shows them.
-    pub table: fn(name: &str) -> Table,
-    /// What a record on their topic means to the table at this place.
-    pub read: fn(&Source<'_>, table: usize) -> Result<Vec<Change>, Poison>,
-}
 
 /// A declaration that cannot be one.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -53,7 +46,6 @@ pub struct Declared {
     topics: Vec<String>,
     tables: Vec<Table>,
     dead_letters: DeadLetters,
-    letters: Letters,
     columns: Vec<Taken>,
     sinks: Vec<SinkKind>,
     removal: Removal,
@@ -91,7 +83,7 @@ impl Declared {
     ///
     /// # Errors
     /// It names a column that it does not declare.
-    pub fn new(entry: &ProjectionEntry, letters: Letters) -> Result<Self, Undeclared> {
+    pub fn new(entry: &ProjectionEntry) -> Result<Self, Undeclared> {
         let columns: Vec<Taken> = entry.columns.iter().map(Taken::of).collect();
         let place = |field: &'static str, name: &String| {
             let mut all = entry.columns.iter();
@@ -137,7 +129,7 @@ impl Declared {
             ),
             outcome: None,
         };
-        let dead = (letters.table)(&format!("{}{DEAD_LETTER_TABLE}", table.name));
+        let dead = letter::table(&format!("{}{DEAD_LETTER_TABLE}", table.name));
         let topic = entry.dead_letter_topic();
         let mut topics = entry.topics.clone();
         topics.push(topic.clone());
@@ -147,7 +139,6 @@ impl Declared {
             topics,
             tables: vec![table, dead],
             dead_letters: DeadLetters { topic, table: 1 },
-            letters,
             columns,
             sinks: entry.sinks.iter().map(|sink| kind_of(*sink)).collect(),
             removal,
@@ -233,7 +224,8 @@ impl Projection for Declared {
     fn read(&self, source: &Source<'_>) -> Result<Vec<Change>, Poison> {
         let topic = source.record.topic;
         if topic == self.dead_letters.topic {
-            return (self.letters.read)(source, self.dead_letters.table);
+            let shown = |record: &RecordView<'_>| source.payloads.to_json(source.tenant, record);
+            return Ok(letter::changes(self, source, &shown));
         }
         // Two projections of everything would feed each other their dead letters for ever.
         if topic.starts_with(DEAD_LETTERS) {

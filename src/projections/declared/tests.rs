@@ -9,7 +9,6 @@ use crate::config::projections::ProjectionEntry;
 use crate::log::{Micros, Sequence};
 use crate::projections::fold::{Entry, Known, Outcome, Repeats, question};
 use crate::projections::projection::Payloads;
-use crate::projections::table::Kind;
 use crate::proto::v1::{Envelope, Event, Record, envelope};
 use crate::proto::view::RecordView;
 
@@ -22,25 +21,6 @@ impl Payloads for Plain {
         serde_json::from_slice(record.envelope.payload.data()).ok()
     }
 }
-
-/// Dead letters as numbers of the log alone.
-const LETTERS: Letters = Letters {
-    table: |name| Table {
-        name: name.to_owned(),
-        columns: vec![
-            Column::new("tenant_id", Kind::Text),
-            Column::new("sequence", Kind::Integer),
-        ],
-        key: vec![0, 1],
-        rule: Rule::First,
-        outcome: None,
-    },
-    read: |source, table| {
-        let sequence = i64::try_from(source.sequence.get()).unwrap();
-        let row = Row(vec![Cell::from(source.tenant), Cell::Integer(sequence)]);
-        Ok(vec![Change::Put { table, row }])
-    },
-};
 
 fn entry(declaration: Value) -> ProjectionEntry {
     serde_json::from_value(declaration).unwrap()
@@ -58,7 +38,7 @@ fn quakes() -> Declared {
             {"name": "topic", "from": "$topic", "type": "text"},
         ],
     }));
-    Declared::new(&entry, LETTERS).unwrap()
+    Declared::new(&entry).unwrap()
 }
 
 fn presence() -> Declared {
@@ -69,7 +49,7 @@ fn presence() -> Declared {
             {"name": "state", "type": "text", "required": true},
         ],
     }));
-    Declared::new(&entry, LETTERS).unwrap()
+    Declared::new(&entry).unwrap()
 }
 
 fn record(sequence: u64, topic: &str, key: &str, data: &[u8]) -> Vec<u8> {
@@ -293,7 +273,7 @@ fn where_the_payload_orders_an_empty_one_says_nothing() {
             {"name": "at", "type": "integer", "required": true},
         ],
     }));
-    let projection = Declared::new(&entry, LETTERS).unwrap();
+    let projection = Declared::new(&entry).unwrap();
     let poison = read(&projection, &record(1, "p", "k", b"")).unwrap_err();
     assert!(poison.reason.contains("$timestamp"), "{poison}");
 }
@@ -301,8 +281,45 @@ fn where_the_payload_orders_an_empty_one_says_nothing() {
 // PRJ-04
 #[test]
 fn dead_letters_go_to_their_own_table_and_never_round_in_circles() {
-    let own = read(&quakes(), &record(4, "dlq.projection.quakes", "", b"?")).unwrap();
-    assert!(matches!(own[..], [Change::Put { table: 1, .. }]), "{own:?}");
+    let projection = quakes();
+    let bad = record(4, "quake.us", "", b"[]");
+    let view = RecordView::parse(&bad).unwrap();
+    let source = Source {
+        tenant: "acme",
+        reality: "main",
+        sequence: Sequence::FIRST,
+        appended_at: Micros(1),
+        record: &view,
+        payloads: &Plain,
+    };
+    let poison = projection.read(&source).unwrap_err();
+    let event = letter::write(&projection, &source, &poison, None);
+    assert_eq!(event.topic, "dlq.projection.quakes");
+    let envelope = Envelope {
+        schema: event.schema.into(),
+        payload: Some(envelope::Payload::Event(Event {
+            r#type: event.kind.into(),
+            data: event.data,
+        })),
+        ..Envelope::default()
+    };
+    let stored = Record {
+        sequence: 5,
+        topic: event.topic,
+        envelope: envelope.encode_to_vec().into(),
+        ..Record::default()
+    };
+    let own = read(&projection, &stored.encode_to_vec()).unwrap();
+    let [Change::Put { table: 1, row }] = &own[..] else {
+        panic!("a row of dead letters: {own:?}");
+    };
+    let table = &projection.tables()[1];
+    let of = |name: &str| row.0[table.column(name).unwrap()].clone();
+    assert_eq!(of("reason"), Cell::from("projection_failed:id is missing"));
+    assert_eq!(of("event"), Cell::Json("[]".into()));
+    // What is no letter there says nothing.
+    let noise = read(&projection, &record(6, "dlq.projection.quakes", "", b"?"));
+    assert_eq!(noise, Ok(Vec::new()));
     let others = read(&quakes(), &record(4, "dlq.projection.other", "", b"?"));
     assert_eq!(others, Ok(Vec::new()));
 }
@@ -320,7 +337,7 @@ fn a_record_gives_what_is_not_in_its_payload() {
             column("timestamp", "timestamp"),
         ],
     }));
-    let projection = Declared::new(&entry, LETTERS).unwrap();
+    let projection = Declared::new(&entry).unwrap();
     // No column needs the payload, so that it may be anything.
     let changes = read(&projection, &record(4, "a.b", "", b"\xff")).unwrap();
     let Change::Put { row, .. } = &changes[0] else {
@@ -343,7 +360,7 @@ fn a_column_that_is_not_declared_is_named() {
         "name": "p", "topics": ["p"], "key": ["k"],
         "columns": [{"name": "x", "type": "text"}],
     }));
-    let error = Declared::new(&entry, LETTERS).unwrap_err();
+    let error = Declared::new(&entry).unwrap_err();
     assert_eq!((error.field, error.column.as_str()), ("key", "k"));
 }
 
@@ -386,7 +403,7 @@ fn of_every_type() -> Declared {
         .chain([json!({"name": "deep", "from": "a.b.0", "type": "json"})])
         .collect();
     let entry = entry(json!({"name": "p", "topics": ["p"], "key": ["id"], "columns": columns}));
-    Declared::new(&entry, LETTERS).unwrap()
+    Declared::new(&entry).unwrap()
 }
 
 proptest! {

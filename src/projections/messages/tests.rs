@@ -17,11 +17,6 @@ impl Payloads for Registered {
     }
 }
 
-const LETTERS: Letters = Letters {
-    table,
-    read: |_, _| Err(Poison::of("", "a dead letter")),
-};
-
 fn rooms(topic: &str) -> Option<(String, String)> {
     let (room, channel) = topic.strip_prefix("room.")?.split_once('.')?;
     Some((room.to_owned(), channel.to_owned()))
@@ -30,7 +25,7 @@ fn rooms(topic: &str) -> Option<(String, String)> {
 fn messages(proto: bool) -> Messages {
     let entry = json!({"topics": ["room.>", "order.>"], "proto": proto});
     let entry: MessageEntry = serde_json::from_value(entry).unwrap();
-    Messages::new(&entry, LETTERS, rooms)
+    Messages::new(&entry, rooms)
 }
 
 fn read(projection: &Messages, topic: &str, envelope: &Envelope) -> Result<Row, Poison> {
@@ -212,10 +207,4 @@ fn what_no_table_can_hold_is_poison() {
         read(&messages(true), "room.a.b", &long).unwrap_err().field,
         "message_id"
     );
-    let letter = read(
-        &messages(true),
-        "dlq.projection.messages",
-        &event("x", Vec::new()),
-    );
-    assert_eq!(letter.unwrap_err().reason, "a dead letter");
 }
