@@ -12,7 +12,9 @@ pub(crate) fn run(arguments: &MigrateArguments) -> anyhow::Result<()> {
     let loaded = load(arguments.config.as_deref(), &[])?;
     let settings = &loaded.config.postgres;
     let Some(database) = projecting::postgres(settings, Migrating::ByHand)? else {
-        bail!("postgres.url is not set: name the database by ARQONBUS_POSTGRES_URL or in the settings file");
+        bail!(
+            "postgres.url is not set: name the database by ARQONBUS_POSTGRES_URL or in the settings file"
+        );
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

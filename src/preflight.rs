@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use arqonbus::config::Config;
-use arqonbus::projections::postgres::preflight::Verdict;
 use arqonbus::projections::postgres::Migrating;
+use arqonbus::projections::postgres::preflight::Verdict;
 use arqonbus::projections::projection::Projection;
 use arqonbus::projections::valkey::preflight::{self as of_valkey, Weight};
 use serde::Serialize;
@@ -89,7 +89,11 @@ async fn look_at_servers(config: &Config) -> anyhow::Result<Vec<Finding>> {
         Some(address) => {
             let found = of_valkey::preflight(&address).await;
             if found.iter().all(|finding| finding.weight == Weight::Hint) {
-                findings.push(Finding::new("valkey.reachable", "ok", "takes what is cached"));
+                findings.push(Finding::new(
+                    "valkey.reachable",
+                    "ok",
+                    "takes what is cached",
+                ));
             }
             for finding in found {
                 let verdict = match finding.weight {
@@ -114,9 +118,15 @@ pub(crate) fn run(arguments: &PreflightArguments) -> ExitCode {
     };
     let failed = findings.iter().any(Finding::has_failed);
     let shown = match arguments.output {
-        Output::Text => findings.iter().map(|finding| format!("{finding}\n")).collect(),
+        Output::Text => findings
+            .iter()
+            .map(|finding| format!("{finding}\n"))
+            .collect(),
         Output::Json => {
-            format!("{}\n", serde_json::json!({ "ok": !failed, "findings": findings }))
+            format!(
+                "{}\n",
+                serde_json::json!({ "ok": !failed, "findings": findings })
+            )
         }
     };
     match print(&shown) {

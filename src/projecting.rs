@@ -19,7 +19,8 @@ use arqonbus::projections::postgres::{self, Migrating, Postgres};
 use arqonbus::projections::projection::Projection;
 use arqonbus::projections::sink::{Sink, SinkKind};
 use arqonbus::projections::sled::Sled;
-use arqonbus::projections::valkey::{self, Address, Mapping, ValkeySink};
+use arqonbus::projections::valkey::mapping::Mapping;
+use arqonbus::projections::valkey::{self, Address, ValkeySink};
 use arqonbus::projections::{Kept, Projections};
 
 use crate::feed::BrokerLogs;
@@ -114,9 +115,10 @@ pub(crate) fn valkey(settings: &config::Valkey) -> anyhow::Result<Option<Address
     let Some(url) = &settings.url else {
         return Ok(None);
     };
-    let ca = settings.ca.as_ref().map(|file| {
-        std::fs::read(file).with_context(|| format!("valkey.ca = {}", file.display()))
-    });
+    let ca = settings
+        .ca
+        .as_ref()
+        .map(|file| std::fs::read(file).with_context(|| format!("valkey.ca = {}", file.display())));
     Ok(Some(Address {
         ca: ca.transpose()?,
         connect_timeout: Duration::from_millis(settings.connect_timeout_ms),
@@ -187,4 +189,3 @@ pub(crate) fn start(
     let runtime = tokio::runtime::Handle::current();
     Projections::start(kept, logs, clock, options, &runtime).context("cannot start the projections")
 }
-

@@ -2,15 +2,9 @@
 //! at.
 //!
 //! - [`table`], [`codec`], [`json`]: tables, rows, and their one canonical encoding.
-<<<<<<< HEAD
 //! - [`letter`]: dead letters, for every projection.
 //! - [`projection`]: what a projection is. [`continuum`] is one; [`declared`] are those of the
 //!   settings, [`messages`] those that go on with the history of the older system.
-=======
-//! - [`projection`]: what a projection is. [`continuum`] is one; [`declared`] are those of the
-//!   settings, [`messages`] those that go on with the history of the older system.
-//! - [`letter`]: dead letters, for every projection.
->>>>>>> p-own
 //! - [`fold`]: what becomes of a record. Pure, and the same everywhere.
 //! - [`sink`]: what a sink is. [`sled`], [`postgres`] and [`valkey`] are the
 //!   three.

@@ -86,6 +86,28 @@ impl Mapping {
         })
     }
 
+    /// Messages as entries of a stream: where each stands, and what it says to people.
+    #[must_use]
+    pub fn messages(table: &str, name: &str, len_max: u64) -> Self {
+        let columns = [
+            "message_id",
+            "topic",
+            "room",
+            "channel",
+            "sender",
+            "stored_at",
+            "envelope",
+        ];
+        Self::Stream(Stream {
+            table: table.to_owned(),
+            sequence: "sequence".to_owned(),
+            columns: columns.map(str::to_owned).to_vec(),
+            name: name.to_owned(),
+            len_max,
+            ttl: None,
+        })
+    }
+
     fn table(&self) -> &str {
         match self {
             Self::Cache(cache) => &cache.table,
