@@ -75,6 +75,7 @@ impl Mapping {
             "last_event_id",
             "last_event_ts",
             "deleted",
+            "last_sequence",
         ];
         Self::Cache(Cache {
             table: table.to_owned(),

@@ -248,6 +248,7 @@ async fn a_row_is_read_as_far_as_it_is_kept() {
     assert_eq!(row.0[7], Cell::from("ram://vector"));
     assert_eq!(row.0[10], Cell::Timestamp(Micros(6)));
     assert_eq!(row.0[11], Cell::Boolean(true));
+    assert_eq!(row.0[12], Cell::Integer(41));
     assert_eq!((&row.0[5], &row.0[8]), (&Cell::Null, &Cell::Null));
 
     let commit = Commit {
