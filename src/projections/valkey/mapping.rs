@@ -1,6 +1,6 @@
 //! What a projection keeps in Valkey: the part of a row that is hot, or entries of a stream.
 //!
-//! A mapping names a table and columns of it; [`Plan`] is what becomes of it beside the tables of a
+//! A mapping names a table and columns of it; `Plan` is what becomes of it beside the tables of a
 //! projection. Tables without a mapping are not kept here. Knows no connection.
 
 use std::time::Duration;
@@ -75,6 +75,7 @@ impl Mapping {
             "last_event_id",
             "last_event_ts",
             "deleted",
+            "last_sequence",
         ];
         Self::Cache(Cache {
             table: table.to_owned(),

@@ -1,10 +1,14 @@
 //! Whether a Valkey or Redis server is fit to be a sink (PRJ-15). Every finding has a name.
 
-use super::server::{Address, AddressFault, Server};
+use super::server::{Address, Server};
 use crate::projections::sink::SinkError;
 
 /// The oldest Redis whose scripts and streams do what is asked of them. Every Valkey is newer.
 const VERSION_MIN: (u64, u64) = (6, 2);
+
+/// What the node's user must be allowed to do, in the words of `ACL SETUSER`, and no more.
+pub const RIGHTS: &str = "~tenant:* +ping +info +evalsha +script|load +multi +exec +hmget +hset \
+    +del +exists +pexpire +time +xadd +xinfo|stream +xrevrange";
 
 /// What was looked at.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -85,7 +89,7 @@ impl Finding {
 pub async fn preflight(address: &Address) -> Vec<Finding> {
     let server = match Server::new(address) {
         Ok(server) => server,
-        Err(fault @ (AddressFault::Url { .. } | AddressFault::Insecure)) => {
+        Err(fault) => {
             return vec![Finding::failure(Check::Url, fault.to_string())];
         }
     };
@@ -102,9 +106,7 @@ pub async fn preflight(address: &Address) -> Vec<Finding> {
         }
     }
     if let Err(error) = server.probe().await {
-        let text = format!(
-            "{error}; let the node's user write ~tenant:* with hashes, streams and scripts"
-        );
+        let text = format!("{error}; the node's user must be allowed {RIGHTS}");
         findings.push(Finding::failure(Check::Writable, text));
     }
     findings

@@ -14,6 +14,8 @@ use redis::{
     RedisResult, Script, ScriptInvocation, ServerErrorKind, TlsCertificates, Value, pipe,
 };
 use tokio::sync::Mutex;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 
 use super::key::ValkeyKey;
 use crate::projections::sink::{SinkError, SinkKind};
@@ -69,6 +71,9 @@ pub enum AddressFault {
         "the URL of Valkey asks not to check the server's certificate; leave #insecure out, and name its authority instead"
     )]
     Insecure,
+    /// There is no authority in what is given as one.
+    #[error("the authority of Valkey's certificate cannot be read; give a certificate in PEM form")]
+    Authority,
 }
 
 /// A server.
@@ -123,6 +128,9 @@ impl Server {
         let client = match info.addr() {
             ConnectionAddr::TcpTls { insecure: true, .. } => return Err(AddressFault::Insecure),
             ConnectionAddr::TcpTls { .. } => {
+                if address.ca.as_deref().is_some_and(|ca| !is_authority(ca)) {
+                    return Err(AddressFault::Authority);
+                }
                 // Somebody may have chosen one already.
                 drop(tokio_rustls::rustls::crypto::ring::default_provider().install_default());
                 let tls = TlsCertificates {
@@ -282,6 +290,12 @@ impl Server {
             .get_multiplexed_async_connection_with_config(&self.config);
         Ok(slot.insert(connect.await?).clone())
     }
+}
+
+/// Whether a text holds certificates in PEM form, and none that is broken.
+fn is_authority(pem: &[u8]) -> bool {
+    let mut certificates = CertificateDer::pem_slice_iter(pem).peekable();
+    certificates.peek().is_some() && certificates.all(|certificate| certificate.is_ok())
 }
 
 /// `[[id, fields]]` of one entry.

@@ -80,7 +80,12 @@ async fn a_failover_to_an_empty_copy_is_made_good() {
     let server = Redis::start();
     let (mut follower, _) = begun(&server, &server.url()).await;
     server.follow(empty.port());
+    let begin = Instant::now();
     while !server.keys().is_empty() {
+        assert!(
+            begin.elapsed() < Duration::from_secs(20),
+            "it does not follow"
+        );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     server.lead();
@@ -98,7 +103,9 @@ async fn a_server_that_cannot_save_is_waited_for() {
     std::fs::create_dir(server.directory().join("dump.rdb")).expect("a directory");
     server.set("save", "3600 1");
     server.ask::<String>(&["BGSAVE"]);
+    let begin = Instant::now();
     loop {
+        assert!(begin.elapsed() < Duration::from_secs(20), "it saves");
         let about: String = server.ask(&["INFO", "persistence"]);
         if about.contains("rdb_last_bgsave_status:err") {
             break;
@@ -174,7 +181,9 @@ async fn a_busy_server_is_waited_for() {
             .query::<()>(&mut connection)
             .expect_err("it never ends")
     });
+    let begin = Instant::now();
     let error = loop {
+        assert!(begin.elapsed() < Duration::from_secs(20), "it is not busy");
         match follower.step(at, &events(60)[20..40]).await {
             Err(error) => break error,
             // It was there before the endless one.
@@ -304,7 +313,9 @@ async fn an_older_copy_is_brought_up_to_date() {
     let (at, _) = follower.step(at, &all[20..60]).await.expect("taken");
     server.restart();
     assert_eq!(cached(&server), newest(&all[..20]), "it is older");
+    let begin = Instant::now();
     let error = loop {
+        assert!(begin.elapsed() < Duration::from_secs(20), "it stays away");
         match follower.step(at, &all[60..]).await {
             Err(SinkError::Unavailable { .. }) => {}
             Err(error) => break error,

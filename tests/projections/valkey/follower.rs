@@ -44,6 +44,7 @@ impl Test {
                 Column::new("last_event_id", Kind::Text),
                 Column::new("last_event_ts", Kind::Timestamp),
                 Column::new("deleted", Kind::Boolean),
+                Column::nullable("last_sequence", Kind::Integer),
             ],
             key: vec![0, 1, 2],
             rule: Rule::Newest(vec![10, 9]),
@@ -144,6 +145,7 @@ impl Event {
             Cell::from(&*self.id),
             Cell::Timestamp(Micros(self.ts)),
             Cell::Boolean(self.ts.is_multiple_of(3)),
+            Cell::Integer(41),
         ])
     }
 

@@ -1,7 +1,7 @@
 //! Which keys there are.
 
 use std::collections::{BTreeSet, HashMap};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arqonbus::projections::sink::{Commit, Place, Sink as _, SinkError};
 use arqonbus::projections::valkey::mapping::{Mapping, TTL, TTL_MAX};
@@ -110,7 +110,9 @@ async fn what_is_kept_goes_away() {
     assert_eq!(follower.sink.horizon(&follower.test), Some(ttl));
     let first = follower.follow(&events(40)).await;
     assert!(!server.keys().is_empty());
+    let begin = Instant::now();
     while !server.keys().is_empty() {
+        assert!(begin.elapsed() < 20 * ttl, "{:?}", server.keys());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     // The place went with the rows, and the holder learns of it.
