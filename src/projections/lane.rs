@@ -321,6 +321,14 @@ impl Lane {
                 Arc::clone(run.feed.insert(opened))
             }
         };
+        let payloads = self.shared.logs.payloads();
+        if self.projection.needs_schemas() && !payloads.are_known(&self.place.tenant) {
+            return Err(LogsError {
+                reason: "the schemas of the tenant cannot be read".to_owned(),
+                passing: true,
+            }
+            .into());
+        }
         let mut held = match run.held {
             Some(held) => held,
             None => self.begin(&*feed)?,
