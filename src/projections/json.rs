@@ -46,7 +46,10 @@ fn sorted(value: &Value) -> Value {
     reason = "whole, and within the bounds of the type"
 )]
 fn one_form(number: &Number) -> Number {
-    match number.as_f64().filter(|whole| number.is_f64() && whole.fract() == 0.0) {
+    match number
+        .as_f64()
+        .filter(|whole| number.is_f64() && whole.fract() == 0.0)
+    {
         Some(whole) if (-SIGNED_END..SIGNED_END).contains(&whole) => Number::from(whole as i64),
         Some(whole) if (0.0..UNSIGNED_END).contains(&whole) => Number::from(whole as u64),
         Some(_) | None => number.clone(),
@@ -68,8 +71,14 @@ mod tests {
             (r#""A""#, r#""A""#),
             ("18446744073709551615", "18446744073709551615"),
             ("1e300", "1e+300"),
-            ("[1e17, 1e19, 2e19]", "[100000000000000000,10000000000000000000,2e+19]"),
-            ("[-9223372036854775808.0, 20000000000000000000]", "[-9223372036854775808,2e+19]"),
+            (
+                "[1e17, 1e19, 2e19]",
+                "[100000000000000000,10000000000000000000,2e+19]",
+            ),
+            (
+                "[-9223372036854775808.0, 20000000000000000000]",
+                "[-9223372036854775808,2e+19]",
+            ),
         ] {
             let first = canonical_text(given).expect("JSON");
             assert_eq!(first, wanted);

@@ -7,9 +7,7 @@ use std::time::{Duration, Instant};
 use arqonbus::log::{Micros, Sequence};
 use arqonbus::projections::fold::{Chain, Entry, Known, Outcome, Repeats, question};
 use arqonbus::projections::projection::{Change, DeadLetters, Poison, Projection, Source};
-use arqonbus::projections::sink::{
-    Commit, Copy, Place, Position, Query, Sink, SinkError, Write,
-};
+use arqonbus::projections::sink::{Commit, Copy, Place, Position, Query, Sink, SinkError, Write};
 use arqonbus::projections::table::{Cell, Column, Kind, Row, Rule, Table};
 
 /// Long enough for a server to be killed, to recover, and for everything to go on.
@@ -234,21 +232,37 @@ pub(crate) fn trouble(tenant: &str, count: u64) -> Vec<Entry> {
     };
     (1..=count)
         .map(|sequence| match roll(12) {
-            0 => event(tenant, sequence, &format!("e{}", roll(sequence)), roll(20), roll(99)),
+            0 => event(
+                tenant,
+                sequence,
+                &format!("e{}", roll(sequence)),
+                roll(20),
+                roll(99),
+            ),
             1 => letter(tenant, sequence, roll(9)),
-            2 => Entry {
-                sequence: Sequence::at_least_first(sequence),
-                changes: vec![Change::Remove {
-                    table: DEAD,
-                    key: Episodes::new().tables[DEAD].key_of(&letter_row(tenant, 1, roll(9))),
-                }],
-            },
-            _ => event(tenant, sequence, &format!("e{sequence}"), roll(20), roll(99)),
+            2 => without_letter(tenant, sequence, roll(9)),
+            _ => event(
+                tenant,
+                sequence,
+                &format!("e{sequence}"),
+                roll(20),
+                roll(99),
+            ),
         })
         .collect()
 }
 
-fn letter(tenant: &str, sequence: u64, id: u64) -> Entry {
+/// A record that takes a dead letter away.
+pub(crate) fn without_letter(tenant: &str, sequence: u64, id: u64) -> Entry {
+    let key = dead().key_of(&letter_row(tenant, sequence, id));
+    Entry {
+        sequence: Sequence::at_least_first(sequence),
+        changes: vec![Change::Remove { table: DEAD, key }],
+    }
+}
+
+/// A dead letter.
+pub(crate) fn letter(tenant: &str, sequence: u64, id: u64) -> Entry {
     let row = letter_row(tenant, sequence, id);
     Entry {
         sequence: Sequence::at_least_first(sequence),
@@ -260,7 +274,7 @@ fn letter_row(tenant: &str, sequence: u64, id: u64) -> Row {
     Row(vec![
         tenant.into(),
         Cell::Text(format!("letter-{id}")),
-        "reason".into(),
+        Cell::Text(format!("reason {sequence}")),
         Cell::Json("{}".to_owned()),
         Cell::Timestamp(Micros(1_700_000_000_000_000 + sequence)),
         Cell::Null,
@@ -309,14 +323,27 @@ pub(crate) async fn held(sink: &dyn Sink, episodes: &Episodes, place: &Place) ->
             limit: 1_000_000,
             ..Query::default()
         };
-        let read = sink.rows(episodes, place, table, &query).await.expect("rows");
+        let read = sink
+            .rows(episodes, place, table, &query)
+            .await
+            .expect("rows");
         let count = sink.count(episodes, place, table).await.expect("a count");
         assert_eq!(count, read.len() as u64);
-        let keyed: Vec<_> = read.into_iter().map(|row| (rules.key_of(&row).encoded(), row)).collect();
-        assert!(keyed.is_sorted_by(|a, b| a.0 < b.0), "in the order of keys, each once");
+        let keyed: Vec<_> = read
+            .into_iter()
+            .map(|row| (rules.key_of(&row).encoded(), row))
+            .collect();
+        assert!(
+            keyed.is_sorted_by(|a, b| a.0 < b.0),
+            "in the order of keys, each once"
+        );
         rows.push(keyed.into_iter().collect());
     }
-    let position = sink.position(place).await.expect("a position").expect("taken");
+    let position = sink
+        .position(place)
+        .await
+        .expect("a position")
+        .expect("taken");
     Held {
         rows,
         chain: Chain(position.hash),
@@ -388,7 +415,10 @@ pub(crate) async fn drive(
             Ok(at) => held = Some(at),
             Err(error) => {
                 assert!(
-                    matches!(error, SinkError::Unavailable { .. } | SinkError::Fenced { .. }),
+                    matches!(
+                        error,
+                        SinkError::Unavailable { .. } | SinkError::Fenced { .. }
+                    ),
                     "an outage is no poison: {error}"
                 );
                 errors.push(error);
@@ -403,5 +433,9 @@ pub(crate) async fn drive(
 pub(crate) fn outcomes(episodes: &Episodes, entries: &[Entry], wanted: Outcome) -> usize {
     let mut known = Known::default();
     let folded = known.fold(episodes.tables(), entries.to_vec(), Repeats::AreDone);
-    folded.outcomes.iter().filter(|outcome| **outcome == wanted).count()
+    folded
+        .outcomes
+        .iter()
+        .filter(|outcome| **outcome == wanted)
+        .count()
 }

@@ -3,8 +3,9 @@
 //! Whoever holds it may stop it, kill it and start it again. A process beside it waits for the end
 //! of the test, however it comes, and then stops the server and removes its directory.
 
+use std::io::Write as _;
 use std::net::TcpListener;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{OpenOptionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -85,8 +86,16 @@ impl Server {
             .spawn()
             .expect("a shell");
         let made = as_server(&bin.join("initdb"))
-            .args(["--username=postgres", "--auth-local=trust", "--no-instructions"])
-            .args(["--auth-host=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8"])
+            .args([
+                "--username=postgres",
+                "--auth-local=trust",
+                "--no-instructions",
+            ])
+            .args([
+                "--auth-host=scram-sha-256",
+                "--encoding=UTF8",
+                "--locale=C.UTF-8",
+            ])
             .arg("--no-sync")
             .arg(dir.join("data"))
             .output()
@@ -207,7 +216,11 @@ impl Server {
         statements: &str,
     ) -> Result<String, String> {
         let mut command = self.psql(role, database, statements);
-        answered(command.args(["-h", "127.0.0.1"]).env("PGPASSWORD", password))
+        answered(
+            command
+                .args(["-h", "127.0.0.1"])
+                .env("PGPASSWORD", password),
+        )
     }
 
     fn psql(&self, role: &str, database: &str, statements: &str) -> Command {
@@ -244,6 +257,22 @@ impl Server {
     /// What it has logged.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+
+    /// A file that it alone can read.
+    pub(crate) fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.dir.join(name);
+        let mut file = std::fs::File::options()
+            .create_new(true)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .expect("a new file");
+        file.write_all(text.as_bytes()).expect("written");
+        if let Some((user, group)) = somebody_else() {
+            chown(&path, Some(user), Some(group)).expect("the file becomes the server's");
+        }
+        path
     }
 
     /// A file system of a few mebibytes that it can write to, gone with it; `None` where nobody may

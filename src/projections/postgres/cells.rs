@@ -129,9 +129,13 @@ pub(super) fn cell(row: &Answered, at: usize, column: &Column) -> Result<Cell, S
     };
     let read = match column.kind {
         Kind::Text => row.try_get::<_, Option<_>>(at).map(|c| c.map(Cell::Text)),
-        Kind::Integer => row.try_get::<_, Option<_>>(at).map(|c| c.map(Cell::Integer)),
+        Kind::Integer => row
+            .try_get::<_, Option<_>>(at)
+            .map(|c| c.map(Cell::Integer)),
         Kind::Float => row.try_get::<_, Option<_>>(at).map(|c| c.map(Cell::Float)),
-        Kind::Boolean => row.try_get::<_, Option<_>>(at).map(|c| c.map(Cell::Boolean)),
+        Kind::Boolean => row
+            .try_get::<_, Option<_>>(at)
+            .map(|c| c.map(Cell::Boolean)),
         Kind::Bytes => row
             .try_get::<_, Option<Vec<u8>>>(at)
             .map(|c| c.map(|bytes| Cell::Bytes(Bytes::from(bytes)))),
@@ -143,9 +147,10 @@ pub(super) fn cell(row: &Answered, at: usize, column: &Column) -> Result<Cell, S
                 .map(Cell::Json))
         }
         Kind::Timestamp => {
-            let time: Option<Timestamp> =
-                row.try_get(at).map_err(|e| unreadable(e.to_string()))?;
-            let micros = time.map(|time| u64::try_from(time.as_microsecond())).transpose();
+            let time: Option<Timestamp> = row.try_get(at).map_err(|e| unreadable(e.to_string()))?;
+            let micros = time
+                .map(|time| u64::try_from(time.as_microsecond()))
+                .transpose();
             Ok(micros
                 .map_err(|_negative| unreadable("it is before 1970".to_owned()))?
                 .map(|micros| Cell::Timestamp(Micros(micros))))

@@ -45,7 +45,8 @@ const PATIENT: &str = "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout =
 const IMPATIENT: &str = "SET LOCAL lock_timeout = '10s'";
 
 /// The reader role may have come after a table.
-const REGUARD: &str = "SELECT count(arqonbus_guard(c.oid::regclass, c.relname NOT LIKE '%\\_\\_next'))
+const REGUARD: &str =
+    "SELECT count(arqonbus_guard(c.oid::regclass, c.relname NOT LIKE '%\\_\\_next'))
     FROM pg_policy AS p JOIN pg_class AS c ON c.oid = p.polrelid
    WHERE p.polname = 'arqonbus_tenants' AND c.relnamespace = current_schema()::regnamespace
      AND pg_has_role(c.relowner, 'USAGE')";
@@ -167,7 +168,8 @@ pub(super) async fn up(client: &mut Object) -> Result<Status, MigrateError> {
             .batch_execute(step.sql)
             .await
             .map_err(|error| failed_in(step, &error))?;
-        let written = "INSERT INTO arqonbus_schema_migrations (version, name, checksum) VALUES ($1, $2, $3)";
+        let written =
+            "INSERT INTO arqonbus_schema_migrations (version, name, checksum) VALUES ($1, $2, $3)";
         transaction
             .execute(written, &[&step.version, &step.name, &step.checksum()])
             .await
@@ -273,13 +275,17 @@ mod tests {
     // PRJ-12: what was applied is what is compiled in, and nothing after it.
     #[test]
     fn a_newer_or_a_changed_step_is_refused() {
-        let of = |version: i64, checksum: String| BTreeMap::from([(version, (checksum, Micros(5)))]);
+        let of =
+            |version: i64, checksum: String| BTreeMap::from([(version, (checksum, Micros(5)))]);
         let status = compared(&of(1, STEPS[0].checksum()), true).expect("a status");
         assert_eq!(status.pending().count(), STEPS.len() - 1);
         assert_eq!(status.migrations[0].applied_at, Some(Micros(5)));
         let newer = compared(&of(9, "x".to_owned()), true);
         assert!(matches!(newer, Err(MigrateError::Newer { found: 9, .. })));
         let changed = compared(&of(1, "x".to_owned()), true);
-        assert!(matches!(changed, Err(MigrateError::Changed { version: 1, .. })));
+        assert!(matches!(
+            changed,
+            Err(MigrateError::Changed { version: 1, .. })
+        ));
     }
 }

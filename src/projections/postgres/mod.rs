@@ -20,9 +20,7 @@ use self::connect::Connections;
 pub use self::connect::Options;
 use self::migrate::{MigrateError, Status};
 use super::projection::Projection;
-use super::sink::{
-    Answer, Commit, Place, Position, Query, Question, Sink, SinkError, SinkKind,
-};
+use super::sink::{Answer, Commit, Place, Position, Query, Question, Sink, SinkError, SinkKind};
 use super::table::{Key, Row};
 use crate::log::Sequence;
 
@@ -152,17 +150,17 @@ fn failed(error: tokio_postgres::Error) -> SinkError {
 }
 
 /// Begins a transaction that sees the rows of `tenant`.
-async fn open<'c>(
-    client: &'c mut Object,
-    tenant: &str,
-) -> Result<Transaction<'c>, SinkError> {
+async fn open<'c>(client: &'c mut Object, tenant: &str) -> Result<Transaction<'c>, SinkError> {
     checked(tenant)?;
     let transaction = client.transaction().await.map_err(failed)?;
     let statement = transaction
         .prepare_cached(statements::SET_TENANT)
         .await
         .map_err(failed)?;
-    transaction.execute(&statement, &[&tenant]).await.map_err(failed)?;
+    transaction
+        .execute(&statement, &[&tenant])
+        .await
+        .map_err(failed)?;
     Ok(transaction)
 }
 
@@ -191,7 +189,9 @@ fn stored(what: &str, number: u64) -> Result<i64, SinkError> {
 
 fn position_of(row: &Answered) -> Result<Position, SinkError> {
     let damaged = || fault::unfit("a position in arqonbus_projection_cursor is damaged");
-    let next = u64::try_from(field::<i64>(row, 0)?).ok().and_then(Sequence::new);
+    let next = u64::try_from(field::<i64>(row, 0)?)
+        .ok()
+        .and_then(Sequence::new);
     Ok(Position {
         next: next.ok_or_else(damaged)?,
         epoch: u64::try_from(field::<i64>(row, 1)?).map_err(|_negative| damaged())?,

@@ -123,7 +123,10 @@ async fn look(
     migrated(client, findings).await;
     let transaction = client.transaction().await.map_err(failed)?;
     privileges(&transaction, "arqonbus_projection_cursor", findings).await?;
-    for table in projections.iter().flat_map(|projection| projection.tables()) {
+    for table in projections
+        .iter()
+        .flat_map(|projection| projection.tables())
+    {
         look_at(&transaction, table, may_create, findings).await?;
     }
     Ok(())
@@ -150,7 +153,12 @@ async fn migrated(client: &mut Object, findings: &mut Vec<Finding>) {
     } else {
         "there is no role arqonbus_reader for those who read: CREATE ROLE arqonbus_reader NOLOGIN, then `arqonbus migrate up`"
     };
-    findings.push(Finding::of("reader", status.has_reader, Verdict::Warning, detail));
+    findings.push(Finding::of(
+        "reader",
+        status.has_reader,
+        Verdict::Warning,
+        detail,
+    ));
 }
 
 async fn look_at(
@@ -161,7 +169,10 @@ async fn look_at(
 ) -> Result<(), SinkError> {
     let name = format!("table {}", table.name);
     let there = "SELECT to_regclass($1::text) IS NOT NULL";
-    let row = transaction.query_one(there, &[&quoted(&table.name)]).await.map_err(failed)?;
+    let row = transaction
+        .query_one(there, &[&quoted(&table.name)])
+        .await
+        .map_err(failed)?;
     if !field::<bool>(&row, 0)? {
         let detail = if may_create {
             "it will be made"
@@ -189,12 +200,20 @@ async fn privileges(
         .query(PRIVILEGES, &[&quoted(table), &&wanted[..]])
         .await
         .map_err(failed)?;
-    let missing: Vec<String> = rows.iter().map(|row| field(row, 0)).collect::<Result<_, _>>()?;
+    let missing: Vec<String> = rows
+        .iter()
+        .map(|row| field(row, 0))
+        .collect::<Result<_, _>>()?;
     let detail = if missing.is_empty() {
         "can be read and written".to_owned()
     } else {
         format!("this role may not {} there", missing.join(", "))
     };
-    findings.push(Finding::of(&format!("table {table}"), missing.is_empty(), Verdict::Failed, detail));
+    findings.push(Finding::of(
+        &format!("table {table}"),
+        missing.is_empty(),
+        Verdict::Failed,
+        detail,
+    ));
     Ok(())
 }

@@ -41,14 +41,25 @@ pub(super) async fn look_up(
             continue;
         }
         let of = |(at, column): (usize, &usize)| {
-            array(&rules.columns[*column], asked.iter().map(move |(_, key)| &key.0[at]))
+            array(
+                &rules.columns[*column],
+                asked.iter().map(move |(_, key)| &key.0[at]),
+            )
         };
-        let parameters: Vec<Parameter<'_>> =
-            rules.key.iter().enumerate().map(of).collect::<Result<_, _>>()?;
+        let parameters: Vec<Parameter<'_>> = rules
+            .key
+            .iter()
+            .enumerate()
+            .map(of)
+            .collect::<Result<_, _>>()?;
         let text = look_up_of(rules, place.copy);
         let statement = transaction.prepare_cached(&text).await.map_err(failed)?;
         let parameters: Vec<_> = borrowed(&parameters).collect();
-        for row in transaction.query(&statement, &parameters).await.map_err(failed)? {
+        for row in transaction
+            .query(&statement, &parameters)
+            .await
+            .map_err(failed)?
+        {
             let at = usize::try_from(field::<i64>(&row, 0)?).unwrap_or_default();
             let (at, _) = asked
                 .get(at.wrapping_sub(1))
@@ -94,7 +105,10 @@ pub(super) async fn rows(
     let text = select(table, place.copy, query);
     let statement = transaction.prepare_cached(&text).await.map_err(failed)?;
     let parameters: Vec<_> = borrowed(&parameters).collect();
-    let rows = transaction.query(&statement, &parameters).await.map_err(failed)?;
+    let rows = transaction
+        .query(&statement, &parameters)
+        .await
+        .map_err(failed)?;
     let read = |row: &Answered| {
         let cells = table.columns.iter().enumerate();
         let cells = cells.map(|(at, column)| cell(row, at, column));
@@ -111,7 +125,12 @@ pub(super) async fn row(
     key: &Key,
 ) -> Result<Option<Row>, SinkError> {
     let query = Query {
-        equal: table.key.iter().copied().zip(key.0.iter().cloned()).collect(),
+        equal: table
+            .key
+            .iter()
+            .copied()
+            .zip(key.0.iter().cloned())
+            .collect(),
         limit: 1,
         ..Query::default()
     };
@@ -125,6 +144,9 @@ pub(super) async fn count(
 ) -> Result<u64, SinkError> {
     let transaction = open(client, &place.tenant).await?;
     let text = count_of(table, place.copy);
-    let row = transaction.query_one(&text, &[&place.tenant]).await.map_err(failed)?;
+    let row = transaction
+        .query_one(&text, &[&place.tenant])
+        .await
+        .map_err(failed)?;
     Ok(u64::try_from(field::<i64>(&row, 0)?).unwrap_or_default())
 }

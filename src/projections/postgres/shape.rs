@@ -49,7 +49,10 @@ pub(super) fn check_names(tables: &[Table]) -> Result<(), SinkError> {
                 table.name
             )));
         }
-        let json = table.key.iter().find(|&&at| table.columns[at].kind == Kind::Json);
+        let json = table
+            .key
+            .iter()
+            .find(|&&at| table.columns[at].kind == Kind::Json);
         if let Some(&at) = json {
             return Err(fault::unfit(format!(
                 "column {} of table {} is JSON, which has no order, and cannot be part of a key",
@@ -66,7 +69,10 @@ pub(super) async fn prepare(client: &mut Object, tables: &[Table]) -> Result<(),
     if !all_there(&transaction, tables).await? {
         migrate::lock(&transaction).await?;
         for table in tables {
-            transaction.batch_execute(&create(table)).await.map_err(failed)?;
+            transaction
+                .batch_execute(&create(table))
+                .await
+                .map_err(failed)?;
         }
     }
     for table in tables {
@@ -81,7 +87,10 @@ pub(super) async fn prepare(client: &mut Object, tables: &[Table]) -> Result<(),
 async fn all_there(transaction: &Transaction<'_>, tables: &[Table]) -> Result<bool, SinkError> {
     let names: Vec<_> = tables.iter().map(|table| quoted(&table.name)).collect();
     let there = "SELECT bool_and(to_regclass(name) IS NOT NULL) FROM unnest($1::text[]) AS n(name)";
-    let row = transaction.query_one(there, &[&names]).await.map_err(failed)?;
+    let row = transaction
+        .query_one(there, &[&names])
+        .await
+        .map_err(failed)?;
     Ok(field::<Option<bool>>(&row, 0)?.unwrap_or(true))
 }
 
@@ -118,21 +127,26 @@ pub(super) async fn misfit(
     if let Some(what) = misfit_of_columns(table, &name, &there) {
         return Ok(Some(what));
     }
-    let mut key: Vec<_> = table.key.iter().map(|&at| table.columns[at].name.as_str()).collect();
+    let mut key: Vec<_> = table
+        .key
+        .iter()
+        .map(|&at| table.columns[at].name.as_str())
+        .collect();
     key.sort_unstable();
-    let row = transaction.query_one(HAS_KEY, &[&name, &key]).await.map_err(failed)?;
+    let row = transaction
+        .query_one(HAS_KEY, &[&name, &key])
+        .await
+        .map_err(failed)?;
     Ok((!field::<bool>(&row, 0)?).then(|| {
         let key: Vec<_> = key.into_iter().map(quoted).collect();
         let key = key.join(", ");
-        format!("table {name} needs a unique index on ({key}): ALTER TABLE {name} ADD UNIQUE ({key})")
+        format!(
+            "table {name} needs a unique index on ({key}): ALTER TABLE {name} ADD UNIQUE ({key})"
+        )
     }))
 }
 
-fn misfit_of_columns(
-    table: &Table,
-    name: &str,
-    there: &HashMap<String, There>,
-) -> Option<String> {
+fn misfit_of_columns(table: &Table, name: &str, there: &HashMap<String, There>) -> Option<String> {
     if there.is_empty() {
         return Some(format!("there is no table {name}"));
     }
@@ -157,9 +171,9 @@ fn misfit_of_columns(
             ));
         }
     }
-    let foreign = there.iter().find(|(column, found)| {
-        found.not_null && !found.filled && table.column(column).is_none()
-    });
+    let foreign = there
+        .iter()
+        .find(|(column, found)| found.not_null && !found.filled && table.column(column).is_none());
     foreign.map(|(column, _)| {
         let column = quoted(column);
         format!(

@@ -125,9 +125,11 @@ fn names<'a>(columns: impl Iterator<Item = &'a Column>) -> String {
 
 /// The arrays of some columns as rows: `unnest($1::text[], …)`.
 fn unnest<'a>(columns: impl Iterator<Item = &'a Column>) -> String {
-    let arrays = joined(columns.enumerate().map(|(at, column)| {
-        format!("${}::{}[]", at + 1, travelling(column.kind))
-    }));
+    let arrays = joined(
+        columns
+            .enumerate()
+            .map(|(at, column)| format!("${}::{}[]", at + 1, travelling(column.kind))),
+    );
     format!("unnest({arrays})")
 }
 
@@ -171,12 +173,16 @@ pub(super) fn create_next(table: &Table) -> String {
 
 /// Sets rows, where the rule of the table lets it. Parameters: an array for each column.
 pub(super) fn put(table: &Table, copy: Copy) -> String {
-    let values = joined(table.columns.iter().enumerate().map(|(at, column)| {
-        match column.kind {
-            Kind::Json => format!("u.c{at}::jsonb"),
-            _ => format!("u.c{at}"),
-        }
-    }));
+    let values = joined(
+        table
+            .columns
+            .iter()
+            .enumerate()
+            .map(|(at, column)| match column.kind {
+                Kind::Json => format!("u.c{at}::jsonb"),
+                _ => format!("u.c{at}"),
+            }),
+    );
     format!(
         "INSERT INTO {} AS t ({}) SELECT {values} FROM {} AS u({}) ON CONFLICT ({}) DO {}",
         relation(table, copy),

@@ -74,7 +74,10 @@ pub(super) async fn commit(
         join_all(steps.iter().map(|step| run(&transaction, step))),
     )
     .await;
-    let first: Vec<u64> = first.into_iter().collect::<Result<_, _>>().map_err(failed)?;
+    let first: Vec<u64> = first
+        .into_iter()
+        .collect::<Result<_, _>>()
+        .map_err(failed)?;
     if first.last() != Some(&1) {
         return Err(fault::fenced());
     }
@@ -166,13 +169,24 @@ async fn removals<'a>(
         return Ok(None);
     }
     let tenant = table.key.iter().position(|at| *at == 0);
-    if keys.iter().any(|key| tenant.and_then(|at| key[at].text()) != Some(&place.tenant)) {
+    if keys
+        .iter()
+        .any(|key| tenant.and_then(|at| key[at].text()) != Some(&place.tenant))
+    {
         return Err(fault::rejected("a key belongs to another tenant"));
     }
     let of = |(at, column): (usize, &usize)| {
-        array(&table.columns[*column], keys.iter().map(move |key| &key[at]))
+        array(
+            &table.columns[*column],
+            keys.iter().map(move |key| &key[at]),
+        )
     };
-    let parameters = table.key.iter().enumerate().map(of).collect::<Result<_, _>>()?;
+    let parameters = table
+        .key
+        .iter()
+        .enumerate()
+        .map(of)
+        .collect::<Result<_, _>>()?;
     let text = remove(table, place.copy);
     let statement = client.prepare_cached(&text).await.map_err(failed)?;
     Ok(Some(Step {
@@ -189,11 +203,17 @@ pub(super) async fn clear_next(
     let transaction = open(client, &place.tenant).await?;
     transaction.batch_execute(UNLIMITED).await.map_err(failed)?;
     for table in tables {
-        if shape::misfit(&transaction, table, Copy::Next).await?.is_some() {
+        if shape::misfit(&transaction, table, Copy::Next)
+            .await?
+            .is_some()
+        {
             renew(&transaction, table, place).await?;
         }
         let text = clear(table, Copy::Next);
-        transaction.execute(&text, &[&place.tenant]).await.map_err(failed)?;
+        transaction
+            .execute(&text, &[&place.tenant])
+            .await
+            .map_err(failed)?;
     }
     let [projection, tenant, reality, _] = place_of(place);
     transaction
@@ -223,7 +243,10 @@ async fn renew(
         .await
         .map_err(failed)?;
     transaction.batch_execute(BOUND).await.map_err(failed)?;
-    transaction.batch_execute(&create_next(table)).await.map_err(failed)?;
+    transaction
+        .batch_execute(&create_next(table))
+        .await
+        .map_err(failed)?;
     shape::guard(transaction, table, Copy::Next).await
 }
 
@@ -260,7 +283,10 @@ pub(super) async fn switch(
             carry_over(table),
             clear(table, Copy::Next),
         ] {
-            transaction.execute(&text, &[&place.tenant]).await.map_err(failed)?;
+            transaction
+                .execute(&text, &[&place.tenant])
+                .await
+                .map_err(failed)?;
         }
     }
     transaction

@@ -92,7 +92,9 @@ async fn pass(mut client: TcpStream, mut server: TcpStream, cut: Cut, chances: &
 async fn cut_again_and_again(cut: Cut) {
     let (server, database, _sink) = ready().await;
     let proxy = Proxy::start(server.port, cut).await;
-    let url = database.url.replace(&server.port.to_string(), &proxy.address.port().to_string());
+    let url = database
+        .url
+        .replace(&server.port.to_string(), &proxy.address.port().to_string());
     let sink = sink(&url);
     let (episodes, place) = (Episodes::new(), place("acme"));
     let entries = trouble("acme", 500);
@@ -100,7 +102,10 @@ async fn cut_again_and_again(cut: Cut) {
     let cuts = proxy.cuts.load(Ordering::Relaxed);
     assert!(cuts >= 5, "{cuts} cuts");
     assert_eq!(errors.len(), cuts as usize, "each is noticed: {errors:?}");
-    assert_eq!(held(&sink, &episodes, &place).await, expected(&episodes, &entries));
+    assert_eq!(
+        held(&sink, &episodes, &place).await,
+        expected(&episodes, &entries)
+    );
 }
 
 // PRJ-01 PRJ-13: a batch whose commit never arrived is not there.

@@ -75,7 +75,13 @@ async fn an_empty_database_is_migrated_once() {
     let sink = sink(&database.url);
     let before = sink.status().await.expect("a status");
     assert_eq!(before.pending().count(), before.migrations.len());
-    assert_eq!(server.sql(&database.name, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"), "0");
+    assert_eq!(
+        server.sql(
+            &database.name,
+            "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"
+        ),
+        "0"
+    );
 
     let first = sink.migrate().await.expect("migrated");
     assert_eq!(first.pending().count(), 0);
@@ -97,16 +103,28 @@ async fn an_older_database_keeps_its_rows_and_goes_on() {
     let sink = prepared(&database.url).await;
     prepared(&empty.url).await;
     let difference: Vec<_> = looks(server, &empty).lines().map(str::to_owned).collect();
-    let there: Vec<_> = looks(server, &database).lines().map(str::to_owned).collect();
+    let there: Vec<_> = looks(server, &database)
+        .lines()
+        .map(str::to_owned)
+        .collect();
     assert_eq!(there, difference, "as if it had been empty");
 
     let (episodes, place) = (Episodes::new(), place("acme"));
-    let query = Query { limit: 9, ..Query::default() };
-    let rows = sink.rows(&episodes, &place, EPISODES, &query).await.expect("rows");
+    let query = Query {
+        limit: 9,
+        ..Query::default()
+    };
+    let rows = sink
+        .rows(&episodes, &place, EPISODES, &query)
+        .await
+        .expect("rows");
     assert_eq!(rows.len(), 1);
     assert_eq!(rows[0].0[4], Cell::from("ram://old"));
     assert_eq!(rows[0].0[13], Cell::Null);
-    let dead = sink.rows(&episodes, &place, DEAD, &query).await.expect("rows");
+    let dead = sink
+        .rows(&episodes, &place, DEAD, &query)
+        .await
+        .expect("rows");
     assert_eq!(dead.len(), 1);
     assert_eq!(dead[0].0[1], Cell::from("d1"));
     let tenants = "SELECT string_agg(tenant_id || ':' || message_id, ' ' ORDER BY message_id) FROM arqonbus_message_history";
@@ -115,12 +133,22 @@ async fn an_older_database_keeps_its_rows_and_goes_on() {
     assert_eq!(server.sql(&database.name, all), "2", "one without a tenant");
 
     // The old row is older than one event and newer than the other.
-    let entries = [event("acme", 1, "a", 1, 49), event("acme", 2, "old", 1, 99), event("acme", 3, "c", 1, 51)];
+    let entries = [
+        event("acme", 1, "a", 1, 49),
+        event("acme", 2, "old", 1, 99),
+        event("acme", 3, "c", 1, 51),
+    ];
     drive(&sink, &episodes, &place, &entries[..2], |_| {}).await;
-    let rows = sink.rows(&episodes, &place, EPISODES, &query).await.expect("rows");
+    let rows = sink
+        .rows(&episodes, &place, EPISODES, &query)
+        .await
+        .expect("rows");
     assert_eq!(rows[0].0[4], Cell::from("ram://old"));
     drive(&sink, &episodes, &place, &entries, |_| {}).await;
-    let rows = sink.rows(&episodes, &place, EPISODES, &query).await.expect("rows");
+    let rows = sink
+        .rows(&episodes, &place, EPISODES, &query)
+        .await
+        .expect("rows");
     assert_eq!(rows[0].0[4], Cell::from("ram://3"));
 }
 
@@ -142,7 +170,10 @@ async fn four_migrate_at_once() {
     let (episodes, place) = (Episodes::new(), place("acme"));
     let entries = trouble("acme", 50);
     drive(&sink, &episodes, &place, &entries, |_| {}).await;
-    assert_eq!(held(&sink, &episodes, &place).await, expected(&episodes, &entries));
+    assert_eq!(
+        held(&sink, &episodes, &place).await,
+        expected(&episodes, &entries)
+    );
 }
 
 // PRJ-12: what a newer version or another build has migrated is left alone.
@@ -150,8 +181,14 @@ async fn four_migrate_at_once() {
 async fn a_newer_or_changed_database_is_refused() {
     let server = Server::of_all();
     for (change, is_newer) in [
-        ("INSERT INTO arqonbus_schema_migrations VALUES (99, 'later', 'x')", true),
-        ("UPDATE arqonbus_schema_migrations SET checksum = 'x' WHERE version = 2", false),
+        (
+            "INSERT INTO arqonbus_schema_migrations VALUES (99, 'later', 'x')",
+            true,
+        ),
+        (
+            "UPDATE arqonbus_schema_migrations SET checksum = 'x' WHERE version = 2",
+            false,
+        ),
     ] {
         let database = server.database();
         let sink = sink(&database.url);
@@ -165,7 +202,9 @@ async fn a_newer_or_changed_database_is_refused() {
                 other => panic!("{change}: {other:?}"),
             }
         }
-        sink.prepare(&Episodes::new()).await.expect_err("not prepared either");
+        sink.prepare(&Episodes::new())
+            .await
+            .expect_err("not prepared either");
         assert_eq!(looks(server, &database), before);
     }
 }
@@ -188,9 +227,13 @@ async fn a_reader_can_come_later() {
          INSERT INTO arqonbus_reader_tenant VALUES ('late', 'acme')",
     );
     let ask = "SET app.tenants = 'acme,other'; SELECT count(*) > 0 FROM arqonbus_continuum_projection, of_all_kinds AS k WHERE k.tenant_id <> 'other' OR true";
-    server.try_sql_as(name, "late", "second", ask).expect_err("not allowed yet");
+    server
+        .try_sql_as(name, "late", "second", ask)
+        .expect_err("not allowed yet");
     assert!(sink.migrate().await.expect("migrated").has_reader);
-    server.try_sql_as(name, "late", "second", ask).expect("allowed");
+    server
+        .try_sql_as(name, "late", "second", ask)
+        .expect("allowed");
     let policies = "SELECT count(*) FROM pg_policies WHERE policyname = 'arqonbus_bound'";
     assert_eq!(server.sql(name, policies), "6", "declared tables too");
 }

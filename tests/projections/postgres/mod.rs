@@ -12,6 +12,7 @@ mod migrations;
 mod preflight;
 mod tables;
 mod tenants;
+mod tls;
 
 /// A sink with short limits, so that what hangs is found out soon.
 fn sink(url: &str) -> Postgres {

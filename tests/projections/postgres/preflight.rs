@@ -8,7 +8,10 @@ use crate::episodes::Episodes;
 async fn verdict(url: &str, name: &str) -> (Option<Verdict>, String) {
     let findings = sink(url).preflight(&[&Episodes::new()]).await;
     let of_name = findings.iter().find(|finding| finding.name == name);
-    (of_name.map(|finding| finding.verdict), format!("{findings:?}"))
+    (
+        of_name.map(|finding| finding.verdict),
+        format!("{findings:?}"),
+    )
 }
 
 // PRJ-15: a database that has everything has no finding that is not good.
@@ -17,7 +20,12 @@ async fn a_fit_database_is_good_throughout() {
     let (_, _, sink) = ready().await;
     let findings = sink.preflight(&[&Episodes::new()]).await;
     assert!(findings.len() >= 11, "{findings:?}");
-    assert!(findings.iter().all(|finding| finding.verdict == Verdict::Good), "{findings:?}");
+    assert!(
+        findings
+            .iter()
+            .all(|finding| finding.verdict == Verdict::Good),
+        "{findings:?}"
+    );
 }
 
 // PRJ-15: each thing that is missing is named.
@@ -52,7 +60,10 @@ async fn what_is_missing_is_named() {
     assert_eq!(found, Some(Verdict::Failed), "{all}");
     assert!(all.contains("GRANT CREATE"), "{all}");
 
-    server.sql(name, &format!("ALTER ROLE {guest} SET default_transaction_read_only = on"));
+    server.sql(
+        name,
+        &format!("ALTER ROLE {guest} SET default_transaction_read_only = on"),
+    );
     let (found, all) = verdict(&url, "writable").await;
     assert_eq!(found, Some(Verdict::Failed), "{all}");
     let superuser = server.url("postgres", "fourth", name);

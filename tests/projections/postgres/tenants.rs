@@ -16,7 +16,14 @@ async fn a_reader_sees_its_tenants_alone() {
     let (server, database, sink) = ready().await;
     let episodes = Episodes::new();
     for tenant in ["acme", "globex", "initech"] {
-        drive(&sink, &episodes, &place(tenant), &trouble(tenant, 40), |_| {}).await;
+        drive(
+            &sink,
+            &episodes,
+            &place(tenant),
+            &trouble(tenant, 40),
+            |_| {},
+        )
+        .await;
     }
     let name = &database.name;
     let (reader, service, nobody) = (
@@ -41,7 +48,8 @@ async fn a_reader_sees_its_tenants_alone() {
         server.try_sql_as(name, role, "second", &as_reader(asks, statement))
     };
     for table in episodes.tables().iter().map(|table| table.name.as_str()) {
-        let tenants = format!("SELECT string_agg(DISTINCT tenant_id, ',' ORDER BY tenant_id) FROM {table}");
+        let tenants =
+            format!("SELECT string_agg(DISTINCT tenant_id, ',' ORDER BY tenant_id) FROM {table}");
         let table_is_empty = server.sql(name, &format!("SELECT count(*) = 0 FROM {table}")) == "t";
         for (role, asks, wanted) in [
             (&reader, "acme", "acme"),
@@ -55,7 +63,11 @@ async fn a_reader_sees_its_tenants_alone() {
             (&nobody, "acme", ""),
         ] {
             let wanted = if table_is_empty { "" } else { wanted };
-            assert_eq!(ask(role, asks, &tenants).as_deref(), Ok(wanted), "{table}: {role} asks for {asks}");
+            assert_eq!(
+                ask(role, asks, &tenants).as_deref(),
+                Ok(wanted),
+                "{table}: {role} asks for {asks}"
+            );
         }
         let unset = server.try_sql_as(name, &reader, "second", &tenants);
         assert_eq!(unset.as_deref(), Ok(""), "{table}");
@@ -69,11 +81,19 @@ async fn a_reader_sees_its_tenants_alone() {
             assert!(refused.contains("permission denied"), "{change}: {refused}");
         }
     }
-    let bound = ask(&reader, "acme", "SELECT string_agg(tenant_id, ',' ORDER BY tenant_id) FROM arqonbus_reader_tenant");
+    let bound = ask(
+        &reader,
+        "acme",
+        "SELECT string_agg(tenant_id, ',' ORDER BY tenant_id) FROM arqonbus_reader_tenant",
+    );
     assert_eq!(bound.as_deref(), Ok("acme,globex"), "its own tenants alone");
     let more = format!("INSERT INTO arqonbus_reader_tenant VALUES ('{reader}', '*')");
     ask(&reader, "acme", &more).expect_err("a reader binds itself to nothing");
-    let position = ask(&reader, "acme,initech", "SELECT string_agg(tenant_id, ',') FROM arqonbus_projection_cursor");
+    let position = ask(
+        &reader,
+        "acme,initech",
+        "SELECT string_agg(tenant_id, ',') FROM arqonbus_projection_cursor",
+    );
     assert_eq!(position.as_deref(), Ok("acme"));
 }
 
@@ -83,11 +103,22 @@ async fn a_reader_sees_its_tenants_alone() {
 async fn the_owner_is_bound_too() {
     let (server, database, sink) = ready().await;
     let episodes = Episodes::new();
-    drive(&sink, &episodes, &place("acme"), &trouble("acme", 40), |_| {}).await;
-    let ask = |statement: &str| server.try_sql_as(&database.name, &database.owner, "first", statement);
+    drive(
+        &sink,
+        &episodes,
+        &place("acme"),
+        &trouble("acme", 40),
+        |_| {},
+    )
+    .await;
+    let ask =
+        |statement: &str| server.try_sql_as(&database.name, &database.owner, "first", statement);
     let count = "SELECT count(*) > 0 FROM arqonbus_continuum_projection";
     assert_eq!(ask(count).as_deref(), Ok("f"));
-    assert_eq!(ask(&format!("SET app.tenants = 'acme'; {count}")).as_deref(), Ok("t"));
+    assert_eq!(
+        ask(&format!("SET app.tenants = 'acme'; {count}")).as_deref(),
+        Ok("t")
+    );
     let foreign = ask(
         "SET app.tenants = 'acme'; INSERT INTO arqonbus_continuum_projection_dlq \
          (tenant_id, dlq_id, reason, event) VALUES ('globex', 'x', 'x', '{}')",
