@@ -198,7 +198,7 @@ pub(crate) fn event(tenant: &str, sequence: u64, id: &str, episode: u64, at: u64
         text(id.to_owned()),
         time(at),
         time(sequence),
-        Cell::Boolean(at % 7 == 0),
+        Cell::Boolean(at.is_multiple_of(7)),
         number.clone(),
     ]);
     let history = Row(vec![

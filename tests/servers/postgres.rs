@@ -169,22 +169,13 @@ impl Server {
     pub(crate) fn kill(&self) {
         let mut postmaster = self.postmaster.lock().expect("unpoisoned");
         let mut child = postmaster.take().expect("a server that runs");
-        let processes = self.processes(child.id());
+        let processes = children(child.id());
         child.kill().expect("killed");
         for pid in processes {
             // One that is gone already is as good.
             let _gone = kill_process(pid, Signal::KILL);
         }
         child.wait().expect("it ends");
-    }
-
-    /// Its children.
-    fn processes(&self, postmaster: u32) -> Vec<Pid> {
-        let path = format!("/proc/{postmaster}/task/{postmaster}/children");
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        text.split_whitespace()
-            .filter_map(|pid| Pid::from_raw(pid.parse().ok()?))
-            .collect()
     }
 
     fn end(&self, signal: Signal) {
@@ -307,6 +298,15 @@ impl Drop for Server {
         }
         drop(waited);
     }
+}
+
+/// The processes that a server has made.
+fn children(postmaster: u32) -> Vec<Pid> {
+    let path = format!("/proc/{postmaster}/task/{postmaster}/children");
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.split_whitespace()
+        .filter_map(|pid| Pid::from_raw(pid.parse().ok()?))
+        .collect()
 }
 
 fn answered(command: &mut Command) -> Result<String, String> {
