@@ -10,6 +10,7 @@ mod cut;
 mod faults;
 mod migrations;
 mod preflight;
+mod runbook;
 mod tables;
 mod tenants;
 mod tls;
