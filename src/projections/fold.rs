@@ -72,7 +72,7 @@ pub enum Repeats {
 /// What a batch comes to.
 #[derive(Clone, Debug, Default)]
 pub struct Folded {
-    /// What is to be written; no key twice.
+    /// What is to be written, in order; no key twice, but where a row is set after it was removed.
     pub writes: Vec<Write>,
     /// What became of each entry, in their order.
     pub outcomes: Vec<Outcome>,
@@ -133,6 +133,7 @@ impl Known {
     /// absent.
     pub fn fold(&mut self, tables: &[Table], entries: Vec<Entry>, repeats: Repeats) -> Folded {
         let mut writes: HashMap<(usize, Vec<u8>), (usize, Write)> = HashMap::new();
+        let mut removals = HashMap::new();
         let mut outcomes = Vec::with_capacity(entries.len());
         let mut order = 0;
         for entry in entries {
@@ -153,13 +154,17 @@ impl Known {
                     Change::Remove { table, key } => {
                         let slot = (table, key.encoded());
                         self.versions.insert(slot.clone(), None);
-                        (slot, Write::Remove { table, key })
+                        let write = Write::Remove { table, key };
+                        removals.insert(slot.clone(), (order, write.clone()));
+                        (slot, write)
                     }
                 };
                 writes.insert(slot, (order, write));
             }
         }
-        let mut writes: Vec<_> = writes.into_values().collect();
+        // What a sink has is in the way of what comes after the removal.
+        removals.retain(|slot, _| matches!(writes.get(slot), Some((_, Write::Put { .. }))));
+        let mut writes: Vec<_> = writes.into_values().chain(removals.into_values()).collect();
         writes.sort_unstable_by_key(|(order, _)| *order);
         let writes = writes.into_iter().map(|(_, write)| write).collect();
         Folded { writes, outcomes }

@@ -1,8 +1,8 @@
 //! A sink in a PostgreSQL database: rows, and the position that they stand at, in one transaction.
 //!
-//! - [`connect`]: connections, TLS, limits of time. [`fault`]: what an error means.
-//! - [`migrate`]: the tables, in steps. [`shape`]: tables that no step makes, and checks.
-//! - [`statements`] makes SQL from tables, [`cells`] their values; [`write`] and [`read`] run it.
+//! - `connect`: connections, TLS, limits of time. `fault`: what an error means.
+//! - [`migrate`]: the tables, in steps. `shape`: tables that no step makes, and checks.
+//! - `statements` makes SQL from tables, `cells` their values; `write` and `read` run it.
 //! - [`preflight`]: whether a database is fit for production.
 //!
 //! Every transaction names its tenant, whose rows alone it then sees: row-level security binds the

@@ -16,6 +16,11 @@ use crate::projections::table::{Cell, Table};
 /// Most time that a statement may take that goes over all rows of a tenant: none.
 const UNLIMITED: &str = "SET LOCAL statement_timeout = 0";
 
+/// Lets the owner of the positions see those of all tenants, in a transaction that ends with
+/// [`BOUND`].
+const UNBOUND: &str = "ALTER TABLE arqonbus_projection_cursor NO FORCE ROW LEVEL SECURITY";
+const BOUND: &str = "ALTER TABLE arqonbus_projection_cursor FORCE ROW LEVEL SECURITY";
+
 pub(super) async fn take(client: &mut Object, place: &Place) -> Result<Position, SinkError> {
     let statement = client.prepare_cached(TAKE).await.map_err(failed)?;
     let transaction = open(client, &place.tenant).await?;
@@ -47,8 +52,9 @@ pub(super) async fn commit(
 ) -> Result<(), SinkError> {
     let mut steps = Vec::new();
     for (table, rules) in tables.iter().enumerate() {
-        steps.extend(puts(client, rules, place, rows_of(commit, table)).await?);
+        // A row can be removed and set again, but not the other way round.
         steps.extend(removals(client, rules, place, keys_of(commit, table)).await?);
+        steps.extend(puts(client, rules, place, rows_of(commit, table)).await?);
     }
     let fence = fence(client, place, commit).await?;
     let set = client.prepare_cached(SET_TENANT).await.map_err(failed)?;
@@ -231,10 +237,12 @@ async fn renew(
     };
     let drop = format!("DROP TABLE IF EXISTS {}", relation(table, Copy::Next));
     transaction.batch_execute(&drop).await.map_err(failed)?;
+    transaction.batch_execute(UNBOUND).await.map_err(failed)?;
     transaction
         .execute(REMOVE_ALL_NEXT, &[&place.projection])
         .await
         .map_err(failed)?;
+    transaction.batch_execute(BOUND).await.map_err(failed)?;
     transaction
         .batch_execute(&create_next(table))
         .await
