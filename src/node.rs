@@ -231,6 +231,7 @@ async fn live(
             context: SessionContext {
                 broker: Arc::clone(&broker),
                 shield: Arc::clone(&shield),
+                projections: Arc::clone(&projections),
                 verifier: Arc::clone(&verifier),
                 metrics: Arc::clone(&metrics),
                 limits: Arc::new(config.limits.clone()),
@@ -259,6 +260,7 @@ async fn live(
         seats: Arc::clone(&seats),
         metrics,
         shield,
+        projections: Arc::clone(&projections),
         tls: tls.clone(),
         verifier,
         clock,

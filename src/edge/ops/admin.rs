@@ -122,6 +122,7 @@ async fn carry_out(ops: &Ops, caller: Caller, name: String, given: Given) -> Res
     let desk = Desk {
         shield: Arc::clone(&ops.shield),
         broker: Arc::clone(&ops.broker),
+        projections: Arc::clone(&ops.projections),
         tenancy,
         guard,
     };

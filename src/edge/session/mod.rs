@@ -48,6 +48,7 @@ use super::shield::Shield;
 use super::token::Verifier;
 use crate::broker::{self, Broker, Identity};
 use crate::config;
+use crate::projections::Projections;
 
 /// What all sessions share.
 #[derive(Clone, Debug)]
@@ -56,6 +57,8 @@ pub struct SessionContext {
     pub broker: Arc<Broker>,
     /// What stands between messages and the logs.
     pub shield: Arc<Shield>,
+    /// What is kept of the logs elsewhere.
+    pub projections: Arc<Projections>,
     /// Which tokens are good, for those that come in later.
     pub verifier: Arc<Verifier>,
     /// What is counted.

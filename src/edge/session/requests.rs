@@ -318,6 +318,7 @@ impl Session {
         Desk {
             shield: Arc::clone(&self.context.shield),
             broker: Arc::clone(&self.context.broker),
+            projections: Arc::clone(&self.context.projections),
             tenancy: Arc::clone(&self.tenancy),
             guard: Arc::clone(&self.guard),
         }

@@ -11,7 +11,8 @@ use super::{Guard, Shield, status};
 use crate::broker::command as broker_command;
 use crate::broker::verb::{Argument, Arguments, Command};
 use crate::broker::{self, Broker, Identity, Role, Tenancy};
-use crate::edge::{casil, mirror, policy, rate, revocation, schema, signature};
+use crate::edge::{casil, mirror, policy, projector, rate, revocation, schema, signature};
+use crate::projections::Projections;
 use crate::proto::v1::Value;
 
 /// What the edge does for a command.
@@ -22,6 +23,7 @@ const PARTS: &[&[Command<Handler>]] = &[
     casil::COMMANDS,
     mirror::COMMANDS,
     policy::COMMANDS,
+    projector::continuum::COMMANDS,
     rate::COMMANDS,
     revocation::COMMANDS,
     schema::COMMANDS,
@@ -38,6 +40,8 @@ pub struct Call<'a> {
     pub guard: &'a Arc<Guard>,
     /// The node's logs.
     pub broker: &'a Broker,
+    /// What is kept of them elsewhere.
+    pub projections: &'a Arc<Projections>,
     /// The caller's tenant.
     pub tenancy: &'a Arc<Tenancy>,
     /// Who asks.
@@ -84,6 +88,8 @@ pub struct Desk {
     pub shield: Arc<Shield>,
     /// The node's logs.
     pub broker: Arc<Broker>,
+    /// What is kept of them elsewhere.
+    pub projections: Arc<Projections>,
     /// The caller's tenant.
     pub tenancy: Arc<Tenancy>,
     /// Its guard.
@@ -109,6 +115,7 @@ impl Desk {
                 shield: &self.shield,
                 guard: &self.guard,
                 broker: &self.broker,
+                projections: &self.projections,
                 tenancy: &self.tenancy,
                 caller,
                 arguments,
