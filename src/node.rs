@@ -264,6 +264,8 @@ async fn live(
         tls: tls.clone(),
         verifier,
         clock,
+        // Half of it may have gone for TLS.
+        wait_max: Duration::from_millis(config.ops.timeout_ms / 2) * 4 / 5,
         draining: draining.clone(),
     });
     // Taken even where nobody waits for it: its usual effect is to end the process.

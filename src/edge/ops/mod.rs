@@ -89,6 +89,8 @@ pub struct Ops {
     pub verifier: Arc<Verifier>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
+    /// How long a command may wait for something at most, so that its answer is still in time.
+    pub wait_max: Duration,
     /// True when the node goes down.
     pub draining: watch::Receiver<bool>,
 }

@@ -7,6 +7,19 @@ use crate::projections::table::{Cell, Row, Table};
 use crate::proto::json::micros;
 use crate::proto::v1::Value;
 
+/// Bytes of rows in an answer, about.
+pub(super) const ANSWER_BYTES_MAX: usize = 4 << 20;
+
+/// About how many bytes a row takes in an answer.
+pub(super) fn weight(row: &Row) -> usize {
+    let cells = row.0.iter().map(|cell| match cell {
+        Cell::Text(text) | Cell::Json(text) => text.len(),
+        Cell::Bytes(bytes) => bytes.len(),
+        Cell::Null | Cell::Integer(_) | Cell::Float(_) | Cell::Boolean(_) | Cell::Timestamp(_) => 8,
+    });
+    cells.sum::<usize>() + 1
+}
+
 /// A row, its columns by name.
 pub(super) fn row(table: &Table, row: Row) -> Value {
     let columns = table.columns.iter().zip(row.0);
@@ -31,8 +44,8 @@ pub(super) fn cell(cell: Cell) -> Value {
     }
 }
 
-/// How a projection of a tenant stands in one sink.
-pub(super) fn standing(status: &LaneStatus, now: Micros) -> Value {
+/// How a projection of a tenant stands in one sink; `reasons`: with what went wrong last.
+pub(super) fn standing(status: &LaneStatus, now: Micros, reasons: bool) -> Value {
     let standing = &status.standing;
     let outcomes = Outcome::ALL.map(|one| (one.as_str(), Value::from(standing.count(one))));
     let quantile = |share| {
@@ -40,7 +53,7 @@ pub(super) fn standing(status: &LaneStatus, now: Micros) -> Value {
             .lag_quantile(share)
             .map_or_else(Value::default, Value::from)
     };
-    let error = standing.last_error.as_ref();
+    let error = standing.last_error.as_ref().filter(|_| reasons);
     Value::object([
         ("projection", Value::from(status.projection.as_str())),
         ("sink", status.sink.as_str().into()),

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::rules::Fault;
 use super::{Guard, Shield, status};
@@ -24,6 +25,7 @@ const PARTS: &[&[Command<Handler>]] = &[
     mirror::COMMANDS,
     policy::COMMANDS,
     projector::continuum::COMMANDS,
+    projector::general::COMMANDS,
     rate::COMMANDS,
     revocation::COMMANDS,
     schema::COMMANDS,
@@ -44,6 +46,8 @@ pub struct Call<'a> {
     pub projections: &'a Arc<Projections>,
     /// The caller's tenant.
     pub tenancy: &'a Arc<Tenancy>,
+    /// How long it may wait for something at most.
+    pub wait_max: Duration,
     /// Who asks.
     pub caller: &'a Identity,
     /// What was given.
@@ -90,6 +94,8 @@ pub struct Desk {
     pub broker: Arc<Broker>,
     /// What is kept of them elsewhere.
     pub projections: Arc<Projections>,
+    /// How long a command may wait for something at most.
+    pub wait_max: Duration,
     /// The caller's tenant.
     pub tenancy: Arc<Tenancy>,
     /// Its guard.
@@ -116,6 +122,7 @@ impl Desk {
                 guard: &self.guard,
                 broker: &self.broker,
                 projections: &self.projections,
+                wait_max: self.wait_max,
                 tenancy: &self.tenancy,
                 caller,
                 arguments,
