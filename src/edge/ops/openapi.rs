@@ -33,7 +33,10 @@ fn document() -> Value {
         paths.insert(route.path.to_owned(), json!({ "get": of_route(route) }));
     }
     for (view, command) in views() {
-        paths.insert(view.path.to_owned(), json!({ "get": of_view(view, &command) }));
+        paths.insert(
+            view.path.to_owned(),
+            json!({ "get": of_view(view, &command) }),
+        );
     }
     for command in command::all() {
         let path = COMMAND.replace("{name}", command.name);
@@ -77,7 +80,11 @@ fn of_view(view: &View, command: &Listed) -> Value {
         .map(|argument| {
             let in_path = view.path.contains(&format!("{{{}}}", argument.name));
             // A list is one parameter, with commas.
-            let (place, style) = if in_path { ("path", "simple") } else { ("query", "form") };
+            let (place, style) = if in_path {
+                ("path", "simple")
+            } else {
+                ("query", "form")
+            };
             json!({
                 "name": argument.name,
                 "in": place,

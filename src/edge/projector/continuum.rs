@@ -14,9 +14,7 @@ use crate::edge::shield::Fault;
 use crate::edge::shield::command::{Call, Handler};
 use crate::log::Sequence;
 use crate::projections::continuum::event::{Event, Type};
-use crate::projections::continuum::{
-    EPISODES, EVENTS, LETTERS, NAME, TOPIC, episode_key,
-};
+use crate::projections::continuum::{EPISODES, EVENTS, LETTERS, NAME, TOPIC, episode_key};
 use crate::projections::fold::Outcome;
 use crate::projections::letter::letter_id;
 use crate::projections::sink::Query;
@@ -169,7 +167,11 @@ fn episode(table: &Table, row: Row) -> Value {
 }
 
 fn get(call: &Call<'_>) -> Result<Value, Fault> {
-    check_tenant(call, call.arguments.text("tenant_id"), "arguments.tenant_id")?;
+    check_tenant(
+        call,
+        call.arguments.text("tenant_id"),
+        "arguments.tenant_id",
+    )?;
     let text = |name| call.arguments.text(name).unwrap_or_default();
     let (agent, id) = (text("agent_id"), text("episode_id"));
     let key = episode_key(tenant(call), agent, id);
@@ -192,7 +194,11 @@ fn get(call: &Call<'_>) -> Result<Value, Fault> {
 }
 
 fn list(call: &Call<'_>) -> Result<Value, Fault> {
-    check_tenant(call, call.arguments.text("tenant_id"), "arguments.tenant_id")?;
+    check_tenant(
+        call,
+        call.arguments.text("tenant_id"),
+        "arguments.tenant_id",
+    )?;
     let table = table(call, EPISODES)?;
     let agent = call.arguments.text("agent_id");
     let agent = agent.and_then(|agent| Some((table.column("agent_id")?, Cell::from(agent))));
@@ -233,7 +239,11 @@ fn letter(table: &Table, row: Row) -> Value {
         };
         Some((name, shown::cell(cell)))
     });
-    Value::object([("topic", CONTINUUM_DEAD_LETTERS.into())].into_iter().chain(columns))
+    Value::object(
+        [("topic", CONTINUUM_DEAD_LETTERS.into())]
+            .into_iter()
+            .chain(columns),
+    )
 }
 
 fn project_event(call: &Call<'_>) -> Result<Value, Fault> {
@@ -245,11 +255,12 @@ fn project_event(call: &Call<'_>) -> Result<Value, Fault> {
     let reality = RealityName::new(kept.projection.reality())
         .map_err(|_no_name| Fault::from(crate::broker::Error::Internal))?;
     let envelope = envelope(fields);
-    let (sequence, outcome) =
-        call.projections
-            .project(tenant(call), NAME, PROJECTED_WITHIN.min(call.wait_max), || {
-                entry::append(call, &reality, &envelope, "arguments.event")
-            })?;
+    let (sequence, outcome) = call.projections.project(
+        tenant(call),
+        NAME,
+        PROJECTED_WITHIN.min(call.wait_max),
+        || entry::append(call, &reality, &envelope, "arguments.event"),
+    )?;
     result(call, fields, sequence, outcome)
 }
 
@@ -314,7 +325,10 @@ fn result(
                 .row(tenant(call), NAME, None, EPISODES, &key)?;
             let at = table(call, EPISODES)?.column("last_event_ts");
             let time = row.zip(at).and_then(|(row, at)| row.0.get(at).cloned());
-            said.push(("existing_last_event_ts", shown::cell(time.unwrap_or(Cell::Null))));
+            said.push((
+                "existing_last_event_ts",
+                shown::cell(time.unwrap_or(Cell::Null)),
+            ));
         }
         _ => {}
     }
@@ -332,7 +346,10 @@ fn reason(call: &Call<'_>, dlq_id: &str) -> Result<String, Fault> {
             .projections
             .row(tenant(call), NAME, None, LETTERS, &key)?;
         let at = table.column("reason");
-        let found = row.as_ref().zip(at).and_then(|(row, at)| row.0.get(at)?.text());
+        let found = row
+            .as_ref()
+            .zip(at)
+            .and_then(|(row, at)| row.0.get(at)?.text());
         if let Some(reason) = found {
             let reason = reason.strip_prefix(REASON_PREFIX).unwrap_or(reason);
             return Ok(reason.to_owned());

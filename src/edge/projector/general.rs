@@ -210,7 +210,10 @@ fn described(call: &Call<'_>, kept: &Kept) -> Value {
         ("projection", projection.name().into()),
         ("reality", projection.reality().into()),
         ("topics", texts(projection.topics())),
-        ("dead_letters", projection.dead_letters().topic.as_str().into()),
+        (
+            "dead_letters",
+            projection.dead_letters().topic.as_str().into(),
+        ),
         (
             "tables",
             tables.map(|table| table.name.as_str()).collect::<Value>(),
@@ -253,15 +256,13 @@ fn wait(call: &Call<'_>, argument: &str) -> Result<Value, Fault> {
     let waited = call
         .projections
         .wait(tenant(call), name(call), sink, sequence, within);
-    let next = Handle::current()
-        .block_on(waited)
-        .map_err(|error| Fault {
-            field: match error {
-                crate::projections::node::Error::NotYet { .. } => format!("arguments.{argument}"),
-                ref other => super::field(other).to_owned(),
-            },
-            ..Fault::from(error)
-        })?;
+    let next = Handle::current().block_on(waited).map_err(|error| Fault {
+        field: match error {
+            crate::projections::node::Error::NotYet { .. } => format!("arguments.{argument}"),
+            ref other => super::field(other).to_owned(),
+        },
+        ..Fault::from(error)
+    })?;
     Ok(Value::object([
         ("projection", Value::from(name(call))),
         ("next", next.get().into()),
@@ -357,11 +358,13 @@ fn rows(call: &Call<'_>) -> Result<Value, Fault> {
     };
     for text in call.arguments.texts("where").unwrap_or_default() {
         let field = "arguments.where";
-        let (column, value) = text.split_once('=').ok_or_else(|| {
-            Fault::invalid(field, "where must be a list of column=value")
-        })?;
+        let (column, value) = text
+            .split_once('=')
+            .ok_or_else(|| Fault::invalid(field, "where must be a list of column=value"))?;
         let at = column_of(table, column, field)?;
-        query.equal.push((at, cell(&table.columns[at], value, field)?));
+        query
+            .equal
+            .push((at, cell(&table.columns[at], value, field)?));
     }
     if let Some(outcome) = call.arguments.text("outcome") {
         let at = table.outcome.ok_or_else(|| {

@@ -10,12 +10,7 @@ use crate::proto::json::{micros, read_micros};
 ///
 /// # Errors
 /// They are too few or too many, or one is none of its column.
-pub(super) fn of(
-    table: &Table,
-    tenant: &str,
-    texts: &[String],
-    field: &str,
-) -> Result<Key, Fault> {
+pub(super) fn of(table: &Table, tenant: &str, texts: &[String], field: &str) -> Result<Key, Fault> {
     let columns: Vec<&Column> = table
         .key
         .iter()

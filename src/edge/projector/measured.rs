@@ -180,7 +180,10 @@ impl Measured {
     /// Has them counted by another thread, unless that was done a moment ago; until it is done the
     /// last count stands.
     fn count_dead_letters(&self, projections: &Arc<Projections>) {
-        let counted_at = *self.counted_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let counted_at = *self
+            .counted_at
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if counted_at.is_some_and(|at| at.elapsed() < DEPTH_EVERY)
             || self.counting.swap(true, Ordering::SeqCst)
         {
@@ -201,18 +204,15 @@ impl Measured {
     fn recount(&self, projections: &Projections) {
         let lanes = projections.status(None);
         for kept in projections.kept() {
-            let (name, table) = (
-                kept.projection.name(),
-                kept.projection.dead_letters().table,
-            );
+            let (name, table) = (kept.projection.name(), kept.projection.dead_letters().table);
             for sink in &kept.sinks {
                 let sink = sink.kind();
                 let ours = lanes
                     .iter()
                     .filter(|lane| lane.projection == name && lane.sink == sink);
                 // A sink that is away says nothing new.
-                let counts =
-                    ours.map(|lane| projections.count(&lane.tenant, name, Some(sink.as_str()), table));
+                let counts = ours
+                    .map(|lane| projections.count(&lane.tenant, name, Some(sink.as_str()), table));
                 let Ok(depth) = counts.sum::<Result<u64, _>>() else {
                     continue;
                 };
