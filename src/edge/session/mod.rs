@@ -17,6 +17,7 @@ mod in_flight;
 mod json;
 mod metered;
 mod outbox;
+mod passing;
 mod produce;
 mod refusal;
 mod renewal;
