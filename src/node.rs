@@ -240,6 +240,7 @@ async fn live(
             context: SessionContext {
                 broker: Arc::clone(&broker),
                 shield: Arc::clone(&shield),
+                projections: Arc::clone(&projections),
                 verifier: Arc::clone(&verifier),
                 metrics: Arc::clone(&metrics),
                 limits: Arc::new(config.limits.clone()),
@@ -268,9 +269,12 @@ async fn live(
         seats: Arc::clone(&seats),
         metrics,
         shield,
+        projections: Arc::clone(&projections),
         tls: tls.clone(),
         verifier,
         clock,
+        // Half of it may have gone for TLS.
+        wait_max: Duration::from_millis(config.ops.timeout_ms / 2) * 4 / 5,
         draining: draining.clone(),
     });
     // Taken even where nobody waits for it: its usual effect is to end the process.
