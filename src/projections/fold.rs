@@ -459,7 +459,7 @@ mod tests {
             known.learn(question, answer);
             let folded = known.fold(&tables, batch.clone(), repeats);
             for (entry, outcome) in batch.iter().zip(&folded.outcomes) {
-                chain.take(entry, *outcome);
+                chain.take(entry.sequence, &entry.changes, *outcome);
             }
             kept.take(&tables, folded.writes);
             outcomes.extend(folded.outcomes);
@@ -609,11 +609,11 @@ mod tests {
             (at(1, Vec::new()), Outcome::Dead),
         ] {
             let mut chain = Chain::default();
-            chain.take(&entry, outcome);
+            chain.take(entry.sequence, &entry.changes, outcome);
             assert!(chains.insert(chain.0), "{entry:?}");
         }
         let mut chain = Chain::default();
-        chain.take(&at(9, Vec::new()), Outcome::Ignored);
+        chain.take(at(9, Vec::new()).sequence, &[], Outcome::Ignored);
         assert_eq!(chain, Chain::default(), "of other topics nothing is told");
     }
 }
