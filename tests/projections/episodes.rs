@@ -299,7 +299,7 @@ pub(crate) fn expected(episodes: &Episodes, entries: &[Entry]) -> Held {
     let mut rows = vec![BTreeMap::new(); tables.len()];
     for entry in entries {
         let folded = known.fold(tables, vec![entry.clone()], Repeats::AreDone);
-        chain.take(entry, folded.outcomes[0]);
+        chain.take(entry.sequence, &entry.changes, folded.outcomes[0]);
         for write in folded.writes {
             match write {
                 Write::Put { table, row } => {
@@ -366,7 +366,7 @@ pub(crate) async fn batch(
     let folded = known.fold(episodes.tables(), entries.to_vec(), Repeats::AreDone);
     let mut chain = Chain(at.hash);
     for (entry, outcome) in entries.iter().zip(&folded.outcomes) {
-        chain.take(entry, *outcome);
+        chain.take(entry.sequence, &entry.changes, *outcome);
     }
     let last = entries.last().expect("no empty batch").sequence;
     let to = Position {
