@@ -34,6 +34,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tracing_subscriber::EnvFilter;
 
 use crate::arguments::ServeArguments;
@@ -264,8 +265,7 @@ async fn live(
         tls: tls.clone(),
         verifier,
         clock,
-        // Half of it may have gone for TLS.
-        wait_max: Duration::from_millis(config.ops.timeout_ms / 2) * 4 / 5,
+        wait_max: ops::wait_max(&config.ops),
         draining: draining.clone(),
     });
     // Taken even where nobody waits for it: its usual effect is to end the process.
@@ -299,12 +299,17 @@ async fn live(
         second = signals.next() => end_at_once(second),
     }
     stop_ops.send_replace(true);
-    let last_answers = tokio::time::timeout(Duration::from_millis(100), ops_task);
+    end(ops_task).await;
+    tracing::info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Leaves the operations listener a moment for its last answers.
+async fn end(ops: JoinHandle<()>) {
+    let last_answers = tokio::time::timeout(Duration::from_millis(100), ops);
     if let Ok(Err(error)) = last_answers.await {
         tracing::warn!(%error, "the operations listener failed");
     }
-    tracing::info!("stopped");
-    Ok(ExitCode::SUCCESS)
 }
 
 /// The smallest segment that takes a full group, with its headers and marks: without room for it
