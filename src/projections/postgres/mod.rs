@@ -36,6 +36,7 @@ pub mod preflight;
 mod read;
 mod shape;
 mod statements;
+mod unverified;
 mod write;
 
 /// A database. Clones share its connections.
