@@ -9,13 +9,20 @@
 //! - [`logs`]: what a projection needs of the node's logs.
 //! - [`node`]: all of them, running: `lane` is one projection of one log into one sink, `schedule`
 //!   says which is worked on, [`standing`] how it stands, `letters` which records are dead.
+//! - [`jobs`]: long work beside the lanes: [`backfill`], [`rebuild`] and [`verify`]; `filling` and
+//!   [`comparing`] are what they have in common. [`settle`] deals with dead letters.
 //!
 //! The path fails open: a sink that is away keeps no producer waiting. Its checks fail closed: what
 //! is no event of the contract never reaches a table.
 
+pub mod backfill;
+mod batch;
 pub mod codec;
+pub mod comparing;
 pub mod continuum;
+mod filling;
 pub mod fold;
+pub mod jobs;
 pub mod json;
 mod lane;
 pub mod letter;
@@ -25,10 +32,15 @@ pub mod node;
 mod notes;
 pub mod options;
 pub mod projection;
+pub mod rebuild;
 mod schedule;
+pub mod settle;
 pub mod sink;
 pub mod sled;
 pub mod standing;
 pub mod table;
+#[cfg(test)]
+mod testing;
+pub mod verify;
 
 pub use node::{Kept, Projections};
