@@ -331,6 +331,9 @@ impl Projections {
                 tracing::error!("a thread of the projections panicked");
             }
         }
+        self.schedules
+            .values()
+            .for_each(|schedule| schedule.clear());
         lock(&self.lanes).clear();
     }
 

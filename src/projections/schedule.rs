@@ -71,6 +71,13 @@ impl Schedule {
         self.changed.notify_all();
     }
 
+    /// Lets go of the lanes that nobody will work on, which know this schedule too.
+    pub(super) fn clear(&self) {
+        let mut lanes = self.lock();
+        lanes.ready.clear();
+        lanes.later.clear();
+    }
+
     /// Works on lanes until closed.
     pub(super) fn work(&self) {
         while let Some(lane) = self.next() {

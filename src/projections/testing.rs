@@ -565,7 +565,7 @@ impl Machine {
             running.logs.close();
             drop(running.projections);
             // The task that hears of logs may be about to let go of them.
-            let until = Instant::now() + Duration::from_secs(10);
+            let until = Instant::now() + Duration::from_secs(2);
             while Arc::strong_count(&running.sink) > 1 && Instant::now() < until {
                 std::thread::sleep(Duration::from_millis(1));
             }
@@ -583,7 +583,7 @@ impl Machine {
         loop {
             let end = self.feed().log().bounds().durable_end;
             let Some(last) = end.previous() else { return };
-            let within = Duration::from_secs(20);
+            let within = Duration::from_secs(5);
             let waited = self.projections().wait(TENANT, NAME, None, last, within);
             self.runtime.block_on(waited).unwrap();
             if self.feed().log().bounds().durable_end == end {
@@ -706,7 +706,7 @@ pub(super) const fn at(seconds: u64) -> Micros {
 
 /// Waits until `holds`.
 pub(super) fn until(holds: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + Duration::from_secs(5);
     while !holds() {
         assert!(Instant::now() < end, "it never came to that");
         std::thread::sleep(Duration::from_millis(2));

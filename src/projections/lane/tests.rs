@@ -1,10 +1,6 @@
 //! The runner, on real logs and the embedded sink: whatever happens, the tables come to what a fold
 //! of the log gives.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
-
 use proptest::prelude::*;
 
 use super::*;
@@ -12,6 +8,7 @@ use crate::projections::continuum::{Continuum, EPISODES, EVENTS, History, LETTER
 use crate::projections::projection::DeadLetters;
 use crate::projections::table::{Cell, Table};
 use crate::projections::testing::{Fault, Machine, TENANT, event, until};
+use crate::log::Found;
 use crate::proto::topic::CONTINUUM_DEAD_LETTERS;
 
 fn standing(machine: &Machine) -> Standing {
