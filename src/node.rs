@@ -34,6 +34,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tracing_subscriber::EnvFilter;
 
 use crate::arguments::ServeArguments;
@@ -231,6 +232,7 @@ async fn live(
             context: SessionContext {
                 broker: Arc::clone(&broker),
                 shield: Arc::clone(&shield),
+                projections: Arc::clone(&projections),
                 verifier: Arc::clone(&verifier),
                 metrics: Arc::clone(&metrics),
                 limits: Arc::new(config.limits.clone()),
@@ -259,9 +261,11 @@ async fn live(
         seats: Arc::clone(&seats),
         metrics,
         shield,
+        projections: Arc::clone(&projections),
         tls: tls.clone(),
         verifier,
         clock,
+        wait_max: ops::wait_max(&config.ops),
         draining: draining.clone(),
     });
     // Taken even where nobody waits for it: its usual effect is to end the process.
@@ -295,12 +299,17 @@ async fn live(
         second = signals.next() => end_at_once(second),
     }
     stop_ops.send_replace(true);
-    let last_answers = tokio::time::timeout(Duration::from_millis(100), ops_task);
+    end(ops_task).await;
+    tracing::info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Leaves the operations listener a moment for its last answers.
+async fn end(ops: JoinHandle<()>) {
+    let last_answers = tokio::time::timeout(Duration::from_millis(100), ops);
     if let Ok(Err(error)) = last_answers.await {
         tracing::warn!(%error, "the operations listener failed");
     }
-    tracing::info!("stopped");
-    Ok(ExitCode::SUCCESS)
 }
 
 /// The smallest segment that takes a full group, with its headers and marks: without room for it

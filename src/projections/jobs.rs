@@ -578,3 +578,6 @@ impl Known {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

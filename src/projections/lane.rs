@@ -252,7 +252,8 @@ impl Lane {
         let mut run = lock(&self.run);
         if self.paused.load(Ordering::SeqCst) {
             run.feed = None;
-            self.mark(State::Paused);
+            self.measure(&run);
+            lock(&self.standing).is_paused();
             return Due::OnWake;
         }
         match self.advance(&mut run) {
@@ -267,6 +268,7 @@ impl Lane {
             Err(trouble) => {
                 run.held = None;
                 run.feed = None;
+                self.measure(&run);
                 let now = self.shared.clock.now();
                 let passes = trouble.passes();
                 lock(&self.standing).fails(&trouble.to_string(), now, passes);
@@ -282,6 +284,40 @@ impl Lane {
                 Due::After(self.shared.options.retry_after(run.failures))
             }
         }
+    }
+
+    /// How far behind it is while it does not work: its lag grows on.
+    fn measure(&self, run: &Run) {
+        let Ok(feed) = self
+            .shared
+            .logs
+            .open(&self.place.tenant, &self.place.reality)
+        else {
+            return;
+        };
+        if let Some(listening) = &*lock(&self.listening) {
+            listening.look();
+        }
+        let reached = *self.next.borrow();
+        let next = match run.held {
+            Some(held) => held.next,
+            // It was paused when the node started; a sink that is away says nothing.
+            None if reached == Sequence::FIRST && self.paused.load(Ordering::SeqCst) => {
+                match self.block_on(self.sink.position(&self.place)) {
+                    Ok(Some(stored)) => stored.next,
+                    Ok(None) | Err(_) => reached,
+                }
+            }
+            None => reached,
+        };
+        self.next.send_if_modified(|known| {
+            let moved = next > *known;
+            *known = next.max(*known);
+            moved
+        });
+        let end = feed.log().bounds().durable_end;
+        let behind = end.get().saturating_sub(next.get());
+        lock(&self.standing).waits(behind, self.shared.clock.now());
     }
 
     /// A turn panicked.

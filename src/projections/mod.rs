@@ -29,6 +29,7 @@ pub mod letter;
 mod letters;
 pub mod logs;
 pub mod node;
+mod none;
 mod notes;
 pub mod options;
 pub mod projection;

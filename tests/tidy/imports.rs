@@ -15,7 +15,14 @@ const MAY_IMPORT: [(&str, &[&str]); 12] = [
     ("src/broker", &["log", "proto", "config"]),
     (
         "src/edge",
-        &["broker", "log", "proto", "config", "data_dir"],
+        &[
+            "broker",
+            "log",
+            "proto",
+            "config",
+            "data_dir",
+            "projections",
+        ],
     ),
     ("src/projections", &["log", "proto", "config"]),
     ("src/client", &["proto"]),
