@@ -20,6 +20,8 @@ use crate::feed::BrokerLogs;
 
 /// Where the embedded tables are, below the data directory. No tenant can have this name.
 const DIRECTORY: &str = "_projections";
+/// Where verifications compute rows, below the data directory. Nothing in it outlives one.
+const SCRATCH: &str = "_projections.scratch";
 /// Memory for rows of the embedded tables.
 const CACHE_BYTES: u64 = 32 << 20;
 
@@ -65,6 +67,7 @@ pub(crate) fn start(
         retry_min: Duration::from_millis(settings.retry_min_ms),
         retry_max: Duration::from_millis(settings.retry_max_ms),
         poison_per_minute_max: settings.poison_per_minute_max,
+        scratch: data.join(SCRATCH),
         ..Options::default()
     };
     let runtime = tokio::runtime::Handle::current();

@@ -120,7 +120,9 @@ pub(super) fn work(
     let feed = course.open()?;
     course.persist(|| Ok(course.block_on(lane.sink().prepare(projection))?))?;
     let log = feed.log();
-    let end = course.persist(|| lane_stands(course))?.min(log.bounds().durable_end);
+    let end = course
+        .persist(|| lane_stands(course))?
+        .min(log.bounds().durable_end);
     let (first, end) = range(projection, &log, selection, end)?;
     let letters = Letters::default();
     if effect == Effect::Real {
@@ -165,7 +167,10 @@ fn range(
     end: Sequence,
 ) -> Result<(Sequence, Sequence), LogsError> {
     let tables = 0..projection.tables().len();
-    if tables.into_iter().any(|table| projection.time_column(table).is_some()) {
+    if tables
+        .into_iter()
+        .any(|table| projection.time_column(table).is_some())
+    {
         return Ok((log.bounds().first, end));
     }
     let first = log.seek_time(selection.from)?;

@@ -73,7 +73,10 @@ impl Comparison {
         let mut pages = [VecDeque::new(), VecDeque::new()];
         let mut bound: Option<(Vec<u8>, Key)> = None;
         for (page, side) in pages.iter_mut().zip(sides) {
-            let rows = side.sink.rows(projection, side.place, number, &query).await?;
+            let rows = side
+                .sink
+                .rows(projection, side.place, number, &query)
+                .await?;
             let is_full = rows.len() >= PAGE_ROWS;
             *page = rows.into_iter().map(|row| keyed(table, row)).collect();
             if let Some((last, row)) = page.back().filter(|_| is_full)
@@ -91,7 +94,10 @@ impl Comparison {
                 (false, false) => break,
                 (true, false) => std::cmp::Ordering::Less,
                 (false, true) => std::cmp::Ordering::Greater,
-                (true, true) => expected.front().map(|one| &one.0).cmp(&found.front().map(|one| &one.0)),
+                (true, true) => expected
+                    .front()
+                    .map(|one| &one.0)
+                    .cmp(&found.front().map(|one| &one.0)),
             };
             let expected = order.is_le().then(|| expected.pop_front()).flatten();
             let found = order.is_ge().then(|| found.pop_front()).flatten();
@@ -113,7 +119,9 @@ impl Comparison {
     }
 
     pub(super) fn finish(self, table: &Table, differing: u64) -> Compared {
-        let [expected, found] = self.hashes.map(|hash| super::notes::hex(&hash.finalize().into()));
+        let [expected, found] = self
+            .hashes
+            .map(|hash| super::notes::hex(&hash.finalize().into()));
         Compared {
             table: table.name.clone(),
             rows_expected: self.rows[0],

@@ -185,7 +185,9 @@ pub enum Refusal {
         sink: SinkKind,
     },
     /// There is none.
-    #[error("there is no job {id:?}; the last {ENDED_MAX} that ended are remembered, until the node ends")]
+    #[error(
+        "there is no job {id:?}; the last {ENDED_MAX} that ended are remembered, until the node ends"
+    )]
     Unknown {
         /// What was asked for.
         id: String,
@@ -317,7 +319,8 @@ impl Course {
         let is_behind = standing.state == LaneState::Running && standing.lag_records > 0;
         let mut rest = took * if is_behind { REST_BEHIND } else { 1 };
         if self.records_per_second > 0 {
-            let wanted = Duration::from_secs(records) / u32::try_from(self.records_per_second).unwrap_or(u32::MAX);
+            let wanted = Duration::from_secs(records)
+                / u32::try_from(self.records_per_second).unwrap_or(u32::MAX);
             rest = rest.max(wanted.saturating_sub(took));
         }
         self.wait(rest.clamp(REST_MIN, REST_MAX));
@@ -477,7 +480,9 @@ impl Jobs {
     fn find(&self, id: &str) -> Result<Arc<Course>, Refusal> {
         let known = self.lock();
         let found = known.courses.iter().find(|one| one.job.borrow().id == id);
-        found.cloned().ok_or_else(|| Refusal::Unknown { id: id.to_owned() })
+        found
+            .cloned()
+            .ok_or_else(|| Refusal::Unknown { id: id.to_owned() })
     }
 
     /// All that are known; of one tenant, or of all. The newest last.
@@ -570,7 +575,12 @@ impl Known {
 
     fn forget(&mut self) {
         let ended = |one: &Arc<Course>| one.job.borrow().state.has_ended();
-        let mut too_many = self.courses.iter().filter(|one| ended(one)).count().saturating_sub(ENDED_MAX);
+        let mut too_many = self
+            .courses
+            .iter()
+            .filter(|one| ended(one))
+            .count()
+            .saturating_sub(ENDED_MAX);
         self.courses.retain(|one| {
             let forgotten = too_many > 0 && ended(one);
             too_many -= usize::from(forgotten);

@@ -3,9 +3,9 @@
 
 use serde_json::json;
 
-use super::logs::{Feed, LogsError, NewEvent};
 use super::fold::Outcome;
 use super::jobs::Job;
+use super::logs::{Feed, LogsError, NewEvent};
 use super::sink::{Position, SinkKind};
 use crate::log::Sequence;
 
@@ -103,11 +103,15 @@ pub(super) fn checkpoints(
     sink: SinkKind,
 ) -> Result<Vec<(Sequence, String)>, LogsError> {
     let notes = feed.notes(&checkpoint_topic(projection))?;
-    let read = notes.iter().filter(|note| note.kind == CHECKPOINT).filter_map(|note| {
-        let data: serde_json::Value = serde_json::from_slice(&note.data).ok()?;
-        let next = Sequence::new(data["next"].as_u64()?)?;
-        (data["sink"] == sink.as_str()).then(|| Some((next, data["hash"].as_str()?.to_owned())))?
-    });
+    let read = notes
+        .iter()
+        .filter(|note| note.kind == CHECKPOINT)
+        .filter_map(|note| {
+            let data: serde_json::Value = serde_json::from_slice(&note.data).ok()?;
+            let next = Sequence::new(data["next"].as_u64()?)?;
+            (data["sink"] == sink.as_str())
+                .then(|| Some((next, data["hash"].as_str()?.to_owned())))?
+        });
     Ok(read.collect())
 }
 

@@ -159,11 +159,7 @@ fn target(course: &Course, bounds: crate::log::Bounds, stands: Sequence) -> Sequ
 }
 
 /// With the lane held still: comes to its position, compares, and switches.
-fn finish(
-    course: &Course,
-    filling: &mut Filling<'_>,
-    switch: Switch,
-) -> Result<Rebuilt, Trouble> {
+fn finish(course: &Course, filling: &mut Filling<'_>, switch: Switch) -> Result<Rebuilt, Trouble> {
     let (lane, projection) = (&course.lane, &**course.lane.projection());
     let sink = &**lane.sink();
     let feed = course.open()?;
@@ -244,7 +240,10 @@ fn rows_of_no_record(course: &Course) -> Result<(u64, String), Trouble> {
                 Err(SinkError::Unfit { .. }) => break,
                 other => other?,
             };
-            count += rows.iter().filter(|row| row.0[column] == Cell::Null).count() as u64;
+            count += rows
+                .iter()
+                .filter(|row| row.0[column] == Cell::Null)
+                .count() as u64;
             let Some(last) = rows.last().filter(|_| rows.len() >= PAGE_ROWS) else {
                 break;
             };

@@ -37,6 +37,9 @@ impl Schedule {
     /// A lane has something to do. Quick; never waits for work.
     pub(super) fn due(&self, lane: &Arc<Lane>) {
         let mut lanes = self.lock();
+        if lanes.closed {
+            return;
+        }
         match lane.slot.load(Ordering::Relaxed) {
             IDLE => {
                 lane.slot.store(QUEUED, Ordering::Relaxed);

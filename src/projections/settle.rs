@@ -81,10 +81,14 @@ struct Found {
 impl Filter {
     fn holds(&self, row: &Row) -> bool {
         let text = |at: usize| row.0.get(at).and_then(Cell::text);
-        let reason = self.reason.as_deref().is_none_or(|wanted| {
-            text(2).is_some_and(|reason| reason.contains(wanted))
-        });
-        let topic = self.topic.as_deref().is_none_or(|wanted| text(5) == Some(wanted));
+        let reason = self
+            .reason
+            .as_deref()
+            .is_none_or(|wanted| text(2).is_some_and(|reason| reason.contains(wanted)));
+        let topic = self
+            .topic
+            .as_deref()
+            .is_none_or(|wanted| text(5) == Some(wanted));
         let time = match row.0.get(4) {
             Some(Cell::Timestamp(time)) => {
                 self.from.is_none_or(|from| from <= *time) && self.to.is_none_or(|to| *time <= to)
@@ -248,7 +252,8 @@ impl Projections {
             return Ok((settled, at));
         }
         let header = found.header(row);
-        let append = || Ok::<_, Error>(feed.append_again(&topic, &envelope, (REPLAY_OF, &header))?);
+        let append =
+            || Ok::<_, Error>(feed.append_again(&topic, &envelope, (REPLAY_OF, &header))?);
         let (sequence, outcome) = self.project(tenant, name, within, append)?;
         settled.sequence = Some(sequence);
         settled.outcome = match outcome {
@@ -325,7 +330,11 @@ impl Found {
 
     /// Where the event belongs. A letter of an older system does not say.
     fn topic(&self, projection: &dyn Projection) -> String {
-        let known = self.letter.as_ref().map(|letter| &letter.topic).or(self.topic.as_ref());
+        let known = self
+            .letter
+            .as_ref()
+            .map(|letter| &letter.topic)
+            .or(self.topic.as_ref());
         let letters = &projection.dead_letters().topic;
         let plain = |topic: &&String| !topic.contains(['*', '>']) && *topic != letters;
         let fits = |topic: &&String| {

@@ -451,7 +451,7 @@ pub(super) struct Machine {
     pub(super) runtime: Runtime,
     pub(super) options: Options,
     pub(super) projection: Arc<dyn Projection>,
-    pub(super) segment_bytes: u64,
+    segment_bytes: u64,
     running: Option<Running>,
 }
 
@@ -466,8 +466,20 @@ impl Machine {
         Self::with(Arc::new(Continuum::new(History::Kept)), |_| {})
     }
 
-    pub(super) fn with(
+    /// With logs whose segments are full soon.
+    pub(super) fn with_small_segments() -> Self {
+        let projection = Arc::new(Continuum::new(History::Kept));
+        Self::made(projection, 32 << 10, |_| {})
+    }
+
+    pub(super) fn with(projection: Arc<dyn Projection>, change: impl FnOnce(&mut Options)) -> Self {
+        let segment_bytes = crate::log::Options::default().segment_bytes_first;
+        Self::made(projection, segment_bytes, change)
+    }
+
+    fn made(
         projection: Arc<dyn Projection>,
+        segment_bytes: u64,
         change: impl FnOnce(&mut Options),
     ) -> Self {
         let directory = tempfile::tempdir().unwrap();
@@ -488,7 +500,7 @@ impl Machine {
             runtime,
             options,
             projection,
-            segment_bytes: crate::log::Options::default().segment_bytes_first,
+            segment_bytes,
             running: None,
         };
         machine.start();
@@ -602,7 +614,9 @@ impl Machine {
     }
 
     pub(super) fn tables(&self) -> Vec<Vec<Row>> {
-        [EPISODES, EVENTS, LETTERS].map(|table| self.rows(table)).to_vec()
+        [EPISODES, EVENTS, LETTERS]
+            .map(|table| self.rows(table))
+            .to_vec()
     }
 
     /// The tables as a fold of the whole log gives them, record by record and without any sink.

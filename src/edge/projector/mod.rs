@@ -3,6 +3,7 @@
 //!
 //! - [`continuum`]: commands of the older system, for the projection of the Continuum contract.
 //! - [`general`]: commands of every projection.
+//! - [`jobs`]: backfills, rebuilds and verifications; [`letters`]: dead letters dealt with.
 //! - `entry`: how a command appends a message, past the same checks as everybody's.
 //! - [`measured`]: what is counted of them.
 //! - `key`: keys of rows as texts.
@@ -14,7 +15,9 @@
 pub mod continuum;
 mod entry;
 pub mod general;
+pub mod jobs;
 mod key;
+pub mod letters;
 pub mod measured;
 mod shown;
 

@@ -46,7 +46,10 @@ fn verified(machine: &Machine) -> Verified {
 }
 
 fn rebuilt(machine: &Machine, switch: Switch, partial: Partial) -> Result<Rebuilt, String> {
-    let job = machine.projections().rebuild(&asked(None), switch, partial).unwrap();
+    let job = machine
+        .projections()
+        .rebuild(&asked(None), switch, partial)
+        .unwrap();
     let job = ended(machine, &job);
     match job.findings {
         Some(Findings::Rebuild(rebuilt)) => Ok(rebuilt),
@@ -63,7 +66,10 @@ fn everything() -> Selection {
 }
 
 fn backfilled(machine: &Machine, selection: Selection, effect: Effect) -> Backfilled {
-    let job = machine.projections().backfill(&asked(None), selection, effect).unwrap();
+    let job = machine
+        .projections()
+        .backfill(&asked(None), selection, effect)
+        .unwrap();
     match ended(machine, &job).findings {
         Some(Findings::Backfill(done)) => done,
         other => panic!("{other:?}"),
@@ -102,7 +108,9 @@ fn filled() -> Machine {
     let machine = Machine::new();
     for number in 0..40 {
         let agent = if number % 2 == 0 { "even" } else { "odd" };
-        machine.feed().event(&event(number, agent, number % 9, (number * 17) % 31));
+        machine
+            .feed()
+            .event(&event(number, agent, number % 9, (number * 17) % 31));
     }
     machine.feed().publish(TOPIC, b"no event");
     machine.feed().event(&event(3, "odd", 3, 51 % 31));
@@ -117,7 +125,10 @@ fn a_rebuild_gives_the_same_bytes_and_mends_what_was_damaged() {
     machine.restart();
     let before = machine.tables();
     let first = rebuilt(&machine, Switch::Over, Partial::Refused).unwrap();
-    assert!(first.switched && first.same_position && first.is_same(), "{first:?}");
+    assert!(
+        first.switched && first.same_position && first.is_same(),
+        "{first:?}"
+    );
     for table in &first.tables {
         assert_eq!(table.hash_expected, table.hash_found);
     }
@@ -128,12 +139,18 @@ fn a_rebuild_gives_the_same_bytes_and_mends_what_was_damaged() {
     let mut changed = episodes[1].clone();
     changed.0[4] = Cell::from("test://another");
     let (table, row) = (EPISODES, changed);
-    let writes = vec![remove(&machine, EPISODES, &episodes[0]), Write::Put { table, row }];
+    let writes = vec![
+        remove(&machine, EPISODES, &episodes[0]),
+        Write::Put { table, row },
+    ];
     tamper(&machine, writes);
     let compared = rebuilt(&machine, Switch::Never, Partial::Refused).unwrap();
     assert!(!compared.switched);
     assert_eq!(compared.tables[0].differing, 2);
-    assert_ne!(compared.tables[0].hash_expected, compared.tables[0].hash_found);
+    assert_ne!(
+        compared.tables[0].hash_expected,
+        compared.tables[0].hash_found
+    );
     assert_ne!(machine.tables(), before, "only compared");
     let mended = rebuilt(&machine, Switch::Over, Partial::Refused).unwrap();
     assert_eq!(mended.tables[0].differing, 2);
@@ -160,21 +177,38 @@ fn a_verification_lists_what_differs() {
     // Of an older system.
     let mut older = episodes[2].clone();
     (older.0[2], older.0[13]) = (Cell::Text(id(998)), Cell::Null);
-    let put = |row| Write::Put { table: EPISODES, row };
+    let put = |row| Write::Put {
+        table: EPISODES,
+        row,
+    };
     let gone = remove(&machine, EPISODES, &episodes[0]);
     tamper(&machine, vec![gone, put(changed), put(extra), put(older)]);
     let found = verified(&machine);
     assert!(!found.is_right());
-    let listed: Vec<_> = found.differing.iter().map(|one| (one.difference, &one.columns)).collect();
+    let listed: Vec<_> = found
+        .differing
+        .iter()
+        .map(|one| (one.difference, &one.columns))
+        .collect();
     assert_eq!(listed.len(), 3, "{found:?}");
-    for wanted in [Difference::Missing, Difference::Extra, Difference::Different] {
-        assert_eq!(listed.iter().filter(|(found, _)| *found == wanted).count(), 1);
+    for wanted in [
+        Difference::Missing,
+        Difference::Extra,
+        Difference::Different,
+    ] {
+        assert_eq!(
+            listed.iter().filter(|(found, _)| *found == wanted).count(),
+            1
+        );
     }
     assert!(listed.contains(&(Difference::Different, &vec!["content_ref".to_owned()])));
     // The row of the older system is no damage, and a rebuild does not throw it away unasked.
     assert_eq!(found.tables[0].differing, 3);
     let refused = rebuilt(&machine, Switch::Over, Partial::Refused).unwrap_err();
-    assert!(refused.contains("1 rows of arqonbus_continuum_projection"), "{refused}");
+    assert!(
+        refused.contains("1 rows of arqonbus_continuum_projection"),
+        "{refused}"
+    );
     // Nothing is left behind.
     let scratch = std::fs::read_dir(machine.path().join("scratch")).unwrap();
     assert_eq!(scratch.count(), 0);
@@ -232,7 +266,10 @@ fn a_backfill_mends_what_it_selects_and_a_dry_run_says_the_same() {
     assert!(real.count(Outcome::Projected) >= 9);
     let mended = machine.rows(EPISODES);
     let is_odd = |row: &&Row| row.0[1] == Cell::from("odd");
-    assert_eq!(mended, episodes.iter().filter(is_odd).cloned().collect::<Vec<_>>());
+    assert_eq!(
+        mended,
+        episodes.iter().filter(is_odd).cloned().collect::<Vec<_>>()
+    );
     // The time is the one of the event, both ends included.
     let moment = Selection {
         from: at(17),
@@ -242,7 +279,10 @@ fn a_backfill_mends_what_it_selects_and_a_dry_run_says_the_same() {
     let selected = backfilled(&machine, moment, Effect::DryRun).selected;
     let wanted = (0..40).filter(|number| (number * 17) % 31 == 17).count();
     assert_eq!(selected, wanted as u64);
-    assert_eq!(backfilled(&machine, everything(), Effect::Real).count(Outcome::Dead), 1);
+    assert_eq!(
+        backfilled(&machine, everything(), Effect::Real).count(Outcome::Dead),
+        1
+    );
     machine.settle();
     assert_eq!(machine.tables(), whole);
 }
@@ -255,10 +295,15 @@ fn a_job_waits_goes_on_and_ends_when_it_is_told_to_and_the_lane_does_not_wait_fo
     machine.restart();
     let slow = asked(Some(1));
     let projections = machine.projections();
-    let job = projections.backfill(&slow, everything(), Effect::Real).unwrap();
+    let job = projections
+        .backfill(&slow, everything(), Effect::Real)
+        .unwrap();
     until(|| projections.job(&job.id).unwrap().read > 0);
     let second = projections.rebuild(&slow, Switch::Over, Partial::Refused);
-    assert!(matches!(second, Err(Error::Job(Refusal::Runs { .. }))), "{second:?}");
+    assert!(
+        matches!(second, Err(Error::Job(Refusal::Runs { .. }))),
+        "{second:?}"
+    );
     projections.pause_job(&job.id).unwrap();
     until(|| projections.job(&job.id).unwrap().state == JobState::Paused);
     let read = projections.job(&job.id).unwrap().read;
@@ -271,12 +316,20 @@ fn a_job_waits_goes_on_and_ends_when_it_is_told_to_and_the_lane_does_not_wait_fo
     let job = ended(&machine, &job);
     assert_eq!(job.state, JobState::Cancelled);
     let again = projections.resume_job(&job.id);
-    assert!(matches!(again, Err(Error::Job(Refusal::Ended { .. }))), "{again:?}");
+    assert!(
+        matches!(again, Err(Error::Job(Refusal::Ended { .. }))),
+        "{again:?}"
+    );
     let unknown = projections.job("none");
-    assert!(matches!(unknown, Err(Error::Job(Refusal::Unknown { .. }))), "{unknown:?}");
-    let kinds = machine.feed().notes(&notes::control_topic(NAME)).unwrap();
-    let kinds: Vec<_> = kinds.iter().map(|note| note.kind.as_str()).collect();
-    assert_eq!(kinds, [notes::JOB_STARTED, notes::JOB_ENDED]);
+    assert!(
+        matches!(unknown, Err(Error::Job(Refusal::Unknown { .. }))),
+        "{unknown:?}"
+    );
+    let noted = || {
+        let noted = machine.feed().notes(&notes::control_topic(NAME)).unwrap();
+        noted.into_iter().map(|note| note.kind).collect::<Vec<_>>()
+    };
+    until(|| noted() == [notes::JOB_STARTED, notes::JOB_ENDED]);
 }
 
 // PRJ-07
@@ -285,13 +338,17 @@ fn a_rebuild_that_was_cut_short_leaves_the_rows_and_can_be_begun_again() {
     let mut machine = Machine::new();
     for number in 0..1_100 {
         // Without waiting for each: only the last is waited for.
-        machine.feed().event(&event(number % 50, "a", number % 9, 1));
+        machine
+            .feed()
+            .event(&event(number % 50, "a", number % 9, 1));
     }
     machine.settle();
     let whole = machine.tables();
     let slow = asked(Some(1));
     let projections = machine.projections();
-    let job = projections.rebuild(&slow, Switch::Over, Partial::Refused).unwrap();
+    let job = projections
+        .rebuild(&slow, Switch::Over, Partial::Refused)
+        .unwrap();
     until(|| projections.job(&job.id).unwrap().read > 0);
     machine.restart();
     assert_eq!(machine.tables(), whole);
@@ -303,22 +360,31 @@ fn a_rebuild_that_was_cut_short_leaves_the_rows_and_can_be_begun_again() {
 // PRJ-07 PRJ-18
 #[test]
 fn what_the_log_has_no_more_is_not_thrown_away_unasked() {
-    let mut machine = Machine::new();
-    machine.segment_bytes = 32 << 10;
-    machine.restart();
+    let machine = Machine::with_small_segments();
     for number in 0..200 {
         machine.feed().event(&event(number, "a", number, 1));
     }
     machine.settle();
-    let first = machine.feed().log().trim(Sequence::at_least_first(150)).unwrap();
+    let first = machine
+        .feed()
+        .log()
+        .trim(Sequence::at_least_first(150))
+        .unwrap();
     assert!(first > Sequence::FIRST);
     let lost = first.get() - 1;
     let found = verified(&machine);
     assert!(found.is_right(), "{found:?}");
-    assert_eq!(found.not_from_this_log, 2 * lost, "of episodes and of events");
+    assert_eq!(
+        found.not_from_this_log,
+        2 * lost,
+        "of episodes and of events"
+    );
     assert_eq!(found.chain, ChainState::CannotBeComputed);
     let refused = rebuilt(&machine, Switch::Over, Partial::Refused).unwrap_err();
-    assert!(refused.contains(&format!("begins at record {first}")), "{refused}");
+    assert!(
+        refused.contains(&format!("begins at record {first}")),
+        "{refused}"
+    );
     assert_eq!(machine.rows(EPISODES).len(), 200);
     let partial = rebuilt(&machine, Switch::Over, Partial::Allowed).unwrap();
     assert_eq!(partial.tables[0].differing, lost);
@@ -327,7 +393,8 @@ fn what_the_log_has_no_more_is_not_thrown_away_unasked() {
 
 fn letters(machine: &Machine) -> Vec<String> {
     let rows = machine.rows(LETTERS).into_iter();
-    rows.map(|row| row.0[1].text().unwrap().to_owned()).collect()
+    rows.map(|row| row.0[1].text().unwrap().to_owned())
+        .collect()
 }
 
 fn all() -> Filter {
@@ -357,9 +424,17 @@ fn dead_letters_are_replayed_one_by_one_and_by_filter() {
     let failing = replay(&all());
     assert_eq!(failing.len(), 4);
     let still = Some(Settlement::StillFailing);
-    assert!(failing.iter().all(|one| one.outcome == still && one.error.is_some()), "{failing:?}");
+    assert!(
+        failing
+            .iter()
+            .all(|one| one.outcome == still && one.error.is_some()),
+        "{failing:?}"
+    );
     machine.settle();
-    let attempts = machine.rows(LETTERS).into_iter().map(|row| row.0[7].clone());
+    let attempts = machine
+        .rows(LETTERS)
+        .into_iter()
+        .map(|row| row.0[7].clone());
     assert_eq!(attempts.collect::<Vec<_>>(), vec![Cell::Integer(2); 4]);
 
     *machine.sink().refuses.lock().unwrap() = None;
@@ -370,13 +445,18 @@ fn dead_letters_are_replayed_one_by_one_and_by_filter() {
     };
     let done = replay(&refused);
     assert_eq!(done.len(), 2);
-    assert!(done.iter().all(|one| one.outcome == Some(Settlement::Projected)), "{done:?}");
+    assert!(
+        done.iter()
+            .all(|one| one.outcome == Some(Settlement::Projected)),
+        "{done:?}"
+    );
     assert_eq!(letters(&machine).len(), 2, "seen at once");
     assert_eq!(machine.rows(EPISODES).len(), 2);
     // One by its id: somebody mends it.
-    let broken = machine.rows(LETTERS).into_iter().find(|row| {
-        row.0[2].text().unwrap().contains("not JSON")
-    });
+    let broken = machine
+        .rows(LETTERS)
+        .into_iter()
+        .find(|row| row.0[2].text().unwrap().contains("not JSON"));
     let broken = Filter {
         dlq_id: broken.unwrap().0[1].text().map(str::to_owned),
         ..all()
@@ -406,7 +486,9 @@ fn a_letter_whose_replay_was_cut_short_is_settled_by_the_next() {
     machine.feed().event(&event(1, "a", 1, 1));
     machine.settle();
     assert_eq!(letters(&machine).len(), 1);
-    let settled = machine.projections().replay(TENANT, NAME, &all(), None, "a test", WITHIN);
+    let settled = machine
+        .projections()
+        .replay(TENANT, NAME, &all(), None, "a test", WITHIN);
     assert_eq!(settled.unwrap()[0].outcome, Some(Settlement::Duplicate));
     assert_eq!(letters(&machine), Vec::<String>::new());
     assert_eq!(machine.rows(EPISODES).len(), 1);

@@ -4,11 +4,11 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::log::Found;
 use crate::projections::continuum::{Continuum, EPISODES, EVENTS, History, LETTERS, NAME, TOPIC};
 use crate::projections::projection::DeadLetters;
 use crate::projections::table::{Cell, Table};
 use crate::projections::testing::{Fault, Machine, TENANT, event, until};
-use crate::log::Found;
 use crate::proto::topic::CONTINUUM_DEAD_LETTERS;
 
 fn standing(machine: &Machine) -> Standing {
@@ -68,12 +68,22 @@ fn poison_becomes_a_letter_and_the_others_go_on() {
 fn a_letter_is_written_once_although_its_batch_is_repeated() {
     let mut machine = Machine::new();
     // The letter is on disk and the commit fails, again and again.
-    machine.sink().faults.lock().unwrap().extend([Fault::Away; 5]);
+    machine
+        .sink()
+        .faults
+        .lock()
+        .unwrap()
+        .extend([Fault::Away; 5]);
     machine.feed().publish(TOPIC, b"no event");
     machine.settle();
     assert_eq!(letters_in_log(&machine), 1);
     // Now the node dies in between.
-    machine.sink().faults.lock().unwrap().extend([Fault::Away; 100_000]);
+    machine
+        .sink()
+        .faults
+        .lock()
+        .unwrap()
+        .extend([Fault::Away; 100_000]);
     machine.feed().publish(TOPIC, b"no event either");
     until(|| letters_in_log(&machine) == 2);
     machine.restart();
@@ -90,7 +100,9 @@ fn a_sink_that_is_away_loses_nothing_and_buries_nothing() {
     let faults = [Fault::Away, Fault::AnswerLost, Fault::Fenced, Fault::Away];
     machine.sink().faults.lock().unwrap().extend(faults);
     for number in 0..20 {
-        machine.feed().event(&event(number, "a", number % 3, number));
+        machine
+            .feed()
+            .event(&event(number, "a", number % 3, number));
     }
     machine.settle();
     assert!(machine.sink().faults.lock().unwrap().is_empty());
@@ -105,11 +117,17 @@ fn a_sink_that_is_away_loses_nothing_and_buries_nothing() {
 fn what_a_sink_refuses_is_found_among_many() {
     let machine = Machine::new();
     *machine.sink().refuses.lock().unwrap() = Some("test://13".to_owned());
-    machine.projections().pause(TENANT, NAME, None, true, false, "a test").unwrap();
+    machine
+        .projections()
+        .pause(TENANT, NAME, None, true, false, "a test")
+        .unwrap();
     for number in 0..30 {
         machine.feed().event(&event(number, "a", number, number));
     }
-    machine.projections().pause(TENANT, NAME, None, false, false, "a test").unwrap();
+    machine
+        .projections()
+        .pause(TENANT, NAME, None, false, false, "a test")
+        .unwrap();
     machine.settle();
     assert_eq!(machine.rows(EPISODES).len(), 29);
     let letters = machine.rows(LETTERS);
@@ -122,13 +140,19 @@ fn what_a_sink_refuses_is_found_among_many() {
 #[test]
 fn a_paused_lane_stays_paused_over_a_restart() {
     let mut machine = Machine::new();
-    machine.projections().pause(TENANT, NAME, None, true, false, "a test").unwrap();
+    machine
+        .projections()
+        .pause(TENANT, NAME, None, true, false, "a test")
+        .unwrap();
     machine.restart();
     machine.feed().event(&event(1, "a", 1, 1));
     until(|| standing(&machine).state == State::Paused);
     std::thread::sleep(Duration::from_millis(30));
     assert_eq!(machine.rows(EPISODES), []);
-    machine.projections().pause(TENANT, NAME, None, false, false, "a test").unwrap();
+    machine
+        .projections()
+        .pause(TENANT, NAME, None, false, false, "a test")
+        .unwrap();
     machine.settle();
     assert_eq!(machine.rows(EPISODES).len(), 1);
 }
@@ -147,24 +171,34 @@ fn an_idle_lane_wakes() {
 // PRJ-04
 #[test]
 fn records_that_retention_removed_halt_the_lane_until_somebody_skips_them() {
-    let mut machine = Machine::new();
-    machine.segment_bytes = 32 << 10;
-    machine.restart();
+    let machine = Machine::with_small_segments();
     machine.feed().event(&event(0, "a", 0, 1));
     machine.settle();
-    machine.projections().pause(TENANT, NAME, None, true, false, "a test").unwrap();
+    machine
+        .projections()
+        .pause(TENANT, NAME, None, true, false, "a test")
+        .unwrap();
     for number in 1..200 {
         machine.feed().event(&event(number, "a", number, 1));
     }
     let log = machine.feed().log();
     let first = log.trim(Sequence::at_least_first(180)).unwrap();
     assert!(first > Sequence::at_least_first(3), "{first}");
-    machine.projections().pause(TENANT, NAME, None, false, false, "a test").unwrap();
+    machine
+        .projections()
+        .pause(TENANT, NAME, None, false, false, "a test")
+        .unwrap();
     until(|| standing(&machine).state == State::Halted);
     let (error, _) = standing(&machine).last_error.unwrap();
-    assert!(error.contains("records 2 to") && error.contains("skip"), "{error}");
+    assert!(
+        error.contains("records 2 to") && error.contains("skip"),
+        "{error}"
+    );
     assert_eq!(machine.rows(EPISODES).len(), 1);
-    machine.projections().pause(TENANT, NAME, None, false, true, "a test").unwrap();
+    machine
+        .projections()
+        .pause(TENANT, NAME, None, false, true, "a test")
+        .unwrap();
     machine.settle();
     let there = 200 - usize::try_from(first.get() - 1).unwrap();
     assert_eq!(machine.rows(EPISODES).len(), 1 + there);
@@ -174,7 +208,10 @@ fn records_that_retention_removed_halt_the_lane_until_somebody_skips_them() {
 #[test]
 fn damaged_records_are_counted_as_lost() {
     let mut machine = Machine::new();
-    machine.projections().pause(TENANT, NAME, None, true, false, "a test").unwrap();
+    machine
+        .projections()
+        .pause(TENANT, NAME, None, true, false, "a test")
+        .unwrap();
     for number in 0..10 {
         machine.feed().event(&event(number, "a", number, 1));
     }
@@ -192,7 +229,10 @@ fn damaged_records_are_counted_as_lost() {
         .and_then(|mut file| std::io::Write::write_all(&mut file, &bytes))
         .unwrap();
     machine.restart();
-    machine.projections().pause(TENANT, NAME, None, false, false, "a test").unwrap();
+    machine
+        .projections()
+        .pause(TENANT, NAME, None, false, false, "a test")
+        .unwrap();
     machine.settle();
     assert_eq!(standing(&machine).lost, 1);
     assert_eq!(machine.rows(EPISODES).len(), 9);
@@ -231,7 +271,11 @@ impl Projection for Defective {
         source: &crate::projections::projection::Source<'_>,
     ) -> Result<Vec<crate::projections::projection::Change>, Poison> {
         let changes = self.sound.read(source)?;
-        let left = self.panics.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        let left = self
+            .panics
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+                left.checked_sub(1)
+            });
         assert!(left.is_err(), "a defect");
         Ok(changes)
     }
