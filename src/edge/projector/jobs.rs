@@ -101,7 +101,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "projection.backfill",
         role: Role::Admin,
-        arguments: &[NAME, FROM, TO, AGENT, DRY_RUN, RATE, WAIT, SINK],
+        arguments: &[NAME, FROM, TO, TENANT, AGENT, DRY_RUN, RATE, WAIT, SINK],
         doc: "Projects records of the tenant of a range of time again from the log, beside the projection; a job.",
         handler: backfill,
     },
@@ -237,7 +237,19 @@ fn answer(call: &Call<'_>, job: &Job) -> Result<Value, Fault> {
     Ok(shown::job(&job))
 }
 
+/// Nobody asks for another tenant's.
+fn check_tenant(call: &Call<'_>) -> Result<(), Fault> {
+    let named = call.arguments.text("tenant_id");
+    if named.is_none_or(|named| named == tenant(call)) {
+        return Ok(());
+    }
+    let text = "tenant_id must be the tenant of your token, or be left out";
+    let field = "arguments.tenant_id";
+    Err(Fault::new(ErrorCode::TenantMismatch, field, text))
+}
+
 fn backfill(call: &Call<'_>) -> Result<Value, Fault> {
+    check_tenant(call)?;
     let (selection, effect) = selection(call)?;
     let job = call
         .projections
@@ -268,12 +280,8 @@ fn verify(call: &Call<'_>) -> Result<Value, Fault> {
 
 /// The names of the older system. One that does not end in time goes on as a job.
 fn older_backfill(call: &Call<'_>) -> Result<Value, Fault> {
+    check_tenant(call)?;
     let named = call.arguments.text("tenant_id");
-    if named.is_some_and(|named| named != tenant(call)) {
-        let text = "tenant_id must be the tenant of your token, or be left out";
-        let field = "arguments.tenant_id";
-        return Err(Fault::new(ErrorCode::TenantMismatch, field, text));
-    }
     let (selection, effect) = selection(call)?;
     let asked = asked(call, CONTINUUM);
     let job = call
