@@ -208,8 +208,7 @@ async fn live(
 
     let edge = listen(config.edge.listen.0, "edge.listen")?;
     let operations = listen(config.ops.listen.0, "ops.listen")?;
-    let edge_address = edge.local_addr()?;
-    let ops_address = operations.local_addr()?;
+    let (edge_address, ops_address) = (edge.local_addr()?, operations.local_addr()?);
 
     let masters = encryption.as_ref().map(|keys| Arc::clone(&keys.masters));
     let broker = start_broker(config, data_dir, environment, encryption)?;
@@ -298,18 +297,18 @@ async fn live(
         stopped = stop(&seats, projections, broker, deadline) => stopped?,
         second = signals.next() => end_at_once(second),
     }
-    stop_ops.send_replace(true);
-    end(ops_task).await;
-    tracing::info!("stopped");
+    end(&stop_ops, ops_task).await;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Leaves the operations listener a moment for its last answers.
-async fn end(ops: JoinHandle<()>) {
+/// Ends the operations listener, with a moment for its last answers.
+async fn end(stop: &watch::Sender<bool>, ops: JoinHandle<()>) {
+    stop.send_replace(true);
     let last_answers = tokio::time::timeout(Duration::from_millis(100), ops);
     if let Ok(Err(error)) = last_answers.await {
         tracing::warn!(%error, "the operations listener failed");
     }
+    tracing::info!("stopped");
 }
 
 /// The smallest segment that takes a full group, with its headers and marks: without room for it
