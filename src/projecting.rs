@@ -43,6 +43,13 @@ pub(crate) fn start(
 ) -> anyhow::Result<Arc<Projections>> {
     let settings = &config.projections;
     let mut kept = Vec::new();
+    let scratch = data.join(SCRATCH);
+    match std::fs::remove_dir_all(&scratch) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(%error, "what a verification left behind is still there");
+        }
+        Ok(()) | Err(_) => {}
+    }
     if settings.enabled {
         let embedded = Sled::open(&data.join(DIRECTORY), CACHE_BYTES);
         let embedded: Arc<dyn Sink> = Arc::new(embedded.context("the embedded projections")?);
@@ -67,7 +74,7 @@ pub(crate) fn start(
         retry_min: Duration::from_millis(settings.retry_min_ms),
         retry_max: Duration::from_millis(settings.retry_max_ms),
         poison_per_minute_max: settings.poison_per_minute_max,
-        scratch: data.join(SCRATCH),
+        scratch,
         ..Options::default()
     };
     let runtime = tokio::runtime::Handle::current();

@@ -16,7 +16,11 @@ fn id(letter: char, number: u32) -> String {
 
 /// The event of that number about an episode, that many seconds after noon.
 fn event(number: u32, episode: u32, seconds: u32) -> Value {
-    let agent = if episode % 2 == 0 { "even" } else { "odd" };
+    let agent = if episode.is_multiple_of(2) {
+        "even"
+    } else {
+        "odd"
+    };
     let (minute, second) = (seconds / 60, seconds % 60);
     json!({
         "event_id": id('A', number),

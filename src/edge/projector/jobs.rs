@@ -170,6 +170,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     },
 ];
 
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Steer {
     Pause,
     Resume,

@@ -107,7 +107,11 @@ fn remove(machine: &Machine, table: usize, row: &Row) -> Write {
 fn filled() -> Machine {
     let machine = Machine::new();
     for number in 0..40 {
-        let agent = if number % 2 == 0 { "even" } else { "odd" };
+        let agent = if u64::is_multiple_of(number, 2) {
+            "even"
+        } else {
+            "odd"
+        };
         machine
             .feed()
             .event(&event(number, agent, number % 9, (number * 17) % 31));
