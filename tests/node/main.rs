@@ -31,6 +31,7 @@ mod policy_kit;
 mod pressure;
 mod profiles;
 mod projector;
+mod projector_jobs;
 mod raw;
 mod restart;
 mod runbook;
