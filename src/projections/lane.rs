@@ -564,6 +564,7 @@ impl Lane {
             Ok(outcomes) => {
                 let newest = pending.last().map(|one| one.appended_at);
                 self.tell(&pending, &outcomes);
+                self.note_stale(&outcomes);
                 lock(&self.standing).took(
                     &outcomes,
                     newest,
@@ -685,6 +686,18 @@ impl Lane {
                     continue;
                 }
             }
+        }
+    }
+
+    /// Says that events were older than what is known (PRJ-03). The table of events has which.
+    fn note_stale(&self, outcomes: &[Outcome]) {
+        let stale = outcomes.iter().filter(|one| **one == Outcome::Stale);
+        let count = stale.count();
+        if count > 0 {
+            let Place {
+                projection, tenant, ..
+            } = &self.place;
+            tracing::info!(projection, tenant, sink = %self.kind(), count, "stale events were rejected");
         }
     }
 

@@ -30,6 +30,7 @@ mod policy;
 mod policy_kit;
 mod pressure;
 mod profiles;
+mod projector;
 mod raw;
 mod restart;
 mod runbook;

@@ -95,6 +95,13 @@ pub struct Ops {
     pub draining: watch::Receiver<bool>,
 }
 
+/// How long a command may wait for something, so that its answer still is in time: half of the time
+/// may have gone for TLS, and the answer takes some.
+#[must_use]
+pub const fn wait_max(settings: &config::Ops) -> Duration {
+    Duration::from_millis(settings.timeout_ms / 10 * 4)
+}
+
 /// Answers until `stop` turns true, and what is being asked then.
 ///
 /// A connection carries one request within a bounded time, so that silent peers, and peers that do

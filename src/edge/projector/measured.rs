@@ -76,7 +76,7 @@ impl Measured {
     pub fn register(&self, r: &mut Registry) {
         r.register(
             "projection_lag_records",
-            "Records of all tenants that projections have not looked at",
+            "Records that projections have not looked at",
             self.lag_records.clone(),
         );
         r.register(
@@ -111,7 +111,7 @@ impl Measured {
         );
         r.register(
             "projection_state",
-            "Tenants whose projection is in this state",
+            "Logs whose projection is in this state",
             self.states.clone(),
         );
     }

@@ -399,7 +399,7 @@ async fn refusals_name_code_and_field() {
                 then_projected: vec!["p".into()],
                 ..produce(&["a"])
             }),
-            said("FEATURE_DISABLED", "then_projected"),
+            said("NOT_FOUND", "then_projected[0]"),
         ),
         (
             Ask::Produce(Produce {
