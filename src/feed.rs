@@ -41,6 +41,10 @@ impl Subscriber for Waker {
     fn ready(&self, _key: u64) {
         (self.0)();
     }
+
+    fn is_the_nodes(&self) -> bool {
+        true
+    }
 }
 
 impl Listening for Interests {

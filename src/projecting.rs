@@ -27,6 +27,8 @@ use crate::feed::BrokerLogs;
 
 /// Where the embedded tables are, below the data directory. No tenant can have this name.
 const DIRECTORY: &str = "_projections";
+/// Where verifications compute rows, below the data directory. Nothing in it outlives one.
+const SCRATCH: &str = "_projections.scratch";
 /// Memory for rows of the embedded tables.
 const CACHE_BYTES: u64 = 32 << 20;
 
@@ -137,6 +139,13 @@ pub(crate) fn start(
     clock: Arc<dyn Clock>,
 ) -> anyhow::Result<Arc<Projections>> {
     let settings = &config.projections;
+    let scratch = data.join(SCRATCH);
+    match std::fs::remove_dir_all(&scratch) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(%error, "what a verification left behind is still there");
+        }
+        Ok(()) | Err(_) => {}
+    }
     let wanted = wanted(config)?;
     // The first one is asked; a database may hold rows that no log of this node does.
     let mut sinks: Vec<Arc<dyn Sink>> = Vec::new();
@@ -184,6 +193,7 @@ pub(crate) fn start(
         retry_min: Duration::from_millis(settings.retry_min_ms),
         retry_max: Duration::from_millis(settings.retry_max_ms),
         poison_per_minute_max: settings.poison_per_minute_max,
+        scratch,
         ..Options::default()
     };
     let runtime = tokio::runtime::Handle::current();

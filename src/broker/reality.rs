@@ -268,10 +268,10 @@ impl Reality {
             .listen(filter, wanted, visibility, subscriber, key)
     }
 
-    /// Number of subscriptions.
+    /// Number of subscriptions, without those who listen for the node.
     #[must_use]
     pub fn subscriptions(&self) -> usize {
-        self.watch.fanout.len()
+        self.watch.fanout.subscriptions()
     }
 
     /// Queues accepted envelopes, all or none; `sink` hears of them with `token`. Calls of one

@@ -15,19 +15,19 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
-use super::fold::{self, Chain, Entry, Known, Outcome, Repeats};
+use super::batch::{Batch, Limits, Pending, Reading, chained, decide};
+use super::fold::{Chain, Known, Outcome, Repeats};
 use super::letters::Letters;
-use super::logs::{Feed, Listening, Logs, LogsError, NewEvent, matches};
+use super::logs::{Feed, Listening, Logs, LogsError, NewEvent};
 use super::notes;
 use super::options::Options;
-use super::projection::{Change, Poison, Projection, Source};
+use super::projection::{Poison, Projection};
 use super::sink::{Commit, Place, Position, Sink, SinkError, SinkKind};
 use super::standing::{Standing, State};
-use crate::log::{Clock, Found, Micros, Sequence};
+use crate::log::{Clock, Micros, Sequence};
 use crate::proto::view::RecordView;
 
 /// Batches of one lane before others have their turn.
@@ -97,15 +97,6 @@ struct PoisonRate {
     count: u64,
 }
 
-/// A record on its way.
-#[derive(Debug)]
-struct Pending {
-    sequence: Sequence,
-    record: Bytes,
-    appended_at: Micros,
-    meaning: Result<Vec<Change>, Poison>,
-}
-
 /// When a lane is to be worked on again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Due {
@@ -145,7 +136,10 @@ impl Trouble {
             Self::Sink(error) => matches!(
                 error,
                 // Fenced: whoever took the place may be gone again.
-                SinkError::Unavailable { .. } | SinkError::Fenced { .. } | SinkError::Unfit { .. }
+                SinkError::Unavailable { .. }
+                    | SinkError::Fenced { .. }
+                    | SinkError::Rejected { .. }
+                    | SinkError::Unfit { .. }
             ),
             Self::Log(error) => error.passing,
             Self::Removed { .. } | Self::Regressed { .. } | Self::PoisonRate { .. } => false,
@@ -188,10 +182,6 @@ impl Lane {
 
     pub(super) const fn sink(&self) -> &Arc<dyn Sink> {
         &self.sink
-    }
-
-    pub(super) const fn letters(&self) -> &Arc<Letters> {
-        &self.letters
     }
 
     pub(super) fn kind(&self) -> SinkKind {
@@ -246,9 +236,10 @@ impl Lane {
         lock(&self.run)
     }
 
-    /// The epoch that it holds its place with, if it holds it.
-    pub(super) fn epoch(run: &Run) -> Option<u64> {
-        Some(run.held?.stored?.epoch)
+    /// Where it stands, if it knows: the first record that it has not passed, and what the sink has
+    /// stored of it.
+    pub(super) fn held(run: &Run) -> Option<(Sequence, Option<Position>)> {
+        run.held.map(|held| (held.next, held.stored))
     }
 
     /// Whatever it knows of its place is asked anew.
@@ -380,7 +371,7 @@ impl Lane {
                 run.held = Some(held);
                 return Ok(Due::OnWake);
             }
-            let (pending, upto) = self.read(&*feed, held.next, bounds.durable_end)?;
+            let Batch { pending, upto, .. } = self.read(&*feed, held.next, bounds.durable_end)?;
             if let Some(first) = pending.first() {
                 lock(&self.standing)
                     .working_on(first.appended_at, bounds.durable_end.since(held.next));
@@ -442,92 +433,26 @@ impl Lane {
         Ok(())
     }
 
-    fn wants(&self, topic: &str) -> bool {
-        let patterns = self.projection.topics();
-        patterns.iter().any(|pattern| matches(pattern, topic))
+    fn reading(&self) -> Reading<'_> {
+        Reading {
+            projection: &*self.projection,
+            place: &self.place,
+            payloads: self.shared.logs.payloads(),
+        }
     }
 
     /// Records of the topics from `next` on, and where to go on behind them.
-    fn read(
-        &self,
-        feed: &dyn Feed,
-        mut next: Sequence,
-        end: Sequence,
-    ) -> Result<(Vec<Pending>, Sequence), Trouble> {
-        let options = &self.shared.options;
-        let log = feed.log();
-        let mut by_topic = (end.since(next) > NEAR_RECORDS).then(|| {
-            let patterns = self.projection.topics().to_vec();
-            log.topic_reader(Box::new(move |topic| {
-                patterns.iter().any(|pattern| matches(pattern, topic))
-            }))
-        });
-        let mut pending = Vec::new();
-        let mut bytes = 0;
-        while next < end && bytes < options.batch_bytes_max {
-            let found = match &mut by_topic {
-                Some(reader) => reader.read(next, end, options.batch_bytes_max - bytes),
-                None => log.read(next, end, options.batch_bytes_max - bytes),
-            };
-            let chunk = match found.map_err(LogsError::from)? {
-                Found::Records(chunk) => chunk,
-                Found::Damaged { next: after, .. } => {
-                    let after = after.max(next.next());
-                    lock(&self.standing).lost += after.since(next);
-                    next = after;
-                    continue;
-                }
-                Found::End => return Ok((pending, end)),
-            };
-            for record in chunk.iter().filter(|record| self.wants(record.topic)) {
-                if pending.len() >= options.batch_records_max {
-                    return Ok((pending, record.sequence));
-                }
-                bytes += record.record.len();
-                let bytes = chunk.records.slice_ref(record.record);
-                match self.understand(bytes, record.sequence, record.appended_at) {
-                    Some(understood) => pending.push(understood),
-                    None => lock(&self.standing).lost += 1,
-                }
-            }
-            next = chunk.last.next();
-        }
-        Ok((pending, next))
-    }
-
-    /// `None` if it is no record of this protocol, which the log's checksums rule out.
-    fn understand(
-        &self,
-        record: Bytes,
-        sequence: Sequence,
-        appended_at: Micros,
-    ) -> Option<Pending> {
-        let view = RecordView::parse(&record).ok()?;
-        let meaning = self
-            .projection
-            .read(&self.source(&view, sequence, appended_at));
-        Some(Pending {
-            sequence,
-            record,
-            appended_at,
-            meaning,
-        })
-    }
-
-    fn source<'a>(
-        &'a self,
-        record: &'a RecordView<'a>,
-        sequence: Sequence,
-        appended_at: Micros,
-    ) -> Source<'a> {
-        Source {
-            tenant: &self.place.tenant,
-            reality: &self.place.reality,
-            sequence,
-            appended_at,
-            record,
-            payloads: self.shared.logs.payloads(),
-        }
+    fn read(&self, feed: &dyn Feed, next: Sequence, end: Sequence) -> Result<Batch, Trouble> {
+        let (reading, log) = (self.reading(), feed.log());
+        let limits = Limits {
+            records: self.shared.options.batch_records_max,
+            bytes: self.shared.options.batch_bytes_max,
+        };
+        let mut by_topic = (end.since(next) > NEAR_RECORDS).then(|| reading.by_topic(&log));
+        let batch = reading.read(&log, by_topic.as_mut(), next, end, limits)?;
+        let lost = batch.lost.iter().map(|lost| lost.end.since(lost.start));
+        lock(&self.standing).lost += lost.sum::<u64>();
+        Ok(batch)
     }
 
     /// Makes the dead letter of a record, unless there is one.
@@ -536,7 +461,8 @@ impl Lane {
         let Ok(view) = RecordView::parse(&pending.record) else {
             return Ok(());
         };
-        let source = self.source(&view, pending.sequence, pending.appended_at);
+        let reading = self.reading();
+        let source = reading.source(&view, pending.sequence, pending.appended_at);
         self.letters
             .ensure(feed, &*self.projection, &source, poison)?;
         Ok(())
@@ -577,6 +503,12 @@ impl Lane {
                 self.record(feed, held);
                 Ok(())
             }
+            // What is refused without a record in it is no fault of any record.
+            Err(error @ SinkError::Rejected { .. })
+                if pending.iter().all(|one| one.meaning.is_err()) =>
+            {
+                Err(error.into())
+            }
             Err(SinkError::Rejected { reason, .. }) if pending.len() == 1 => {
                 let poison = Poison::of("", reason);
                 self.bury(feed, &pending[0], &poison)?;
@@ -607,41 +539,23 @@ impl Lane {
                 taken
             }
         };
-        let tables = self.projection.tables();
-        let alive = pending.iter().filter_map(|one| {
-            let changes = one.meaning.as_ref().ok()?.clone();
-            let sequence = one.sequence;
-            Some(Entry { sequence, changes })
-        });
-        let entries: Vec<Entry> = alive.collect();
-        let question = fold::question(tables, &entries);
-        let mut known = Known::default();
-        if !question.keys.is_empty() {
-            let asked = self.sink.look_up(&*self.projection, &self.place, &question);
-            let answer = self.block_on(asked)?;
-            known.learn(question, answer);
-        }
-        let folded = known.fold(tables, entries, Repeats::AreDone);
-        let mut decided = folded.outcomes.into_iter();
-        let mut chain = held.chain;
-        let outcomes: Vec<Outcome> = pending
-            .iter()
-            .map(|one| {
-                let (outcome, changes) = match &one.meaning {
-                    Ok(changes) => (decided.next().unwrap_or(Outcome::Ignored), &changes[..]),
-                    Err(_) => (Outcome::Dead, &[][..]),
-                };
-                chain.take(one.sequence, changes, outcome);
-                outcome
-            })
-            .collect();
+        let decided = self.block_on(decide(
+            &mut Known::default(),
+            &*self.sink,
+            &*self.projection,
+            &self.place,
+            pending,
+            Repeats::AreDone,
+        ))?;
+        let outcomes = decided.outcomes;
+        let chain = chained(held.chain, pending, &outcomes);
         let to = Position {
             next: upto,
             epoch: stored.epoch,
             hash: chain.0,
         };
         let commit = Commit {
-            writes: folded.writes,
+            writes: decided.writes,
             moves: Some((stored, to)),
             epoch: stored.epoch,
         };
@@ -753,3 +667,6 @@ impl Lane {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

@@ -224,6 +224,24 @@ pub fn write(
     }
 }
 
+/// A dead letter whose event was tried once more, and is `poison` still, without being appended.
+#[must_use]
+pub fn again(projection: &dyn Projection, letter: DeadLetter, poison: &Poison) -> NewEvent {
+    let letter = DeadLetter {
+        field: shortened(&poison.field, FIELD_BYTES_MAX),
+        reason: shortened(&poison.reason, REASON_BYTES_MAX),
+        attempt: letter.attempt.saturating_add(1),
+        ..letter
+    };
+    NewEvent {
+        topic: projection.dead_letters().topic.clone(),
+        kind: KIND,
+        schema: SCHEMA,
+        key: letter.dlq_id.clone(),
+        data: letter.encode_to_vec().into(),
+    }
+}
+
 /// That a dead letter was dealt with, by whom and why, and where its event stands again, if it does.
 #[must_use]
 pub fn settle(

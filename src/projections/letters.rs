@@ -87,6 +87,12 @@ impl Letters {
         Ok(())
     }
 
+    /// Whether there is a letter about the record at `sequence`, as far as letters are known.
+    pub(super) fn is_about(&self, sequence: Sequence) -> bool {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.records.contains(&sequence)
+    }
+
     /// Appends the letter about a record, unless there is one. Blocks.
     ///
     /// # Errors

@@ -11,14 +11,21 @@
 //! - [`logs`]: what a projection needs of the node's logs.
 //! - [`node`]: all of them, running: `lane` is one projection of one log into one sink, `schedule`
 //!   says which is worked on, [`standing`] how it stands, `letters` which records are dead.
+//! - [`jobs`]: long work beside the lanes: [`backfill`], [`rebuild`] and [`verify`]; `filling` and
+//!   [`comparing`] are what they have in common. [`settle`] deals with dead letters.
 //!
 //! The path fails open: a sink that is away keeps no producer waiting. Its checks fail closed: what
 //! is no event of the contract never reaches a table.
 
+pub mod backfill;
+mod batch;
 pub mod codec;
+pub mod comparing;
 pub mod continuum;
 pub mod declared;
+mod filling;
 pub mod fold;
+pub mod jobs;
 pub mod json;
 mod lane;
 pub mod letter;
@@ -31,11 +38,16 @@ mod notes;
 pub mod options;
 pub mod postgres;
 pub mod projection;
+pub mod rebuild;
 mod schedule;
+pub mod settle;
 pub mod sink;
 pub mod sled;
 pub mod standing;
 pub mod table;
 pub mod valkey;
+#[cfg(test)]
+mod testing;
+pub mod verify;
 
 pub use node::{Kept, Projections};

@@ -12,17 +12,21 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use super::backfill::{self, Effect, Selection};
 use super::fold::Outcome;
+use super::jobs::{Course, Findings, Job, JobKind, Jobs, Order, Refusal, Trouble};
 use super::lane::{Lane, Shared};
 use super::letters::Letters;
 use super::logs::{Logs, LogsError};
 use super::notes;
 use super::options::Options;
 use super::projection::Projection;
+use super::rebuild::{self, Partial, Switch};
 use super::schedule::Schedule;
 use super::sink::{Copy, Place, Position, Query, Sink, SinkError, SinkKind};
 use super::standing::Standing;
 use super::table::{Key, Row};
+use super::verify;
 use crate::log::{Clock, Sequence};
 
 /// A projection and where it is kept. The first sink is the one that questions are answered from.
@@ -64,7 +68,23 @@ pub struct Projections {
     lanes: Mutex<HashMap<LaneKey, Arc<Lane>>>,
     letters: Mutex<HashMap<(String, String), Arc<Letters>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    jobs: Jobs,
     closing: watch::Sender<bool>,
+}
+
+/// Of what a job is asked for, and by whom.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// Whose.
+    pub tenant: &'a str,
+    /// Which projection.
+    pub projection: &'a str,
+    /// Where; `None`: in its first sink.
+    pub sink: Option<&'a str>,
+    /// Who asks.
+    pub by: &'a str,
+    /// How fast it may read; `None`: as the settings say.
+    pub records_per_second: Option<u64>,
 }
 
 /// How often one who waits has a lane look at the end of the log.
@@ -116,6 +136,9 @@ pub enum Error {
     /// The log.
     #[error(transparent)]
     Log(#[from] LogsError),
+    /// A job is not begun, or not changed.
+    #[error(transparent)]
+    Job(#[from] Refusal),
 }
 
 /// How a projection of a tenant stands in one sink.
@@ -172,6 +195,7 @@ impl Projections {
             lanes: Mutex::default(),
             letters: Mutex::default(),
             threads: Mutex::new(threads),
+            jobs: Jobs::default(),
             closing: watch::channel(false).0,
         });
         if !projections.kept.is_empty() {
@@ -300,6 +324,7 @@ impl Projections {
     /// Stops after what is being committed. Blocks.
     pub fn close(&self) {
         self.closing.send_replace(true);
+        self.jobs.close();
         self.schedules
             .values()
             .for_each(|schedule| schedule.close());
@@ -309,6 +334,9 @@ impl Projections {
                 tracing::error!("a thread of the projections panicked");
             }
         }
+        self.schedules
+            .values()
+            .for_each(|schedule| schedule.clear());
         lock(&self.lanes).clear();
     }
 
@@ -496,6 +524,115 @@ impl Projections {
             .runtime
             .block_on(async { tokio::time::timeout(within, asked).await });
         Ok((sequence, told.ok().and_then(Result::ok)))
+    }
+
+    /// A lane has something to look at.
+    pub(super) fn wake(&self, lane: &Arc<Lane>) {
+        if let Some(schedule) = self.schedules.get(&lane.kind()) {
+            schedule.due(lane);
+        }
+    }
+
+    fn begin(
+        &self,
+        what: &Asked<'_>,
+        kind: JobKind,
+        work: impl FnOnce(&Course) -> Result<Findings, Trouble> + Send + 'static,
+    ) -> Result<Job, Error> {
+        let lane = self.lane_of(what.tenant, what.projection, what.sink)?;
+        let schedule = self.schedules.get(&lane.kind()).ok_or(Refusal::Closing)?;
+        let order = Order {
+            kind,
+            by: what.by.to_owned(),
+            records_per_second: what.records_per_second,
+        };
+        Ok(self
+            .jobs
+            .begin(&self.shared, &lane, schedule, order, work)?)
+    }
+
+    /// Begins to project records of a range of time again (PRJ-06). Blocks until it has begun.
+    ///
+    /// # Errors
+    /// There is no such projection or sink; too many jobs run, or one of the same place.
+    pub fn backfill(
+        &self,
+        what: &Asked<'_>,
+        selection: Selection,
+        effect: Effect,
+    ) -> Result<Job, Error> {
+        self.begin(what, JobKind::Backfill, move |course| {
+            backfill::work(course, &selection, effect)
+        })
+    }
+
+    /// Begins to build a projection's tables anew (PRJ-07). Blocks until it has begun.
+    ///
+    /// # Errors
+    /// As [`Projections::backfill`].
+    pub fn rebuild(
+        &self,
+        what: &Asked<'_>,
+        switch: Switch,
+        partial: Partial,
+    ) -> Result<Job, Error> {
+        self.begin(what, JobKind::Rebuild, move |course| {
+            rebuild::work(course, switch, partial)
+        })
+    }
+
+    /// Begins to compare a projection's tables with the log (PRJ-18). Blocks until it has begun.
+    ///
+    /// # Errors
+    /// As [`Projections::backfill`].
+    pub fn verify(&self, what: &Asked<'_>) -> Result<Job, Error> {
+        self.begin(what, JobKind::Verify, verify::work)
+    }
+
+    /// The jobs that run, and the last that have ended; of one tenant, or of all. The newest last.
+    #[must_use]
+    pub fn jobs(&self, tenant: Option<&str>) -> Vec<Job> {
+        self.jobs.list(tenant)
+    }
+
+    /// A job.
+    ///
+    /// # Errors
+    /// There is none of that id.
+    pub fn job(&self, id: &str) -> Result<Job, Error> {
+        Ok(self.jobs.job(id)?)
+    }
+
+    /// A job once it has ended, or as it is after `within`.
+    ///
+    /// # Errors
+    /// There is none of that id.
+    pub async fn job_ended(&self, id: &str, within: Duration) -> Result<Job, Error> {
+        Ok(self.jobs.ended(id, within).await?)
+    }
+
+    /// Lets a job wait before its next batch.
+    ///
+    /// # Errors
+    /// There is none of that id; it has ended.
+    pub fn pause_job(&self, id: &str) -> Result<Job, Error> {
+        Ok(self.jobs.pause(id)?)
+    }
+
+    /// Lets a job go on.
+    ///
+    /// # Errors
+    /// As [`Projections::pause_job`].
+    pub fn resume_job(&self, id: &str) -> Result<Job, Error> {
+        Ok(self.jobs.resume(id)?)
+    }
+
+    /// Ends a job before its next batch. What it did stays done.
+    ///
+    /// # Errors
+    /// As [`Projections::pause_job`].
+    pub fn cancel_job(&self, id: &str) -> Result<Job, Error> {
+        Ok(self.jobs.cancel(id)?)
     }
 
     /// The row of a key, from the sink that questions are answered from. Blocks.

@@ -1,5 +1,6 @@
 //! What the settings say about the runner.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How projections run.
@@ -21,6 +22,14 @@ pub struct Options {
     pub checkpoint_records: u64,
     /// And, while nothing comes, not more often than this.
     pub checkpoint_interval: Duration,
+    /// Jobs (backfills, rebuilds, verifications) that run at once.
+    pub jobs_max: usize,
+    /// Most records of a job's batch beside a lane that works: how long that one waits at most.
+    pub job_batch_records_max: usize,
+    /// Records that a job reads in a second; 0: as many as leave half of the time to the lane.
+    pub job_records_per_second: u64,
+    /// Where a verification keeps the rows that it computes, until it ends.
+    pub scratch: PathBuf,
 }
 
 impl Default for Options {
@@ -34,6 +43,10 @@ impl Default for Options {
             poison_per_minute_max: 0,
             checkpoint_records: 10_000,
             checkpoint_interval: Duration::from_secs(60),
+            jobs_max: 2,
+            job_batch_records_max: 500,
+            job_records_per_second: 0,
+            scratch: std::env::temp_dir().join("arqonbus-projections"),
         }
     }
 }

@@ -125,4 +125,20 @@ pub trait Projection: Send + Sync + Debug {
     /// # Errors
     /// It cannot be projected.
     fn read(&self, source: &Source<'_>) -> Result<Vec<Change>, Poison>;
+
+    /// Column that says when a row's event happened, by the clock of its source; `None` where the
+    /// time of the log is all that is known. A backfill selects by it (PRJ-06).
+    fn time_column(&self, table: usize) -> Option<usize> {
+        first_of(self.tables().get(table)?, &["source_ts", "last_event_ts"])
+    }
+
+    /// Column that says which record of the log a row is from; empty in a row that is from none.
+    fn sequence_column(&self, table: usize) -> Option<usize> {
+        let names = ["letter_sequence", "last_sequence", "sequence"];
+        first_of(self.tables().get(table)?, &names)
+    }
+}
+
+fn first_of(table: &Table, names: &[&str]) -> Option<usize> {
+    names.iter().find_map(|name| table.column(name))
 }

@@ -37,6 +37,9 @@ impl Schedule {
     /// A lane has something to do. Quick; never waits for work.
     pub(super) fn due(&self, lane: &Arc<Lane>) {
         let mut lanes = self.lock();
+        if lanes.closed {
+            return;
+        }
         match lane.slot.load(Ordering::Relaxed) {
             IDLE => {
                 lane.slot.store(QUEUED, Ordering::Relaxed);
@@ -69,6 +72,13 @@ impl Schedule {
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_all();
+    }
+
+    /// Lets go of the lanes that nobody will work on, which know this schedule too.
+    pub(super) fn clear(&self) {
+        let mut lanes = self.lock();
+        lanes.ready.clear();
+        lanes.later.clear();
     }
 
     /// Works on lanes until closed.

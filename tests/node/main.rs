@@ -32,6 +32,7 @@ mod preflight;
 mod pressure;
 mod profiles;
 mod projector;
+mod projector_jobs;
 mod raw;
 mod restart;
 mod runbook;

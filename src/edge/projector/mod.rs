@@ -3,6 +3,7 @@
 //!
 //! - [`continuum`]: commands of the older system, for the projection of the Continuum contract.
 //! - [`general`]: commands of every projection.
+//! - [`jobs`]: backfills, rebuilds and verifications; [`letters`]: dead letters dealt with.
 //! - `entry`: how a command appends a message, past the same checks as everybody's.
 //! - [`measured`]: what is counted of them.
 //! - `key`: keys of rows as texts.
@@ -14,11 +15,14 @@
 pub mod continuum;
 mod entry;
 pub mod general;
+pub mod jobs;
 mod key;
+pub mod letters;
 pub mod measured;
 mod shown;
 
 use crate::edge::shield::Fault;
+use crate::projections::jobs::Refusal;
 use crate::projections::node::Error;
 use crate::projections::sink::SinkError;
 use crate::proto::ErrorCode;
@@ -32,7 +36,8 @@ const fn field(error: &Error) -> &'static str {
         Error::NoSuchProjection { .. } => "arguments.name",
         Error::NoSuchSink { .. } => "arguments.sink",
         Error::NotYet { .. } => "arguments.sequence",
-        Error::Sink(_) | Error::Log(_) => "",
+        Error::Job(Refusal::Unknown { .. } | Refusal::Ended { .. }) => "arguments.job",
+        Error::Sink(_) | Error::Log(_) | Error::Job(_) => "",
     }
 }
 
@@ -49,6 +54,12 @@ impl From<Error> for Fault {
             }
             Error::Log(error) if error.passing => (ErrorCode::StorageFailure, SINK_RETRY_MS),
             Error::Log(_) => (ErrorCode::NotFound, 0),
+            Error::Job(Refusal::Unknown { .. }) => (ErrorCode::NotFound, 0),
+            Error::Job(Refusal::Ended { .. }) => (ErrorCode::ValidationError, 0),
+            Error::Job(Refusal::Runs { .. } | Refusal::TooMany { .. } | Refusal::Closing) => {
+                (ErrorCode::RateLimited, SINK_RETRY_MS)
+            }
+            Error::Job(Refusal::NoThread { .. }) => (ErrorCode::Internal, SINK_RETRY_MS),
         };
         Self {
             code,

@@ -26,6 +26,8 @@ const PARTS: &[&[Command<Handler>]] = &[
     policy::COMMANDS,
     projector::continuum::COMMANDS,
     projector::general::COMMANDS,
+    projector::jobs::COMMANDS,
+    projector::letters::COMMANDS,
     rate::COMMANDS,
     revocation::COMMANDS,
     schema::COMMANDS,

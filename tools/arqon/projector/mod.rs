@@ -1,9 +1,11 @@
 //! `arqon projector`: projections, and what they keep.
 //!
 //! - `rows`: what tables hold; `dead_letters`: what could not be projected.
+//! - `jobs`: backfills, rebuilds, verifications.
 //! - `steer`: how a projection stands, pausing it, waiting for it, giving it an event.
 
 mod dead_letters;
+mod jobs;
 mod rows;
 mod steer;
 
@@ -61,8 +63,40 @@ Examples:
   arqon projector rows --table dead_letters
   arqon projector rows --where agent_id=planner --newest-by updated_at")]
     Rows(rows::Rows),
-    /// Look at what could not be projected
+    /// Look at what could not be projected, and deal with it
     Dlq(dead_letters::Arguments),
+    /// Project events of a range of time again from the log, beside the projection
+    ///
+    /// Needs a token of the role admin.
+    #[command(after_help = "\
+Examples:
+  arqon projector backfill --from-ts 2026-01-31T00:00:00Z --to-ts 2026-01-31T23:59:59Z --dry-run
+  arqon projector backfill --from-ts 2026-01-01T00:00:00Z --to-ts 2026-02-01T00:00:00Z --agent planner")]
+    Backfill(jobs::Backfill),
+    /// Build the tables anew from the log, and put them in place of the old ones in one step
+    ///
+    /// Needs a token of the role admin.
+    #[command(after_help = "\
+Examples:
+  arqon projector rebuild
+  arqon projector rebuild --compare-only --output json")]
+    Rebuild(jobs::Rebuild),
+    /// Compare the rows with what the log gives; exit code 1 if they differ
+    ///
+    /// Needs a token of the role admin.
+    #[command(after_help = "Example:\n  arqon projector verify --output json")]
+    Verify(jobs::Verify),
+    /// List backfills, rebuilds and verifications; needs a token of the role admin
+    #[command(after_help = "Example:\n  arqon projector jobs --output json")]
+    Jobs,
+    /// Pause, resume or cancel one of them
+    #[command(
+        subcommand,
+        after_help = "\
+Example:
+  arqon projector job cancel 019a1f2e-4b5c-7d6e-8f90-a1b2c3d4e5f6"
+    )]
+    Job(jobs::Job),
     /// Stop a projection until it is resumed, over restarts too; needs a token of the role admin
     #[command(after_help = "Example:\n  arqon projector pause --sink postgres")]
     Pause,
@@ -122,6 +156,11 @@ pub(crate) async fn run(
         Action::Get(get) => get.run(target, output, &which).await,
         Action::Rows(rows) => rows.run(target, output, &which).await,
         Action::Dlq(dlq) => dlq.run(target, output, &which).await,
+        Action::Backfill(backfill) => backfill.run(target, output, &which).await,
+        Action::Rebuild(rebuild) => rebuild.run(target, output, &which).await,
+        Action::Verify(verify) => verify.run(target, output, &which).await,
+        Action::Jobs => jobs::list(target, output).await,
+        Action::Job(job) => job.run(target, output).await,
         Action::Pause => steer::pause(target, output, &which).await,
         Action::Resume(resume) => resume.run(target, output, &which).await,
         Action::Wait(wait) => wait.run(target, output, &which).await,
