@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use arqonbus::broker::fanout::{Interest, Subscriber, Visibility, Wanted};
+use arqonbus::broker::attendance::Attendance;
+use arqonbus::broker::fanout::{Subscriber, Visibility, Wanted};
 use arqonbus::broker::journal::{self, Unreadable};
 use arqonbus::broker::{self, Broker, Filter, Reality, RealityName, Tenancy, Tenant};
 use arqonbus::log::{Log, Sequence};
@@ -29,7 +30,7 @@ struct Waker(Wake);
 
 /// Places in the index of those who listen to a log.
 #[derive(Debug)]
-struct Interests(Vec<Interest>);
+struct Attending(Vec<Attendance>);
 
 impl std::fmt::Debug for Waker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -41,16 +42,12 @@ impl Subscriber for Waker {
     fn ready(&self, _key: u64) {
         (self.0)();
     }
-
-    fn is_the_nodes(&self) -> bool {
-        true
-    }
 }
 
-impl Listening for Interests {
+impl Listening for Attending {
     fn look(&self) {
-        for interest in &self.0 {
-            interest.take();
+        for attendance in &self.0 {
+            attendance.look();
         }
     }
 }
@@ -148,7 +145,7 @@ impl Feed for OpenLog {
                     .listen(&filter, wanted, visibility, subscriber, 0),
             )
         });
-        Ok(Box::new(Interests(interests.collect::<Result<_, _>>()?)))
+        Ok(Box::new(Attending(interests.collect::<Result<_, _>>()?)))
     }
 
     fn append(&self, event: NewEvent) -> Result<Sequence, LogsError> {

@@ -30,11 +30,6 @@ pub trait Subscriber: Send + Sync + Debug {
     /// The subscription that it calls `key` has something to read. Not repeated until the
     /// subscription has taken its mark, unless the log behind it is another now, or gone.
     fn ready(&self, key: u64);
-
-    /// Whether the node listens for itself, which is no subscription that anybody asked for.
-    fn is_the_nodes(&self) -> bool {
-        false
-    }
 }
 
 /// Which records make a subscription ready.
@@ -112,8 +107,6 @@ pub struct Fanout {
     awaiting: Mutex<Awaiting>,
     /// Spares commit threads the work when nobody listens.
     len: AtomicUsize,
-    /// Those of them that are the node's own.
-    of_the_node: AtomicUsize,
 }
 
 impl Fanout {
@@ -128,9 +121,6 @@ impl Fanout {
         subscriber: Arc<dyn Subscriber>,
         key: u64,
     ) -> Interest {
-        if subscriber.is_the_nodes() {
-            self.of_the_node.fetch_add(1, Ordering::Relaxed);
-        }
         let listener = Arc::new(Listener {
             subscriber,
             key,
@@ -169,17 +159,10 @@ impl Fanout {
         }
     }
 
-    /// Number of listeners.
+    /// Number of subscriptions.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len.load(Ordering::Relaxed)
-    }
-
-    /// Number of subscriptions: without those who listen for the node.
-    #[must_use]
-    pub fn subscriptions(&self) -> usize {
-        let of_the_node = self.of_the_node.load(Ordering::Relaxed);
-        self.len().saturating_sub(of_the_node)
     }
 
     /// Whether there are none.
@@ -306,8 +289,5 @@ impl Drop for Interest {
         }
         drop(index);
         self.fanout.len.fetch_sub(1, Ordering::SeqCst);
-        if self.listener.subscriber.is_the_nodes() {
-            self.fanout.of_the_node.fetch_sub(1, Ordering::Relaxed);
-        }
     }
 }

@@ -12,6 +12,7 @@
 pub mod accept;
 pub mod access;
 mod ask;
+pub mod attendance;
 mod backup;
 pub mod causality;
 pub mod command;

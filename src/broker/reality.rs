@@ -6,15 +6,16 @@
 //! session.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use uuid::Uuid;
 
 use super::accept::{Batch, Fault, Rejection};
+use super::attendance::Attendance;
 use super::damage::Encounters;
 use super::error::Error;
-use super::fanout::{Fanout, Interest, Subscriber, Visibility, Wanted};
+use super::fanout::{Fanout, Subscriber, Visibility, Wanted};
 use super::filter::Filter;
 use super::name::{RealityName, Tenant};
 use super::openings::Openings;
@@ -88,6 +89,8 @@ pub struct Reality {
     producers: Mutex<ProducerClocks>,
     encounters: Arc<Encounters>,
     bytes: Arc<RealityBytes>,
+    /// Of the node's own that are told of records.
+    attending: Arc<AtomicUsize>,
 }
 
 /// What the log tells, on commit threads.
@@ -161,6 +164,7 @@ impl Reality {
             producers: Mutex::new(ProducerClocks::new(ground.producers_max)),
             encounters: Arc::new(Encounters::new(tenant.clone(), name.clone())),
             bytes,
+            attending: Arc::default(),
         };
         reality.measure();
         reality.note_damage();
@@ -253,8 +257,8 @@ impl Reality {
         &self.watch.fanout
     }
 
-    /// Tells `subscriber` of records on topics that `filter` matches, as long as the answer is held,
-    /// which does not keep the log open.
+    /// Tells `subscriber`, one of the node's own, of records on topics that `filter` matches, as long
+    /// as the answer is held, which does not keep the log open.
     #[must_use]
     pub fn listen(
         &self,
@@ -263,15 +267,17 @@ impl Reality {
         visibility: Visibility,
         subscriber: Arc<dyn Subscriber>,
         key: u64,
-    ) -> Interest {
-        self.fanout()
-            .listen(filter, wanted, visibility, subscriber, key)
+    ) -> Attendance {
+        let fanout = self.fanout();
+        let interest = fanout.listen(filter, wanted, visibility, subscriber, key);
+        Attendance::new(interest, &self.attending)
     }
 
-    /// Number of subscriptions, without those who listen for the node.
+    /// Number of subscriptions.
     #[must_use]
     pub fn subscriptions(&self) -> usize {
-        self.watch.fanout.subscriptions()
+        let own = self.attending.load(Ordering::SeqCst);
+        self.watch.fanout.len().saturating_sub(own)
     }
 
     /// Queues accepted envelopes, all or none; `sink` hears of them with `token`. Calls of one

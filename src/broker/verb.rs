@@ -222,3 +222,25 @@ impl<H> Command<H> {
         Ok(Arguments(admitted))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // BRK-11
+    #[test]
+    fn an_object_is_taken_as_it_is_or_as_the_text_of_one() {
+        let fields =
+            serde_json::json!({"a": {"b": [1, null, "x"]}, "n": 18_446_744_073_709_551_615_u64});
+        let whole = Value::from(fields.clone());
+        for given in [whole, fields.to_string().into()] {
+            let given = Kind::Object.of(given.kind.as_ref().unwrap());
+            assert_eq!(given, object(fields.clone()).map(Given::Object));
+        }
+        for wrong in ["", "[1]", "{", "null"] {
+            let wrong = value::Kind::Text(wrong.to_owned());
+            assert_eq!(Kind::Object.of(&wrong), None, "{wrong:?}");
+        }
+        assert_eq!(Kind::Object.of(&value::Kind::Boolean(true)), None);
+    }
+}

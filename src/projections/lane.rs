@@ -197,6 +197,11 @@ impl Lane {
         lock(&self.standing).clone()
     }
 
+    /// Shows how it stands; `see` must be quick.
+    pub(super) fn with_standing(&self, see: impl FnOnce(&Standing)) {
+        see(&lock(&self.standing));
+    }
+
     /// Whether it was paused by somebody.
     pub(super) fn pause(&self, paused: bool) {
         self.paused.store(paused, Ordering::SeqCst);

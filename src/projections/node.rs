@@ -413,6 +413,14 @@ impl Projections {
         status
     }
 
+    /// Shows how every lane stands, without copying it: which, in which sink, and how.
+    pub fn each_standing(&self, mut see: impl FnMut(&Place, SinkKind, &Standing)) {
+        let lanes: Vec<_> = lock(&self.lanes).values().cloned().collect();
+        for lane in lanes {
+            lane.with_standing(|standing| see(lane.place(), lane.kind(), standing));
+        }
+    }
+
     /// Pauses a lane, or lets it go on; kept in the log, and so over a restart (BRK-15). Blocks.
     /// `skip`: it goes on although records were removed before they were projected.
     ///

@@ -208,6 +208,7 @@ mod tests {
         argument("integer", Kind::Integer),
         argument("flag", Kind::Boolean),
         argument("texts", Kind::Texts),
+        argument("object", Kind::Object),
     ];
 
     const fn argument(name: &'static str, kind: Kind) -> Argument {
@@ -237,6 +238,9 @@ mod tests {
         let query = "text=a%20b&bytes=AAE%3D&integer=18446744073709551615&flag=true&texts=x,y";
         assert_eq!(of_query(query, ARGUMENTS).unwrap(), given);
         assert_eq!(body("").unwrap(), Given::new());
+        let deep = body(r#"{"object":{"a":[{"b":1}]}}"#).unwrap();
+        let wanted = serde_json::json!({"a": [{"b": 1}]});
+        assert_eq!(deep["object"].to_json(), wanted);
     }
 
     // EDGE-09

@@ -1,7 +1,7 @@
 //! What is counted of projections, for `/metrics`: sums over tenants, by projection and sink, of
 //! which a node has as many as its configuration says (PRJ-09).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -57,7 +57,12 @@ pub struct Measured {
     turn: Arc<Mutex<()>>,
     counting: Arc<AtomicBool>,
     counted_at: Arc<Mutex<Option<Instant>>>,
+    /// Dead letters of each lane, and how many batches it had committed when they were counted.
+    depths: Arc<Mutex<HashMap<Lane, (u64, u64)>>>,
 }
+
+/// Projection, sink, tenant.
+type Lane = (String, &'static str, String);
 
 /// Of the lanes of all tenants together.
 #[derive(Debug, Default)]
@@ -127,12 +132,12 @@ impl Measured {
                 sums.insert(Of { projection, sink }, Sum::default());
             }
         }
-        for lane in projections.status(None) {
+        projections.each_standing(|place, sink, standing| {
             let of = Of {
-                projection: lane.projection,
-                sink: lane.sink.as_str(),
+                projection: place.projection.clone(),
+                sink: sink.as_str(),
             };
-            let (sum, standing) = (sums.entry(of).or_default(), &lane.standing);
+            let sum = sums.entry(of).or_default();
             sum.lag_records += standing.lag_records;
             sum.lag_seconds = sum.lag_seconds.max(standing.lag_seconds(now));
             for (sum, count) in sum.outcomes.iter_mut().zip(standing.outcomes) {
@@ -144,7 +149,7 @@ impl Measured {
             for (count, state) in sum.states.iter_mut().zip(State::ALL) {
                 *count += i64::from(state == standing.state);
             }
-        }
+        });
         for (of, sum) in sums {
             self.show(&of, &sum);
         }
@@ -201,28 +206,47 @@ impl Measured {
         }));
     }
 
+    /// Counts where something has changed since the last count.
     fn recount(&self, projections: &Projections) {
-        let lanes = projections.status(None);
-        for kept in projections.kept() {
-            let (name, table) = (kept.projection.name(), kept.projection.dead_letters().table);
-            for sink in &kept.sinks {
-                let sink = sink.kind();
-                let ours = lanes
-                    .iter()
-                    .filter(|lane| lane.projection == name && lane.sink == sink);
-                // A sink that is away says nothing new.
-                let counts = ours
-                    .map(|lane| projections.count(&lane.tenant, name, Some(sink.as_str()), table));
-                let Ok(depth) = counts.sum::<Result<u64, _>>() else {
-                    continue;
-                };
-                let of = Of {
-                    projection: name.to_owned(),
-                    sink: sink.as_str(),
-                };
-                let depth = i64::try_from(depth).unwrap_or(i64::MAX);
-                self.dead_letters.get_or_create(&of).set(depth);
-            }
+        let mut lanes = Vec::new();
+        projections.each_standing(|place, sink, standing| {
+            let lane = (
+                place.projection.clone(),
+                sink.as_str(),
+                place.tenant.clone(),
+            );
+            lanes.push((lane, standing.batches));
+        });
+        let mut depths = self.depths.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sums: BTreeMap<Of, u64> = BTreeMap::new();
+        for (lane, batches) in lanes {
+            let (projection, sink, tenant) = &lane;
+            let known = depths.get(&lane).copied();
+            let depth = match known {
+                Some((counted_at, depth)) if counted_at == batches => depth,
+                _ => {
+                    let table = projections
+                        .find(projection)
+                        .map(|kept| kept.projection.dead_letters().table);
+                    let count = table
+                        .and_then(|table| projections.count(tenant, projection, Some(sink), table));
+                    match count {
+                        Ok(depth) => {
+                            depths.insert(lane.clone(), (batches, depth));
+                            depth
+                        }
+                        // A sink that is away says nothing new.
+                        Err(_) => known.map_or(0, |(_, depth)| depth),
+                    }
+                }
+            };
+            let (projection, sink, _) = lane;
+            *sums.entry(Of { projection, sink }).or_default() += depth;
+        }
+        drop(depths);
+        for (of, depth) in sums {
+            let depth = i64::try_from(depth).unwrap_or(i64::MAX);
+            self.dead_letters.get_or_create(&of).set(depth);
         }
     }
 }

@@ -21,14 +21,16 @@ use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::fault;
+use super::unverified::Anybody;
 use crate::projections::sink::SinkError;
 
 /// How the database is reached, and how long anything may take.
 #[derive(Clone)]
 pub struct Options {
     /// `postgres://USER:PASSWORD@HOST:PORT/DATABASE?sslmode=…`. `sslmode` is `disable`, `prefer`
-    /// (the default: TLS where the server has it) or `require`. Where there is TLS, the server's
-    /// certificate is always verified; `verify-full` and `verify-ca` therefore mean `require`.
+    /// (the default: TLS where the server has it) or `require`. With `require` the server's
+    /// certificate is always verified; `verify-full` and `verify-ca` therefore mean the same. With
+    /// `prefer` it is where `ca` is given: without, the node would speak to anybody in the clear.
     pub url: String,
     /// Authorities that the server's certificate may come from, in PEM form; `None`: those that
     /// the system trusts.
@@ -104,7 +106,7 @@ impl Connections {
         let config = configure(options)?;
         let tls = match config.get_ssl_mode() {
             SslMode::Disable => None,
-            _ => Some(trust(options.ca.as_deref())?),
+            mode => Some(trust(mode, options.ca.as_deref())?),
         };
         let recycling = ManagerConfig {
             recycling_method: RecyclingMethod::Fast,
@@ -152,12 +154,18 @@ impl Connections {
     }
 }
 
-/// The first thing that every connection is told. Whoever runs the server may demand more of a
-/// commit than to be on the disk of one, but not less.
+/// The first thing that every connection is told.
+///
+/// Keys that come as arrays are found along the index of the key, one by one: where the server has
+/// no statistics yet, it would rather read all rows of the tenant for each batch, and go on doing so
+/// with the plan of a statement that it has made when the table was empty. Whoever runs the server
+/// may demand more of a commit than to be on the disk of one, but not less.
 fn opening(options: &Options) -> String {
     format!(
         "SET statement_timeout = {}; SET lock_timeout = {}; \
          SET idle_in_transaction_session_timeout = {}; \
+         SET plan_cache_mode = force_custom_plan; \
+         SET enable_hashjoin = off; SET enable_mergejoin = off; \
          SELECT set_config('synchronous_commit', 'on', false) \
           WHERE current_setting('synchronous_commit') = 'off'",
         options.statement_timeout.as_millis(),
@@ -186,9 +194,12 @@ fn configure(options: &Options) -> Result<tokio_postgres::Config, SinkError> {
     Ok(config)
 }
 
-fn trust(ca: Option<&Path>) -> Result<ClientConfig, SinkError> {
+fn trust(mode: SslMode, ca: Option<&Path>) -> Result<ClientConfig, SinkError> {
     let provider = Arc::new(ring::default_provider());
-    let verifier = verifier(ca, &provider).map_err(fault::unfit)?;
+    let verifier = match (mode, ca) {
+        (SslMode::Prefer, None) => Arc::new(Anybody(Arc::clone(&provider))),
+        _ => verifier(ca, &provider).map_err(fault::unfit)?,
+    };
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| fault::unfit(error.to_string()))?

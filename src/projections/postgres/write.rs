@@ -5,6 +5,7 @@ use futures_util::future::{join, join_all};
 use tokio_postgres::{Error, Statement};
 
 use super::cells::{Parameter, array, borrowed, field};
+use super::growth::{self, Growth};
 use super::statements::{
     HOLD, LOCK_LIVE, MOVE, REMOVE_ALL_NEXT, REMOVE_NEXT, SET_TENANT, SWITCH, TAKE, carry_over,
     clear, create_next, put, relation, remove,
@@ -46,6 +47,7 @@ struct Step<'a> {
 /// One round trip to begin, one for everything, one to commit.
 pub(super) async fn commit(
     client: &mut Object,
+    growth: &Growth,
     tables: &[Table],
     place: &Place,
     commit: &Commit,
@@ -84,7 +86,14 @@ pub(super) async fn commit(
     for done in rest {
         done.map_err(failed)?;
     }
-    transaction.commit().await.map_err(failed)
+    transaction.commit().await.map_err(failed)?;
+    for (table, rules) in tables.iter().enumerate() {
+        let (relation, rows) = (relation(rules, place.copy), rows_of(commit, table).len());
+        if growth.count(&relation, rows as u64) {
+            growth::look(client, &relation).await;
+        }
+    }
+    Ok(())
 }
 
 async fn run(transaction: &Transaction<'_>, step: &Step<'_>) -> Result<u64, Error> {
@@ -197,12 +206,14 @@ async fn removals<'a>(
 
 pub(super) async fn clear_next(
     client: &mut Object,
+    growth: &Growth,
     tables: &[Table],
     place: &Place,
 ) -> Result<(), SinkError> {
     let transaction = open(client, &place.tenant).await?;
     transaction.batch_execute(UNLIMITED).await.map_err(failed)?;
     for table in tables {
+        growth.forget(&relation(table, Copy::Next));
         if shape::misfit(&transaction, table, Copy::Next)
             .await?
             .is_some()

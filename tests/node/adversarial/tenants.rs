@@ -11,6 +11,9 @@ use crate::raw::Request;
 use crate::support::{claims, signed};
 use crate::wire::Wire;
 
+/// JSON that is nested deeper than anybody reads.
+static DEEP: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+
 /// Somebody of the tenant `acme`, with one token.
 fn somebody(name: &str) -> Claims {
     Claims {
@@ -206,6 +209,27 @@ fn foreign() -> Vec<Case> {
             "edge.restore",
             "subject",
             "n3",
+        ),
+        named(
+            "another tenant's episodes, listed",
+            "TENANT_MISMATCH arguments.tenant_id",
+            "op.continuum.projector.list",
+            "tenant_id",
+            "acme",
+        ),
+        named(
+            "an episode event in another tenant's name, by a command",
+            "TENANT_MISMATCH arguments.event.tenant_id",
+            "op.continuum.projector.project_event",
+            "event",
+            r#"{"tenant_id": "acme"}"#,
+        ),
+        named(
+            "an event nested without end, by a command",
+            "VALIDATION_ERROR arguments.event",
+            "op.continuum.projector.project_event",
+            "event",
+            DEEP.get_or_init(|| format!("{{\"a\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000))),
         ),
         asks(
             "an envelope in another tenant's name",

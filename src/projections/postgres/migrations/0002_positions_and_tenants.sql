@@ -90,7 +90,7 @@ END
 $$;
 
 -- Rows of the tenants that the transaction names in `app.tenants` are there, and no others, for the
--- owner too. Sub-selects are evaluated once for a statement, not once for a row. A reader sees of
+-- owner too; where it names none, the owner sees all. Sub-selects are evaluated once for a statement, not once for a row. A reader sees of
 -- them those that its login role is bound to. Can be called again: for a table that has all of it,
 -- it changes nothing.
 CREATE FUNCTION arqonbus_guard(target REGCLASS, readable BOOLEAN) RETURNS VOID
@@ -102,6 +102,11 @@ BEGIN
         EXECUTE format(
             'CREATE POLICY arqonbus_tenants ON %s USING (tenant_id = ANY ((SELECT string_to_array('
             'current_setting(''app.tenants'', true), '',''))::text[]))', target);
+        EXECUTE format(
+            'CREATE POLICY arqonbus_owner ON %s USING ('
+            'coalesce((SELECT current_setting(''app.tenants'', true)), '''') = '''' AND '
+            '(SELECT pg_has_role(c.relowner, ''USAGE'') FROM pg_class AS c WHERE c.oid = %L::regclass))',
+            target, target);
     END IF;
     IF readable AND EXISTS (SELECT FROM pg_roles WHERE rolname = 'arqonbus_reader') THEN
         IF NOT EXISTS (SELECT FROM pg_policy WHERE polrelid = target AND polname = 'arqonbus_bound') THEN
