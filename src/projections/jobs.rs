@@ -2,7 +2,7 @@
 //! of its own, is seen as a [`Job`] from its start on, and can be paused, resumed and cancelled
 //! between its batches.
 //!
-//! A job changes rows only while it holds the lane ([`Lane::hold`]), a small batch at a time, and
+//! A job changes rows only while it holds the lane (`Lane::hold`), a small batch at a time, and
 //! rests in between, so that the lane always gets on. A job ends with the node; none is resumed at
 //! the next start, because every one of them can be asked for again.
 

@@ -8,7 +8,7 @@
 //! tenant 00 reality 00 'R' generation:8 table:1 key         -> row
 //! ```
 //!
-//! Rows and position go in one atomic batch. It reaches the disk within [`FLUSH_EVERY_MS`]; a node
+//! Rows and position go in one atomic batch. It reaches the disk within `FLUSH_EVERY_MS`; a node
 //! that dies before stands at an earlier position, with the rows of that position, and the log
 //! brings it forward again. What cannot be read is put aside, and filled again from the log.
 

@@ -204,7 +204,7 @@ fn records_that_retention_removed_halt_the_lane_until_somebody_skips_them() {
     assert_eq!(machine.rows(EPISODES).len(), 1 + there);
 }
 
-// LOG-04 PRJ-04
+// PRJ-04
 #[test]
 fn damaged_records_are_counted_as_lost() {
     let mut machine = Machine::new();
