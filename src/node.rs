@@ -283,10 +283,8 @@ async fn live(
         Some(_) if config.ops.tls => ("wss", "https"),
         Some(_) => ("wss", "http"),
     };
-    if let Some(tls) = tls {
-        let every = Duration::from_millis(config.edge.tls_check_ms);
-        tokio::spawn(tls.keep(hangups, every, draining));
-    }
+    let tls_check = Duration::from_millis(config.edge.tls_check_ms);
+    tls.map(|tls| tokio::spawn(tls.keep(hangups, tls_check, draining)));
     let ops_task = tokio::spawn(ops::serve(ops, operations, config.ops.clone(), ops_stopped));
     tokio::spawn(door.serve(edge));
 

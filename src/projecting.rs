@@ -139,6 +139,7 @@ pub(crate) fn start(
     clock: Arc<dyn Clock>,
 ) -> anyhow::Result<Arc<Projections>> {
     let settings = &config.projections;
+    let wanted = wanted(config)?;
     let scratch = data.join(SCRATCH);
     match std::fs::remove_dir_all(&scratch) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -146,7 +147,6 @@ pub(crate) fn start(
         }
         Ok(()) | Err(_) => {}
     }
-    let wanted = wanted(config)?;
     // The first one is asked; a database may hold rows that no log of this node does.
     let mut sinks: Vec<Arc<dyn Sink>> = Vec::new();
     if !wanted.is_empty() {

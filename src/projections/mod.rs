@@ -45,9 +45,9 @@ pub mod sink;
 pub mod sled;
 pub mod standing;
 pub mod table;
-pub mod valkey;
 #[cfg(test)]
 mod testing;
+pub mod valkey;
 pub mod verify;
 
 pub use node::{Kept, Projections};

@@ -90,7 +90,7 @@ fn build(course: &Course, switch: Switch, partial: Partial) -> Result<Rebuilt, T
     let feed = course.open()?;
     if partial == Partial::Refused {
         let first = feed.log().bounds().first;
-        if first > Sequence::FIRST && sink.horizon(projection).is_none() {
+        if first > Sequence::FIRST && sink.horizon(&**lane.projection()).is_none() {
             return Err(Trouble::refused(format!(
                 "the log begins at record {first}: rows that earlier records made would be lost; allow a partial rebuild if they may be"
             )));
