@@ -28,6 +28,7 @@ mod mirror;
 mod operations;
 mod policy;
 mod policy_kit;
+mod preflight;
 mod pressure;
 mod profiles;
 mod projector;
@@ -36,6 +37,9 @@ mod raw;
 mod restart;
 mod runbook;
 mod schema;
+#[expect(dead_code, reason = "servers can more than these tests need")]
+#[path = "../servers/mod.rs"]
+mod servers;
 mod shell;
 mod signature;
 mod support;

@@ -93,12 +93,23 @@ impl Node {
         Self::started(command, data.to_owned(), None)
     }
 
-    /// In the production profile, with a settings file in `dir`.
+    /// In the production profile, with a settings file in `dir`, and projections without servers.
     pub(crate) fn production(dir: TempDir, settings: &str) -> Self {
+        let embedded = ("ARQONBUS_PROJECTIONS__PRODUCTION", "embedded");
+        Self::production_with(dir, settings, &[embedded])
+    }
+
+    /// The same with settings from the environment, and with the servers that production needs.
+    pub(crate) fn production_with(
+        dir: TempDir,
+        settings: &str,
+        environment: &[(&str, &str)],
+    ) -> Self {
         let file = dir.path().join("arqonbus.toml");
         write(&file, settings.as_bytes());
         let mut command = command(&["serve", "--listen", "127.0.0.1:0", "--ops", "127.0.0.1:0"]);
         command.arg("--config").arg(&file);
+        command.envs(environment.iter().copied());
         let data = dir.path().join("data");
         Self::started(command, data, Some(dir))
     }

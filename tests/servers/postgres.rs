@@ -150,7 +150,8 @@ impl Server {
         let pid = child.id().to_string();
         while child.try_wait().expect("its state").is_none() {
             let text = std::fs::read_to_string(&pid_file).unwrap_or_default();
-            if text.lines().next() == Some(&pid) && text.trim_end().ends_with("ready") {
+            let is_there = ["ready", "standby"].contains(&text.lines().last().unwrap_or("").trim());
+            if text.lines().next() == Some(&pid) && is_there {
                 *self.postmaster.lock().expect("unpoisoned") = Some(child);
                 return true;
             }
@@ -163,6 +164,19 @@ impl Server {
     /// undone.
     pub(crate) fn stop(&self) {
         self.end(Signal::INT);
+    }
+
+    /// Makes it a standby of nobody, which answers and takes no writes.
+    pub(crate) fn follow(&self) {
+        self.stop();
+        let signal = std::fs::File::create(self.dir.join("data/standby.signal"));
+        signal.expect("a file in its directory");
+        self.start_again(&[]);
+    }
+
+    /// Where its socket is: how whoever keeps it reaches it.
+    pub(crate) fn host(&self) -> &Path {
+        &self.dir
     }
 
     /// Kills it. What was not on disk is lost.

@@ -9,48 +9,7 @@ use crate::episodes::{DEAD, EPISODES, Episodes, drive, event, expected, held, pl
 use crate::servers::postgres::{Database, Server};
 
 /// The tables as they were made before there were migrations, by their owner.
-const BEFORE: &str = r#"
-CREATE TABLE arqonbus_message_history (
-    id BIGSERIAL PRIMARY KEY, message_id TEXT UNIQUE NOT NULL, room TEXT NOT NULL,
-    channel TEXT NOT NULL, sender TEXT, stored_at TIMESTAMPTZ NOT NULL DEFAULT NOW(),
-    envelope JSONB NOT NULL);
-ALTER TABLE arqonbus_message_history ADD COLUMN IF NOT EXISTS envelope_proto BYTEA;
-CREATE INDEX idx_arqonbus_room_channel_stored_at
-    ON arqonbus_message_history (room, channel, stored_at DESC);
-CREATE INDEX idx_arqonbus_stored_at ON arqonbus_message_history (stored_at DESC);
-CREATE TABLE arqonbus_continuum_projection (
-    tenant_id TEXT NOT NULL, agent_id TEXT NOT NULL, episode_id TEXT NOT NULL,
-    event_type TEXT NOT NULL, content_ref TEXT NOT NULL, summary TEXT,
-    tags JSONB NOT NULL DEFAULT '[]'::jsonb, embedding_ref TEXT,
-    metadata JSONB NOT NULL DEFAULT '{}'::jsonb, last_event_id TEXT NOT NULL,
-    last_event_ts TIMESTAMPTZ NOT NULL, updated_at TIMESTAMPTZ NOT NULL DEFAULT NOW(),
-    deleted BOOLEAN NOT NULL DEFAULT FALSE, PRIMARY KEY (tenant_id, agent_id, episode_id));
-CREATE TABLE arqonbus_continuum_projection_events (
-    tenant_id TEXT NOT NULL, agent_id TEXT NOT NULL, event_id TEXT NOT NULL,
-    episode_id TEXT NOT NULL, event_type TEXT NOT NULL, source_ts TIMESTAMPTZ NOT NULL,
-    event JSONB NOT NULL, projected_at TIMESTAMPTZ NOT NULL DEFAULT NOW(),
-    PRIMARY KEY (tenant_id, agent_id, event_id));
-CREATE INDEX idx_arqonbus_cont_proj_events_source_ts
-    ON arqonbus_continuum_projection_events (source_ts DESC);
-CREATE INDEX idx_arqonbus_cont_proj_events_episode
-    ON arqonbus_continuum_projection_events (tenant_id, agent_id, episode_id, source_ts DESC);
-CREATE TABLE arqonbus_continuum_projection_dlq (
-    dlq_id TEXT PRIMARY KEY, reason TEXT NOT NULL, event JSONB NOT NULL,
-    queued_at TIMESTAMPTZ NOT NULL DEFAULT NOW());
-CREATE INDEX idx_arqonbus_cont_proj_dlq_queued_at
-    ON arqonbus_continuum_projection_dlq (queued_at DESC);
-INSERT INTO arqonbus_message_history (message_id, room, channel, sender, envelope) VALUES
-    ('m1', 'default', 'default', 'someone', '{"id": "m1"}'),
-    ('m2', 'default', 'default', NULL, '{"id": "m2", "metadata": {"tenant_id": "acme"}}');
-INSERT INTO arqonbus_continuum_projection VALUES
-    ('acme', 'agent', 'episode-1', 'episode.created', 'ram://old', NULL, '["x"]', NULL,
-     '{"k": 1}', 'old', '2023-11-14 22:13:20.000050+00', '2023-11-14 22:13:21+00', false);
-INSERT INTO arqonbus_continuum_projection_events VALUES
-    ('acme', 'agent', 'old', 'episode-1', 'episode.created', '2023-11-14 22:13:20.000050+00',
-     '{"event_id": "old"}');
-INSERT INTO arqonbus_continuum_projection_dlq (dlq_id, reason, event) VALUES
-    ('d1', 'projection_failed:x', '{"tenant_id": "acme"}'), ('d2', 'projection_failed:y', '[]');
-"#;
+const BEFORE: &str = include_str!("../../fixtures/postgres/before_migrations.sql");
 
 /// What the database looks like: columns, indexes, policies.
 fn looks(server: &Server, database: &Database) -> String {
