@@ -30,10 +30,14 @@ mod policy;
 mod policy_kit;
 mod pressure;
 mod profiles;
+mod projections;
 mod raw;
 mod restart;
 mod runbook;
 mod schema;
+#[expect(dead_code, reason = "servers can more than these tests need")]
+#[path = "../servers/mod.rs"]
+mod servers;
 mod shell;
 mod signature;
 mod support;
