@@ -1,8 +1,7 @@
 //! Decides what becomes of records, from what they mean and what a table knows. Pure, and the same
 //! for every sink, for a dry run and for a verification.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry as Slot;
+use std::collections::{HashMap, HashSet};
 
 use sha2::{Digest as _, Sha256};
 
@@ -81,14 +80,13 @@ pub struct Folded {
 /// The keys that a sink must be asked about before [`Known::fold`].
 #[must_use]
 pub fn question(tables: &[Table], entries: &[Entry]) -> Question {
-    let mut seen = HashMap::new();
+    let mut seen = HashSet::new();
     let mut keys = Vec::new();
     for change in entries.iter().flat_map(|entry| &entry.changes) {
         if let Change::Put { table, row } = change {
-            let key = tables[*table].key_of(row);
-            if let Slot::Vacant(slot) = seen.entry((*table, key.encoded())) {
-                slot.insert(());
-                keys.push((*table, key));
+            let rules = &tables[*table];
+            if seen.insert((*table, rules.encoded_key_of(row))) {
+                keys.push((*table, rules.key_of(row)));
             }
         }
     }

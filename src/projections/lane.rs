@@ -367,7 +367,7 @@ impl Lane {
             }
         };
         let topic = &self.projection.dead_letters().topic;
-        self.letters.recover(feed, topic, next)?;
+        self.letters.recover(feed, topic, self.kind(), next)?;
         self.next.send_replace(next);
         Ok(Held {
             stored,

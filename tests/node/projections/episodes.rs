@@ -109,7 +109,7 @@ impl Said {
         }
         Self {
             event_id,
-            kind: dice.pick(&kinds[..]),
+            kind: kinds[dice.index(kinds.len())],
             // Two agents may speak of the same episode; these are two rows.
             agent: format!("agent {}", episode % 7 + dice.below(2)),
             episode: format!("01ARZ3NDEK{episode:016}"),
@@ -392,6 +392,9 @@ pub(super) struct Expected {
     /// By where the record stands: the field that is wrong.
     pub(super) dead: BTreeMap<u64, &'static str>,
     pub(super) outcomes: BTreeMap<&'static str, u64>,
+    /// Id and place of the newest event of each episode, where no history says that an id was used
+    /// before.
+    pub(super) cached: BTreeMap<(String, String), (u64, String, u64)>,
     versions: HashMap<(String, String), (u64, String)>,
 }
 
@@ -422,11 +425,16 @@ impl Expected {
         appended_at: u64,
     ) -> &'static str {
         let seen = (said.agent.clone(), said.event_id.clone());
+        let row = (said.agent.clone(), said.episode.clone());
+        let version = (said.ts, said.event_id.clone());
+        let cached = self.cached.get(&row).map(|(ts, id, _)| (*ts, id.clone()));
+        if cached.is_none_or(|there| there < version) {
+            let newest = (said.ts, said.event_id.clone(), sequence);
+            self.cached.insert(row.clone(), newest);
+        }
         if self.history.contains_key(&seen) {
             return "duplicate";
         }
-        let row = (said.agent.clone(), said.episode.clone());
-        let version = (said.ts, said.event_id.clone());
         let newest = self.versions.get(&row).is_none_or(|there| *there < version);
         let outcome = if newest {
             "projected"
