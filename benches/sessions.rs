@@ -22,6 +22,7 @@ use arqonbus::edge::session::{Metered, SessionContext, run};
 use arqonbus::edge::shield::Shield;
 use arqonbus::edge::token::Verifier;
 use arqonbus::log::{Committer, Environment, RealStorage};
+use arqonbus::projections::Projections;
 use arqonbus::wall_clock::WallClock;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::watch;
@@ -68,6 +69,8 @@ fn context(dir: &std::path::Path, draining: watch::Receiver<bool>) -> SessionCon
     SessionContext {
         json: Adapter::of(&config, Profile::Development),
         broker: Broker::start(environment, Options::new(dir.to_owned(), 1, "n1".into())).unwrap(),
+        projections: Projections::none(Arc::new(WallClock), &tokio::runtime::Handle::current())
+            .unwrap(),
         shield: Shield::new(&config, Arc::clone(&metrics)).unwrap(),
         verifier: Arc::new(Verifier::new(&Auth::default(), Profile::Development).unwrap()),
         metrics,

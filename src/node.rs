@@ -34,6 +34,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tracing_subscriber::EnvFilter;
 
 use crate::arguments::ServeArguments;
@@ -214,8 +215,7 @@ async fn live(
 
     let edge = listen(config.edge.listen.0, "edge.listen")?;
     let operations = listen(config.ops.listen.0, "ops.listen")?;
-    let edge_address = edge.local_addr()?;
-    let ops_address = operations.local_addr()?;
+    let (edge_address, ops_address) = (edge.local_addr()?, operations.local_addr()?);
 
     let masters = encryption.as_ref().map(|keys| Arc::clone(&keys.masters));
     let broker = start_broker(config, data_dir, environment, encryption)?;
@@ -240,6 +240,7 @@ async fn live(
             context: SessionContext {
                 broker: Arc::clone(&broker),
                 shield: Arc::clone(&shield),
+                projections: Arc::clone(&projections),
                 verifier: Arc::clone(&verifier),
                 metrics: Arc::clone(&metrics),
                 limits: Arc::new(config.limits.clone()),
@@ -268,9 +269,11 @@ async fn live(
         seats: Arc::clone(&seats),
         metrics,
         shield,
+        projections: Arc::clone(&projections),
         tls: tls.clone(),
         verifier,
         clock,
+        wait_max: ops::wait_max(&config.ops),
         draining: draining.clone(),
     });
     // Taken even where nobody waits for it: its usual effect is to end the process.
@@ -303,13 +306,18 @@ async fn live(
         stopped = stop(&seats, projections, broker, deadline) => stopped?,
         second = signals.next() => end_at_once(second),
     }
-    stop_ops.send_replace(true);
-    let last_answers = tokio::time::timeout(Duration::from_millis(100), ops_task);
+    end(&stop_ops, ops_task).await;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Ends the operations listener, with a moment for its last answers.
+async fn end(stop: &watch::Sender<bool>, ops: JoinHandle<()>) {
+    stop.send_replace(true);
+    let last_answers = tokio::time::timeout(Duration::from_millis(100), ops);
     if let Ok(Err(error)) = last_answers.await {
         tracing::warn!(%error, "the operations listener failed");
     }
     tracing::info!("stopped");
-    Ok(ExitCode::SUCCESS)
 }
 
 /// The smallest segment that takes a full group, with its headers and marks: without room for it

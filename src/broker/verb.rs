@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use serde_json::Map;
 
 use super::access::{Identity, Role};
 use super::error::{ArgumentFault, Error};
@@ -50,6 +51,8 @@ pub enum Kind {
     Boolean,
     /// A list of texts.
     Texts,
+    /// An object with whatever is in it, or the text of one.
+    Object,
 }
 
 impl Kind {
@@ -62,6 +65,7 @@ impl Kind {
             Self::Integer => "a whole number from 0 on",
             Self::Boolean => "true or false",
             Self::Texts => "a list of texts",
+            Self::Object => "an object, or a text that is one in JSON",
         }
     }
 
@@ -83,8 +87,22 @@ impl Kind {
                 let texts: Option<Vec<String>> = list.items.iter().map(text).collect();
                 texts.map(Given::Texts)
             }
+            (Self::Object, value::Kind::Fields(_)) => {
+                let whole = Value::from(given.clone()).to_json();
+                object(whole).map(Given::Object)
+            }
+            (Self::Object, value::Kind::Text(text)) => {
+                object(serde_json::from_str(text).ok()?).map(Given::Object)
+            }
             _ => None,
         }
+    }
+}
+
+fn object(json: serde_json::Value) -> Option<Map<String, serde_json::Value>> {
+    match json {
+        serde_json::Value::Object(fields) => Some(fields),
+        _ => None,
     }
 }
 
@@ -95,6 +113,7 @@ enum Given {
     Integer(u64),
     Boolean(bool),
     Texts(Vec<String>),
+    Object(Map<String, serde_json::Value>),
 }
 
 /// Arguments that fit their command.
@@ -143,6 +162,15 @@ impl Arguments {
     pub fn texts(&self, name: &str) -> Option<&[String]> {
         match self.0.get(name)? {
             Given::Texts(texts) => Some(texts),
+            _ => None,
+        }
+    }
+
+    /// An object, if it was given.
+    #[must_use]
+    pub fn object(&self, name: &str) -> Option<&Map<String, serde_json::Value>> {
+        match self.0.get(name)? {
+            Given::Object(fields) => Some(fields),
             _ => None,
         }
     }

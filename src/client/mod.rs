@@ -354,6 +354,43 @@ impl Client {
         }
     }
 
+    /// Waits until a projection has passed a record, so that what was produced up to there can be
+    /// read from its tables, and says where it stands then. The node waits a minute at most.
+    ///
+    /// # Errors
+    /// There is no such projection; it did not come so far in time (`NOT_YET`); the connection is
+    /// lost.
+    ///
+    /// ```no_run
+    /// # async fn example(
+    /// #     client: arqonbus::client::Client,
+    /// #     batch: arqonbus::client::Batch,
+    /// # ) -> Result<(), arqonbus::client::Error> {
+    /// let stored = client.produce(&batch, &Default::default()).await?;
+    /// let within = std::time::Duration::from_secs(5);
+    /// client.projected("continuum", stored.last, within).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn projected(
+        &self,
+        projection: &str,
+        sequence: u64,
+        within: Duration,
+    ) -> Result<u64, Error> {
+        let timeout_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+        let arguments = [
+            ("name", v1::Value::from(projection)),
+            ("sequence", sequence.into()),
+            ("timeout_ms", timeout_ms.into()),
+        ];
+        let result = self.command("projection.wait", arguments).await?;
+        match result.field("next").and_then(|next| next.kind.as_ref()) {
+            Some(v1::value::Kind::Unsigned(next)) => Ok(*next),
+            _ => Err(Error::unexpected("where the projection stands")),
+        }
+    }
+
     /// Asks the node for a sign of life, and says how long it took.
     ///
     /// # Errors

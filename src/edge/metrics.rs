@@ -17,6 +17,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::policy::Tallies;
+use super::projector::measured::Measured;
 
 /// Every metric of the node. Counting is a single atomic addition.
 #[derive(Debug)]
@@ -45,6 +46,8 @@ pub struct Metrics {
     decisions: Family<Decision, Counter>,
     /// What the calls of policies have come to.
     pub policies: Tallies,
+    /// What is counted of projections; measured when it is asked for.
+    pub projections: Measured,
     requests: Family<Request, Counter>,
     request: Family<Route, Histogram, fn() -> Histogram>,
     /// Realities that are open.
@@ -164,6 +167,7 @@ impl Metrics {
             tls_days_left: Family::default(),
             decisions: Family::default(),
             policies: Tallies::default(),
+            projections: Measured::default(),
             requests: Family::default(),
             request: Family::new_with_constructor(|| {
                 Histogram::new(exponential_buckets(0.000_1, 4.0, 9))
@@ -189,6 +193,7 @@ impl Metrics {
         metrics.register();
         metrics.register_policies();
         metrics.register_logs();
+        metrics.projections.register(&mut metrics.registry);
         metrics
     }
 

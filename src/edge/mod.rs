@@ -13,6 +13,7 @@
 //! - [`ops`]: health, status and metrics over HTTP.
 //! - [`checkup`]: which logs are bad although nobody has opened them.
 //! - [`metrics`]: what is counted.
+//! - [`projector`]: what can be asked of projections and done to them.
 //! - [`profile`]: what must be there before the node starts.
 //! - [`development`]: what the development profile makes for itself.
 
@@ -28,6 +29,7 @@ pub mod mirror;
 pub mod ops;
 pub mod policy;
 pub mod profile;
+pub mod projector;
 pub mod rate;
 pub mod revocation;
 pub mod schema;

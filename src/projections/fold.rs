@@ -71,7 +71,7 @@ pub enum Repeats {
 /// What a batch comes to.
 #[derive(Clone, Debug, Default)]
 pub struct Folded {
-    /// What is to be written; no key twice.
+    /// What is to be written, in order; no key twice, but where a row is set after it was removed.
     pub writes: Vec<Write>,
     /// What became of each entry, in their order.
     pub outcomes: Vec<Outcome>,
@@ -96,7 +96,17 @@ pub fn question(tables: &[Table], entries: &[Entry]) -> Question {
 /// What is known of rows: what a sink answered, and what was folded since.
 #[derive(Clone, Debug, Default)]
 pub struct Known {
-    versions: HashMap<(usize, Vec<u8>), Option<Version>>,
+    versions: HashMap<Slot, Option<Version>>,
+}
+
+/// Place of a table, and an encoded key of it.
+type Slot = (usize, Vec<u8>);
+
+fn slot_of(tables: &[Table], change: &Change) -> Slot {
+    match change {
+        Change::Put { table, row } => (*table, tables[*table].encoded_key_of(row)),
+        Change::Remove { table, key } => (*table, key.encoded()),
+    }
 }
 
 impl Known {
@@ -130,34 +140,43 @@ impl Known {
     /// Decides a batch. Every key of [`question`] must have been learnt; an unknown one counts as
     /// absent.
     pub fn fold(&mut self, tables: &[Table], entries: Vec<Entry>, repeats: Repeats) -> Folded {
-        let mut writes: HashMap<(usize, Vec<u8>), (usize, Write)> = HashMap::new();
+        let mut writes: HashMap<Slot, (usize, Write)> = HashMap::with_capacity(entries.len() * 2);
+        let mut removals = HashMap::new();
         let mut outcomes = Vec::with_capacity(entries.len());
         let mut order = 0;
         for entry in entries {
-            let outcome = self.decide(tables, &entry.changes, repeats);
+            let slots: Vec<_> = entry
+                .changes
+                .iter()
+                .map(|change| slot_of(tables, change))
+                .collect();
+            let outcome = self.decide(tables, &entry.changes, &slots, repeats);
             outcomes.push(outcome);
             let done = outcome == Outcome::Duplicate && repeats == Repeats::AreDone;
-            for change in entry.changes.into_iter().filter(|_| !done) {
+            let changes = entry.changes.into_iter().zip(slots);
+            for (change, slot) in changes.filter(|_| !done) {
                 order += 1;
-                let (slot, write) = match change {
+                let write = match change {
                     Change::Put { table, row } => {
-                        let slot = (table, tables[table].key_of(&row).encoded());
                         if !self.raise(&tables[table], &slot, &row) {
                             continue;
                         }
                         let row = marked(&tables[table], row, outcome);
-                        (slot, Write::Put { table, row })
+                        Write::Put { table, row }
                     }
                     Change::Remove { table, key } => {
-                        let slot = (table, key.encoded());
                         self.versions.insert(slot.clone(), None);
-                        (slot, Write::Remove { table, key })
+                        let write = Write::Remove { table, key };
+                        removals.insert(slot.clone(), (order, write.clone()));
+                        write
                     }
                 };
                 writes.insert(slot, (order, write));
             }
         }
-        let mut writes: Vec<_> = writes.into_values().collect();
+        // What a sink has is in the way of what comes after the removal.
+        removals.retain(|slot, _| matches!(writes.get(slot), Some((_, Write::Put { .. }))));
+        let mut writes: Vec<_> = writes.into_values().chain(removals.into_values()).collect();
         writes.sort_unstable_by_key(|(order, _)| *order);
         let writes = writes.into_iter().map(|(_, write)| write).collect();
         Folded { writes, outcomes }
@@ -165,16 +184,21 @@ impl Known {
 
     /// What becomes of a record, by its changes in order: the first row of a `First` table that is
     /// there already says duplicate; the version of a `Newest` table says the rest.
-    fn decide(&self, tables: &[Table], changes: &[Change], repeats: Repeats) -> Outcome {
+    fn decide(
+        &self,
+        tables: &[Table],
+        changes: &[Change],
+        slots: &[Slot],
+        repeats: Repeats,
+    ) -> Outcome {
         let mut repeated = false;
         let mut outcome = Outcome::Ignored;
-        for change in changes {
+        for (change, slot) in changes.iter().zip(slots) {
             let Change::Put { table, row } = change else {
                 continue;
             };
             let rules = &tables[*table];
-            let slot = (*table, rules.key_of(row).encoded());
-            let known = self.versions.get(&slot).and_then(Option::as_ref);
+            let known = self.versions.get(slot).and_then(Option::as_ref);
             match (&rules.rule, known) {
                 (Rule::First, Some(_)) if repeats == Repeats::AreDone => return Outcome::Duplicate,
                 (Rule::First, Some(_)) => repeated = true,
@@ -204,7 +228,7 @@ impl Known {
     }
 
     /// Whether `row` is to be written; if so, it is what is known from now on.
-    fn raise(&mut self, table: &Table, slot: &(usize, Vec<u8>), row: &Row) -> bool {
+    fn raise(&mut self, table: &Table, slot: &Slot, row: &Row) -> bool {
         let version = table.version_of(row);
         let there = self.versions.get(slot).and_then(Option::as_ref);
         let newer = match (&table.rule, there) {
@@ -452,7 +476,7 @@ mod tests {
             known.learn(question, answer);
             let folded = known.fold(&tables, batch.clone(), repeats);
             for (entry, outcome) in batch.iter().zip(&folded.outcomes) {
-                chain.take(entry, *outcome);
+                chain.take(entry.sequence, &entry.changes, *outcome);
             }
             kept.take(&tables, folded.writes);
             outcomes.extend(folded.outcomes);
@@ -602,11 +626,11 @@ mod tests {
             (at(1, Vec::new()), Outcome::Dead),
         ] {
             let mut chain = Chain::default();
-            chain.take(&entry, outcome);
+            chain.take(entry.sequence, &entry.changes, outcome);
             assert!(chains.insert(chain.0), "{entry:?}");
         }
         let mut chain = Chain::default();
-        chain.take(&at(9, Vec::new()), Outcome::Ignored);
+        chain.take(at(9, Vec::new()).sequence, &[], Outcome::Ignored);
         assert_eq!(chain, Chain::default(), "of other topics nothing is told");
     }
 }

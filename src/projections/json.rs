@@ -3,8 +3,9 @@
 
 use serde_json::{Map, Number, Value};
 
-/// Below this, every whole number of double precision is a whole number of its own.
-const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
+/// The least whole number of double precision that no 64 bits hold, with a sign and without.
+const SIGNED_END: f64 = 9_223_372_036_854_775_808.0;
+const UNSIGNED_END: f64 = 18_446_744_073_709_551_616.0;
 
 /// The canonical text of a value.
 #[must_use]
@@ -77,15 +78,21 @@ fn put_text(out: &mut String, text: &str) {
     }
 }
 
-/// Whole numbers without a fraction, as far as double precision tells them apart.
+/// Whole numbers as integers, as far as 64 bits hold them: a database may keep `1e17` as the digits
+/// that it stands for.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "whole, and within the bounds of the type"
+)]
 fn one_form(number: &Number) -> Number {
-    let whole = number
+    match number
         .as_f64()
-        .filter(|number| number.fract() == 0.0 && number.abs() < WHOLE_MAX);
-    match whole {
-        #[expect(clippy::cast_possible_truncation, reason = "whole, and small enough")]
-        Some(whole) if number.is_f64() => Number::from(whole as i64),
-        _ => number.clone(),
+        .filter(|whole| number.is_f64() && whole.fract() == 0.0)
+    {
+        Some(whole) if (-SIGNED_END..SIGNED_END).contains(&whole) => Number::from(whole as i64),
+        Some(whole) if (0.0..UNSIGNED_END).contains(&whole) => Number::from(whole as u64),
+        Some(_) | None => number.clone(),
     }
 }
 
@@ -103,11 +110,19 @@ mod tests {
             ),
             (r#""A""#, r#""A""#),
             (
-                r#"{"b\u0022\u000a\u007f": ["\\\\", "\u00e9\u2028"], "a": {}, "": null}"#,
-                "{\"\":null,\"a\":{},\"b\\\"\\n\u{7f}\":[\"\\\\\",\"\u{e9}\u{2028}\"]}",
+                r#"{"b\u0022\u000a\u007f": ["\\", "\u00e9\u2028/"], "a": {}, "": null}"#,
+                "{\"\":null,\"a\":{},\"b\\\"\\n\u{7f}\":[\"\\\\\",\"\u{e9}\u{2028}/\"]}",
             ),
             ("18446744073709551615", "18446744073709551615"),
             ("1e300", "1e+300"),
+            (
+                "[1e17, 1e19, 2e19]",
+                "[100000000000000000,10000000000000000000,2e+19]",
+            ),
+            (
+                "[-9223372036854775808.0, 20000000000000000000]",
+                "[-9223372036854775808,2e+19]",
+            ),
         ] {
             let first = canonical_text(given).expect("JSON");
             assert_eq!(first, wanted);

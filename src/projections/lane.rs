@@ -261,7 +261,8 @@ impl Lane {
         let mut run = lock(&self.run);
         if self.paused.load(Ordering::SeqCst) {
             run.feed = None;
-            self.mark(State::Paused);
+            self.measure(&run);
+            lock(&self.standing).is_paused();
             return Due::OnWake;
         }
         match self.advance(&mut run) {
@@ -276,6 +277,7 @@ impl Lane {
             Err(trouble) => {
                 run.held = None;
                 run.feed = None;
+                self.measure(&run);
                 let now = self.shared.clock.now();
                 let passes = trouble.passes();
                 lock(&self.standing).fails(&trouble.to_string(), now, passes);
@@ -291,6 +293,40 @@ impl Lane {
                 Due::After(self.shared.options.retry_after(run.failures))
             }
         }
+    }
+
+    /// How far behind it is while it does not work: its lag grows on.
+    fn measure(&self, run: &Run) {
+        let Ok(feed) = self
+            .shared
+            .logs
+            .open(&self.place.tenant, &self.place.reality)
+        else {
+            return;
+        };
+        if let Some(listening) = &*lock(&self.listening) {
+            listening.look();
+        }
+        let reached = *self.next.borrow();
+        let next = match run.held {
+            Some(held) => held.next,
+            // It was paused when the node started; a sink that is away says nothing.
+            None if reached == Sequence::FIRST && self.paused.load(Ordering::SeqCst) => {
+                match self.block_on(self.sink.position(&self.place)) {
+                    Ok(Some(stored)) => stored.next,
+                    Ok(None) | Err(_) => reached,
+                }
+            }
+            None => reached,
+        };
+        self.next.send_if_modified(|known| {
+            let moved = next > *known;
+            *known = next.max(*known);
+            moved
+        });
+        let end = feed.log().bounds().durable_end;
+        let behind = end.get().saturating_sub(next.get());
+        lock(&self.standing).waits(behind, self.shared.clock.now());
     }
 
     /// A turn panicked.
@@ -321,6 +357,14 @@ impl Lane {
                 Arc::clone(run.feed.insert(opened))
             }
         };
+        let payloads = self.shared.logs.payloads();
+        if self.projection.needs_schemas() && !payloads.are_known(&self.place.tenant) {
+            return Err(LogsError {
+                reason: "the schemas of the tenant cannot be read".to_owned(),
+                passing: true,
+            }
+            .into());
+        }
         let mut held = match run.held {
             Some(held) => held,
             None => self.begin(&*feed)?,
@@ -520,6 +564,7 @@ impl Lane {
             Ok(outcomes) => {
                 let newest = pending.last().map(|one| one.appended_at);
                 self.tell(&pending, &outcomes);
+                self.note_stale(&outcomes);
                 lock(&self.standing).took(
                     &outcomes,
                     newest,
@@ -604,7 +649,23 @@ impl Lane {
         held.stored = Some(to);
         held.next = upto;
         held.chain = chain;
-        Ok(outcomes)
+        Ok(self.told(pending, outcomes))
+    }
+
+    /// Outcomes as they are counted and told: a dead letter's own record is a row, but no event of
+    /// the projection.
+    fn told(&self, pending: &[Pending], mut outcomes: Vec<Outcome>) -> Vec<Outcome> {
+        let letters = self.projection.dead_letters().table;
+        let of_letters = |change: &Change| {
+            let (Change::Put { table, .. } | Change::Remove { table, .. }) = change;
+            *table == letters
+        };
+        for (one, outcome) in pending.iter().zip(&mut outcomes) {
+            if matches!(&one.meaning, Ok(changes) if changes.iter().any(of_letters)) {
+                *outcome = Outcome::Ignored;
+            }
+        }
+        outcomes
     }
 
     /// Moves past records that are of no interest; stores it once they are many.
@@ -641,6 +702,18 @@ impl Lane {
                     continue;
                 }
             }
+        }
+    }
+
+    /// Says that events were older than what is known (PRJ-03). The table of events has which.
+    fn note_stale(&self, outcomes: &[Outcome]) {
+        let stale = outcomes.iter().filter(|one| **one == Outcome::Stale);
+        let count = stale.count();
+        if count > 0 {
+            let Place {
+                projection, tenant, ..
+            } = &self.place;
+            tracing::info!(projection, tenant, sink = %self.kind(), count, "stale events were rejected");
         }
     }
 

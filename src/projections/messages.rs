@@ -143,6 +143,10 @@ impl Projection for Messages {
         &self.dead_letters
     }
 
+    fn needs_schemas(&self) -> bool {
+        true
+    }
+
     fn read(&self, source: &Source<'_>) -> Result<Vec<Change>, Poison> {
         let topic = source.record.topic;
         if topic == self.dead_letters.topic {

@@ -26,6 +26,7 @@ mod letters;
 pub mod logs;
 pub mod messages;
 pub mod node;
+mod none;
 mod notes;
 pub mod options;
 pub mod postgres;

@@ -67,6 +67,9 @@ pub struct Projections {
     closing: watch::Sender<bool>,
 }
 
+/// How often one who waits has a lane look at the end of the log.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
 /// Projection, sink, tenant.
 type LaneKey = (String, SinkKind, String);
 
@@ -423,9 +426,20 @@ impl Projections {
     ) -> Result<Sequence, Error> {
         let lane = self.lane_apart(tenant, name, sink).await?;
         let mut next = lane.watch();
-        let passed = tokio::time::timeout(within, next.wait_for(|next| *next > sequence)).await;
-        if let Ok(Ok(next)) = passed {
-            return Ok(*next);
+        let until = tokio::time::Instant::now() + within;
+        while tokio::time::Instant::now() < until {
+            // Nobody tells it of records on topics that it does not read.
+            if let Some(schedule) = self.schedules.get(&lane.kind()) {
+                schedule.due(&lane);
+            }
+            let look = until.min(tokio::time::Instant::now() + LOOK_EVERY);
+            let passed = tokio::time::timeout_at(look, next.wait_for(|next| *next > sequence));
+            if let Ok(Ok(next)) = passed.await {
+                return Ok(*next);
+            }
+        }
+        if *next.borrow() > sequence {
+            return Ok(*next.borrow());
         }
         Err(Error::NotYet {
             projection: name.to_owned(),

@@ -28,6 +28,12 @@ pub struct Source<'a> {
 
 /// Reads payloads by the schemas of their tenant.
 pub trait Payloads: Send + Sync + Debug {
+    /// Whether the schemas of a tenant are known now. As long as they are not, nothing is read: what
+    /// cannot be read for that reason alone is no poison.
+    fn are_known(&self, _tenant: &str) -> bool {
+        true
+    }
+
     /// The payload of `record` as JSON: as it is where it is JSON, through its registered schema
     /// where it has one; `None` where neither is known.
     fn to_json(&self, tenant: &str, record: &RecordView<'_>) -> Option<serde_json::Value>;
@@ -108,6 +114,11 @@ pub trait Projection: Send + Sync + Debug {
 
     /// Where poison goes.
     fn dead_letters(&self) -> &DeadLetters;
+
+    /// Whether it reads payloads by the schemas of their tenant.
+    fn needs_schemas(&self) -> bool {
+        false
+    }
 
     /// What a record means. Every row must fit its table ([`Row::check`]). No changes: nothing.
     ///

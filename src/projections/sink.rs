@@ -94,7 +94,8 @@ pub struct Question {
 /// the first record decides, the version of a row is empty.
 pub type Answer = Vec<Option<Version>>;
 
-/// Something that is done to a table. No two of a batch have the same key.
+/// Something that is done to a table. No two of a batch have the same key, but a removal before a
+/// row that is set.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Write {
     /// A row is set, unless the one that is there has the same version or a later one (or is there
@@ -117,7 +118,7 @@ pub enum Write {
 /// A batch: what is written, and where the place stands afterwards.
 #[derive(Clone, Debug)]
 pub struct Commit {
-    /// In any order.
+    /// In this order, where two have the same key.
     pub writes: Vec<Write>,
     /// Moves the place from the first to the second; the epochs of both are the holder's. `None`:
     /// the place stays where it is, as it does for a backfill, and only `epoch` is checked.

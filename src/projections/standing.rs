@@ -142,6 +142,23 @@ impl Standing {
         self.rate = rate;
     }
 
+    /// It does not work, and is `behind` records behind.
+    pub(super) fn waits(&mut self, behind: u64, now: Micros) {
+        self.lag_records = behind;
+        if behind == 0 {
+            self.waiting_since = None;
+        } else {
+            self.waiting_since.get_or_insert(now);
+        }
+    }
+
+    /// It waits for somebody; what has halted still needs a look.
+    pub(super) const fn is_paused(&mut self) {
+        if !matches!(self.state, State::Halted) {
+            self.state = State::Paused;
+        }
+    }
+
     pub(super) const fn rests(&mut self) {
         self.waiting_since = None;
         self.lag_records = 0;

@@ -45,6 +45,8 @@ pub enum ErrorCode {
     SlowConsumer,
     /// The log could not store or read.
     StorageFailure,
+    /// What was waited for has not come within the time that was given.
+    NotYet,
     /// The node is going down.
     ShuttingDown,
     /// A bug.
@@ -53,7 +55,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Unauthenticated,
         Self::Forbidden,
         Self::TenantMismatch,
@@ -75,6 +77,7 @@ impl ErrorCode {
         Self::OffsetOutOfRange,
         Self::SlowConsumer,
         Self::StorageFailure,
+        Self::NotYet,
         Self::ShuttingDown,
         Self::Internal,
     ];
@@ -104,6 +107,7 @@ impl ErrorCode {
             Self::OffsetOutOfRange => "OFFSET_OUT_OF_RANGE",
             Self::SlowConsumer => "SLOW_CONSUMER",
             Self::StorageFailure => "STORAGE_FAILURE",
+            Self::NotYet => "NOT_YET",
             Self::ShuttingDown => "SHUTTING_DOWN",
             Self::Internal => "INTERNAL",
         }
@@ -151,6 +155,7 @@ impl ErrorCode {
             Self::FeatureDisabled => 501,
             Self::PolicyFailure | Self::Internal => 500,
             Self::SlowConsumer | Self::ShuttingDown => 503,
+            Self::NotYet => 504,
             Self::StorageFailure => 507,
         }
     }
@@ -176,7 +181,7 @@ impl ErrorCode {
             | Self::OffsetOutOfRange => 1008,
             Self::TooLarge | Self::CasilPolicyOversize => 1009,
             Self::PolicyFailure | Self::StorageFailure | Self::Internal => 1011,
-            Self::RateLimited | Self::SlowConsumer => 1013,
+            Self::RateLimited | Self::SlowConsumer | Self::NotYet => 1013,
         }
     }
 
@@ -186,9 +191,11 @@ impl ErrorCode {
     #[must_use]
     pub const fn retryable(self) -> bool {
         match self {
-            Self::RateLimited | Self::StorageFailure | Self::ShuttingDown | Self::SlowConsumer => {
-                true
-            }
+            Self::RateLimited
+            | Self::StorageFailure
+            | Self::ShuttingDown
+            | Self::SlowConsumer
+            | Self::NotYet => true,
             Self::Unauthenticated
             | Self::Forbidden
             | Self::TenantMismatch

@@ -60,6 +60,27 @@ impl Value {
     }
 }
 
+impl From<serde_json::Value> for Value {
+    /// Integers exact, the order of fields kept.
+    fn from(json: serde_json::Value) -> Self {
+        use serde_json::Value as Json;
+        match json {
+            Json::Null => Self { kind: None },
+            Json::Bool(flag) => flag.into(),
+            Json::Number(number) => match (number.as_u64(), number.as_i64(), number.as_f64()) {
+                (Some(whole), _, _) => whole.into(),
+                (None, Some(whole), _) => whole.into(),
+                (None, None, float) => float.unwrap_or_default().into(),
+            },
+            Json::String(string) => string.into(),
+            Json::Array(items) => items.into_iter().collect(),
+            Json::Object(map) => {
+                Self::object(map.into_iter().map(|(name, json)| (name, json.into())))
+            }
+        }
+    }
+}
+
 impl From<Kind> for Value {
     fn from(kind: Kind) -> Self {
         Self { kind: Some(kind) }

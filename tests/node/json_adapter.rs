@@ -114,7 +114,7 @@ fn envelope(topic: &str) -> Vec<u8> {
     envelope.encode_to_vec()
 }
 
-fn scene(node: &Node, name: &str) -> Value {
+pub(crate) fn scene(node: &Node, name: &str) -> Value {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/node/older_client.py");
     let url = format!("ws://{}/", node.edge);
     let output = run(Command::new(python()).args([script, &url, &node.dev_token(), name]));

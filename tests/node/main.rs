@@ -31,6 +31,7 @@ mod policy_kit;
 mod pressure;
 mod profiles;
 mod projections;
+mod projector;
 mod raw;
 mod restart;
 mod runbook;

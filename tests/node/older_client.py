@@ -106,6 +106,56 @@ async def commands(url, token):
         ]
 
 
+def episode_event(number, seconds, **changed):
+    event = {
+        "event_id": f"01J9ZQ6T2N8W4V5X6Y7Z8A{number:04}",
+        "event_type": "episode.created",
+        "tenant_id": "dev",
+        "agent_id": "planner",
+        "episode_id": "01J9ZQ6T2N8W4V5X6Y7Z8B0001",
+        "source_ts": f"2026-01-31T12:00:{seconds:02}Z",
+        "schema_version": 1,
+        "payload": {
+            "content_ref": "sqlite://episodes/1", "summary": "a plan",
+            "tags": ["a", "b"], "metadata": {"n": number},
+        },
+    }
+    return {**event, **changed}
+
+
+async def projector(url, token):
+    """The commands of the older projector, as its clients give them."""
+    async with Client(url, jwt_token=token) as client:
+        await client.recv_json()
+        lane = "op.continuum.projector."
+
+        async def give(name, **args):
+            return await ask(client, command(lane + name, **args))
+
+        key = {"agent_id": "planner", "episode_id": "01J9ZQ6T2N8W4V5X6Y7Z8B0001"}
+        deleted = episode_event(2, 30, event_type="episode.deleted")
+        return {
+            "projected": await give("project_event", event=episode_event(1, 10)),
+            "duplicate": await give("project_event", event=episode_event(1, 10)),
+            "found": await give("get", tenant_id="dev", **key),
+            "deleted": await give("project_event", event=deleted),
+            "stale": await give("project_event", event=episode_event(3, 20)),
+            "dead": await give("project_event", event=episode_event(4, 40, schema_version=2)),
+            "foreign": await give("project_event", event=episode_event(5, 50, tenant_id="acme")),
+            "text": await give("project_event", event=json.dumps(episode_event(1, 10))),
+            "no_object": await give("project_event", event=[1]),
+            "tombstone": await give("get", tenant_id="dev", **key),
+            "missing": await give("get", agent_id="planner", episode_id="nobody"),
+            "not_theirs": await give("get", tenant_id="acme", **key),
+            "list": await give("list", limit=10),
+            "of_agent": await give("list", agent_id="nobody"),
+            "too_many": await give("list", limit=1_001),
+            "dlq": await give("dlq.list", limit=10),
+            "dlq_by_alias": await give("dlq_list"),
+            "status": await give("status"),
+        }
+
+
 async def refused(url, _token):
     """Without a token there is no socket."""
     try:
@@ -120,7 +170,7 @@ async def refused(url, _token):
         }
 
 
-SCENES = {scene.__name__: scene for scene in (hello, room, commands, refused)}
+SCENES = {scene.__name__: scene for scene in (hello, room, commands, projector, refused)}
 
 if __name__ == "__main__":
     found = asyncio.run(SCENES[sys.argv[3]](sys.argv[1], sys.argv[2]))

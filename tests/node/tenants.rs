@@ -21,7 +21,7 @@ use crate::support::{Node, claims, now_s, signed};
 use crate::wire::Wire;
 
 /// Stand in the victim's records, names and tokens, and in nothing that the attacker sends.
-const CANARIES: [&str; 11] = [
+const CANARIES: [&str; 12] = [
     "canary-payload-51f0",
     "canary-topic-51f0",
     "canary-subject-51f0",
@@ -33,10 +33,14 @@ const CANARIES: [&str; 11] = [
     "canary-limited-51f0",
     "canary-signed-51f0",
     "canary-reason-51f0",
+    "canary-episode-51f0",
 ];
 /// What the victim calls everything that has a name, and the attacker knows.
 const NAME: &str = "plans";
 const PATTERN: &str = "plans.>";
+/// An episode of the victim's, and what happened to it.
+const EPISODE: &str = "01J9ZQ6T2N8W4V5X6Y7Z8B0001";
+const EVENT: &str = "01J9ZQ6T2N8W4V5X6Y7Z8A0001";
 const ALLOW: &str = include_str!("../fixtures/policy/allow.wat");
 /// A public key of the victim's; what it signs is nobody's business here.
 const KEY: &str = "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=";
@@ -150,6 +154,9 @@ fn seen(session: &mut Wire, body: Ask) -> String {
 
 /// What an attacker that has seen the victim's configuration would give.
 fn guess(command: &str, argument: &Argument) -> Option<value::Kind> {
+    if command.starts_with("projection.") || command.starts_with("op.continuum.") {
+        return guess_projected(argument);
+    }
     let guess = match (argument.name, argument.kind) {
         ("reality" | "a" | "from", Kind::Text) => text(NAME),
         // Nothing of the attacker's own may be what is confirmed.
@@ -159,6 +166,45 @@ fn guess(command: &str, argument: &Argument) -> Option<value::Kind> {
         _ => return guess_edge(command, argument),
     };
     Some(guess)
+}
+
+/// The same for what is kept of the victim's events.
+fn guess_projected(argument: &Argument) -> Option<value::Kind> {
+    let key: Value = [NAME, EPISODE].into_iter().collect();
+    let guess = match (argument.name, argument.kind) {
+        ("name", Kind::Text) => text("continuum"),
+        ("table", Kind::Text) => text("dead_letters"),
+        ("sink", Kind::Text) => text("sled"),
+        ("outcome", Kind::Text) => text("projected"),
+        ("newest_by", Kind::Text) => text("tenant_id"),
+        ("tenant_id", Kind::Text) => text("acme"),
+        ("agent_id", Kind::Text) => text(NAME),
+        ("episode_id", Kind::Text) => text(EPISODE),
+        ("key" | "after", Kind::Texts) => key.kind.expect("a list"),
+        ("where", Kind::Texts) => texts("tenant_id=acme"),
+        ("event", Kind::Object) => episode("mallory's", NAME),
+        (_, Kind::Boolean) => value::Kind::Boolean(true),
+        (_, Kind::Integer) => value::Kind::Unsigned(1),
+        _ => return None,
+    };
+    Some(guess)
+}
+
+/// An event of the Continuum contract in the victim's name.
+fn episode(summary: &str, event: &str) -> value::Kind {
+    text(
+        &serde_json::json!({
+            "event_id": event,
+            "event_type": "episode.created",
+            "tenant_id": "acme",
+            "agent_id": NAME,
+            "episode_id": EPISODE,
+            "source_ts": "2026-01-31T12:00:00Z",
+            "schema_version": 1,
+            "payload": { "content_ref": "x://1", "summary": summary, "tags": [], "metadata": {} },
+        })
+        .to_string(),
+    )
 }
 
 /// The same for what the edge has in force.
@@ -183,7 +229,7 @@ fn guess_edge(command: &str, argument: &Argument) -> Option<value::Kind> {
         (_, Kind::Texts) => texts(PATTERN),
         (_, Kind::Boolean) => value::Kind::Boolean(true),
         (_, Kind::Integer) => value::Kind::Unsigned(1),
-        (_, Kind::Text) => return None,
+        (_, Kind::Text | Kind::Object) => return None,
     };
     Some(guess)
 }
@@ -235,6 +281,7 @@ fn state(node: &Node) -> BTreeMap<String, String> {
         ("op.casil.get", vec![]),
         ("edge.policy.show", vec![("name", text(NAME))]),
         ("edge.schema.show", vec![("subject", text(NAME))]),
+        ("projection.rows", vec![("name", text("continuum"))]),
     ] {
         let shown = seen(&mut session, command(shows, arguments));
         assert!(shown.contains("CommandResult"), "{shows}: {shown}");
@@ -315,6 +362,10 @@ fn in_force() -> Vec<Ask> {
         command(
             "edge.revoke",
             vec![("token", text(NAME)), ("reason", text(CANARIES[10]))],
+        ),
+        command(
+            "op.continuum.projector.project_event",
+            vec![("event", episode(CANARIES[11], EVENT))],
         ),
     ]
 }

@@ -198,7 +198,7 @@ pub(crate) fn event(tenant: &str, sequence: u64, id: &str, episode: u64, at: u64
         text(id.to_owned()),
         time(at),
         time(sequence),
-        Cell::Boolean(at % 7 == 0),
+        Cell::Boolean(at.is_multiple_of(7)),
         number.clone(),
     ]);
     let history = Row(vec![
@@ -240,13 +240,7 @@ pub(crate) fn trouble(tenant: &str, count: u64) -> Vec<Entry> {
                 roll(99),
             ),
             1 => letter(tenant, sequence, roll(9)),
-            2 => Entry {
-                sequence: Sequence::at_least_first(sequence),
-                changes: vec![Change::Remove {
-                    table: DEAD,
-                    key: Episodes::new().tables[DEAD].key_of(&letter_row(tenant, 1, roll(9))),
-                }],
-            },
+            2 => without_letter(tenant, sequence, roll(9)),
             _ => event(
                 tenant,
                 sequence,
@@ -258,7 +252,17 @@ pub(crate) fn trouble(tenant: &str, count: u64) -> Vec<Entry> {
         .collect()
 }
 
-fn letter(tenant: &str, sequence: u64, id: u64) -> Entry {
+/// A record that takes a dead letter away.
+pub(crate) fn without_letter(tenant: &str, sequence: u64, id: u64) -> Entry {
+    let key = dead().key_of(&letter_row(tenant, sequence, id));
+    Entry {
+        sequence: Sequence::at_least_first(sequence),
+        changes: vec![Change::Remove { table: DEAD, key }],
+    }
+}
+
+/// A dead letter.
+pub(crate) fn letter(tenant: &str, sequence: u64, id: u64) -> Entry {
     let row = letter_row(tenant, sequence, id);
     Entry {
         sequence: Sequence::at_least_first(sequence),
@@ -270,7 +274,7 @@ fn letter_row(tenant: &str, sequence: u64, id: u64) -> Row {
     Row(vec![
         tenant.into(),
         Cell::Text(format!("letter-{id}")),
-        "reason".into(),
+        Cell::Text(format!("reason {sequence}")),
         Cell::Json("{}".to_owned()),
         Cell::Timestamp(Micros(1_700_000_000_000_000 + sequence)),
         Cell::Null,
@@ -295,7 +299,7 @@ pub(crate) fn expected(episodes: &Episodes, entries: &[Entry]) -> Held {
     let mut rows = vec![BTreeMap::new(); tables.len()];
     for entry in entries {
         let folded = known.fold(tables, vec![entry.clone()], Repeats::AreDone);
-        chain.take(entry, folded.outcomes[0]);
+        chain.take(entry.sequence, &entry.changes, folded.outcomes[0]);
         for write in folded.writes {
             match write {
                 Write::Put { table, row } => {
@@ -362,7 +366,7 @@ pub(crate) async fn batch(
     let folded = known.fold(episodes.tables(), entries.to_vec(), Repeats::AreDone);
     let mut chain = Chain(at.hash);
     for (entry, outcome) in entries.iter().zip(&folded.outcomes) {
-        chain.take(entry, *outcome);
+        chain.take(entry.sequence, &entry.changes, *outcome);
     }
     let last = entries.last().expect("no empty batch").sequence;
     let to = Position {

@@ -3,8 +3,9 @@
 //! Whoever holds it may stop it, kill it and start it again. A process beside it waits for the end
 //! of the test, however it comes, and then stops the server and removes its directory.
 
+use std::io::Write as _;
 use std::net::TcpListener;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{OpenOptionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -168,22 +169,13 @@ impl Server {
     pub(crate) fn kill(&self) {
         let mut postmaster = self.postmaster.lock().expect("unpoisoned");
         let mut child = postmaster.take().expect("a server that runs");
-        let processes = self.processes(child.id());
+        let processes = children(child.id());
         child.kill().expect("killed");
         for pid in processes {
             // One that is gone already is as good.
             let _gone = kill_process(pid, Signal::KILL);
         }
         child.wait().expect("it ends");
-    }
-
-    /// Its children.
-    fn processes(&self, postmaster: u32) -> Vec<Pid> {
-        let path = format!("/proc/{postmaster}/task/{postmaster}/children");
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        text.split_whitespace()
-            .filter_map(|pid| Pid::from_raw(pid.parse().ok()?))
-            .collect()
     }
 
     fn end(&self, signal: Signal) {
@@ -269,6 +261,39 @@ impl Server {
         std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }
 
+    /// Runs a script of bash as whoever keeps the server would, with its programs.
+    pub(crate) fn script(&self, script: &str, variables: &[(&str, &str)]) {
+        let path = std::env::var("PATH").unwrap_or_default();
+        let answer = Command::new("bash")
+            .args(["-euo", "pipefail", "-c", script])
+            .env("PATH", format!("{}:{path}", self.bin.display()))
+            .env("PGHOST", &self.dir)
+            .env("PGPORT", self.port.to_string())
+            .env("PGUSER", "postgres")
+            .envs(variables.iter().copied())
+            .stdin(Stdio::null())
+            .output()
+            .expect("bash runs");
+        let said = String::from_utf8_lossy(&answer.stderr);
+        assert!(answer.status.success(), "{script}\n{said}");
+    }
+
+    /// A file that it alone can read.
+    pub(crate) fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.dir.join(name);
+        let mut file = std::fs::File::options()
+            .create_new(true)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .expect("a new file");
+        file.write_all(text.as_bytes()).expect("written");
+        if let Some((user, group)) = somebody_else() {
+            chown(&path, Some(user), Some(group)).expect("the file becomes the server's");
+        }
+        path
+    }
+
     /// A file system of a few mebibytes that it can write to, gone with it; `None` where nobody may
     /// mount one.
     pub(crate) fn small_disk(&self) -> Option<PathBuf> {
@@ -301,6 +326,15 @@ impl Drop for Server {
         }
         drop(waited);
     }
+}
+
+/// The processes that a server has made.
+fn children(postmaster: u32) -> Vec<Pid> {
+    let path = format!("/proc/{postmaster}/task/{postmaster}/children");
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.split_whitespace()
+        .filter_map(|pid| Pid::from_raw(pid.parse().ok()?))
+        .collect()
 }
 
 fn answered(command: &mut Command) -> Result<String, String> {

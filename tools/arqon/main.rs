@@ -19,6 +19,7 @@ mod mirror;
 mod policy;
 mod produce;
 mod progress;
+mod projector;
 mod rate;
 mod reality;
 mod registered;
@@ -91,6 +92,7 @@ enum Verb {
     Reality(reality::Arguments),
     Log(log::Arguments),
     Policy(policy::Arguments),
+    Projector(projector::Arguments),
     Backup(backup::Arguments),
     Restore(restore::Arguments),
     Schema(schema::Arguments),
@@ -161,6 +163,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Reality(arguments) => reality::run(&target, output, arguments).await,
             Verb::Log(arguments) => log::run(&target, output, arguments).await,
             Verb::Policy(arguments) => policy::run(&target, output, arguments).await,
+            Verb::Projector(arguments) => projector::run(&target, output, arguments).await,
             Verb::Backup(arguments) => backup::run(&target, output, arguments).await,
             Verb::Restore(arguments) => restore::run(output, &arguments),
             Verb::Schema(arguments) => schema::run(&target, output, arguments).await,

@@ -23,7 +23,7 @@ pub fn typed(args: Map<String, Json>, declared: &[Argument]) -> BTreeMap<String,
                 Ok(bytes) => value::Kind::Bytes(bytes.into()).into(),
                 Err(_not_base64) => text(encoded),
             },
-            (_, json) => of(json),
+            (_, json) => json.into(),
         };
         (name, value)
     });
@@ -32,24 +32,6 @@ pub fn typed(args: Map<String, Json>, declared: &[Argument]) -> BTreeMap<String,
 
 fn text(text: String) -> Value {
     value::Kind::Text(text).into()
-}
-
-fn of(json: Json) -> Value {
-    match json {
-        Json::Null => Value { kind: None },
-        Json::Bool(flag) => flag.into(),
-        Json::Number(number) => match (number.as_u64(), number.as_i64(), number.as_f64()) {
-            (Some(whole), _, _) => whole.into(),
-            (None, Some(whole), _) => value::Kind::Integer(whole).into(),
-            (None, None, float) => value::Kind::Number(float.unwrap_or_default()).into(),
-        },
-        Json::String(string) => text(string),
-        Json::Array(items) => {
-            let items = items.into_iter().map(of).collect();
-            value::Kind::List(value::List { items }).into()
-        }
-        Json::Object(map) => Value::object(map.into_iter().map(|(name, json)| (name, of(json)))),
-    }
 }
 
 #[cfg(test)]

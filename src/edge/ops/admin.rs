@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::to_bytes;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Path, RawPathParams, Request, State};
 use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
 use hyper::body::Body as _;
@@ -64,14 +64,20 @@ pub(super) async fn run(
     }
 }
 
-/// The GET that shows what `command` says; its arguments are the query's.
-pub(super) async fn view(ops: Arc<Ops>, command: &'static str, request: Request) -> Response {
+/// The GET that shows what `command` says; its arguments are those of the path and the query.
+pub(super) async fn view(
+    ops: Arc<Ops>,
+    command: &'static str,
+    path: RawPathParams,
+    request: Request,
+) -> Response {
     let caller = match access::admit(&ops, &request).await {
         Ok(caller) => caller,
         Err(fault) => return refuse(&fault),
     };
     let query = request.uri().query().unwrap_or_default();
-    match arguments::of_query(query, arguments_of(command)) {
+    let given = arguments::of_query(query, arguments_of(command));
+    match given.and_then(|given| arguments::with_path(given, &path)) {
         Ok(given) => carry_out(&ops, caller, command.to_owned(), given).await,
         Err(fault) => refuse(&fault),
     }
@@ -122,6 +128,8 @@ async fn carry_out(ops: &Ops, caller: Caller, name: String, given: Given) -> Res
     let desk = Desk {
         shield: Arc::clone(&ops.shield),
         broker: Arc::clone(&ops.broker),
+        projections: Arc::clone(&ops.projections),
+        wait_max: ops.wait_max,
         tenancy,
         guard,
     };

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use axum::extract::RawPathParams;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
@@ -18,7 +19,8 @@ use crate::proto::v1::{Value, value};
 /// Arguments by name, as commands take them.
 pub(super) type Given = BTreeMap<String, Value>;
 
-/// Nesting that a body may have: an object of lists.
+/// Nesting that a body may have: an object of lists. An argument that is an object itself is as
+/// deep as the parser of JSON lets it be.
 const DEPTH_MAX: usize = 2;
 
 /// An object without two values of one name: which of them counted would be anybody's guess.
@@ -68,12 +70,30 @@ pub(super) fn of_body(body: &[u8], arguments: &[Argument]) -> Result<Given, Faul
     })?;
     let mut given = Given::new();
     for (name, value) in fields {
+        let kind = kind(arguments, &name);
+        if kind == Some(Kind::Object) {
+            given.insert(name, value.into());
+            continue;
+        }
         if depth(&value) > DEPTH_MAX - 1 {
             let text = "an argument is a value or a list of values, and nothing deeper";
             return Err(Fault::invalid(&field(&name), text));
         }
-        let value = of_json(&name, &value, kind(arguments, &name))?;
+        let value = of_json(&name, &value, kind)?;
         given.insert(name, value);
+    }
+    Ok(given)
+}
+
+/// The arguments in a query with those in the path.
+///
+/// # Errors
+/// One is in both.
+pub(super) fn with_path(mut given: Given, path: &RawPathParams) -> Result<Given, Fault> {
+    for (name, value) in path {
+        if given.insert(name.to_owned(), value.into()).is_some() {
+            return Err(Fault::invalid(&field(name), "an argument is given twice"));
+        }
     }
     Ok(given)
 }
@@ -93,7 +113,7 @@ pub(super) fn of_query(query: &str, arguments: &[Argument]) -> Result<Given, Fau
             Some(Kind::Integer) => text.parse::<u64>().map_or(Json::Null, Json::from),
             Some(Kind::Boolean) => text.parse::<bool>().map_or(Json::Null, Json::from),
             Some(Kind::Texts) => text.split(',').collect(),
-            Some(Kind::Text | Kind::Bytes) | None => Json::from(text),
+            Some(Kind::Text | Kind::Bytes | Kind::Object) | None => Json::from(text),
         };
         let value = of_json(&name, &json, kind(arguments, &name))?;
         if given.insert(name.clone(), value).is_some() {
@@ -147,7 +167,7 @@ fn of_json(name: &str, json: &Json, kind: Option<Kind>) -> Result<Value, Fault> 
                 .into_iter()
                 .collect()
         }
-        // No argument is one.
+        // Where one is wanted it has been taken before.
         Json::Object(_) => Value::default(),
     })
 }

@@ -48,6 +48,7 @@ use super::token::Verifier;
 use crate::broker::Broker;
 use crate::config::{self, Profile};
 use crate::log::Clock;
+use crate::projections::Projections;
 
 const OTHER_ROUTE: &str = "other";
 /// Request line and headers: an 8 KiB token and as much beside it.
@@ -80,14 +81,25 @@ pub struct Ops {
     pub metrics: Arc<Metrics>,
     /// What stands between messages and the logs.
     pub shield: Arc<Shield>,
+    /// What is kept of the logs elsewhere.
+    pub projections: Arc<Projections>,
     /// What both listeners encrypt with, if they do.
     pub tls: Option<Arc<Tls>>,
     /// Who may see `/status`.
     pub verifier: Arc<Verifier>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
+    /// How long a command may wait for something at most, so that its answer is still in time.
+    pub wait_max: Duration,
     /// True when the node goes down.
     pub draining: watch::Receiver<bool>,
+}
+
+/// How long a command may wait for something, so that its answer still is in time: half of the time
+/// may have gone for TLS, and the answer takes some.
+#[must_use]
+pub const fn wait_max(settings: &config::Ops) -> Duration {
+    Duration::from_millis(settings.timeout_ms / 10 * 4)
 }
 
 /// Answers until `stop` turns true, and what is being asked then.

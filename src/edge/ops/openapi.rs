@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use axum::Json;
 use serde_json::{Map, Value, json};
 
-use super::routes::{Access, COMMAND, Media, ROUTES, Route, views};
+use super::routes::{Access, COMMAND, Media, ROUTES, Route, View, views};
 use crate::broker::verb::{Argument, Kind};
 use crate::edge::shield::command::{self, Listed};
 use crate::proto::ErrorCode;
@@ -23,6 +23,7 @@ pub(super) const fn type_name(kind: Kind) -> &'static str {
         Kind::Integer => "integer",
         Kind::Boolean => "boolean",
         Kind::Texts => "texts",
+        Kind::Object => "object",
     }
 }
 
@@ -32,7 +33,10 @@ fn document() -> Value {
         paths.insert(route.path.to_owned(), json!({ "get": of_route(route) }));
     }
     for (view, command) in views() {
-        paths.insert(view.path.to_owned(), json!({ "get": of_view(&command) }));
+        paths.insert(
+            view.path.to_owned(),
+            json!({ "get": of_view(view, &command) }),
+        );
     }
     for command in command::all() {
         let path = COMMAND.replace("{name}", command.name);
@@ -69,19 +73,25 @@ fn of_route(route: &Route) -> Value {
     operation.into()
 }
 
-fn of_view(command: &Listed) -> Value {
+fn of_view(view: &View, command: &Listed) -> Value {
     let parameters: Vec<Value> = command
         .arguments
         .iter()
         .map(|argument| {
+            let in_path = view.path.contains(&format!("{{{}}}", argument.name));
+            // A list is one parameter, with commas.
+            let (place, style) = if in_path {
+                ("path", "simple")
+            } else {
+                ("query", "form")
+            };
             json!({
                 "name": argument.name,
-                "in": "query",
+                "in": place,
                 "required": argument.required,
                 "description": argument.doc,
                 "schema": schema(argument.kind),
-                // A list is one parameter, with commas.
-                "style": "form",
+                "style": style,
                 "explode": false,
             })
         })
@@ -149,6 +159,7 @@ fn schema(kind: Kind) -> Value {
         Kind::Integer => json!({ "type": "integer", "minimum": 0, "maximum": u64::MAX }),
         Kind::Boolean => json!({ "type": "boolean" }),
         Kind::Texts => json!({ "type": "array", "items": { "type": "string" } }),
+        Kind::Object => json!({ "type": "object" }),
     }
 }
 

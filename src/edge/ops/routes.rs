@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{RawPathParams, Request, State};
 use axum::routing::{MethodRouter, get, post};
 
 use super::{Ops, admin, answer, asyncapi, exposition, health, openapi, status};
@@ -46,7 +46,8 @@ pub struct Route {
     handler: fn() -> MethodRouter<Arc<Ops>>,
 }
 
-/// A command that only shows something, and the path at which a GET shows it too.
+/// A command that only shows something, and the path at which a GET shows it too. What stands in
+/// braces in the path is the argument of that name.
 #[derive(Clone, Copy, Debug)]
 pub struct View {
     /// The path.
@@ -133,6 +134,8 @@ const VIEWS: &[View] = &[
     view("/v1/edge/status", "edge.status"),
     view("/v1/mirrors", "edge.mirror.list"),
     view("/v1/policies", "edge.policy.list"),
+    view("/v1/projections", "projection.list"),
+    view("/v1/projections/{name}", "projection.status"),
     view("/v1/rates", "edge.rate.list"),
     view("/v1/realities", "reality.list"),
     view("/v1/revocations", "edge.revocations"),
@@ -170,8 +173,9 @@ pub(super) fn router() -> Router<Arc<Ops>> {
     }
     for (view, _) in views() {
         let command = view.command;
-        let show =
-            move |State(ops): State<Arc<Ops>>, request: Request| admin::view(ops, command, request);
+        let show = move |State(ops): State<Arc<Ops>>, path: RawPathParams, request: Request| {
+            admin::view(ops, command, path, request)
+        };
         router = router.route(view.path, get(show));
     }
     router

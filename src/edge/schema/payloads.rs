@@ -14,7 +14,7 @@ use super::Schemas;
 use super::subject::Subject;
 use crate::broker::{Broker, Tenant};
 use crate::edge::json::envelope::payload as of_older;
-use crate::edge::shield::Shield;
+use crate::edge::shield::{Guard, Shield};
 use crate::projections::projection::Payloads;
 use crate::proto::json::Schemas as Contract;
 use crate::proto::v1::Verdict;
@@ -38,22 +38,25 @@ impl Registered {
         Self { broker, shield }
     }
 
-    /// What is in force for a tenant. Blocks on the disk if nobody uses the tenant.
-    fn schemas(&self, tenant: &str) -> Option<Arc<Schemas>> {
+    /// The guard of a tenant. Blocks on the disk if nobody uses the tenant.
+    fn guard(&self, tenant: &str) -> Option<Arc<Guard>> {
         let tenant = Tenant::new(tenant).ok()?;
-        let guard = self.shield.opened(&tenant).or_else(|| {
+        self.shield.opened(&tenant).or_else(|| {
             let tenancy = self.broker.tenancy(&tenant).ok()?;
             Some(self.shield.open(&tenancy))
-        });
-        Some(Arc::clone(&guard?.rules().schemas))
+        })
     }
 }
 
 /// Must not be asked on a thread that may not wait.
 impl Payloads for Registered {
+    fn are_known(&self, tenant: &str) -> bool {
+        self.guard(tenant).is_some_and(|guard| guard.is_ready())
+    }
+
     fn to_json(&self, tenant: &str, record: &RecordView<'_>) -> Option<Value> {
-        let schemas = self.schemas(tenant).unwrap_or_default();
-        schemas.to_json(record)
+        let schemas = self.guard(tenant)?.rules();
+        schemas.schemas.to_json(record)
     }
 }
 

@@ -22,6 +22,8 @@ pub(super) struct Pending {
     pub(super) bytes: usize,
     /// Acknowledgements to come.
     pub(super) answers: u8,
+    /// Projections whose passing is to be told after them.
+    pub(super) projected: Vec<String>,
     pub(super) started: Instant,
 }
 

@@ -17,6 +17,7 @@ mod in_flight;
 mod json;
 mod metered;
 mod outbox;
+mod passing;
 mod produce;
 mod refusal;
 mod renewal;
@@ -48,6 +49,7 @@ use super::shield::Shield;
 use super::token::Verifier;
 use crate::broker::{self, Broker, Identity};
 use crate::config;
+use crate::projections::Projections;
 
 /// What all sessions share.
 #[derive(Clone, Debug)]
@@ -56,6 +58,8 @@ pub struct SessionContext {
     pub broker: Arc<Broker>,
     /// What stands between messages and the logs.
     pub shield: Arc<Shield>,
+    /// What is kept of the logs elsewhere.
+    pub projections: Arc<Projections>,
     /// Which tokens are good, for those that come in later.
     pub verifier: Arc<Verifier>,
     /// What is counted.

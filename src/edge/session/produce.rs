@@ -31,10 +31,12 @@ const LARGE_BYTES: usize = 64 << 10;
 const BATCH_JUDGING_MAX: Duration = Duration::from_secs(5);
 
 /// When a batch is acknowledged.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Promise {
     pub(super) durability: Durability,
     pub(super) then: Option<Durability>,
+    /// And then when these projections have passed it.
+    pub(super) projected: Vec<String>,
 }
 
 impl Promise {
@@ -42,6 +44,7 @@ impl Promise {
     pub(super) const DEFAULT: Self = Self {
         durability: Durability::Synced,
         then: None,
+        projected: Vec::new(),
     };
 
     /// What a Produce asks for.
@@ -57,13 +60,14 @@ impl Promise {
             }
             then = Some(later);
         }
-        if !produce.then_projected.is_empty() {
-            return Err(Refusal::not_served("then_projected"));
-        }
         if produce.expected.is_some() {
             return Err(Refusal::not_served("expected"));
         }
-        Ok(Self { durability, then })
+        Ok(Self {
+            durability,
+            then,
+            projected: produce.then_projected.clone(),
+        })
     }
 }
 
@@ -136,6 +140,7 @@ impl Session {
         if name.is_system() {
             return Err(broker::Error::RealityClosed { reality: name }.into());
         }
+        self.check_projected(&name, &promise.projected)?;
         let envelopes = produce.envelopes;
         match self.opened(&name) {
             Some(reality) => self.append(&reality, request_id, &envelopes, promise),
@@ -336,6 +341,7 @@ impl Session {
             reply,
             bytes,
             answers: 1 + u8::from(promise.then.is_some()),
+            projected: promise.projected,
             started: Instant::now(),
         });
         let sink = Arc::clone(&self.signals) as Arc<dyn AppendSink>;
@@ -368,10 +374,14 @@ impl Session {
             pending.answers -= 1;
         }
         let (bytes, started) = (pending.bytes, pending.started);
+        let mut projected = Vec::new();
         let reply = match (last, &pending.reply) {
             (false, Reply::Frame(request_id)) => Some(Reply::Frame(*request_id)),
             (false, Reply::Envelope(_) | Reply::Json(_)) => None,
-            (true, _) => self.in_flight.remove(token).map(|pending| pending.reply),
+            (true, _) => self.in_flight.remove(token).map(|pending| {
+                projected = pending.projected;
+                pending.reply
+            }),
         };
         match outcome {
             Ok(appended) => {
@@ -384,6 +394,7 @@ impl Session {
                     Some(Reply::Frame(0)) | None => {}
                     Some(Reply::Frame(request_id)) => {
                         self.outbox.answer(request_id, produced(appended));
+                        self.await_projected(request_id, appended, projected);
                     }
                     Some(Reply::Envelope(id)) => self.envelope_stored(&id, appended),
                     Some(Reply::Json(receipt)) => self.json_stored(*receipt, appended),

@@ -4,6 +4,7 @@
 //! somebody decides what it may do.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
@@ -24,6 +25,8 @@ use crate::proto::v1::{self, Acked, ClientFrame, CommandResult, Pong, server_fra
 
 /// Bytes that a Fetch is answered with when it names no number.
 const FETCH_BYTES_DEFAULT: u64 = 1 << 20;
+/// A command may wait for something so long.
+const COMMAND_WAIT_MAX: Duration = Duration::from_secs(60);
 
 impl Session {
     /// Takes one binary message.
@@ -318,6 +321,8 @@ impl Session {
         Desk {
             shield: Arc::clone(&self.context.shield),
             broker: Arc::clone(&self.context.broker),
+            projections: Arc::clone(&self.context.projections),
+            wait_max: COMMAND_WAIT_MAX,
             tenancy: Arc::clone(&self.tenancy),
             guard: Arc::clone(&self.guard),
         }

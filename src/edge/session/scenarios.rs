@@ -19,6 +19,7 @@ use super::*;
 use crate::broker::{Options, Role, Tenant, Topics};
 use crate::edge::listener::contain;
 use crate::log::{Clock, Committer, Environment, Micros, RealStorage};
+use crate::projections::Projections;
 use crate::proto::pybus::BusPayload;
 use crate::proto::v1::client_frame::Body as Ask;
 use crate::proto::v1::server_frame::Body;
@@ -65,6 +66,11 @@ impl Node {
         Self {
             context: SessionContext {
                 broker: Broker::start(environment, options).unwrap(),
+                projections: Projections::none(
+                    Arc::clone(&clock) as Arc<dyn Clock>,
+                    &tokio::runtime::Handle::current(),
+                )
+                .unwrap(),
                 shield: Shield::new(&settings, Arc::default()).unwrap(),
                 verifier: Arc::new(
                     Verifier::new(&config::Auth::default(), config::Profile::Development).unwrap(),
@@ -393,7 +399,7 @@ async fn refusals_name_code_and_field() {
                 then_projected: vec!["p".into()],
                 ..produce(&["a"])
             }),
-            said("FEATURE_DISABLED", "then_projected"),
+            said("NOT_FOUND", "then_projected[0]"),
         ),
         (
             Ask::Produce(Produce {

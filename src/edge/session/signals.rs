@@ -2,13 +2,14 @@
 //!
 //! Commit threads and blocking threads put it in and wake the session's task; the task takes it
 //! all out at once. Bounded by what the session itself has under way: one entry for each append,
-//! acknowledged cursor and read, and one for each subscription.
+//! acknowledged cursor, read and projection that is waited for, and one for each subscription.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use futures_util::task::AtomicWaker;
 
+use super::passing::Passed;
 use crate::broker::consumer::CursorSink;
 use crate::broker::fanout::Subscriber;
 use crate::broker::scan::History;
@@ -26,6 +27,8 @@ pub(super) struct News {
     pub(super) moved: Vec<(u64, Result<Sequence, AppendError>)>,
     /// Reads of history, by the key of their subscription; `None` where one panicked.
     pub(super) read: Vec<(u64, Option<History>)>,
+    /// Batches that projections have passed, or not in time.
+    pub(super) passed: Vec<Passed>,
     /// The session must end.
     pub(super) ended: Option<Cause>,
 }
@@ -36,6 +39,7 @@ impl News {
             && self.ready.is_empty()
             && self.moved.is_empty()
             && self.read.is_empty()
+            && self.passed.is_empty()
             && self.ended.is_none()
     }
 }
@@ -65,6 +69,11 @@ impl Signals {
 
     pub(super) fn read(&self, key: u64, history: Option<History>) {
         self.lock().read.push((key, history));
+        self.task.wake();
+    }
+
+    pub(super) fn passed(&self, passed: Passed) {
+        self.lock().passed.push(passed);
         self.task.wake();
     }
 

@@ -19,6 +19,7 @@ use super::delivery::Subscriptions;
 use super::in_flight::InFlight;
 use super::json::{Joined, JsonClient, Told};
 use super::outbox::Outbox;
+use super::passing::Passing;
 use super::produce::{Held, Parked};
 use super::refusal::Refusal;
 use super::signals::{News, Signals};
@@ -101,6 +102,7 @@ pub(super) struct Session {
     pub(super) outbox: Outbox,
     pub(super) in_flight: InFlight,
     pub(super) held: Held,
+    pub(super) passing: Passing,
     pub(super) subscriptions: Subscriptions,
     pub(super) last_reality: Option<Arc<Reality>>,
     pub(super) draining: bool,
@@ -152,6 +154,7 @@ impl Session {
             outbox,
             in_flight: InFlight::default(),
             held: Held::default(),
+            passing: Passing::default(),
             subscriptions: Subscriptions::default(),
             last_reality: None,
             draining: false,
@@ -332,6 +335,9 @@ impl Session {
         }
         for (token, outcome) in news.appended.drain(..) {
             self.appended(token, outcome);
+        }
+        for passed in news.passed.drain(..) {
+            self.passed(passed);
         }
         for (key, outcome) in news.moved.drain(..) {
             self.subscriptions.moved(key, outcome, &mut self.outbox);

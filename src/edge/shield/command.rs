@@ -5,13 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::rules::Fault;
 use super::{Guard, Shield, status};
 use crate::broker::command as broker_command;
 use crate::broker::verb::{Argument, Arguments, Command};
 use crate::broker::{self, Broker, Identity, Role, Tenancy};
-use crate::edge::{casil, mirror, policy, rate, revocation, schema, signature};
+use crate::edge::{casil, mirror, policy, projector, rate, revocation, schema, signature};
+use crate::projections::Projections;
 use crate::proto::v1::Value;
 
 /// What the edge does for a command.
@@ -22,6 +24,8 @@ const PARTS: &[&[Command<Handler>]] = &[
     casil::COMMANDS,
     mirror::COMMANDS,
     policy::COMMANDS,
+    projector::continuum::COMMANDS,
+    projector::general::COMMANDS,
     rate::COMMANDS,
     revocation::COMMANDS,
     schema::COMMANDS,
@@ -38,8 +42,12 @@ pub struct Call<'a> {
     pub guard: &'a Arc<Guard>,
     /// The node's logs.
     pub broker: &'a Broker,
+    /// What is kept of them elsewhere.
+    pub projections: &'a Arc<Projections>,
     /// The caller's tenant.
     pub tenancy: &'a Arc<Tenancy>,
+    /// How long it may wait for something at most.
+    pub wait_max: Duration,
     /// Who asks.
     pub caller: &'a Identity,
     /// What was given.
@@ -84,6 +92,10 @@ pub struct Desk {
     pub shield: Arc<Shield>,
     /// The node's logs.
     pub broker: Arc<Broker>,
+    /// What is kept of them elsewhere.
+    pub projections: Arc<Projections>,
+    /// How long a command may wait for something at most.
+    pub wait_max: Duration,
     /// The caller's tenant.
     pub tenancy: Arc<Tenancy>,
     /// Its guard.
@@ -109,6 +121,8 @@ impl Desk {
                 shield: &self.shield,
                 guard: &self.guard,
                 broker: &self.broker,
+                projections: &self.projections,
+                wait_max: self.wait_max,
                 tenancy: &self.tenancy,
                 caller,
                 arguments,

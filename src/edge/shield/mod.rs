@@ -41,6 +41,7 @@ pub struct Shield {
     /// Guards that are kept when nobody uses them.
     kept_max: usize,
     session_pace: Pace,
+    envelope_bytes_max: usize,
     tenant_pace: Pace,
 }
 
@@ -59,6 +60,7 @@ impl Shield {
             guards: Mutex::default(),
             kept_max: config.limits.tenants_max,
             session_pace: rate::of_session(&config.limits),
+            envelope_bytes_max: config.limits.envelope_bytes_max,
             tenant_pace: rate::of_tenant(&config.limits),
         }))
     }
@@ -135,6 +137,12 @@ impl Shield {
     #[must_use]
     pub const fn tenant_pace(&self) -> Pace {
         self.tenant_pace
+    }
+
+    /// Bytes that an envelope may have.
+    #[must_use]
+    pub const fn envelope_bytes_max(&self) -> usize {
+        self.envelope_bytes_max
     }
 
     /// What is counted.

@@ -152,12 +152,18 @@ impl Connections {
     }
 }
 
-/// The first thing that every connection is told. Whoever runs the server may demand more of a
-/// commit than to be on the disk of one, but not less.
+/// The first thing that every connection is told.
+///
+/// Keys that come as arrays are found along the index of the key, one by one: where the server has
+/// no statistics yet, it would rather read all rows of the tenant for each batch, and go on doing so
+/// with the plan of a statement that it has made when the table was empty. Whoever runs the server
+/// may demand more of a commit than to be on the disk of one, but not less.
 fn opening(options: &Options) -> String {
     format!(
         "SET statement_timeout = {}; SET lock_timeout = {}; \
          SET idle_in_transaction_session_timeout = {}; \
+         SET plan_cache_mode = force_custom_plan; \
+         SET enable_hashjoin = off; SET enable_mergejoin = off; \
          SELECT set_config('synchronous_commit', 'on', false) \
           WHERE current_setting('synchronous_commit') = 'off'",
         options.statement_timeout.as_millis(),

@@ -5,10 +5,12 @@
 //! rows; a password is in neither.
 
 use std::error::Error as _;
+use std::io;
 
 use deadpool_postgres::{HookError, PoolError, TimeoutType};
 use tokio_postgres::Error;
 use tokio_postgres::error::DbError;
+use tokio_rustls::rustls;
 
 use crate::projections::sink::{SinkError, SinkKind};
 
@@ -91,7 +93,10 @@ pub(super) fn told(error: &Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        let said = error.to_string();
+        let mut said = error.to_string();
+        if is_of_certificate(error) {
+            said.push_str("; name the authority that it comes from, or turn TLS off with sslmode=disable where nobody else reads the network");
+        }
         if !text.contains(&said) {
             text.push_str(": ");
             text.push_str(&said);
@@ -99,6 +104,14 @@ pub(super) fn told(error: &Error) -> String {
         cause = error.source();
     }
     text
+}
+
+fn is_of_certificate(error: &(dyn std::error::Error + 'static)) -> bool {
+    let inner = error
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::get_ref);
+    let tls = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(tls, Some(rustls::Error::InvalidCertificate(_)))
 }
 
 fn quoted(said: &DbError) -> String {

@@ -1,14 +1,16 @@
 //! A sink in a PostgreSQL database: rows, and the position that they stand at, in one transaction.
 //!
-//! - [`connect`]: connections, TLS, limits of time. [`fault`]: what an error means.
-//! - [`migrate`]: the tables, in steps. [`shape`]: tables that no step makes, and checks.
-//! - [`statements`] makes SQL from tables, [`cells`] their values; [`write`] and [`read`] run it.
+//! - `connect`: connections, TLS, limits of time. `fault`: what an error means.
+//! - [`migrate`]: the tables, in steps. `shape`: tables that no step makes, and checks.
+//! - `statements` makes SQL from tables, `cells` their values; `write` and `read` run it;
+//!   `growth` keeps the server's choice of indexes right.
 //! - [`preflight`]: whether a database is fit for production.
 //!
 //! Every transaction names its tenant, whose rows alone it then sees: row-level security binds the
 //! owner of the tables too.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{Object, Transaction};
@@ -18,6 +20,7 @@ use tokio_postgres::Row as Answered;
 use self::cells::field;
 use self::connect::Connections;
 pub use self::connect::{Migrating, Options};
+use self::growth::Growth;
 use self::migrate::{MigrateError, Status};
 use super::projection::Projection;
 use super::sink::{Answer, Commit, Place, Position, Query, Question, Sink, SinkError, SinkKind};
@@ -27,6 +30,7 @@ use crate::log::Sequence;
 mod cells;
 mod connect;
 mod fault;
+mod growth;
 pub mod migrate;
 pub mod preflight;
 mod read;
@@ -39,6 +43,7 @@ mod write;
 pub struct Postgres {
     connections: Connections,
     migrating: Migrating,
+    growth: Arc<Growth>,
 }
 
 impl Postgres {
@@ -50,6 +55,7 @@ impl Postgres {
         Ok(Self {
             connections: Connections::new(options)?,
             migrating: options.migrating,
+            growth: Arc::default(),
         })
     }
 
@@ -269,7 +275,7 @@ impl Sink for Postgres {
         commit: &'a Commit,
     ) -> BoxFuture<'a, Result<(), SinkError>> {
         request!(self, self.connections.patience(), client => {
-            write::commit(client, projection.tables(), place, commit)
+            write::commit(client, &self.growth, projection.tables(), place, commit)
         })
     }
 
@@ -314,7 +320,7 @@ impl Sink for Postgres {
         place: &'a Place,
     ) -> BoxFuture<'a, Result<(), SinkError>> {
         request!(self, LONG, client => {
-            write::clear_next(client, projection.tables(), place)
+            write::clear_next(client, &self.growth, projection.tables(), place)
         })
     }
 

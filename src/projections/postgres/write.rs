@@ -5,6 +5,7 @@ use futures_util::future::{join, join_all};
 use tokio_postgres::{Error, Statement};
 
 use super::cells::{Parameter, array, borrowed, field};
+use super::growth::{self, Growth};
 use super::statements::{
     HOLD, LOCK_LIVE, MOVE, REMOVE_ALL_NEXT, REMOVE_NEXT, SET_TENANT, SWITCH, TAKE, carry_over,
     clear, create_next, put, relation, remove,
@@ -15,6 +16,11 @@ use crate::projections::table::{Cell, Table};
 
 /// Most time that a statement may take that goes over all rows of a tenant: none.
 const UNLIMITED: &str = "SET LOCAL statement_timeout = 0";
+
+/// Lets the owner of the positions see those of all tenants, in a transaction that ends with
+/// [`BOUND`].
+const UNBOUND: &str = "ALTER TABLE arqonbus_projection_cursor NO FORCE ROW LEVEL SECURITY";
+const BOUND: &str = "ALTER TABLE arqonbus_projection_cursor FORCE ROW LEVEL SECURITY";
 
 pub(super) async fn take(client: &mut Object, place: &Place) -> Result<Position, SinkError> {
     let statement = client.prepare_cached(TAKE).await.map_err(failed)?;
@@ -41,14 +47,16 @@ struct Step<'a> {
 /// One round trip to begin, one for everything, one to commit.
 pub(super) async fn commit(
     client: &mut Object,
+    growth: &Growth,
     tables: &[Table],
     place: &Place,
     commit: &Commit,
 ) -> Result<(), SinkError> {
     let mut steps = Vec::new();
     for (table, rules) in tables.iter().enumerate() {
-        steps.extend(puts(client, rules, place, rows_of(commit, table)).await?);
+        // A row can be removed and set again, but not the other way round.
         steps.extend(removals(client, rules, place, keys_of(commit, table)).await?);
+        steps.extend(puts(client, rules, place, rows_of(commit, table)).await?);
     }
     let fence = fence(client, place, commit).await?;
     let set = client.prepare_cached(SET_TENANT).await.map_err(failed)?;
@@ -78,7 +86,14 @@ pub(super) async fn commit(
     for done in rest {
         done.map_err(failed)?;
     }
-    transaction.commit().await.map_err(failed)
+    transaction.commit().await.map_err(failed)?;
+    for (table, rules) in tables.iter().enumerate() {
+        let (relation, rows) = (relation(rules, place.copy), rows_of(commit, table).len());
+        if growth.count(&relation, rows as u64) {
+            growth::look(client, &relation).await;
+        }
+    }
+    Ok(())
 }
 
 async fn run(transaction: &Transaction<'_>, step: &Step<'_>) -> Result<u64, Error> {
@@ -191,12 +206,14 @@ async fn removals<'a>(
 
 pub(super) async fn clear_next(
     client: &mut Object,
+    growth: &Growth,
     tables: &[Table],
     place: &Place,
 ) -> Result<(), SinkError> {
     let transaction = open(client, &place.tenant).await?;
     transaction.batch_execute(UNLIMITED).await.map_err(failed)?;
     for table in tables {
+        growth.forget(&relation(table, Copy::Next));
         if shape::misfit(&transaction, table, Copy::Next)
             .await?
             .is_some()
@@ -231,10 +248,12 @@ async fn renew(
     };
     let drop = format!("DROP TABLE IF EXISTS {}", relation(table, Copy::Next));
     transaction.batch_execute(&drop).await.map_err(failed)?;
+    transaction.batch_execute(UNBOUND).await.map_err(failed)?;
     transaction
         .execute(REMOVE_ALL_NEXT, &[&place.projection])
         .await
         .map_err(failed)?;
+    transaction.batch_execute(BOUND).await.map_err(failed)?;
     transaction
         .batch_execute(&create_next(table))
         .await

@@ -330,7 +330,8 @@ fn check_redis(stage: &Stage, expected: &BTreeMap<&str, Expected>) {
         let agent = rest[0].replace("%20", " ");
         let newest = (agent.clone(), (*episode).to_owned());
         let newest = expected[tenant].cached.get(&newest);
-        let (ts, event_id, sequence) = newest.unwrap_or_else(|| panic!("nothing is known of {key}"));
+        let (ts, event_id, sequence) =
+            newest.unwrap_or_else(|| panic!("nothing is known of {key}"));
         let fields: BTreeMap<String, String> = stage.redis.ask(&["HGETALL", &key]);
         assert_eq!(
             fields["last_event_id"], *event_id,

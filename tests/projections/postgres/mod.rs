@@ -10,8 +10,10 @@ mod cut;
 mod faults;
 mod migrations;
 mod preflight;
+mod runbook;
 mod tables;
 mod tenants;
+mod tls;
 
 /// A sink with short limits, so that what hangs is found out soon.
 fn sink(url: &str) -> Postgres {

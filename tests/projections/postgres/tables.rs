@@ -10,8 +10,8 @@ use bytes::Bytes;
 
 use super::{prepared, ready, sink};
 use crate::episodes::{
-    EPISODES, EVENTS, Episodes, KINDS, batch, drive, event, expected, held, next_of, outcomes,
-    place, trouble,
+    EPISODES, EVENTS, Episodes, KINDS, batch, drive, event, expected, held, letter, next_of,
+    outcomes, place, trouble, without_letter,
 };
 use crate::servers::postgres::Server;
 
@@ -221,6 +221,29 @@ async fn a_second_taker_fences_the_first() {
     assert_eq!(
         held(&sink, &episodes, &place).await,
         expected(&episodes, &entries[..30])
+    );
+}
+
+// PRJ-01: a row that is removed and set again in one batch is the one that was set.
+#[tokio::test]
+async fn a_row_is_set_after_its_removal() {
+    let (_, _, sink) = ready().await;
+    let (episodes, place) = (Episodes::new(), place("acme"));
+    let letters = [
+        letter("acme", 1, 7),
+        without_letter("acme", 2, 7),
+        letter("acme", 3, 7),
+    ];
+    let at = sink.take(&place).await.expect("taken");
+    let at = batch(&sink, &episodes, &place, &letters[..1], at)
+        .await
+        .expect("done");
+    batch(&sink, &episodes, &place, &letters[1..], at)
+        .await
+        .expect("done");
+    assert_eq!(
+        held(&sink, &episodes, &place).await,
+        expected(&episodes, &letters)
     );
 }
 
