@@ -162,6 +162,7 @@ fn opening(options: &Options) -> String {
     format!(
         "SET statement_timeout = {}; SET lock_timeout = {}; \
          SET idle_in_transaction_session_timeout = {}; \
+         SET enable_hashjoin = off; SET enable_mergejoin = off; \
          SET plan_cache_mode = force_custom_plan; \
          SET enable_hashjoin = off; SET enable_mergejoin = off; \
          SELECT set_config('synchronous_commit', 'on', false) \

@@ -1,7 +1,7 @@
 //! Episode events as their producers know them, in both forms, and what must have become of them:
 //! worked out from the order in which the log has them, by nothing that the node shares.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use arqonbus::proto::continuum::{EpisodeEvent, EpisodePayload};
 use prost::Message as _;
@@ -392,9 +392,9 @@ pub(super) struct Expected {
     /// By where the record stands: the field that is wrong.
     pub(super) dead: BTreeMap<u64, &'static str>,
     pub(super) outcomes: BTreeMap<&'static str, u64>,
-    /// Id and place of the newest event of each episode, where no history says that an id was used
-    /// before.
-    pub(super) cached: BTreeMap<(String, String), (u64, String, u64)>,
+    /// Episodes that an id was used again for: where no history says so, the batches decide whether
+    /// it is seen.
+    pub(super) doubtful: BTreeSet<(String, String)>,
     versions: HashMap<(String, String), (u64, String)>,
 }
 
@@ -427,12 +427,10 @@ impl Expected {
         let seen = (said.agent.clone(), said.event_id.clone());
         let row = (said.agent.clone(), said.episode.clone());
         let version = (said.ts, said.event_id.clone());
-        let cached = self.cached.get(&row).map(|(ts, id, _)| (*ts, id.clone()));
-        if cached.is_none_or(|there| there < version) {
-            let newest = (said.ts, said.event_id.clone(), sequence);
-            self.cached.insert(row.clone(), newest);
-        }
-        if self.history.contains_key(&seen) {
+        if let Some(before) = self.history.get(&seen) {
+            if before[0] != said.episode.as_str() || before[2] != said.ts {
+                self.doubtful.insert(row);
+            }
             return "duplicate";
         }
         let newest = self.versions.get(&row).is_none_or(|there| *there < version);

@@ -315,7 +315,7 @@ fn check_letters(expected: &Expected, log: &[Stored]) {
 
 /// Every key is of a family that is allowed, and ends; every episode has its newest event.
 fn check_redis(stage: &Stage, expected: &BTreeMap<&str, Expected>) {
-    let mut cached = BTreeSet::new();
+    let (mut cached, mut compared) = (BTreeSet::new(), 0);
     for key in stage.redis.keys() {
         let parts: Vec<&str> = key.split(':').collect();
         let ["tenant", tenant, "episode", episode, "cache", rest @ ..] = &parts[..] else {
@@ -328,27 +328,28 @@ fn check_redis(stage: &Stage, expected: &BTreeMap<&str, Expected>) {
             continue;
         }
         let agent = rest[0].replace("%20", " ");
-        let newest = (agent.clone(), (*episode).to_owned());
-        let newest = expected[tenant].cached.get(&newest);
-        let (ts, event_id, sequence) =
-            newest.unwrap_or_else(|| panic!("nothing is known of {key}"));
+        let row = (agent.clone(), (*episode).to_owned());
         let fields: BTreeMap<String, String> = stage.redis.ask(&["HGETALL", &key]);
-        assert_eq!(
-            fields["last_event_id"], *event_id,
-            "{key}: {fields:?}, not {ts}, {sequence}"
-        );
-        assert_eq!(fields["last_sequence"], sequence.to_string(), "{key}");
+        if !expected[tenant].doubtful.contains(&row) {
+            let newest = expected[tenant].episodes.get(&row);
+            let newest = newest.unwrap_or_else(|| panic!("nothing is known of {key}"));
+            assert_eq!(fields["last_event_id"], newest[6], "{key}: {fields:?}");
+            assert_eq!(fields["last_sequence"], newest[10].to_string(), "{key}");
+            compared += 1;
+        }
         assert!(
             !fields.contains_key("summary") && !fields.contains_key("metadata"),
             "{key}: {fields:?}"
         );
         cached.insert(((*tenant).to_owned(), agent, (*episode).to_owned()));
     }
-    let wanted: usize = expected
-        .values()
-        .map(|expected| expected.cached.len())
-        .sum();
-    assert_eq!(cached.len(), wanted);
+    for (tenant, expected) in expected {
+        for (agent, episode) in expected.episodes.keys() {
+            let row = ((*tenant).to_owned(), agent.clone(), episode.clone());
+            assert!(cached.contains(&row), "{row:?} is not cached");
+        }
+    }
+    assert!(compared > cached.len() / 2, "{compared} compared");
 }
 
 /// A role that reads for one tenant gets that tenant's rows, all of them and no others.
