@@ -32,7 +32,19 @@ pub struct Undecodable {
 /// Encodes cells, one after the other.
 #[must_use]
 pub fn encode(cells: &[Cell]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(cells.len() * 24);
+    encode_each(cells.iter())
+}
+
+/// The same of cells that do not stand together.
+pub(super) fn encode_each<'a>(cells: impl Iterator<Item = &'a Cell> + Clone) -> Vec<u8> {
+    // With the tag and the end, and no more than a few bytes for what is no text.
+    let size = |cell: &Cell| match cell {
+        Cell::Text(text) | Cell::Json(text) => text.len() + 3,
+        Cell::Bytes(bytes) => bytes.len() + 3,
+        Cell::Null | Cell::Boolean(_) => 1,
+        Cell::Integer(_) | Cell::Float(_) | Cell::Timestamp(_) => 9,
+    };
+    let mut out = Vec::with_capacity(cells.clone().map(size).sum());
     for cell in cells {
         put(&mut out, cell);
     }
@@ -55,11 +67,15 @@ fn put(out: &mut Vec<u8>, cell: &Cell) {
 
 fn put_bytes(out: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
     out.push(tag);
-    for part in bytes.split_inclusive(|byte| *byte == 0) {
-        out.extend_from_slice(part);
-        if part.ends_with(&[0]) {
-            out.push(0xFF);
+    if bytes.contains(&0) {
+        for part in bytes.split_inclusive(|byte| *byte == 0) {
+            out.extend_from_slice(part);
+            if part.ends_with(&[0]) {
+                out.push(0xFF);
+            }
         }
+    } else {
+        out.extend_from_slice(bytes);
     }
     out.extend_from_slice(&[0, 0]);
 }

@@ -1,8 +1,7 @@
 //! Decides what becomes of records, from what they mean and what a table knows. Pure, and the same
 //! for every sink, for a dry run and for a verification.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry as Slot;
+use std::collections::{HashMap, HashSet};
 
 use sha2::{Digest as _, Sha256};
 
@@ -81,14 +80,13 @@ pub struct Folded {
 /// The keys that a sink must be asked about before [`Known::fold`].
 #[must_use]
 pub fn question(tables: &[Table], entries: &[Entry]) -> Question {
-    let mut seen = HashMap::new();
+    let mut seen = HashSet::new();
     let mut keys = Vec::new();
     for change in entries.iter().flat_map(|entry| &entry.changes) {
         if let Change::Put { table, row } = change {
-            let key = tables[*table].key_of(row);
-            if let Slot::Vacant(slot) = seen.entry((*table, key.encoded())) {
-                slot.insert(());
-                keys.push((*table, key));
+            let rules = &tables[*table];
+            if seen.insert((*table, rules.encoded_key_of(row))) {
+                keys.push((*table, rules.key_of(row)));
             }
         }
     }
@@ -98,7 +96,17 @@ pub fn question(tables: &[Table], entries: &[Entry]) -> Question {
 /// What is known of rows: what a sink answered, and what was folded since.
 #[derive(Clone, Debug, Default)]
 pub struct Known {
-    versions: HashMap<(usize, Vec<u8>), Option<Version>>,
+    versions: HashMap<Slot, Option<Version>>,
+}
+
+/// Place of a table, and an encoded key of it.
+type Slot = (usize, Vec<u8>);
+
+fn slot_of(tables: &[Table], change: &Change) -> Slot {
+    match change {
+        Change::Put { table, row } => (*table, tables[*table].encoded_key_of(row)),
+        Change::Remove { table, key } => (*table, key.encoded()),
+    }
 }
 
 impl Known {
@@ -132,31 +140,35 @@ impl Known {
     /// Decides a batch. Every key of [`question`] must have been learnt; an unknown one counts as
     /// absent.
     pub fn fold(&mut self, tables: &[Table], entries: Vec<Entry>, repeats: Repeats) -> Folded {
-        let mut writes: HashMap<(usize, Vec<u8>), (usize, Write)> = HashMap::new();
+        let mut writes: HashMap<Slot, (usize, Write)> = HashMap::with_capacity(entries.len() * 2);
         let mut removals = HashMap::new();
         let mut outcomes = Vec::with_capacity(entries.len());
         let mut order = 0;
         for entry in entries {
-            let outcome = self.decide(tables, &entry.changes, repeats);
+            let slots: Vec<_> = entry
+                .changes
+                .iter()
+                .map(|change| slot_of(tables, change))
+                .collect();
+            let outcome = self.decide(tables, &entry.changes, &slots, repeats);
             outcomes.push(outcome);
             let done = outcome == Outcome::Duplicate && repeats == Repeats::AreDone;
-            for change in entry.changes.into_iter().filter(|_| !done) {
+            let changes = entry.changes.into_iter().zip(slots);
+            for (change, slot) in changes.filter(|_| !done) {
                 order += 1;
-                let (slot, write) = match change {
+                let write = match change {
                     Change::Put { table, row } => {
-                        let slot = (table, tables[table].key_of(&row).encoded());
                         if !self.raise(&tables[table], &slot, &row) {
                             continue;
                         }
                         let row = marked(&tables[table], row, outcome);
-                        (slot, Write::Put { table, row })
+                        Write::Put { table, row }
                     }
                     Change::Remove { table, key } => {
-                        let slot = (table, key.encoded());
                         self.versions.insert(slot.clone(), None);
                         let write = Write::Remove { table, key };
                         removals.insert(slot.clone(), (order, write.clone()));
-                        (slot, write)
+                        write
                     }
                 };
                 writes.insert(slot, (order, write));
@@ -172,16 +184,21 @@ impl Known {
 
     /// What becomes of a record, by its changes in order: the first row of a `First` table that is
     /// there already says duplicate; the version of a `Newest` table says the rest.
-    fn decide(&self, tables: &[Table], changes: &[Change], repeats: Repeats) -> Outcome {
+    fn decide(
+        &self,
+        tables: &[Table],
+        changes: &[Change],
+        slots: &[Slot],
+        repeats: Repeats,
+    ) -> Outcome {
         let mut repeated = false;
         let mut outcome = Outcome::Ignored;
-        for change in changes {
+        for (change, slot) in changes.iter().zip(slots) {
             let Change::Put { table, row } = change else {
                 continue;
             };
             let rules = &tables[*table];
-            let slot = (*table, rules.key_of(row).encoded());
-            let known = self.versions.get(&slot).and_then(Option::as_ref);
+            let known = self.versions.get(slot).and_then(Option::as_ref);
             match (&rules.rule, known) {
                 (Rule::First, Some(_)) if repeats == Repeats::AreDone => return Outcome::Duplicate,
                 (Rule::First, Some(_)) => repeated = true,
@@ -211,7 +228,7 @@ impl Known {
     }
 
     /// Whether `row` is to be written; if so, it is what is known from now on.
-    fn raise(&mut self, table: &Table, slot: &(usize, Vec<u8>), row: &Row) -> bool {
+    fn raise(&mut self, table: &Table, slot: &Slot, row: &Row) -> bool {
         let version = table.version_of(row);
         let there = self.versions.get(slot).and_then(Option::as_ref);
         let newer = match (&table.rule, there) {

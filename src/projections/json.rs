@@ -10,7 +10,17 @@ const UNSIGNED_END: f64 = 18_446_744_073_709_551_616.0;
 /// The canonical text of a value.
 #[must_use]
 pub fn canonical(value: &Value) -> String {
-    sorted(value).to_string()
+    let mut text = String::new();
+    put(&mut text, value);
+    text
+}
+
+/// The canonical text of an object.
+#[must_use]
+pub fn canonical_object(fields: &Map<String, Value>) -> String {
+    let mut text = String::new();
+    put_object(&mut text, fields);
+    text
 }
 
 /// The canonical text of a JSON text.
@@ -21,20 +31,50 @@ pub fn canonical_text(text: &str) -> Result<String, serde_json::Error> {
     Ok(canonical(&serde_json::from_str(text)?))
 }
 
-fn sorted(value: &Value) -> Value {
+fn put(out: &mut String, value: &Value) {
     match value {
-        Value::Null | Value::Bool(_) | Value::String(_) => value.clone(),
-        Value::Number(number) => Value::Number(one_form(number)),
-        Value::Array(items) => items.iter().map(sorted).collect(),
-        Value::Object(fields) => {
-            let mut fields: Vec<_> = fields.iter().collect();
-            fields.sort_unstable_by_key(|(name, _)| *name);
-            let fields = fields.into_iter();
-            let fields: Map<_, _> = fields
-                .map(|(name, value)| (name.clone(), sorted(value)))
-                .collect();
-            Value::Object(fields)
+        Value::Null => out.push_str("null"),
+        Value::Bool(flag) => out.push_str(if *flag { "true" } else { "false" }),
+        Value::Number(number) => out.push_str(&one_form(number).to_string()),
+        Value::String(text) => put_text(out, text),
+        Value::Array(items) => {
+            out.push('[');
+            for (at, item) in items.iter().enumerate() {
+                if at > 0 {
+                    out.push(',');
+                }
+                put(out, item);
+            }
+            out.push(']');
         }
+        Value::Object(fields) => put_object(out, fields),
+    }
+}
+
+fn put_object(out: &mut String, fields: &Map<String, Value>) {
+    let mut fields: Vec<_> = fields.iter().collect();
+    fields.sort_unstable_by_key(|(name, _)| *name);
+    out.push('{');
+    for (at, (name, value)) in fields.into_iter().enumerate() {
+        if at > 0 {
+            out.push(',');
+        }
+        put_text(out, name);
+        out.push(':');
+        put(out, value);
+    }
+    out.push('}');
+}
+
+/// Most texts are written as they are.
+fn put_text(out: &mut String, text: &str) {
+    let plain = |byte: u8| byte >= 0x20 && byte != b'"' && byte != b'\\';
+    if text.bytes().all(plain) {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+    } else {
+        out.push_str(&Value::from(text).to_string());
     }
 }
 
@@ -69,6 +109,10 @@ mod tests {
                 r#"{"a":[1,200,0,0.5],"b":1}"#,
             ),
             (r#""A""#, r#""A""#),
+            (
+                r#"{"b\u0022\u000a\u007f": ["\\", "\u00e9\u2028/"], "a": {}, "": null}"#,
+                "{\"\":null,\"a\":{},\"b\\\"\\n\u{7f}\":[\"\\\\\",\"\u{e9}\u{2028}/\"]}",
+            ),
             ("18446744073709551615", "18446744073709551615"),
             ("1e300", "1e+300"),
             (

@@ -407,7 +407,7 @@ impl Lane {
             }
         };
         let topic = &self.projection.dead_letters().topic;
-        self.letters.recover(feed, topic, next)?;
+        self.letters.recover(feed, topic, self.kind(), next)?;
         self.next.send_replace(next);
         Ok(Held {
             stored,
@@ -568,7 +568,23 @@ impl Lane {
         held.stored = Some(to);
         held.next = upto;
         held.chain = chain;
-        Ok(outcomes)
+        Ok(self.told(pending, outcomes))
+    }
+
+    /// Outcomes as they are counted and told: a dead letter's own record is a row, but no event of
+    /// the projection.
+    fn told(&self, pending: &[Pending], mut outcomes: Vec<Outcome>) -> Vec<Outcome> {
+        let letters = self.projection.dead_letters().table;
+        let of_letters = |change: &Change| {
+            let (Change::Put { table, .. } | Change::Remove { table, .. }) = change;
+            *table == letters
+        };
+        for (one, outcome) in pending.iter().zip(&mut outcomes) {
+            if matches!(&one.meaning, Ok(changes) if changes.iter().any(of_letters)) {
+                *outcome = Outcome::Ignored;
+            }
+        }
+        outcomes
     }
 
     /// Moves past records that are of no interest; stores it once they are many.

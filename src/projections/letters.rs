@@ -45,7 +45,8 @@ pub(super) fn letter_at(feed: &dyn Feed, sequence: Sequence) -> Option<DeadLette
 }
 
 impl Letters {
-    /// Makes sure that every letter about a record from `from` on is known. Blocks.
+    /// Makes sure that every letter about a record from `from` on is known, and stays so for `sink`,
+    /// which goes on from there: it may have lost what it had, and be behind where it was. Blocks.
     ///
     /// # Errors
     /// The log cannot be read.
@@ -53,9 +54,11 @@ impl Letters {
         &self,
         feed: &dyn Feed,
         topic: &str,
+        sink: SinkKind,
         from: Sequence,
     ) -> Result<(), LogsError> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.passed.insert(sink, from);
         if known.from.is_some_and(|known| known <= from) {
             return Ok(());
         }

@@ -9,7 +9,7 @@ use std::fmt;
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
-use super::codec::encode;
+use super::codec::{encode, encode_each};
 use crate::log::Micros;
 
 /// Type of a column.
@@ -99,6 +99,16 @@ impl Table {
     #[must_use]
     pub fn key_of(&self, row: &Row) -> Key {
         Key(self.pick(&self.key, row))
+    }
+
+    /// The canonical encoding of the key of a row of this table, as [`Key::encoded`] gives it.
+    ///
+    /// # Panics
+    /// If the row is not of this table.
+    #[must_use]
+    pub fn encoded_key_of(&self, row: &Row) -> Vec<u8> {
+        assert_eq!(row.0.len(), self.columns.len(), "a row of {}", self.name);
+        encode_each(self.key.iter().map(|&at| &row.0[at]))
     }
 
     /// The version of a row of this table; empty where the first one decides.
@@ -263,17 +273,18 @@ impl Row {
                     });
                 }
             }
-            let column = named();
             match cell {
-                Cell::Text(text) if text.contains('\0') => return Err(Misfit::Nul { column }),
+                Cell::Text(text) if text.contains('\0') => {
+                    return Err(Misfit::Nul { column: named() });
+                }
                 Cell::Json(text) if text.contains("\\u0000") && holds_nul(text) => {
-                    return Err(Misfit::Nul { column });
+                    return Err(Misfit::Nul { column: named() });
                 }
                 Cell::Text(text) if in_index && text.len() > KEY_BYTES_MAX => {
-                    return Err(Misfit::KeyTooLong { column });
+                    return Err(Misfit::KeyTooLong { column: named() });
                 }
                 Cell::Float(number) if number.is_nan() => {
-                    return Err(Misfit::NotANumber { column });
+                    return Err(Misfit::NotANumber { column: named() });
                 }
                 _ => {}
             }

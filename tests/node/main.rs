@@ -31,6 +31,7 @@ mod policy_kit;
 mod preflight;
 mod pressure;
 mod profiles;
+mod projections;
 mod projector;
 mod projector_jobs;
 mod raw;

@@ -212,6 +212,17 @@ impl Server {
         answered(command.arg("-h").arg(&self.dir))
     }
 
+    /// The same in a session that takes its time, for a thread of its own.
+    pub(crate) fn session(
+        &self,
+        database: &str,
+        statements: &str,
+    ) -> impl FnOnce() -> Result<String, String> + Send + 'static {
+        let mut command = self.psql("postgres", database, statements);
+        command.arg("-h").arg(&self.dir);
+        move || answered(&mut command)
+    }
+
     /// The same by another role.
     pub(crate) fn try_sql_as(
         &self,

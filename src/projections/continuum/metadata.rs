@@ -6,7 +6,7 @@ use prost_types::{Struct, Value as Any};
 use serde_json::{Map, Number, Value};
 
 use super::event::FORBIDDEN_KEYS;
-use crate::projections::json::canonical;
+use crate::projections::json::canonical_object;
 use crate::projections::projection::Poison;
 
 /// Most bytes of the canonical text of `metadata`.
@@ -63,7 +63,7 @@ pub(super) fn check(metadata: &Map<String, Value>) -> Result<(), Poison> {
         storable(name)?;
         look(value, &format!("{FIELD}.{name}"), 1)?;
     }
-    let found = canonical(&Value::Object(metadata.clone())).len();
+    let found = canonical_object(metadata).len();
     if found > BYTES_MAX {
         let reason = format!("{FIELD} has {found} bytes, more than the limit of {BYTES_MAX}");
         return Err(Poison::of(FIELD, reason));

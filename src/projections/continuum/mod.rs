@@ -170,7 +170,7 @@ fn episode_row(event: Event, appended_at: Micros, sequence: Cell) -> Row {
         optional(event.payload.summary),
         Cell::Json(super::json::canonical(&event.payload.tags.into())),
         optional(event.payload.embedding_ref),
-        Cell::Json(super::json::canonical(&event.payload.metadata.into())),
+        Cell::Json(super::json::canonical_object(&event.payload.metadata)),
         Cell::Text(event.event_id),
         Cell::Timestamp(event.source_ts),
         Cell::Timestamp(appended_at),

@@ -164,8 +164,11 @@ fn opening(options: &Options) -> String {
     format!(
         "SET statement_timeout = {}; SET lock_timeout = {}; \
          SET idle_in_transaction_session_timeout = {}; \
+         SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off; \
+         SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan; \
          SET plan_cache_mode = force_custom_plan; \
-         SET enable_hashjoin = off; SET enable_mergejoin = off; \
+         SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off; \
+         SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan; \
          SELECT set_config('synchronous_commit', 'on', false) \
           WHERE current_setting('synchronous_commit') = 'off'",
         options.statement_timeout.as_millis(),
