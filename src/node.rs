@@ -299,6 +299,7 @@ async fn live(
     let first = signals.next().await;
     tracing::info!(signal = first, "draining");
     drain.send_replace(true);
+    projections.drain();
     let deadline = Duration::from_millis(config.drain.deadline_ms);
     tokio::select! {
         stopped = stop(&seats, projections, broker, deadline) => stopped?,

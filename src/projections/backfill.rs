@@ -127,7 +127,7 @@ pub(super) fn work(
     let letters = Letters::default();
     if effect == Effect::Real {
         let topic = &projection.dead_letters().topic;
-        letters.recover(&*feed, topic, log.bounds().first)?;
+        letters.recover(&*feed, topic, lane.kind(), log.bounds().first)?;
     }
     let mut backfill = Backfill {
         course,

@@ -207,8 +207,9 @@ impl<'a> Filling<'a> {
                 (Burial::Letters(letters), Err(poison)) => {
                     bury(self.course, self.feed, letters, &self.place, one, poison)?;
                 }
-                (Burial::Known(letters), Ok(_)) if letters.is_about(one.sequence) => {
-                    one.meaning = Err(Poison::of("", "refused by the sink"));
+                (Burial::Known(letters), Ok(_)) if letters.was_refused(one.sequence) => {
+                    let sink = self.course.lane.kind();
+                    one.meaning = Err(Poison::refused(sink, "refused before"));
                 }
                 _ => {}
             }
@@ -257,7 +258,7 @@ impl<'a> Filling<'a> {
                 Err(error.into())
             }
             Err(SinkError::Rejected { reason, .. }) if pending.len() == 1 => {
-                let poison = Poison::of("", reason);
+                let poison = Poison::refused(self.course.lane.kind(), reason);
                 if let Burial::Letters(letters) = &self.burial {
                     let (course, feed, place) = (self.course, self.feed, &self.place);
                     bury(course, feed, letters, place, &pending[0], &poison)?;

@@ -404,7 +404,7 @@ mod tests {
         }
 
         fn take(&mut self, tables: &[Table], writes: Vec<Write>) {
-            let mut seen = std::collections::HashSet::new();
+            let mut seen = HashSet::new();
             for write in writes {
                 let (table, key) = match &write {
                     Write::Put { table, row } => (*table, tables[*table].key_of(row)),
@@ -613,7 +613,7 @@ mod tests {
             sequence: Sequence::new(sequence).unwrap(),
             changes,
         };
-        let mut chains = std::collections::HashSet::new();
+        let mut chains = HashSet::new();
         let deleted = Said {
             deleted: true,
             ..said.clone()

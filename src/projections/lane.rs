@@ -24,7 +24,7 @@ use super::letters::Letters;
 use super::logs::{Feed, Listening, Logs, LogsError, NewEvent};
 use super::notes;
 use super::options::Options;
-use super::projection::{Poison, Projection};
+use super::projection::{Change, Poison, Projection};
 use super::sink::{Commit, Place, Position, Sink, SinkError, SinkKind};
 use super::standing::{Standing, State};
 use crate::log::{Clock, Micros, Sequence};
@@ -250,6 +250,28 @@ impl Lane {
     /// Whatever it knows of its place is asked anew.
     pub(super) fn release(run: &mut Run) {
         run.held = None;
+    }
+
+    /// Where it left its place, if it is at rest and holds it.
+    fn left_at(&self) -> Option<Position> {
+        self.run.try_lock().ok()?.held?.stored
+    }
+
+    /// Whether the sink still stands where the lane left it. A database that was restored from a
+    /// backup does not; the lane then begins anew from what is there.
+    ///
+    /// # Errors
+    /// The sink does not answer.
+    pub(super) async fn is_where_it_was_left(&self) -> Result<bool, SinkError> {
+        let Some(left) = self.left_at() else {
+            return Ok(true);
+        };
+        let there = self.sink.position(&self.place).await?;
+        if there == Some(left) || self.left_at() != Some(left) {
+            return Ok(true);
+        }
+        Self::release(&mut lock(&self.run));
+        Ok(false)
     }
 
     /// Works for a while.
@@ -515,7 +537,7 @@ impl Lane {
                 Err(error.into())
             }
             Err(SinkError::Rejected { reason, .. }) if pending.len() == 1 => {
-                let poison = Poison::of("", reason);
+                let poison = Poison::refused(self.kind(), reason);
                 self.bury(feed, &pending[0], &poison)?;
                 pending[0].meaning = Err(poison);
                 self.project(feed, held, pending, upto)

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::json::canonical;
 use super::logs::NewEvent;
 use super::projection::{Change, Poison, Projection, Source};
+use super::sink::SinkKind;
 use super::table::{Cell, Column, Key, Kind, Row, Rule, Table};
 use crate::log::Sequence;
 use crate::proto::continuum::{DeadLetter, DeadLetterSettled};
@@ -198,6 +199,7 @@ pub fn write(
             reason: shortened(&poison.reason, REASON_BYTES_MAX),
             attempt: letter.attempt.saturating_add(1),
             tried_as: source.sequence.get(),
+            refused_by: refused_by(poison),
             ..letter
         },
         None => {
@@ -212,6 +214,7 @@ pub fn write(
                 envelope: source.record.envelope.encoded.to_vec().into(),
                 attempt: 1,
                 tried_as: source.sequence.get(),
+                refused_by: refused_by(poison),
             }
         }
     };
@@ -240,6 +243,11 @@ pub fn again(projection: &dyn Projection, letter: DeadLetter, poison: &Poison) -
         key: letter.dlq_id.clone(),
         data: letter.encode_to_vec().into(),
     }
+}
+
+fn refused_by(poison: &Poison) -> String {
+    let sink = poison.refused_by.map(SinkKind::as_str);
+    sink.unwrap_or_default().to_owned()
 }
 
 /// That a dead letter was dealt with, by whom and why, and where its event stands again, if it does.

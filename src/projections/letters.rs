@@ -4,7 +4,7 @@
 //! A letter is appended, and on disk, before any sink moves past its record. What was appended is
 //! read back from the log when a place is opened.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, PoisonError};
 
 use super::letter::{self, Replay};
@@ -26,7 +26,8 @@ pub(super) struct Letters(Mutex<Known>);
 struct Known {
     /// Everything from here on is known.
     from: Option<Sequence>,
-    records: BTreeSet<Sequence>,
+    /// Records with a letter, and whether that is because a sink did not take their rows.
+    records: BTreeMap<Sequence, bool>,
     /// Where the sinks stand that have asked.
     passed: HashMap<SinkKind, Sequence>,
 }
@@ -76,8 +77,13 @@ impl Letters {
                         let letter = RecordView::parse(record.record)
                             .ok()
                             .and_then(|view| letter::read(&view));
-                        let tried = letter.and_then(|letter| Sequence::new(letter.tried_as));
-                        known.records.extend(tried.filter(|tried| *tried >= from));
+                        let tried = letter.and_then(|letter| {
+                            let tried = Sequence::new(letter.tried_as)?;
+                            Some((tried, !letter.refused_by.is_empty()))
+                        });
+                        known
+                            .records
+                            .extend(tried.filter(|(tried, _)| *tried >= from));
                     }
                     next = chunk.last.next();
                 }
@@ -90,10 +96,11 @@ impl Letters {
         Ok(())
     }
 
-    /// Whether there is a letter about the record at `sequence`, as far as letters are known.
-    pub(super) fn is_about(&self, sequence: Sequence) -> bool {
+    /// Whether there is a letter about the record at `sequence` because a sink did not take its row,
+    /// as far as letters are known.
+    pub(super) fn was_refused(&self, sequence: Sequence) -> bool {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.records.contains(&sequence)
+        known.records.get(&sequence).copied().unwrap_or_default()
     }
 
     /// Appends the letter about a record, unless there is one. Blocks.
@@ -108,12 +115,13 @@ impl Letters {
         poison: &Poison,
     ) -> Result<(), LogsError> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.records.contains(&source.sequence) {
+        if known.records.contains_key(&source.sequence) {
             return Ok(());
         }
         let before = Replay::of(source.record).and_then(|replay| letter_at(feed, replay.letter));
         feed.append(letter::write(projection, source, poison, before))?;
-        known.records.insert(source.sequence);
+        let refused = poison.refused_by.is_some();
+        known.records.insert(source.sequence, refused);
         Ok(())
     }
 
@@ -124,7 +132,12 @@ impl Letters {
         let Some(before) = known.passed.values().copied().min() else {
             return;
         };
-        if known.records.first().is_some_and(|first| *first < before) {
+        if known
+            .records
+            .keys()
+            .next()
+            .is_some_and(|first| *first < before)
+        {
             known.records = known.records.split_off(&before);
         }
         known.from = known.from.map(|from| from.max(before));

@@ -130,6 +130,9 @@ pub enum Error {
         /// How long it was waited for.
         waited_ms: u64,
     },
+    /// The node goes down.
+    #[error("the node is shutting down")]
+    Closing,
     /// The sink.
     #[error(transparent)]
     Sink(#[from] SinkError),
@@ -204,6 +207,10 @@ impl Projections {
                 Arc::clone(&projections.shared),
                 projections.closing.subscribe(),
             ));
+            runtime.spawn(Self::look_after(
+                Arc::downgrade(&projections),
+                projections.closing.subscribe(),
+            ));
         }
         Ok(projections)
     }
@@ -248,6 +255,41 @@ impl Projections {
                 }
             };
             attend(opened).await;
+        }
+    }
+
+    /// Looks every now and then whether sinks still stand where they were left.
+    async fn look_after(weak: Weak<Self>, mut closing: watch::Receiver<bool>) {
+        loop {
+            let Some(interval) = weak.upgrade().map(|one| one.shared.options.look_interval) else {
+                return;
+            };
+            let closed = closing.wait_for(|closing| *closing);
+            if tokio::time::timeout(interval, closed).await.is_ok() {
+                return;
+            }
+            let Some(projections) = weak.upgrade() else {
+                return;
+            };
+            let lanes: Vec<_> = lock(&projections.lanes).values().cloned().collect();
+            let mut away = Vec::new();
+            for lane in lanes {
+                // Nobody but the node writes its own tables.
+                if lane.kind() == SinkKind::Sled || away.contains(&lane.kind()) {
+                    continue;
+                }
+                match lane.is_where_it_was_left().await {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        let Place {
+                            projection, tenant, ..
+                        } = lane.place();
+                        tracing::warn!(projection, tenant, sink = %lane.kind(), "stands elsewhere than it was left; goes on from there");
+                        projections.wake(&lane);
+                    }
+                    Err(_of_the_sink) => away.push(lane.kind()),
+                }
+            }
         }
     }
 
@@ -319,6 +361,11 @@ impl Projections {
         ));
         lanes.insert(key, Arc::clone(&lane));
         (lane, true)
+    }
+
+    /// Nobody waits for anything any more; what is under way goes on.
+    pub fn drain(&self) {
+        self.closing.send_replace(true);
     }
 
     /// Stops after what is being committed. Blocks.
@@ -462,6 +509,7 @@ impl Projections {
     ) -> Result<Sequence, Error> {
         let lane = self.lane_apart(tenant, name, sink).await?;
         let mut next = lane.watch();
+        let closing = self.closing.subscribe();
         let until = tokio::time::Instant::now() + within;
         while tokio::time::Instant::now() < until {
             // Nobody tells it of records on topics that it does not read.
@@ -472,6 +520,9 @@ impl Projections {
             let passed = tokio::time::timeout_at(look, next.wait_for(|next| *next > sequence));
             if let Ok(Ok(next)) = passed.await {
                 return Ok(*next);
+            }
+            if *closing.borrow() {
+                return Err(Error::Closing);
             }
         }
         if *next.borrow() > sequence {
@@ -527,11 +578,17 @@ impl Projections {
         if let Some(schedule) = self.schedules.get(&lane.kind()) {
             schedule.due(&lane);
         }
-        let told = self
-            .shared
-            .runtime
-            .block_on(async { tokio::time::timeout(within, asked).await });
-        Ok((sequence, told.ok().and_then(Result::ok)))
+        let mut closing = self.closing.subscribe();
+        let told = self.shared.runtime.block_on(async {
+            tokio::select! {
+                told = tokio::time::timeout(within, asked) => told.ok().and_then(Result::ok),
+                closed = closing.wait_for(|closing| *closing) => {
+                    drop(closed);
+                    None
+                }
+            }
+        });
+        Ok((sequence, told))
     }
 
     /// A lane has something to look at.

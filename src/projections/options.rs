@@ -22,6 +22,9 @@ pub struct Options {
     pub checkpoint_records: u64,
     /// And, while nothing comes, not more often than this.
     pub checkpoint_interval: Duration,
+    /// A sink that others can change is looked at this often: whether it still stands where it was
+    /// left.
+    pub look_interval: Duration,
     /// Jobs (backfills, rebuilds, verifications) that run at once.
     pub jobs_max: usize,
     /// Most records of a job's batch beside a lane that works: how long that one waits at most.
@@ -42,6 +45,7 @@ impl Default for Options {
             retry_max: Duration::from_secs(5),
             poison_per_minute_max: 0,
             checkpoint_records: 10_000,
+            look_interval: Duration::from_secs(10),
             checkpoint_interval: Duration::from_secs(60),
             jobs_max: 2,
             job_batch_records_max: 500,

@@ -5,6 +5,7 @@
 
 use std::fmt::Debug;
 
+use super::sink::SinkKind;
 use super::table::{Key, Misfit, Row, Table};
 use crate::log::{Micros, Sequence};
 use crate::proto::view::RecordView;
@@ -69,6 +70,8 @@ pub struct Poison {
     pub reason: String,
     /// The event's own id, where it can be read; else empty.
     pub event_id: String,
+    /// The sink that did not take its row; `None` if the record itself is wrong.
+    pub refused_by: Option<SinkKind>,
 }
 
 impl Poison {
@@ -79,6 +82,16 @@ impl Poison {
             field: field.to_owned(),
             reason: reason.into(),
             event_id: String::new(),
+            refused_by: None,
+        }
+    }
+
+    /// `sink` did not take the row that a record comes to.
+    #[must_use]
+    pub fn refused(sink: SinkKind, reason: impl Into<String>) -> Self {
+        Self {
+            refused_by: Some(sink),
+            ..Self::of("", reason)
         }
     }
 }

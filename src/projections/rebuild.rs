@@ -112,7 +112,7 @@ fn build(course: &Course, switch: Switch, partial: Partial) -> Result<Rebuilt, T
         Switch::Over => {
             let letters = Letters::default();
             let topic = &projection.dead_letters().topic;
-            letters.recover(&*feed, topic, feed.log().bounds().first)?;
+            letters.recover(&*feed, topic, lane.kind(), feed.log().bounds().first)?;
             Burial::Letters(letters)
         }
     };

@@ -205,7 +205,7 @@ fn burial(course: &Course, feed: &dyn Feed) -> Result<Burial, Trouble> {
     }
     let letters = Letters::default();
     let topic = &course.lane.projection().dead_letters().topic;
-    letters.recover(feed, topic, feed.log().bounds().first)?;
+    letters.recover(feed, topic, course.lane.kind(), feed.log().bounds().first)?;
     Ok(Burial::Known(letters))
 }
 

@@ -52,7 +52,7 @@ const TIMEOUT: Argument = Argument {
     name: "timeout_ms",
     kind: Kind::Integer,
     required: false,
-    doc: "how long to wait, in milliseconds; 5,000 if left out, 60,000 at most, over HTTP less than ops.timeout_ms allows",
+    doc: "how long to wait, in milliseconds; 5,000 if left out, 20,000 at most, over HTTP less than ops.timeout_ms allows; ask again to wait longer",
 };
 
 /// The commands of this part.

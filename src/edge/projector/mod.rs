@@ -37,7 +37,7 @@ const fn field(error: &Error) -> &'static str {
         Error::NoSuchSink { .. } => "arguments.sink",
         Error::NotYet { .. } => "arguments.sequence",
         Error::Job(Refusal::Unknown { .. } | Refusal::Ended { .. }) => "arguments.job",
-        Error::Sink(_) | Error::Log(_) | Error::Job(_) => "",
+        Error::Closing | Error::Sink(_) | Error::Log(_) | Error::Job(_) => "",
     }
 }
 
@@ -46,6 +46,7 @@ impl From<Error> for Fault {
         let (code, retry_after_ms) = match &error {
             Error::NoSuchProjection { .. } | Error::NoSuchSink { .. } => (ErrorCode::NotFound, 0),
             Error::NotYet { .. } => (ErrorCode::NotYet, SINK_RETRY_MS),
+            Error::Closing => (ErrorCode::ShuttingDown, SINK_RETRY_MS),
             Error::Sink(SinkError::Unavailable { .. } | SinkError::Fenced { .. }) => {
                 (ErrorCode::StorageFailure, SINK_RETRY_MS)
             }

@@ -25,8 +25,9 @@ use crate::proto::v1::{self, Acked, ClientFrame, CommandResult, Pong, server_fra
 
 /// Bytes that a Fetch is answered with when it names no number.
 const FETCH_BYTES_DEFAULT: u64 = 1 << 20;
-/// A command may wait for something so long.
-const COMMAND_WAIT_MAX: Duration = Duration::from_secs(60);
+/// A command may wait for something so long, and never longer than a session may be silent: it reads
+/// nothing meanwhile, not even the answer to a ping.
+const COMMAND_WAIT_MAX: Duration = Duration::from_secs(20);
 
 impl Session {
     /// Takes one binary message.
@@ -318,11 +319,12 @@ impl Session {
 
     /// What this session's commands work on.
     pub(super) fn desk(&self) -> Desk {
+        let silence = Duration::from_millis(self.context.limits.ping_after_ms);
         Desk {
             shield: Arc::clone(&self.context.shield),
             broker: Arc::clone(&self.context.broker),
             projections: Arc::clone(&self.context.projections),
-            wait_max: COMMAND_WAIT_MAX,
+            wait_max: COMMAND_WAIT_MAX.min(silence),
             tenancy: Arc::clone(&self.tenancy),
             guard: Arc::clone(&self.guard),
         }

@@ -269,7 +269,7 @@ impl Projection for Defective {
     fn read(
         &self,
         source: &crate::projections::projection::Source<'_>,
-    ) -> Result<Vec<crate::projections::projection::Change>, Poison> {
+    ) -> Result<Vec<Change>, Poison> {
         let changes = self.sound.read(source)?;
         let left = self
             .panics

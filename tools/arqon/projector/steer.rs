@@ -1,8 +1,10 @@
 //! How a projection stands, pausing it, waiting for it, and giving it an event.
 
 use std::io::Read as _;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use arqonbus::proto::ErrorCode;
 use arqonbus::proto::v1::Value;
 use clap::Args;
 use serde_json::Value as Json;
@@ -12,6 +14,8 @@ use crate::connection::{Patience, Target};
 use crate::failure::Failure;
 use crate::{Output, table};
 
+/// Longer than this is asked for again and again.
+const ASK_MS: u64 = 10_000;
 /// An event is about something that is kept elsewhere; it is not long itself.
 const EVENT_BYTES_MAX: u64 = 1 << 20;
 
@@ -82,7 +86,7 @@ pub(super) struct Wait {
     #[arg(value_name = "SEQUENCE")]
     sequence: u64,
 
-    /// How long to wait, 60,000 at most
+    /// How long to wait
     #[arg(long, value_name = "MS", default_value_t = 5_000)]
     timeout_ms: u64,
 }
@@ -95,12 +99,22 @@ impl Wait {
         which: &Which,
     ) -> anyhow::Result<()> {
         let client = target.connect(Patience::None).await?.client;
-        let arguments = which.with([
-            ("sequence", Some(self.sequence.into())),
-            ("timeout_ms", Some(self.timeout_ms.into())),
-        ]);
-        let result = client.command("projection.wait", arguments).await?;
-        table::print(&result.to_json(), output)
+        let until = Instant::now() + Duration::from_millis(self.timeout_ms);
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let asked_ms = u64::try_from(left.as_millis())
+                .unwrap_or(u64::MAX)
+                .min(ASK_MS);
+            let arguments = which.with([
+                ("sequence", Some(self.sequence.into())),
+                ("timeout_ms", Some(asked_ms.into())),
+            ]);
+            match client.command("projection.wait", arguments).await {
+                Err(error) if error.code() == Some(ErrorCode::NotYet) && Instant::now() < until => {
+                }
+                answer => return table::print(&answer?.to_json(), output),
+            }
+        }
     }
 }
 

@@ -93,9 +93,8 @@ $$;
 -- owner too; where it names none, the owner sees all. Sub-selects are evaluated once for a
 -- statement, not once for a row. No index can follow `<@`, so that the condition never makes the
 -- planner prefer one by tenant alone, and read all rows of a tenant, where a statement asks for keys.
--- A reader sees of
--- them those that its login role is bound to. Can be called again: for a table that has all of it,
--- it changes nothing.
+-- A reader sees of them those that its login role is bound to. Can be called again: for a table that
+-- has all of it, it changes nothing.
 CREATE FUNCTION arqonbus_guard(target REGCLASS, readable BOOLEAN) RETURNS VOID
 LANGUAGE plpgsql AS $$
 BEGIN
