@@ -164,7 +164,8 @@ pub(super) fn work(course: &Course) -> Result<Findings, Trouble> {
     seed(course, sink, begins.epoch)?;
     let bounds = feed.log().bounds();
     let mut filling = Filling::begin(course, &*feed, sink, place, burial(course, &*feed)?)?;
-    let is_whole = bounds.first == Sequence::FIRST && lane.sink().horizon(&**lane.projection()).is_none();
+    let is_whole =
+        bounds.first == Sequence::FIRST && lane.sink().horizon(&**lane.projection()).is_none();
     if is_whole {
         let marks = notes::checkpoints(&*feed, projection.name(), lane.kind())?;
         filling.expect(marks);
