@@ -471,7 +471,7 @@ fn runbook_page_about_a_projection_that_fails() {
     station.produce(24..30, "ram://1");
     station.machine.run(
         "for _ in $(seq 200); do
-           halted=$(arqon projector status --output json | grep -o '"state": *"halted"' | wc -l)
+           halted=$(arqon projector status --output json | (grep -ow halted || true) | wc -l)
            if [[ $halted == 3 ]]; then exit 0; fi
            sleep 0.05
          done
