@@ -16,6 +16,8 @@ use crate::proto::topic::CONTINUUM_DEAD_LETTERS;
 pub mod event;
 pub mod form;
 mod metadata;
+#[cfg(test)]
+mod tests;
 
 use event::Event;
 
