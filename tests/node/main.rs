@@ -33,6 +33,7 @@ mod pressure;
 mod profiles;
 mod projector;
 mod projector_jobs;
+mod quakes;
 mod raw;
 mod restart;
 mod runbook;
