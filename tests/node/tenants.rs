@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 
 use arqonbus::broker::verb::{Argument, Kind};
 use arqonbus::edge::shield::command::{self, Listed};
+use arqonbus::log::Sequence;
+use arqonbus::projections::letter::letter_id;
 use arqonbus::proto::DESCRIPTORS;
 use arqonbus::proto::claims::{Claims, Role};
 use arqonbus::proto::v1::client_frame::Body as Ask;
@@ -183,11 +185,21 @@ fn guess_projected(argument: &Argument) -> Option<value::Kind> {
         ("key" | "after", Kind::Texts) => key.kind.expect("a list"),
         ("where", Kind::Texts) => texts("tenant_id=acme"),
         ("event", Kind::Object) => episode("mallory's", NAME),
+        ("from_ts" | "newer_than", Kind::Text) => text("2000-01-01T00:00:00Z"),
+        ("to_ts" | "older_than", Kind::Text) => text("2100-01-01T00:00:00Z"),
+        ("dlq_id", Kind::Text) => text(&letter_of_acme()),
+        ("topic", Kind::Text) => text("continuum.episode.v1"),
+        ("reason" | "reason_contains" | "job", Kind::Text) => text(NAME),
         (_, Kind::Boolean) => value::Kind::Boolean(true),
         (_, Kind::Integer) => value::Kind::Unsigned(1),
         _ => return None,
     };
     Some(guess)
+}
+
+/// What the first record of the victim would be called, were it a dead letter.
+fn letter_of_acme() -> String {
+    letter_id("continuum", "acme", "main", Sequence::FIRST)
 }
 
 /// An event of the Continuum contract in the victim's name.
