@@ -43,7 +43,7 @@ fn wait(node: &Node, projection: &str, sink: &str, sequence: &str) {
     node.ok(&[&wait[..], &["--sink", sink, "--timeout-ms", "20000"]].concat());
 }
 
-// PRJ-14, PRJ-19: a few lines of settings give a table with columns of their types, the same in the
+// PRJ-07, PRJ-14, PRJ-18, PRJ-19: a few lines of settings give a table with columns of their types, the same in the
 // embedded sink and in a database; the newest report of an earthquake decides, however late an older
 // one comes. The messages themselves become the rows of the older system's table and a stream.
 #[test]
@@ -116,7 +116,12 @@ fn earthquakes_become_a_table_without_code() {
     for sink in ["sled", "postgres"] {
         let verify = ["projector", "verify", "--projection", "quakes"];
         node.ok(&[&verify[..], &["--sink", sink]].concat());
+        let rebuild = ["projector", "rebuild", "--projection", "quakes"];
+        node.ok(&[&rebuild[..], &["--sink", sink]].concat());
+        assert_eq!(rows(&node, sink), embedded, "{sink}");
     }
+    let standing = node.ok(&["projector", "status", "--all"]);
+    assert!(standing.contains("quakes") && standing.contains("continuum"));
 
     let history = "SELECT count(*), count(DISTINCT message_id), min(sequence), max(sequence)
         FROM arqonbus_message_history WHERE tenant_id = 'dev' AND topic = 'quake.usgs.event'";
