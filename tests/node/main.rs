@@ -34,6 +34,7 @@ mod profiles;
 mod projections;
 mod projector;
 mod projector_jobs;
+mod quakes;
 mod raw;
 mod restart;
 mod runbook;

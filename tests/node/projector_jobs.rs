@@ -204,6 +204,10 @@ fn dead_letters_are_mended_or_thrown_away() {
     ];
     assert_eq!(one(&node, &filter)["outcome"], "discarded");
     assert_eq!(letters(&node), Vec::<String>::new());
+    // A number alone says nothing of which.
+    let (code, _, errors) = ran(&node, &["dlq", "replay", "--limit", "5"]);
+    assert_eq!(code, 2, "{errors}");
+    assert!(errors.contains("--older-than"), "{errors}");
     let (code, _, errors) = ran(&node, &["dlq", "discard", "--reason", "everything"]);
     assert_eq!(code, 2, "{errors}");
     assert_eq!(one(&node, &["verify"])["result"]["right"], true);

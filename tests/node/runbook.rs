@@ -10,6 +10,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::full_disk::SmallDisk;
+use crate::servers::postgres::{Database, Server};
+use crate::servers::redis::Redis;
 use crate::shell::earthquakes;
 use crate::support::write;
 use crate::tls::Authority;
@@ -193,9 +195,9 @@ fn every_page_of_the_runbook_is_run() {
         .collect();
     assert_eq!(
         pages,
-        // The last one is run in tests/projections.
         [
-            "full", "damaged", "power", "restore", "keys", "tls", "move", "postgres"
+            "full", "damaged", "power", "restore", "keys", "tls", "move", "migrate", "postgres",
+            "lag", "rebuild", "another", "valkey", "embedded", "tenant"
         ]
     );
     let headings = document.lines().filter(|line| line.starts_with("## "));
@@ -322,6 +324,258 @@ fn runbook_page_about_moving() {
     machine.run(&page("move"));
     let records = machine.run("arqon replay 'usgs.>' --from earliest --output json | wc -l");
     assert_eq!(records.trim(), "1707");
+}
+
+/// A machine whose node keeps its projections in servers beside it.
+struct Station<'a> {
+    machine: Machine,
+    server: &'a Server,
+    database: Database,
+    valkey: Redis,
+}
+
+impl<'a> Station<'a> {
+    fn new(server: &'a Server) -> Self {
+        let database = server.database();
+        let valkey = Redis::start();
+        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let ops = free.local_addr().expect("an address").to_string();
+        drop(free);
+        let mut machine = Machine::new();
+        let host = server.host().to_str().expect("text");
+        machine.settings = vec![
+            ("ARQONBUS_POSTGRES_URL", database.url.clone()),
+            ("ARQONBUS_VALKEY_URL", valkey.url()),
+            ("DATABASE", database.name.clone()),
+            ("OWNER", database.owner.clone()),
+            ("PGHOST", host.to_owned()),
+            ("PGPORT", server.port.to_string()),
+            ("PGUSER", "postgres".to_owned()),
+            ("OPS_ADDRESS", ops.clone()),
+            ("OPS", format!("http://{ops}")),
+        ];
+        Self {
+            machine,
+            server,
+            database,
+            valkey,
+        }
+    }
+
+    /// With `count` episodes of the tenant `dev`, and the node running.
+    fn with_episodes(server: &'a Server, count: u32) -> Self {
+        let station = Self::new(server);
+        station.machine.run("systemctl start arqonbus");
+        station.produce(0..count, "ram://1");
+        for sink in ["postgres", "sled", "valkey"] {
+            station.caught_up(sink);
+        }
+        assert_eq!(station.rows().lines().count(), count as usize);
+        station
+    }
+
+    fn produce(&self, numbers: std::ops::Range<u32>, content: &str) {
+        self.produce_for("dev", numbers, content, "");
+    }
+
+    fn produce_for(&self, tenant: &str, numbers: std::ops::Range<u32>, content: &str, with: &str) {
+        let events: String = numbers
+            .map(|number| {
+                let event = serde_json::json!({
+                    "event_id": format!("01J9ZQ6T2N8W4V5X6Y7Z8A{number:04}"),
+                    "event_type": "episode.created", "tenant_id": tenant, "agent_id": "planner",
+                    "episode_id": format!("01J9ZQ6T2N8W4V5X6Y7Z8B{number:04}"),
+                    "source_ts": "2026-01-31T12:00:00Z", "schema_version": 1,
+                    "payload": { "content_ref": content },
+                });
+                format!("{event}\n")
+            })
+            .collect();
+        write(&self.machine.at("events"), events.as_bytes());
+        let file = self.machine.at("events");
+        let file = file.display();
+        self.machine.run(&format!(
+            "{with} arqon produce continuum.episode.v1 --file {file}"
+        ));
+    }
+
+    fn caught_up(&self, sink: &str) {
+        self.machine.run(&format!(
+            "last=$(echo '{{}}' | arqon produce runbook.mark --output json | grep -o '[0-9]*' | tail -n 1)
+             arqon projector wait \"$last\" --sink {sink} --timeout-ms 20000"
+        ));
+    }
+
+    /// All rows of episodes, whoever's.
+    fn rows(&self) -> String {
+        self.rows_of(&self.database.name)
+    }
+
+    fn rows_of(&self, database: &str) -> String {
+        let all = "SELECT * FROM arqonbus_continuum_projection ORDER BY tenant_id, episode_id";
+        self.server.sql(database, all)
+    }
+
+    fn count(&self, sink: &str) -> usize {
+        let rows = format!("arqon projector rows --sink {sink} --limit 1000 --output json");
+        self.machine.run(&rows).lines().count()
+    }
+}
+
+// PRJ-10, PRJ-12, PRJ-15, TOOL-12
+#[test]
+fn runbook_page_about_migrating() {
+    // Not the one of all tests, which has the role already.
+    let server = Server::start(&[]);
+    let station = Station::new(&server);
+    let said = station.machine.run(&page("migrate"));
+    assert!(said.contains("pending: arqonbus migrate up"), "{said}");
+    assert!(said.contains("up to date"), "{said}");
+    assert!(said.contains("postgres.migrated"), "{said}");
+    assert!(!said.contains("failed"), "{said}");
+    assert_eq!(station.rows(), "");
+}
+
+// PRJ-12, PRJ-18, TOOL-12
+#[test]
+fn runbook_page_about_the_database_of_projections() {
+    let station = Station::with_episodes(Server::of_all(), 60);
+    let commands = page("postgres");
+    let (backup, rest) = commands.split_once("createdb").expect("two parts");
+    station.machine.run(backup);
+    station.produce(60..90, "ram://2");
+    station.caught_up("postgres");
+    let before = station.rows();
+    assert_eq!(before.lines().count(), 90);
+    // What the backup does not have comes from the log again.
+    station.server.sql(
+        &station.database.name,
+        "DELETE FROM arqonbus_continuum_projection",
+    );
+    station.machine.run(&format!("createdb{rest}"));
+    assert_eq!(station.rows(), before);
+}
+
+// PRJ-04, PRJ-05, PRJ-09, TOOL-12
+#[test]
+fn runbook_page_about_a_projection_that_fails() {
+    let mut station = Station::new(Server::of_all());
+    let few = (
+        "ARQONBUS_PROJECTIONS__POISON_PER_MINUTE_MAX",
+        "2".to_owned(),
+    );
+    station.machine.settings.push(few);
+    station.machine.run("systemctl start arqonbus");
+    station.produce(0..20, "ram://1");
+    station.produce(20..24, "");
+    station.produce(24..30, "ram://1");
+    station.machine.run(
+        "for _ in $(seq 200); do
+           halted=$(arqon projector status --output json | (grep -ow halted || true) | wc -l)
+           if [[ $halted == 3 ]]; then exit 0; fi
+           sleep 0.05
+         done
+         arqon projector status; exit 1",
+    );
+    let said = station.machine.run(&page("lag"));
+    assert!(
+        said.contains("halted") && said.contains("arqon_projection_state"),
+        "{said}"
+    );
+    assert!(
+        said.contains("still_failing") && said.contains("discarded"),
+        "{said}"
+    );
+    station.caught_up("postgres");
+    assert_eq!(station.rows().lines().count(), 26);
+    let left = station
+        .machine
+        .run("arqon projector dlq list --output json");
+    assert_eq!(left, "", "letters are left");
+}
+
+// PRJ-07, PRJ-18, TOOL-12
+#[test]
+fn runbook_page_about_rebuilding() {
+    let station = Station::with_episodes(Server::of_all(), 60);
+    let before = station.rows();
+    station.server.sql(
+        &station.database.name,
+        "UPDATE arqonbus_continuum_projection SET content_ref = 'by hand'
+          WHERE episode_id LIKE '%7'",
+    );
+    assert_ne!(station.rows(), before);
+    let said = station.machine.run(&page("rebuild"));
+    assert_eq!(said.matches("they differ").count(), 2, "{said}");
+    assert_eq!(station.rows(), before);
+}
+
+// PRJ-07, PRJ-18, TOOL-12
+#[test]
+fn runbook_page_about_another_postgres() {
+    let mut station = Station::with_episodes(Server::of_all(), 60);
+    let new = station.server.database();
+    station.machine.settings.push(("NEW", new.url.clone()));
+    station.machine.run(&page("another"));
+    assert_eq!(station.rows_of(&new.name), station.rows());
+    assert_eq!(station.rows().lines().count(), 60);
+}
+
+// PRJ-11, PRJ-13, TOOL-12
+#[test]
+fn runbook_page_about_valkey() {
+    let mut station = Station::with_episodes(Server::of_all(), 20);
+    let keys = station.valkey.keys();
+    assert!(keys.len() > 20, "{keys:?}");
+    station.valkey.restart();
+    assert_eq!(station.valkey.keys(), [""; 0]);
+    station.machine.run(&page("valkey"));
+    assert_eq!(station.valkey.keys(), keys);
+}
+
+// PRJ-07, TOOL-12
+#[test]
+fn runbook_page_about_embedded_tables() {
+    let station = Station::with_episodes(Server::of_all(), 20);
+    let tables = "arqon projector rows --sink sled --limit 1000 --output json";
+    let before = station.machine.run(tables);
+    assert_eq!(before.lines().count(), 20);
+    station.machine.run(&page("embedded"));
+    assert_eq!(station.machine.run(tables), before);
+}
+
+// LOG-13, PRJ-10, TOOL-12
+#[test]
+fn runbook_page_about_a_tenant() {
+    let mut station = Station::with_episodes(Server::of_all(), 20);
+    let token = "ARQON_TOKEN=$(arqon token mint --secret-file \"$DATA/dev-secret\" --tenant gone --sub bot --role admin)";
+    station.produce_for("gone", 0..10, "ram://1", token);
+    station.machine.run(&format!(
+        "export {token}
+         for sink in sled postgres valkey; do
+           arqon projector wait 10 --sink $sink --timeout-ms 20000
+         done"
+    ));
+    assert_eq!(station.rows().lines().count(), 30);
+    let of_it = |station: &Station<'_>| {
+        let keys = station.valkey.keys();
+        keys.iter().filter(|key| key.contains("gone")).count()
+    };
+    assert!(of_it(&station) >= 10);
+    station.machine.settings.push(("TENANT", "gone".to_owned()));
+    station.machine.run(&page("tenant"));
+    station.caught_up("sled");
+    let rows = station.rows();
+    assert!(
+        !rows.contains("gone") && rows.lines().count() == 20,
+        "{rows}"
+    );
+    assert_eq!(of_it(&station), 0);
+    assert_eq!(station.count("sled"), 20);
+    let left = station.machine.run(&format!(
+        "export {token}; arqon projector rows --sink sled --output json"
+    ));
+    assert_eq!(left, "");
 }
 
 // EDGE-16

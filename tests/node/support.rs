@@ -79,6 +79,15 @@ impl Node {
         Self::started(command, data.to_owned(), None)
     }
 
+    /// The same with a settings file, and more from the environment.
+    pub(crate) fn configured(data: &Path, file: &Path, settings: &[(&str, &str)]) -> Self {
+        let mut command = command(&["serve", "--dev", "--ops", "127.0.0.1:0"]);
+        command.args(["--listen", "127.0.0.1:0"]);
+        command.arg("--data").arg(data).arg("--config").arg(file);
+        command.envs(settings.iter().copied());
+        Self::started(command, data.to_owned(), None)
+    }
+
     /// The same where clients of that other node look for it.
     pub(crate) fn dev_at(data: &Path, edge: SocketAddr) -> Self {
         Self::dev_at_with(data, edge, &[])

@@ -1,7 +1,7 @@
 //! What could not be projected: looked at, replayed, thrown away.
 
 use arqonbus::proto::v1::Value;
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use serde_json::Value as Json;
 
 use super::{Which, rows};
@@ -73,7 +73,10 @@ Example:
 
 /// Which letters are dealt with.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = true, args = ["dlq_id", "reason_contains", "topic", "newer_than", "older_than"])]
+#[group(skip)]
+#[command(group(ArgGroup::new("letters").required(true).multiple(true).args([
+    "dlq_id", "reason_contains", "topic", "newer_than", "older_than",
+])))]
 struct Letters {
     /// The one with this id
     #[arg(value_name = "DLQ_ID")]
