@@ -179,12 +179,16 @@ impl Stage {
             "SELECT next_sequence FROM arqonbus_projection_cursor
               WHERE projection = '{NAME}' AND tenant_id = '{tenant}' AND copy = 'live'"
         );
-        let stored = self.sql(&cursor).parse().unwrap_or(0);
+        // There may be no tables yet.
+        let cursor = self.postgres.try_sql(&self.database.name, &cursor);
+        let stored = cursor.map_or(0, |next| next.parse().unwrap_or(0));
         next.is_some_and(|next| next > sequence) && stored > sequence
     }
 
     fn places(&self) -> String {
-        self.sql("SELECT tenant_id, next_sequence, updated_at FROM arqonbus_projection_cursor")
+        let places = "SELECT tenant_id, next_sequence, updated_at FROM arqonbus_projection_cursor";
+        let (Ok(said) | Err(said)) = self.postgres.try_sql(&self.database.name, places);
+        said
     }
 
     /// What PostgreSQL has of a tenant.
