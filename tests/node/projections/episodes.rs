@@ -85,7 +85,7 @@ impl Said {
                 dice.below(4096)
             )
         } else {
-            format!("0{:015}{number:010}", high)
+            format!("0{high:015}{number:010}")
         };
         let kinds = [
             "episode.created",
@@ -96,7 +96,7 @@ impl Said {
         let number_in = |dice: &mut Dice| match dice.below(3) {
             0 => json!(dice.below(1 << 53)),
             1 => json!(dice.below(1_000_000) as f64 + 0.5),
-            _ => json!(-i64::from(dice.below(1_000) as u16)),
+            _ => json!(-dice.below(1_000).cast_signed()),
         };
         let mut metadata = Map::new();
         for name in ["z", "turns", "ä", "a b"].iter().take(dice.index(5)) {
@@ -228,6 +228,7 @@ fn any(value: &Value) -> prost_types::Value {
 const POISONS: usize = 24;
 
 /// An event that breaks a rule, and the field that it breaks it about.
+#[expect(clippy::too_many_lines, reason = "a kind a line")]
 fn poison(which: usize, said: &Said, tenant: &str, dice: &mut Dice) -> Item {
     let mut event = said.json(tenant, dice);
     let mut typed = said.typed(tenant);
