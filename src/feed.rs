@@ -71,6 +71,10 @@ fn none_such(reason: String) -> LogsError {
 }
 
 impl Logs for BrokerLogs {
+    fn node(&self) -> &str {
+        self.broker.node_name()
+    }
+
     fn tenants(&self, reality: &str) -> Vec<String> {
         let Ok(name) = RealityName::new(reality) else {
             return Vec::new();

@@ -26,11 +26,11 @@ use arqonbus::projections::{Kept, Projections};
 use crate::feed::BrokerLogs;
 
 /// Where the embedded tables are, below the data directory. No tenant can have this name.
-const DIRECTORY: &str = "_projections";
+pub(crate) const DIRECTORY: &str = "_projections";
 /// Where verifications compute rows, below the data directory. Nothing in it outlives one.
 const SCRATCH: &str = "_projections.scratch";
 /// Memory for rows of the embedded tables.
-const CACHE_BYTES: u64 = 32 << 20;
+pub(crate) const CACHE_BYTES: u64 = 32 << 20;
 
 /// A projection, and where it may be kept; nowhere in particular: wherever it can.
 #[derive(Debug)]

@@ -10,10 +10,12 @@ use anyhow::{Context as _, ensure};
 use arqonbus::broker::{self, Broker, Tenant};
 use arqonbus::data_dir::DataDir;
 use arqonbus::log::{Committer, Environment, RealStorage};
+use arqonbus::projections::postgres::Migrating;
+use arqonbus::projections::sled::Sled;
 use arqonbus::wall_clock::WallClock;
 
 use crate::arguments::TenantAction;
-use crate::print;
+use crate::{load, print, projecting};
 
 pub(crate) fn run(action: &TenantAction) -> anyhow::Result<()> {
     let TenantAction::Delete {
@@ -29,6 +31,30 @@ pub(crate) fn run(action: &TenantAction) -> anyhow::Result<()> {
     print(&format!("tenant {name} is deleted\n"))
 }
 
+/// Removes what projections keep of a tenant: in the data directory, and in the database that the
+/// settings name. What Valkey holds is gone by itself after a while.
+fn forget(name: &str, data: &Path) -> anyhow::Result<()> {
+    let embedded = data.join(projecting::DIRECTORY);
+    if embedded.is_dir() {
+        let tables = Sled::open(&embedded, projecting::CACHE_BYTES);
+        let forgotten = tables.and_then(|tables| tables.forget(name));
+        forgotten.context("the embedded projections")?;
+    }
+    let config = load(None, &[])?.config;
+    let Some(database) = projecting::postgres(&config.postgres, Migrating::ByHand)? else {
+        return print(
+            "no database is named by ARQONBUS_POSTGRES_URL or the settings: rows that projections keep in one stay there\n",
+        );
+    };
+    let wanted = projecting::wanted(&config)?;
+    let projections: Vec<_> = wanted.iter().map(|one| &*one.projection).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let forgotten = runtime.block_on(database.forget(&projections, name));
+    forgotten.context("the database of the projections; the tenant is not deleted")
+}
+
 fn delete(name: &str, data: &Path) -> anyhow::Result<()> {
     let tenant = Tenant::new(name).map_err(|fault| anyhow::anyhow!("tenant {name:?} {fault}"))?;
     ensure!(
@@ -38,6 +64,8 @@ fn delete(name: &str, data: &Path) -> anyhow::Result<()> {
     );
     let storage = Arc::new(RealStorage);
     let data_dir = DataDir::take(storage.as_ref(), data)?;
+    // First, because the tenant can still be named then if this fails.
+    forget(name, data)?;
     let environment = Environment {
         storage,
         clock: Arc::new(WallClock),

@@ -12,6 +12,9 @@ use super::{Config, SETTINGS, Secret};
 
 /// What the names of tables begin with that the node makes for itself.
 const RESERVED: &str = "arqonbus_";
+/// What the tables of PostgreSQL itself begin with, and the columns that every table has there.
+const OF_POSTGRES: &str = "pg_";
+const COLUMNS_OF_POSTGRES: [&str; 6] = ["tableoid", "ctid", "xmin", "cmin", "xmax", "cmax"];
 /// The table of the older system, which projections of messages go on filling.
 pub const MESSAGE_HISTORY: &str = "arqonbus_message_history";
 /// The projection that the node always knows.
@@ -387,8 +390,10 @@ impl Review<'_> {
                 "must be 1 to {TABLE_BYTES_MAX} of a-z 0-9 _, the first a letter; give one if the projection's name is none"
             );
             self.wrong(named, table, wanted);
-        } else if table.starts_with(RESERVED) {
-            let wanted = format!("must not begin with {RESERVED}, which is for the node's own");
+        } else if table.starts_with(RESERVED) || table.starts_with(OF_POSTGRES) {
+            let wanted = format!(
+                "must not begin with {RESERVED}, which is for the node's own, nor with {OF_POSTGRES}, which is for PostgreSQL's"
+            );
             self.wrong(named, table, wanted);
         } else {
             self.free_table(field, table, taken);
@@ -507,7 +512,10 @@ impl Review<'_> {
 
     fn column(&mut self, field: &str, column: &ColumnEntry) {
         let name = &column.name;
-        if COLUMNS_OF_THE_NODE.contains(&name.as_str()) {
+        if COLUMNS_OF_POSTGRES.contains(&name.as_str()) {
+            let wanted = "is a column that PostgreSQL has in every table; choose another name";
+            self.wrong(format!("{field}.name"), name, wanted);
+        } else if COLUMNS_OF_THE_NODE.contains(&name.as_str()) {
             let wanted = "is a column that the node fills itself; choose another name";
             self.wrong(format!("{field}.name"), name, wanted);
         } else if !is_identifier(name, IDENTIFIER_BYTES_MAX) {

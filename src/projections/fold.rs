@@ -68,6 +68,12 @@ pub enum Repeats {
     AreLookedAt,
 }
 
+/// What becomes of a record, and whether nothing of it is written.
+struct Decision {
+    outcome: Outcome,
+    done: bool,
+}
+
 /// What a batch comes to.
 #[derive(Clone, Debug, Default)]
 pub struct Folded {
@@ -150,9 +156,8 @@ impl Known {
                 .iter()
                 .map(|change| slot_of(tables, change))
                 .collect();
-            let outcome = self.decide(tables, &entry.changes, &slots, repeats);
+            let Decision { outcome, done } = self.decide(tables, &entry.changes, &slots, repeats);
             outcomes.push(outcome);
-            let done = outcome == Outcome::Duplicate && repeats == Repeats::AreDone;
             let changes = entry.changes.into_iter().zip(slots);
             for (change, slot) in changes.filter(|_| !done) {
                 order += 1;
@@ -190,7 +195,11 @@ impl Known {
         changes: &[Change],
         slots: &[Slot],
         repeats: Repeats,
-    ) -> Outcome {
+    ) -> Decision {
+        let decided = |outcome| Decision {
+            outcome,
+            done: outcome == Outcome::Duplicate && repeats == Repeats::AreDone,
+        };
         let mut repeated = false;
         let mut outcome = Outcome::Ignored;
         for (change, slot) in changes.iter().zip(slots) {
@@ -200,7 +209,14 @@ impl Known {
             let rules = &tables[*table];
             let known = self.versions.get(slot).and_then(Option::as_ref);
             match (&rules.rule, known) {
-                (Rule::First, Some(_)) if repeats == Repeats::AreDone => return Outcome::Duplicate,
+                (Rule::First, Some(_)) if repeats == Repeats::AreDone => {
+                    return decided(Outcome::Duplicate);
+                }
+                // Another record was the first of this key: this one never changed anything.
+                (Rule::First, Some(there)) if *there != rules.version_of(row) => {
+                    let (outcome, done) = (Outcome::Duplicate, true);
+                    return Decision { outcome, done };
+                }
                 (Rule::First, Some(_)) => repeated = true,
                 (Rule::First, None) => {
                     outcome = match outcome {
@@ -208,23 +224,23 @@ impl Known {
                         decided => decided,
                     }
                 }
-                (Rule::Newest(_), None) => return Outcome::Projected,
+                (Rule::Newest(_), None) => return decided(Outcome::Projected),
                 (Rule::Newest(_), Some(there)) => {
                     let version = rules.version_of(row);
-                    return if version > *there {
+                    return decided(if version > *there {
                         Outcome::Projected
                     } else if version == *there || repeated {
                         Outcome::Duplicate
                     } else {
                         Outcome::Stale
-                    };
+                    });
                 }
             }
         }
         if repeated && outcome == Outcome::Ignored {
-            return Outcome::Duplicate;
+            return decided(Outcome::Duplicate);
         }
-        outcome
+        decided(outcome)
     }
 
     /// Whether `row` is to be written; if so, it is what is known from now on.

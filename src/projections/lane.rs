@@ -44,6 +44,17 @@ pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) options: Options,
     pub(super) runtime: Handle,
+    /// Turns true when nothing is waited for any more.
+    pub(super) closed: watch::Sender<bool>,
+}
+
+impl Shared {
+    /// Returns when nothing is waited for any more.
+    pub(super) async fn closed(&self) {
+        let mut closed = self.closed.subscribe();
+        // The sender is held here, so that there is no error.
+        drop(closed.wait_for(|closed| *closed).await);
+    }
 }
 
 /// A lane.
@@ -356,8 +367,22 @@ impl Lane {
         Due::After(self.shared.options.retry_max)
     }
 
-    fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
-        self.shared.runtime.block_on(future)
+    /// Waits for the sink; not once the node closes: what is under way is not committed then, or its
+    /// answer is lost, and the next start goes on from what the sink says.
+    fn block_on<T>(
+        &self,
+        future: impl Future<Output = Result<T, SinkError>>,
+    ) -> Result<T, SinkError> {
+        self.shared.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = self.shared.closed() => Err(SinkError::Unavailable {
+                    sink: self.kind(),
+                    reason: "the node is shutting down".to_owned(),
+                }),
+                done = future => done,
+            }
+        })
     }
 
     fn advance(&self, run: &mut Run) -> Result<Due, Trouble> {

@@ -46,6 +46,9 @@ pub struct NewEvent {
 
 /// All logs.
 pub trait Logs: Send + Sync + Debug {
+    /// Name of the node whose logs they are; no other node has it.
+    fn node(&self) -> &str;
+
     /// Tenants that have a log called `reality`, open or not. Blocks.
     fn tenants(&self, reality: &str) -> Vec<String>;
 

@@ -190,6 +190,7 @@ impl Projections {
             clock,
             options,
             runtime: runtime.clone(),
+            closed: watch::channel(false).0,
         });
         let projections = Arc::new(Self {
             shared,
@@ -207,6 +208,7 @@ impl Projections {
                 Arc::clone(&projections.shared),
                 projections.closing.subscribe(),
             ));
+            runtime.spawn(prepare(projections.kept.clone()));
             runtime.spawn(Self::look_after(
                 Arc::downgrade(&projections),
                 projections.closing.subscribe(),
@@ -337,6 +339,18 @@ impl Projections {
         Ok(())
     }
 
+    /// The live copy of a tenant's tables.
+    fn place(&self, kept: &Kept, tenant: &str) -> Place {
+        let reality = kept.projection.reality();
+        Place {
+            projection: kept.projection.name().to_owned(),
+            tenant: tenant.to_owned(),
+            reality: reality.to_owned(),
+            log: format!("{}/{reality}", self.shared.logs.node()),
+            copy: Copy::Live,
+        }
+    }
+
     fn lane(&self, kept: &Kept, sink: &Arc<dyn Sink>, tenant: &str) -> (Arc<Lane>, bool) {
         let name = kept.projection.name().to_owned();
         let key = (name.clone(), sink.kind(), tenant.to_owned());
@@ -356,7 +370,7 @@ impl Projections {
             Arc::clone(&self.shared),
             Arc::clone(&kept.projection),
             Arc::clone(sink),
-            place(kept, tenant),
+            self.place(kept, tenant),
             letters,
         ));
         lanes.insert(key, Arc::clone(&lane));
@@ -371,6 +385,7 @@ impl Projections {
     /// Stops after what is being committed. Blocks.
     pub fn close(&self) {
         self.closing.send_replace(true);
+        self.shared.closed.send_replace(true);
         self.jobs.close();
         self.schedules
             .values()
@@ -714,7 +729,7 @@ impl Projections {
     ) -> Result<Option<Row>, Error> {
         let kept = self.find(name)?;
         let sink = kept.sink(sink)?;
-        let place = place(kept, tenant);
+        let place = self.place(kept, tenant);
         let row = sink.row(&*kept.projection, &place, table, key);
         Ok(self.shared.runtime.block_on(row)?)
     }
@@ -733,7 +748,7 @@ impl Projections {
     ) -> Result<Vec<Row>, Error> {
         let kept = self.find(name)?;
         let sink = kept.sink(sink)?;
-        let place = place(kept, tenant);
+        let place = self.place(kept, tenant);
         let rows = sink.rows(&*kept.projection, &place, table, query);
         Ok(self.shared.runtime.block_on(rows)?)
     }
@@ -751,7 +766,7 @@ impl Projections {
     ) -> Result<u64, Error> {
         let kept = self.find(name)?;
         let sink = kept.sink(sink)?;
-        let place = place(kept, tenant);
+        let place = self.place(kept, tenant);
         let count = sink.count(&*kept.projection, &place, table);
         Ok(self.shared.runtime.block_on(count)?)
     }
@@ -768,18 +783,20 @@ impl Projections {
     ) -> Result<Option<Position>, Error> {
         let kept = self.find(name)?;
         let sink = kept.sink(sink)?;
-        let place = place(kept, tenant);
+        let place = self.place(kept, tenant);
         Ok(self.shared.runtime.block_on(sink.position(&place))?)
     }
 }
 
-/// The live copy of a tenant's tables.
-pub(super) fn place(kept: &Kept, tenant: &str) -> Place {
-    Place {
-        projection: kept.projection.name().to_owned(),
-        tenant: tenant.to_owned(),
-        reality: kept.projection.reality().to_owned(),
-        copy: Copy::Live,
+/// Gets tables ready before anything comes, so that empty ones can be asked too. What fails here is
+/// tried again, and told, by whoever has something to write.
+async fn prepare(kept: Vec<Kept>) {
+    for kept in kept {
+        for sink in &kept.sinks {
+            if let Err(error) = sink.prepare(&*kept.projection).await {
+                tracing::debug!(projection = kept.projection.name(), %error, "not ready yet");
+            }
+        }
     }
 }
 

@@ -22,6 +22,10 @@ impl Payloads for NoLogs {
 }
 
 impl Logs for NoLogs {
+    fn node(&self) -> &str {
+        ""
+    }
+
     fn tenants(&self, _reality: &str) -> Vec<String> {
         Vec::new()
     }

@@ -68,6 +68,8 @@ pub struct Place {
     pub tenant: String,
     /// Which of the tenant's logs.
     pub reality: String,
+    /// Name of that log among those of all nodes. A sink that nodes share tells positions apart by it.
+    pub log: String,
     /// Which copy of the tables.
     pub copy: Copy,
 }
@@ -90,8 +92,8 @@ pub struct Question {
     pub keys: Vec<(usize, Key)>,
 }
 
-/// What a sink knows: for each key of the question the version of its row, if there is one. Where
-/// the first record decides, the version of a row is empty.
+/// What a sink knows: for each key of the question which record made its row, if there is one
+/// ([`super::table::Table::version_of`]).
 pub type Answer = Vec<Option<Version>>;
 
 /// Something that is done to a table. No two of a batch have the same key, but a removal before a

@@ -130,6 +130,23 @@ impl Sled {
         self.db.flush().map(drop).map_err(fault)
     }
 
+    /// Removes everything that belongs to a tenant. Blocks.
+    ///
+    /// # Errors
+    /// The disk does not take it.
+    pub fn forget(&self, tenant: &str) -> Result<(), SinkError> {
+        let mut prefix = tenant.as_bytes().to_vec();
+        prefix.push(0);
+        for name in self.db.tree_names() {
+            if name == self.db.name() {
+                continue;
+            }
+            let tree = self.db.open_tree(name).map_err(fault)?;
+            remove_all(&tree, &prefix)?;
+        }
+        self.flush()
+    }
+
     fn stored(tree: &Tree, place: &Place) -> Result<Stored, SinkError> {
         let Some(bytes) = tree.get(position_key(place)).map_err(fault)? else {
             return Ok(Stored::default());
@@ -301,22 +318,6 @@ impl Sled {
         Ok(found)
     }
 
-    fn remove_generation(tree: &Tree, place: &Place, generation: u64) -> Result<(), SinkError> {
-        let prefix = generation_prefix(place, generation);
-        loop {
-            let mut batch = Batch::default();
-            let mut some = false;
-            for item in tree.scan_prefix(&prefix).keys().take(REMOVE_AT_ONCE) {
-                batch.remove(item.map_err(fault)?);
-                some = true;
-            }
-            if !some {
-                return Ok(());
-            }
-            tree.apply_batch(batch).map_err(fault)?;
-        }
-    }
-
     fn replace(&self, place: &Place, epoch: Option<u64>, switch: bool) -> Result<(), SinkError> {
         let tree = self.tree(&place.projection)?;
         let old = {
@@ -339,9 +340,25 @@ impl Sled {
         };
         // Nothing leads to these rows any more.
         match old {
-            Some(old) => Self::remove_generation(&tree, place, old.generation),
+            Some(old) => remove_all(&tree, &generation_prefix(place, old.generation)),
             None => Ok(()),
         }
+    }
+}
+
+/// Removes all keys that begin with `prefix`.
+fn remove_all(tree: &Tree, prefix: &[u8]) -> Result<(), SinkError> {
+    loop {
+        let mut batch = Batch::default();
+        let mut some = false;
+        for item in tree.scan_prefix(prefix).keys().take(REMOVE_AT_ONCE) {
+            batch.remove(item.map_err(fault)?);
+            some = true;
+        }
+        if !some {
+            return Ok(());
+        }
+        tree.apply_batch(batch).map_err(fault)?;
     }
 }
 

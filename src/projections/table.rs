@@ -111,13 +111,20 @@ impl Table {
         encode_each(self.key.iter().map(|&at| &row.0[at]))
     }
 
-    /// The version of a row of this table; empty where the first one decides.
+    /// The columns that say which record made a row: those of its version, or, where the first record
+    /// decides, one called `sequence`, if there is one.
+    #[must_use]
+    pub fn made_by(&self) -> Vec<usize> {
+        match &self.rule {
+            Rule::First => self.column("sequence").into_iter().collect(),
+            Rule::Newest(columns) => columns.clone(),
+        }
+    }
+
+    /// Which record made a row of this table: the values of [`Table::made_by`].
     #[must_use]
     pub fn version_of(&self, row: &Row) -> Version {
-        match &self.rule {
-            Rule::First => Version(Vec::new()),
-            Rule::Newest(columns) => Version(self.pick(columns, row)),
-        }
+        Version(self.pick(&self.made_by(), row))
     }
 
     fn pick(&self, columns: &[usize], row: &Row) -> Vec<Cell> {

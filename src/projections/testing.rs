@@ -271,6 +271,10 @@ impl TestLogs {
 }
 
 impl Logs for TestLogs {
+    fn node(&self) -> &str {
+        "n1"
+    }
+
     fn tenants(&self, _reality: &str) -> Vec<String> {
         let entries = std::fs::read_dir(&self.directory).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());

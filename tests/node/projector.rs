@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::json_adapter::scene;
 use crate::raw::Request;
 use crate::shell::{arqon, finished};
-use crate::support::{Node, PATIENCE, claims, signed};
+use crate::support::{Node, PATIENCE, claims, command, signed};
 use crate::wire::Wire;
 
 const TOPIC: &str = "continuum.episode.v1";
@@ -209,6 +209,28 @@ fn page(node: &Node, after: &[&str]) -> Vec<Value> {
     let after = after.iter().flat_map(|value| ["--after", value]);
     let arguments: Vec<&str> = arguments.chain(after).collect();
     lines(node, &arguments)
+}
+
+// LOG-13, PRJ-10: who comes by the name of a deleted tenant finds nothing of it, and is projected.
+#[test]
+fn a_deleted_tenant_leaves_no_rows() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let data = dir.path().join("data");
+    let node = Node::dev_on(&data);
+    let events: Vec<Value> = (0..9).map(|number| event(number, number, number)).collect();
+    wait(&node, produce(&node, &events));
+    node.signal("TERM");
+    assert!(node.ended().0.success());
+    let mut delete = command(&["tenant", "delete", "dev", "--confirm", "dev", "--data"]);
+    let deleted = delete.arg(&data).output().expect("it runs");
+    assert!(deleted.status.success(), "{deleted:?}");
+
+    let node = Node::dev_on(&data);
+    assert_eq!(lines(&node, &["list"]), Vec::<Value>::new());
+    wait(&node, produce(&node, &[event(20, 20, 20)]));
+    let rows = lines(&node, &["list"]);
+    assert_eq!(rows.len(), 1, "{rows:?}");
+    assert_eq!(rows[0]["episode_id"], id('B', 20));
 }
 
 // PRJ-03

@@ -166,6 +166,7 @@ pub(crate) fn place(tenant: &str) -> Place {
         projection: "episodes".to_owned(),
         tenant: tenant.to_owned(),
         reality: "main".to_owned(),
+        log: "n1/main".to_owned(),
         copy: Copy::Live,
     }
 }

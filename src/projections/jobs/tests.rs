@@ -81,6 +81,7 @@ fn place() -> Place {
         projection: NAME.to_owned(),
         tenant: TENANT.to_owned(),
         reality: "main".to_owned(),
+        log: "n1/main".to_owned(),
         copy: Copy::Live,
     }
 }
@@ -164,6 +165,42 @@ fn a_rebuild_gives_the_same_bytes_and_mends_what_was_damaged() {
     machine.settle();
     assert_eq!(machine.tables(), machine.folded());
     assert!(verified(&machine).is_right());
+}
+
+// PRJ-02 PRJ-06
+#[test]
+fn a_backfill_takes_in_no_event_whose_id_another_one_had_first() {
+    let machine = Machine::new();
+    // The same id for another episode, and for the same one with something newer.
+    for (episode, time) in [(1, 1), (2, 5), (1, 9)] {
+        machine.feed().event(&event(7, "a", episode, time));
+    }
+    machine.settle();
+    let before = machine.tables();
+    assert_eq!(before[EPISODES].len(), 1);
+    let done = backfilled(&machine, everything(), Effect::Real);
+    assert_eq!(
+        (
+            done.count(Outcome::Projected),
+            done.count(Outcome::Duplicate)
+        ),
+        (0, 3),
+        "{done:?}"
+    );
+    assert_eq!(machine.tables(), before);
+    // What is missing comes back, and nothing else.
+    let row = machine.rows(EPISODES).remove(0);
+    tamper(&machine, vec![remove(&machine, EPISODES, &row)]);
+    let done = backfilled(&machine, everything(), Effect::Real);
+    assert_eq!(
+        (
+            done.count(Outcome::Projected),
+            done.count(Outcome::Duplicate)
+        ),
+        (1, 2),
+        "{done:?}"
+    );
+    assert_eq!(machine.tables(), before);
 }
 
 // PRJ-18

@@ -83,6 +83,23 @@ impl Postgres {
         done
     }
 
+    /// Removes everything that belongs to a tenant, of the tables of all `projections`.
+    ///
+    /// # Errors
+    /// The database cannot be used; nothing is removed then.
+    pub async fn forget(
+        &self,
+        projections: &[&dyn Projection],
+        tenant: &str,
+    ) -> Result<(), SinkError> {
+        let tables = projections.iter().flat_map(|one| one.tables().to_vec());
+        let tables: Vec<_> = tables.collect();
+        let mut lent = self.lend().await?;
+        let done = write::forget(lent.object(), &tables, tenant).await;
+        lent.settle(done.as_ref().map(drop).map_err(of_sink));
+        done
+    }
+
     async fn lend(&self) -> Result<Lent, SinkError> {
         Ok(Lent(Some(self.connections.get().await?)))
     }
@@ -188,7 +205,7 @@ fn tenant_of(place: &Place) -> Result<&str, SinkError> {
 
 fn place_of(place: &Place) -> [&str; 4] {
     let copy = statements::copy_name(place.copy);
-    [&place.projection, &place.tenant, &place.reality, copy]
+    [&place.projection, &place.tenant, &place.log, copy]
 }
 
 /// A number as the database stores it.

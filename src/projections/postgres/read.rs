@@ -7,7 +7,7 @@ use super::cells::{Parameter, array, borrowed, cell, field, scalar};
 use super::statements::{POSITION, count as count_of, look_up as look_up_of, select};
 use super::{failed, fault, open, place_of, position_of};
 use crate::projections::sink::{Answer, Place, Position, Query, Question, SinkError};
-use crate::projections::table::{Cell, Key, Row, Rule, Table, Version};
+use crate::projections::table::{Cell, Key, Row, Table, Version};
 
 pub(super) async fn position(
     client: &mut Object,
@@ -72,13 +72,9 @@ pub(super) async fn look_up(
 
 /// The version in a row, after the place that it answers.
 fn version(table: &Table, row: &Answered) -> Result<Version, SinkError> {
-    let columns = match &table.rule {
-        Rule::First => return Ok(Version(Vec::new())),
-        Rule::Newest(columns) => columns,
-    };
     let cells = (1..)
-        .zip(columns)
-        .map(|(at, &column)| cell(row, at, &table.columns[column]));
+        .zip(table.made_by())
+        .map(|(at, column)| cell(row, at, &table.columns[column]));
     Ok(Version(cells.collect::<Result<_, _>>()?))
 }
 

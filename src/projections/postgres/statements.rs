@@ -231,11 +231,7 @@ pub(super) fn remove(table: &Table, copy: Copy) -> String {
 
 /// The places of keys that are there, from 1, with their versions. Parameters as of [`remove`].
 pub(super) fn look_up(table: &Table, copy: Copy) -> String {
-    let versions = match &table.rule {
-        Rule::First => &[][..],
-        Rule::Newest(versions) => versions,
-    };
-    let versions: String = columns(table, versions)
+    let versions: String = columns(table, &table.made_by())
         .map(|column| format!(", {}", read(column)))
         .collect();
     format!(

@@ -234,6 +234,32 @@ pub(super) async fn clear_next(
     transaction.commit().await.map_err(failed)
 }
 
+/// Removes everything that belongs to a tenant.
+pub(super) async fn forget(
+    client: &mut Object,
+    tables: &[Table],
+    tenant: &str,
+) -> Result<(), SinkError> {
+    let transaction = open(client, tenant).await?;
+    transaction.batch_execute(UNLIMITED).await.map_err(failed)?;
+    let copies = tables.iter().flat_map(|table| {
+        [Copy::Live, Copy::Next].map(|copy| (relation(table, copy), clear(table, copy)))
+    });
+    let positions = (
+        "arqonbus_projection_cursor".to_owned(),
+        "DELETE FROM arqonbus_projection_cursor WHERE tenant_id = $1".to_owned(),
+    );
+    for (relation, remove) in copies.chain([positions]) {
+        let there = "SELECT to_regclass($1::text) IS NOT NULL";
+        let row = transaction.query_one(there, &[&relation]).await;
+        if field::<bool>(&row.map_err(failed)?, 0)? {
+            let removed = transaction.execute(&remove, &[&tenant]).await;
+            removed.map_err(failed)?;
+        }
+    }
+    transaction.commit().await.map_err(failed)
+}
+
 /// Makes the copy of a table, anew where it is of another version. Other tenants may be filling it;
 /// they lose their position in it with their rows, and start over.
 async fn renew(

@@ -284,7 +284,7 @@ fn cursor(place: &Place) -> Result<ValkeyKey<'_>, SinkError> {
     live(place)?;
     Ok(ValkeyKey::Cursor {
         tenant: &place.tenant,
-        reality: &place.reality,
+        reality: &place.log,
         projection: &place.projection,
     })
 }

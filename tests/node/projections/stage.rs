@@ -227,6 +227,7 @@ impl Stage {
             projection: NAME.to_owned(),
             tenant: tenant.to_owned(),
             reality: "main".to_owned(),
+            log: "main".to_owned(),
             copy: Copy::Live,
         };
         let position = sink.position(&place).await.expect("a position");
