@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::json_adapter::scene;
 use crate::raw::Request;
 use crate::shell::{arqon, finished};
-use crate::support::{Node, PATIENCE, claims, command, signed};
+use crate::support::{self, Node, PATIENCE, claims, signed};
 use crate::wire::Wire;
 
 const TOPIC: &str = "continuum.episode.v1";
@@ -221,7 +221,7 @@ fn a_deleted_tenant_leaves_no_rows() {
     wait(&node, produce(&node, &events));
     node.signal("TERM");
     assert!(node.ended().0.success());
-    let mut delete = command(&["tenant", "delete", "dev", "--confirm", "dev", "--data"]);
+    let mut delete = support::command(&["tenant", "delete", "dev", "--confirm", "dev", "--data"]);
     let deleted = delete.arg(&data).output().expect("it runs");
     assert!(deleted.status.success(), "{deleted:?}");
 
