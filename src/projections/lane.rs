@@ -27,7 +27,7 @@ use super::options::Options;
 use super::projection::{Change, Poison, Projection};
 use super::sink::{Commit, Place, Position, Sink, SinkError, SinkKind};
 use super::standing::{Standing, State};
-use crate::log::{Clock, Micros, Sequence};
+use crate::log::{Clock, Log, Micros, Sequence};
 use crate::proto::view::RecordView;
 
 /// Batches of one lane before others have their turn.
@@ -70,6 +70,8 @@ pub(super) struct Lane {
     run: Mutex<Run>,
     listening: Mutex<Option<Box<dyn Listening>>>,
     standing: Mutex<Standing>,
+    /// The log, as long as it is read.
+    reading: Mutex<Option<Log>>,
     paused: AtomicBool,
     /// Go on although records were removed before they were projected.
     skip_removed: AtomicBool,
@@ -176,6 +178,7 @@ impl Lane {
             run: Mutex::default(),
             listening: Mutex::default(),
             standing: Mutex::default(),
+            reading: Mutex::default(),
             paused: AtomicBool::new(false),
             skip_removed: AtomicBool::new(false),
             next: watch::channel(Sequence::FIRST).0,
@@ -205,12 +208,29 @@ impl Lane {
     }
 
     pub(super) fn standing(&self) -> Standing {
-        lock(&self.standing).clone()
+        let mut standing = lock(&self.standing);
+        self.look_at_the_end(&mut standing);
+        standing.clone()
     }
 
     /// Shows how it stands; `see` must be quick.
     pub(super) fn with_standing(&self, see: impl FnOnce(&Standing)) {
-        see(&lock(&self.standing));
+        let mut standing = lock(&self.standing);
+        self.look_at_the_end(&mut standing);
+        see(&standing);
+    }
+
+    /// A batch can take long, and the log grows meanwhile.
+    fn look_at_the_end(&self, standing: &mut Standing) {
+        if let Some(log) = &*lock(&self.reading) {
+            standing.lag_records = log.bounds().durable_end.since(*self.next.borrow());
+        }
+    }
+
+    /// Nothing is to be read for now, so that the log can be closed.
+    fn let_go(&self, run: &mut Run) {
+        run.feed = None;
+        *lock(&self.reading) = None;
     }
 
     /// Whether it was paused by somebody.
@@ -289,7 +309,7 @@ impl Lane {
     pub(super) fn turn(&self) -> Due {
         let mut run = lock(&self.run);
         if self.paused.load(Ordering::SeqCst) {
-            run.feed = None;
+            self.let_go(&mut run);
             self.measure(&run);
             lock(&self.standing).is_paused();
             return Due::OnWake;
@@ -298,14 +318,14 @@ impl Lane {
             Ok(due) => {
                 run.failures = 0;
                 if due == Due::OnWake {
-                    run.feed = None;
+                    self.let_go(&mut run);
                 }
                 lock(&self.standing).works();
                 due
             }
             Err(trouble) => {
                 run.held = None;
-                run.feed = None;
+                self.let_go(&mut run);
                 self.measure(&run);
                 let now = self.shared.clock.now();
                 let passes = trouble.passes();
@@ -397,6 +417,7 @@ impl Lane {
                     .shared
                     .logs
                     .open(&self.place.tenant, &self.place.reality)?;
+                *lock(&self.reading) = Some(opened.log());
                 Arc::clone(run.feed.insert(opened))
             }
         };
@@ -674,7 +695,7 @@ impl Lane {
     /// Says that events were older than what is known (PRJ-03). The table of events has which.
     fn note_stale(&self, outcomes: &[Outcome]) {
         let stale = outcomes.iter().filter(|one| **one == Outcome::Stale);
-        let count = stale.count();
+        let count = lock(&self.standing).stale_to_tell(stale.count() as u64);
         if count > 0 {
             let Place {
                 projection, tenant, ..

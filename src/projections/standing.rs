@@ -8,6 +8,8 @@ use crate::log::Micros;
 
 /// Lags that percentiles are taken of.
 const LAGS_MAX: usize = 1_000;
+/// Stale records are told of this often at most.
+const STALE_EVERY: Duration = Duration::from_secs(10);
 /// Rates are taken over this.
 const RATE_WINDOW: Duration = Duration::from_secs(10);
 
@@ -66,6 +68,8 @@ pub struct Standing {
     lags: VecDeque<f64>,
     window: Option<(Instant, u64)>,
     rate: f64,
+    /// Stale records that nobody was told of, and when somebody was told last.
+    stale: (u64, Option<Instant>),
 }
 
 impl Standing {
@@ -103,6 +107,18 @@ impl Standing {
     pub fn count(&self, outcome: Outcome) -> u64 {
         let at = Outcome::ALL.iter().position(|one| *one == outcome);
         at.map_or(0, |at| self.outcomes[at])
+    }
+
+    /// Takes in stale records; how many are to be told of now: not every batch of a flood has a line.
+    pub(super) fn stale_to_tell(&mut self, more: u64) -> u64 {
+        let (untold, told_at) = &mut self.stale;
+        *untold += more;
+        let due = told_at.is_none_or(|at| at.elapsed() >= STALE_EVERY);
+        if *untold == 0 || !due {
+            return 0;
+        }
+        *told_at = Some(Instant::now());
+        std::mem::take(untold)
     }
 
     pub(super) fn working_on(&mut self, oldest: Micros, behind: u64) {

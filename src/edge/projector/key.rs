@@ -54,7 +54,7 @@ pub(super) fn texts(key: &Key) -> Vec<String> {
 /// It is none of the column's type.
 pub(super) fn cell(column: &Column, text: &str, field: &str) -> Result<Cell, Fault> {
     let read = match column.kind {
-        Kind::Text => Some(Cell::from(text)),
+        Kind::Text => (!text.contains('\0')).then(|| Cell::from(text)),
         Kind::Integer => text.parse().ok().map(Cell::Integer),
         Kind::Float => text.parse().ok().map(Cell::Float),
         Kind::Boolean => text.parse().ok().map(Cell::Boolean),
@@ -66,7 +66,7 @@ pub(super) fn cell(column: &Column, text: &str, field: &str) -> Result<Cell, Fau
     };
     read.ok_or_else(|| {
         let wanted = match column.kind {
-            Kind::Text => "a text",
+            Kind::Text => "a text without NUL",
             Kind::Integer => "a whole number",
             Kind::Float => "a number",
             Kind::Boolean => "true or false",

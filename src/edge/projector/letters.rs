@@ -147,7 +147,11 @@ fn time(call: &Call<'_>, name: &str) -> Result<Option<Micros>, Fault> {
 
 /// Which letters. Without any word about it, none: all of them are asked for by a time.
 fn filter(call: &Call<'_>) -> Result<Filter, Fault> {
-    let text = |name| call.arguments.text(name).map(str::to_owned);
+    // An empty text says nothing.
+    let text = |name| {
+        let text = call.arguments.text(name).filter(|text| !text.is_empty());
+        text.map(str::to_owned)
+    };
     let limit = call.arguments.integer("limit").unwrap_or(LIMIT_DEFAULT);
     let fits = usize::try_from(limit).ok();
     let limit = fits.filter(|limit| (1..=LETTERS_MAX).contains(limit));

@@ -173,8 +173,11 @@ impl Stage {
     }
 
     fn has_passed(&self, tenant: &str, sequence: u64) -> bool {
-        let place = format!("tenant:{tenant}:episode:_:cache:cursor:{NAME}:main");
-        let next: Option<u64> = self.redis.ask(&["HGET", &place, "next"]);
+        // By the name of the log, which begins with that of the node.
+        let place = format!("tenant:{tenant}:episode:_:cache:cursor:{NAME}:*");
+        let places: Vec<String> = self.redis.ask(&["KEYS", &place]);
+        let place = places.first();
+        let next = place.and_then(|place| self.redis.ask::<Option<u64>>(&["HGET", place, "next"]));
         let cursor = format!(
             "SELECT next_sequence FROM arqonbus_projection_cursor
               WHERE projection = '{NAME}' AND tenant_id = '{tenant}' AND copy = 'live'"

@@ -201,7 +201,7 @@ pub(super) fn place() -> Place {
         projection: "test".to_owned(),
         tenant: "acme".to_owned(),
         reality: "main".to_owned(),
-        log: "n1/main".to_owned(),
+        log: "main".to_owned(),
         copy: Copy::Live,
     }
 }
