@@ -174,9 +174,12 @@ pub(super) async fn decide(
     });
     let entries: Vec<Entry> = alive.collect();
     let mut question = fold::question(tables, &entries);
-    question
-        .keys
-        .retain(|(table, key)| !known.holds(*table, &key.encoded()));
+    // The live way knows nothing before its batch, and need not encode every key again to see it.
+    if !known.is_empty() {
+        question
+            .keys
+            .retain(|(table, key)| !known.holds(*table, &key.encoded()));
+    }
     if !question.keys.is_empty() {
         let answer = sink.look_up(projection, place, &question).await?;
         known.learn(question, answer);
