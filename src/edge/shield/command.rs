@@ -81,7 +81,7 @@ pub fn all() -> Vec<Listed> {
         }
     }
     let edge = PARTS.iter().flat_map(|part| part.iter()).map(listed);
-    let broker = broker_command::COMMANDS.iter().map(listed);
+    let broker = broker_command::all().map(listed);
     let mut all: Vec<Listed> = edge.chain(broker).collect();
     all.sort_by_key(|command| command.name);
     all
@@ -130,7 +130,14 @@ impl Desk {
                 arguments,
             });
         }
-        let done = broker_command::run(&self.broker, &self.tenancy, caller, name, arguments);
+        let done = broker_command::run(
+            &self.broker,
+            &self.tenancy,
+            self.wait_max,
+            caller,
+            name,
+            arguments,
+        );
         done.map_err(|error| match error {
             broker::Error::UnknownCommand { name, .. } => {
                 let known: Vec<_> = all().iter().map(|command| command.name).collect();
