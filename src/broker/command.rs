@@ -19,7 +19,7 @@ use super::operators::OPERATORS;
 use super::reality::Reality;
 use super::register::Birth;
 use super::tenancy::Tenancy;
-use super::verb::{Argument, Arguments, Command, Kind};
+use super::verb::{Argument, Arguments, Command, Effect, Kind};
 use super::{Broker, name};
 use crate::log::{KeyId, Sequence};
 use crate::proto::v1::{Value, value};
@@ -52,6 +52,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "backup.begin",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[],
         doc: "Takes a picture of all logs of the tenant, and holds it as long as it is read.",
         handler: backup_begin,
@@ -59,6 +60,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "backup.end",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[BACKUP],
         doc: "Lets go of a backup's picture.",
         handler: backup_end,
@@ -66,6 +68,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "backup.read",
         role: Role::Admin,
+        effect: Effect::Shows,
         arguments: &[
             BACKUP,
             REALITY,
@@ -88,6 +91,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "causal.concurrent",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: ask::ABOUT_ONE,
         doc: "Shows the records that happened neither before a record nor after it.",
         handler: ask::concurrent,
@@ -95,6 +99,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "causal.past",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: ask::ABOUT_ONE,
         doc: "Shows the records that happened before a record.",
         handler: ask::past,
@@ -102,6 +107,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "causal.path",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: ask::ABOUT_TWO,
         doc: "Shows the chain of direct causes from one record to another.",
         handler: ask::path,
@@ -109,6 +115,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "consumer.list",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: &[],
         doc: "Lists the named consumers of the tenant and where each has got to.",
         handler: consumer_list,
@@ -116,6 +123,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "log.repair",
         role: Role::Operator,
+        effect: Effect::Changes,
         arguments: &[REALITY],
         doc: "Repairs a reality's damaged log: damaged bytes are put aside, the rest takes writes again.",
         handler: log_repair,
@@ -123,6 +131,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "log.rotate_key",
         role: Role::Operator,
+        effect: Effect::Changes,
         arguments: &[REALITY],
         doc: "Encrypts a reality's log with a new data key from its next segment on.",
         handler: log_rotate_key,
@@ -130,6 +139,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "log.scrub",
         role: Role::Operator,
+        effect: Effect::Shows,
         arguments: &[REALITY],
         doc: "Reads all of a reality's log and says what is damaged; answered when it is done.",
         handler: log_scrub,
@@ -137,6 +147,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "log.shred_keys",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[
             Argument {
                 name: "reality",
@@ -157,6 +168,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "log.status",
         role: Role::Operator,
+        effect: Effect::Shows,
         arguments: &[REALITY],
         doc: "Shows the state of a reality's log.",
         handler: log_status,
@@ -164,6 +176,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "reality.compare",
         role: Role::Operator,
+        effect: Effect::Shows,
         arguments: &[
             Argument {
                 name: "a",
@@ -184,6 +197,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "reality.create",
         role: Role::Operator,
+        effect: Effect::Changes,
         arguments: &[Argument {
             name: "name",
             kind: Kind::Text,
@@ -196,6 +210,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "reality.delete",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[
             Argument {
                 name: "name",
@@ -216,6 +231,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "reality.fork",
         role: Role::Operator,
+        effect: Effect::Changes,
         arguments: &[
             Argument {
                 name: "from",
@@ -242,6 +258,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "reality.list",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: &[],
         doc: "Lists the realities of the tenant.",
         handler: reality_list,
@@ -249,6 +266,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "status",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: &[],
         doc: "Shows the node, the caller and the open realities of the tenant.",
         handler: status,
@@ -256,6 +274,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "topics.list",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: &[REALITY],
         doc: "Lists the topics of a reality that the caller may subscribe to.",
         handler: topics_list,

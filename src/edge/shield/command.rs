@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::rules::Fault;
 use super::{Guard, Shield, status};
 use crate::broker::command as broker_command;
-use crate::broker::verb::{Argument, Arguments, Command};
+use crate::broker::verb::{Argument, Arguments, Command, Effect};
 use crate::broker::{self, Broker, Identity, Role, Tenancy};
 use crate::edge::{casil, mirror, policy, projector, rate, revocation, schema, signature};
 use crate::projections::Projections;
@@ -63,6 +63,8 @@ pub struct Listed {
     pub name: &'static str,
     /// Who may give it.
     pub role: Role,
+    /// Whether it changes anything.
+    pub effect: Effect,
     /// What it takes.
     pub arguments: &'static [Argument],
     /// What it does, in a sentence.
@@ -76,6 +78,7 @@ pub fn all() -> Vec<Listed> {
         Listed {
             name: command.name,
             role: command.role,
+            effect: command.effect,
             arguments: command.arguments,
             doc: command.doc,
         }
