@@ -247,6 +247,7 @@ async fn live(
                 json: Adapter::of(config, profile),
                 drain: config.drain.clone(),
                 draining: draining.clone(),
+                peer: Arc::from(""),
             },
         },
     );

@@ -13,6 +13,7 @@ pub mod accept;
 pub mod access;
 mod ask;
 pub mod attendance;
+pub mod audit;
 mod backup;
 pub mod causality;
 pub mod command;

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
+use super::audit::Audit;
 use super::consumer::Consumers;
 use super::error::Error;
 use super::name::{RealityName, Tenant};
@@ -33,6 +34,7 @@ pub struct Tenancy {
     directory: PathBuf,
     system: Arc<Reality>,
     consumers: Arc<Consumers>,
+    audit: Audit,
     there: Mutex<BTreeMap<RealityName, Birth>>,
     /// Those that are open, the system's own excepted.
     open: Roster<RealityName, Reality>,
@@ -87,6 +89,7 @@ impl Tenancy {
             open: Roster::default(),
             system,
             consumers,
+            audit: Audit::default(),
             there: Mutex::new(there),
             creating: Mutex::new(()),
             bytes,
@@ -299,6 +302,15 @@ impl Tenancy {
         if let Some(bytes) = bytes_of.remove(name) {
             bytes.set(0);
         }
+    }
+
+    /// Name of the node in vector clocks.
+    pub(super) fn node_name(&self) -> &str {
+        &self.ground.node_name
+    }
+
+    pub(super) const fn chain(&self) -> &Audit {
+        &self.audit
     }
 
     pub(super) const fn ground(&self) -> &Arc<Ground> {

@@ -362,7 +362,9 @@ impl Door {
             let Some(websocket) = Box::pin(self.terms.begin(upgraded)).await else {
                 return;
             };
-            let session = session::run(websocket, identity, subprotocol, self.context.clone());
+            let mut context = self.context.clone();
+            context.peer = peer.to_string().into();
+            let session = session::run(websocket, identity, subprotocol, context);
             // Boxed: it lives as long as the session, and would be kept once for each hand it
             // passes through.
             contain(Box::pin(session), &self.metrics, peer).await;

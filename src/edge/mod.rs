@@ -10,6 +10,7 @@
 //! - [`session`]: what happens after the 101.
 //! - [`json`]: messages of JSON clients as envelopes, and back.
 //! - [`seats`]: how many sessions there may be.
+//! - [`audit`]: what shows the audit of a tenant.
 //! - [`ops`]: health, status and metrics over HTTP.
 //! - [`checkup`]: which logs are bad although nobody has opened them.
 //! - [`metrics`]: what is counted.
@@ -17,6 +18,7 @@
 //! - [`profile`]: what must be there before the node starts.
 //! - [`development`]: what the development profile makes for itself.
 
+pub mod audit;
 pub mod casil;
 pub mod checkup;
 pub mod development;

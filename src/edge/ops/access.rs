@@ -56,6 +56,12 @@ impl Caller {
     }
 }
 
+/// The address that a request comes from.
+pub(super) fn address(request: &Request) -> Arc<str> {
+    let peer = request.extensions().get::<Peer>();
+    peer.map_or(Arc::from(LOCAL), |peer| peer.0.to_string().into())
+}
+
 /// What is read of a request's head.
 struct Head<'a> {
     headers: &'a HeaderMap,

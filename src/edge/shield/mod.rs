@@ -6,10 +6,12 @@
 //! - [`judge`]: the order of the checks, and what they leave in the record.
 //! - [`decisions`]: every refusal counted, and sampled into the tenant's audit.
 //! - [`roll`]: the sessions that are live, so that one that is revoked ends.
+//! - `audited`: the audit around each command that changes something.
 //! - [`command`]: the commands by which all this is changed; [`status`]: what is in force.
 //!
 //! Fail-closed: what cannot be read, folded or decided blocks.
 
+mod audited;
 pub mod command;
 pub mod decisions;
 pub mod guard;
