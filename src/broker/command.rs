@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -14,6 +15,7 @@ use super::compare;
 use super::damage::without_directories;
 use super::error::{ArgumentFault, Error};
 use super::name::RealityName;
+use super::operators::OPERATORS;
 use super::reality::Reality;
 use super::register::Birth;
 use super::tenancy::Tenancy;
@@ -39,7 +41,13 @@ const BACKUP: Argument = Argument {
     doc: "number of the backup, as backup.begin has answered",
 };
 
-/// All commands, by name.
+/// All commands that the broker carries out, its operators' included, in no order.
+pub fn all() -> impl Iterator<Item = &'static Command<Handler>> {
+    let of_operators = OPERATORS.iter().flat_map(|operator| operator.commands);
+    COMMANDS.iter().chain(of_operators)
+}
+
+/// The broker's own commands, by name.
 pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "backup.begin",
@@ -277,8 +285,11 @@ pub const COMMANDS: &[Command<Handler>] = &[
 #[derive(Debug)]
 pub struct Call<'a> {
     pub(super) command: &'static str,
-    broker: &'a Broker,
-    tenancy: &'a Tenancy,
+    pub(super) broker: &'a Arc<Broker>,
+    pub(super) tenancy: &'a Arc<Tenancy>,
+    /// How long it may wait for something at most.
+    #[expect(dead_code, reason = "for operators that wait")]
+    pub(super) wait_max: Duration,
     pub(super) caller: &'a Identity,
     pub(super) arguments: Arguments,
 }
@@ -289,14 +300,15 @@ pub struct Call<'a> {
 /// There is no such command; the caller may not give it; an argument is missing, unknown or of the
 /// wrong type; the command itself failed.
 pub fn run(
-    broker: &Broker,
-    tenancy: &Tenancy,
+    broker: &Arc<Broker>,
+    tenancy: &Arc<Tenancy>,
+    wait_max: Duration,
     caller: &Identity,
     name: &str,
     arguments: &BTreeMap<String, Value>,
 ) -> Result<Value, Error> {
-    let Some(command) = COMMANDS.iter().find(|command| command.name == name) else {
-        let known: Vec<_> = COMMANDS.iter().map(|command| command.name).collect();
+    let Some(command) = all().find(|command| command.name == name) else {
+        let known: Vec<_> = all().map(|command| command.name).collect();
         return Err(Error::UnknownCommand {
             name: name.chars().take(64).collect(),
             known: known.join(", "),
@@ -307,6 +319,7 @@ pub fn run(
         command: command.name,
         broker,
         tenancy,
+        wait_max,
         caller,
         arguments,
     };

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use super::audit::Audit;
 use super::consumer::Consumers;
 use super::error::Error;
+use super::ledger::{Cache, Ledgers};
 use super::name::{RealityName, Tenant};
 use super::reality::{Ground, Reality};
 use super::register::{self, Birth, Register};
@@ -35,6 +36,7 @@ pub struct Tenancy {
     system: Arc<Reality>,
     consumers: Arc<Consumers>,
     audit: Audit,
+    ledgers: Ledgers,
     there: Mutex<BTreeMap<RealityName, Birth>>,
     /// Those that are open, the system's own excepted.
     open: Roster<RealityName, Reality>,
@@ -90,6 +92,7 @@ impl Tenancy {
             system,
             consumers,
             audit: Audit::default(),
+            ledgers: Ledgers::default(),
             there: Mutex::new(there),
             creating: Mutex::new(()),
             bytes,
@@ -313,6 +316,15 @@ impl Tenancy {
         &self.audit
     }
 
+    pub(super) const fn ledgers(&self) -> &Ledgers {
+        &self.ledgers
+    }
+
+    /// Where folds are kept between two openings, if they are.
+    pub(super) fn cache(&self) -> Option<&Cache> {
+        self.ground.cache.as_ref()
+    }
+
     pub(super) const fn ground(&self) -> &Arc<Ground> {
         &self.ground
     }
@@ -466,6 +478,9 @@ impl Tenancy {
         self.open.shut();
         for reality in self.open.all() {
             reality.close();
+        }
+        if let Some(cache) = self.cache() {
+            self.ledgers.keep(cache, self.tenant.as_str());
         }
         self.system.close();
     }

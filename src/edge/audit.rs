@@ -90,8 +90,11 @@ fn list(call: &Call<'_>) -> Result<Value, Fault> {
         return Err(Fault::invalid("arguments.limit", text));
     }
     let since = given.text("since").map_or(Ok(0), |time| {
-        let bad = |error| Fault::invalid("arguments.since", format!("since {error}"));
-        read_micros(time).map_err(bad)
+        let time = read_micros(time, false).and_then(|time| u64::try_from(time).ok());
+        time.ok_or_else(|| {
+            let text = "since must be a time in RFC 3339 with Z or an offset";
+            Fault::invalid("arguments.since", text)
+        })
     })?;
     let outcome = given.text("outcome").map(|name| {
         let known = Outcome::ALL.into_iter().find(|one| one.as_str() == name);
@@ -172,10 +175,7 @@ fn verify(call: &Call<'_>) -> Result<Value, Fault> {
 }
 
 fn link(link: &Link) -> [(&'static str, Value); 2] {
-    [
-        ("number", link.number.into()),
-        ("hash", link.hex().into()),
-    ]
+    [("number", link.number.into()), ("hash", link.hex().into())]
 }
 
 fn head(call: &Call<'_>) -> Result<Value, Fault> {

@@ -191,7 +191,8 @@ mod tests {
         ] {
             assert_eq!(shown(json!({ "v": text }))["v"], hidden, "{text}");
         }
-        let plain = json!({"token": "id-7", "url": "https://example.org/a@b", "n": 3, "l": ["x", null]});
+        let plain =
+            json!({"token": "id-7", "url": "https://example.org/a@b", "n": 3, "l": ["x", null]});
         assert_eq!(shown(plain.clone()), plain);
     }
 

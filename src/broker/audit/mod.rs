@@ -130,21 +130,19 @@ impl Audit {
 /// Where the chain on disk stands. Behind what cannot be read it goes on from what can: whoever
 /// checks the chain finds the break there.
 fn last_of(log: &Log) -> Result<Option<Link>, Error> {
-    let topics = log.topics()?;
-    let Some(topic) = topics.iter().find(|one| one.topic == TOPIC) else {
+    let Some(newest) = log.last_of(TOPIC)? else {
         return Ok(None);
     };
-    let newest = log.read(topic.last, topic.last.next(), 1)?;
-    if let Found::Records(chunk) = &newest
+    if let Found::Records(chunk) = log.read(newest, newest.next(), 1)?
         && let Some(last) = chunk.iter().find_map(|record| link(&record))
     {
         return Ok(Some(last));
     }
     // It is not on disk yet, or cannot be read.
-    let (mut last, mut from) = (None, topic.first);
+    let (mut last, mut from) = (None, log.bounds().first);
     let mut reader = log.topic_reader(Box::new(|topic| topic == TOPIC));
-    while from <= topic.last {
-        match reader.read(from, topic.last.next(), READ_BYTES)? {
+    while from <= newest {
+        match reader.read(from, newest.next(), READ_BYTES)? {
             Found::Records(chunk) => {
                 last = chunk.iter().filter_map(|one| link(&one)).last().or(last);
                 from = chunk.last.next();
@@ -185,9 +183,7 @@ impl Actor<'_> {
             role: who
                 .map(|who| who.role.as_str().to_owned())
                 .unwrap_or_default(),
-            token_id: who
-                .and_then(|who| who.token_id.clone())
-                .unwrap_or_default(),
+            token_id: who.and_then(|who| who.token_id.clone()).unwrap_or_default(),
             from: self.from.to_owned(),
             action: action.to_owned(),
             ..AuditEntry::default()
@@ -225,6 +221,3 @@ impl Tenancy {
         self.chain().write(self.system(), entry)
     }
 }
-
-#[cfg(test)]
-mod tests;

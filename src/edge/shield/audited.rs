@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use super::command::Desk;
 use super::rules::Fault;
-use crate::broker::audit::mask::{difference, masked};
 use crate::broker::audit::Actor;
+use crate::broker::audit::mask::{difference, masked};
 use crate::broker::{Identity, RealityName, Role, Tenancy, Tenant, Topics};
 use crate::proto::v1::audit_entry::Phase;
 use crate::proto::v1::{AuditEntry, Value};

@@ -74,7 +74,7 @@ const fn listed<H>(command: &Command<H>) -> Listed {
 
 fn unsorted() -> impl Iterator<Item = Listed> {
     let edge = PARTS.iter().flat_map(|part| part.iter()).map(listed);
-    edge.chain(broker_command::COMMANDS.iter().map(listed))
+    edge.chain(broker_command::all().map(listed))
 }
 
 /// The command called so.
@@ -165,7 +165,14 @@ impl Desk {
                 arguments,
             });
         }
-        let done = broker_command::run(&self.broker, &self.tenancy, caller, name, arguments);
+        let done = broker_command::run(
+            &self.broker,
+            &self.tenancy,
+            self.wait_max,
+            caller,
+            name,
+            arguments,
+        );
         done.map_err(|error| match error {
             broker::Error::UnknownCommand { name, .. } => {
                 let known: Vec<_> = all().iter().map(|command| command.name).collect();

@@ -1,15 +1,10 @@
-use std::sync::Arc;
-use std::thread;
+//! The chain of a tenant's audit over a real log.
 
-use super::read::{Outcome, Wanted};
 use super::*;
-use crate::broker::scenarios::Node;
-use crate::broker::{Broker, Tenant};
-use crate::log::Micros;
-
-fn tenancy(broker: &Broker) -> Arc<Tenancy> {
-    broker.tenancy(&Tenant::new("t").unwrap()).unwrap()
-}
+use crate::broker::audit::Actor;
+use crate::broker::audit::read::{Outcome, Wanted};
+use crate::proto::v1::AuditEntry;
+use crate::proto::v1::audit_entry::Phase;
 
 fn note(action: &str) -> AuditEntry {
     let node = Actor {
@@ -32,12 +27,13 @@ fn wanted() -> Wanted {
 // BRK-13
 #[test]
 fn one_chain_however_many_write() {
-    let node = Node::start();
-    let tenancy = tenancy(&node.broker);
+    let dir = TempDir::new().unwrap();
+    let node = Node::start(dir.path(), log::Options::default());
+    let tenancy = node.tenancy();
     let writers: Vec<_> = (0..8)
         .map(|writer| {
             let tenancy = Arc::clone(&tenancy);
-            thread::spawn(move || {
+            std::thread::spawn(move || {
                 for n in 0..20 {
                     if n % 2 == 0 {
                         tenancy.audit(note(&format!("w{writer}.{n}"))).unwrap();
@@ -62,22 +58,31 @@ fn one_chain_however_many_write() {
 // BRK-13: whatever fails, no number is given twice and none is left out.
 #[test]
 fn the_chain_goes_on_behind_what_failed_and_after_a_restart() {
-    let mut node = Node::start();
-    let open = tenancy(&node.broker);
+    let dir = TempDir::new().unwrap();
+    let node = Node::start(dir.path(), log::Options::default());
+    let open = node.tenancy();
     open.audit(note("one")).unwrap();
-    node.fail_flushes(true);
+    node.failing.store(true, Ordering::SeqCst);
     assert!(open.audit(note("lost")).is_err());
     open.audit_later(note("lost too"));
-    node.fail_flushes(false);
-    node.until(|| open.audit(note("two")).is_ok());
+    node.failing.store(false, Ordering::SeqCst);
+    let started = Instant::now();
+    while open.audit(note("two")).is_err() {
+        assert!(started.elapsed() < WAIT, "the log is not reopened");
+        std::thread::sleep(Duration::from_millis(5));
+    }
     drop(open);
-    node.restart();
-    let open = tenancy(&node.broker);
+    node.broker.close();
+    let node = Node::start(dir.path(), log::Options::default());
+    let open = node.tenancy();
     open.audit(note("three")).unwrap();
     let verified = open.verify_audit(None).unwrap();
     assert_eq!(verified.broken, None);
     let actions = open.audited(&wanted()).unwrap();
-    let names: Vec<_> = actions.iter().map(|one| one.entry.action.as_str()).collect();
+    let names: Vec<_> = actions
+        .iter()
+        .map(|one| one.entry.action.as_str())
+        .collect();
     assert!(names.ends_with(&["two", "three"]), "{names:?}");
     let numbers: Vec<_> = actions.iter().map(|one| one.entry.number).collect();
     assert_eq!(numbers, (1..=names.len() as u64).collect::<Vec<_>>());
@@ -86,8 +91,9 @@ fn the_chain_goes_on_behind_what_failed_and_after_a_restart() {
 // BRK-13: one that never ended stays visible, and what is asked for is found.
 #[test]
 fn an_action_is_its_intent_and_its_outcome() {
-    let node = Node::start();
-    let tenancy = tenancy(&node.broker);
+    let dir = TempDir::new().unwrap();
+    let node = Node::start(dir.path(), log::Options::default());
+    let tenancy = node.tenancy();
     let by = |phase, action: &str, of, code: &str| {
         let actor = Actor {
             who: None,
@@ -127,7 +133,11 @@ fn an_action_is_its_intent_and_its_outcome() {
             outcome: Some(outcome),
             ..wanted()
         });
-        let expected: Vec<_> = all.iter().filter(|(_, one)| *one == outcome).cloned().collect();
+        let expected: Vec<_> = all
+            .iter()
+            .filter(|(_, one)| *one == outcome)
+            .cloned()
+            .collect();
         assert_eq!(only, expected);
     }
     let below = found(&Wanted {
