@@ -4,10 +4,11 @@
 
 use super::shield::Fault;
 use super::shield::command::{Call, Handler};
-use crate::broker::Role;
 use crate::broker::audit::read::{Action, Outcome, Verified, Wanted};
 use crate::broker::verb::{Argument, Command, Effect, Kind};
+use crate::broker::{Role, Tenant};
 use crate::log::Micros;
+use crate::proto::ErrorCode;
 use crate::proto::audit::Link;
 use crate::proto::json::{micros, read_micros};
 use crate::proto::v1::Value;
@@ -56,6 +57,12 @@ pub const COMMANDS: &[Command<Handler>] = &[
                 kind: Kind::Text,
                 required: false,
                 doc: "only done, failed, refused, unknown or noted",
+            },
+            Argument {
+                name: "node",
+                kind: Kind::Boolean,
+                required: false,
+                doc: "true: what concerns the whole node instead; for admins of the tenant that ops.tenant names",
             },
             Argument {
                 name: "limit",
@@ -112,7 +119,15 @@ fn list(call: &Call<'_>) -> Result<Value, Fault> {
         outcome: outcome.transpose()?,
         limit: usize::try_from(limit).unwrap_or(usize::MAX),
     };
-    let actions = call.tenancy.audited(&wanted)?;
+    let actions = if given.boolean("node").unwrap_or(false) {
+        if !call.shield.keeps_the_node(call.caller) {
+            let text = "the node's own audit is for admins of the tenant that the setting ops.tenant names";
+            return Err(Fault::new(ErrorCode::Forbidden, "arguments.node", text));
+        }
+        call.broker.tenancy(&Tenant::node())?.audited(&wanted)?
+    } else {
+        call.tenancy.audited(&wanted)?
+    };
     Ok(actions.iter().map(shown).collect())
 }
 

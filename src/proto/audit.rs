@@ -109,10 +109,11 @@ pub struct Chain {
     first: Option<u64>,
     last: Option<Link>,
     entries: u64,
+    skipped: bool,
 }
 
 impl Chain {
-    /// Of the tenant called so; an empty name is anybody's.
+    /// Of the tenant called so; an empty name is that of the first entry.
     #[must_use]
     pub fn of(tenant: &str) -> Self {
         Self {
@@ -131,10 +132,14 @@ impl Chain {
         self.first.get_or_insert(link.number);
         self.entries += 1;
         let number = link.number;
-        if !self.tenant.is_empty() && entry.tenant != self.tenant {
+        if self.tenant.is_empty() {
+            entry.tenant.clone_into(&mut self.tenant);
+        }
+        if entry.tenant != self.tenant {
             return Err(Break::Tenant { number });
         }
-        let Some(before) = before else {
+        let skipped = std::mem::take(&mut self.skipped);
+        let Some(before) = before.filter(|_| !skipped) else {
             // Retention may have taken what stood before; nothing stands before the first.
             return if (number == 1) == entry.previous.is_empty() {
                 Ok(entry)
@@ -161,6 +166,11 @@ impl Chain {
             });
         }
         Ok(entry)
+    }
+
+    /// Whatever comes next may follow something that could not be looked at.
+    pub const fn skip(&mut self) {
+        self.skipped = true;
     }
 
     /// Number of the first entry that was there; 0 if there was none.

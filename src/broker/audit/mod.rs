@@ -2,6 +2,7 @@
 //!
 //! - this file: the end of the chain, and who may write behind it;
 //! - [`mask`]: what is written of arguments and of states, without secrets and bounded;
+//! - `node`: what concerns the whole node;
 //! - [`read`]: what is read back: the actions, and whether the chain holds.
 //!
 //! Entries stand on `sys.audit` of the reality `_system`. The chain is linear because an entry is
@@ -9,6 +10,7 @@
 //! whenever the log is another, or an entry has not got there. Nothing here decides what is audited.
 
 pub mod mask;
+mod node;
 pub mod read;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

@@ -44,6 +44,7 @@ pub(super) async fn list(State(ops): State<Arc<Ops>>, request: Request) -> Respo
             json!({
                 "name": command.name,
                 "role": command.role.as_str(),
+                "effect": command.effect.as_str(),
                 "arguments": arguments,
                 "doc": command.doc,
             })

@@ -7,6 +7,7 @@
 //! - `access`: who asks; `answer`: how a refusal looks.
 //! - `health`, `status`, `exposition`: what machines and people watch.
 //! - `admin`: the commands over HTTP; `arguments`: their arguments in JSON.
+//! - [`reference`]: the commands as a document.
 //! - `openapi`, `asyncapi`: what there is, for programs.
 
 mod access;
@@ -17,6 +18,7 @@ mod asyncapi;
 mod exposition;
 mod health;
 mod openapi;
+pub mod reference;
 pub mod routes;
 mod status;
 

@@ -13,7 +13,9 @@ use super::{Guard, Shield, status};
 use crate::broker::command as broker_command;
 use crate::broker::verb::{Arguments, Command, Effect};
 use crate::broker::{self, Broker, Identity, Tenancy};
-use crate::edge::{audit, casil, mirror, policy, projector, rate, revocation, schema, signature};
+use crate::edge::{
+    audit, casil, mirror, policy, projector, rate, reload, revocation, schema, signature, topics,
+};
 use crate::projections::Projections;
 use crate::proto::v1::Value;
 
@@ -31,10 +33,12 @@ const PARTS: &[&[Command<Handler>]] = &[
     projector::jobs::COMMANDS,
     projector::letters::COMMANDS,
     rate::COMMANDS,
+    reload::COMMANDS,
     revocation::COMMANDS,
     schema::COMMANDS,
     signature::COMMANDS,
     status::COMMANDS,
+    topics::COMMANDS,
 ];
 
 /// A command that may be given, and all that it works on.
