@@ -356,6 +356,7 @@ async fn live(
         tls: tls.clone(),
         verifier,
         clock,
+        refusals: ops::Refusals::default(),
         wait_max: ops::wait_max(&config.ops),
         draining: draining.clone(),
     });
