@@ -13,11 +13,13 @@ pub mod accept;
 pub mod access;
 mod ask;
 pub mod attendance;
+pub mod audit;
 mod backup;
 pub mod causality;
 pub mod command;
 pub mod compare;
 pub mod consumer;
+mod control;
 pub mod damage;
 pub mod error;
 pub mod fanout;
@@ -55,6 +57,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
 
 pub use access::{Identity, Role, Topics};
 pub use consumer::Consumers;
@@ -167,6 +171,7 @@ pub struct Broker {
     threads: Mutex<Vec<JoinHandle<()>>>,
     backups: Backups,
     maintenance: Arc<Maintenance>,
+    upkeep: ArcSwap<maintenance::Options>,
     duties: operators::Duties,
 }
 
@@ -190,6 +195,7 @@ impl Broker {
             past: Past::default(),
             openings: openings::Openings::default(),
         });
+        let upkeep = ArcSwap::from_pointee(options.maintenance.clone());
         let broker = Arc::new(Self {
             ground,
             options,
@@ -198,6 +204,7 @@ impl Broker {
             threads: Mutex::default(),
             backups: Backups::default(),
             maintenance: Arc::default(),
+            upkeep,
             duties: operators::Duties::default(),
         });
         broker.spawn("arqon-repair", |ground, broker| {
@@ -220,12 +227,13 @@ impl Broker {
         })?;
         broker.finish_unfinished();
         let maintenance = Arc::clone(&broker.maintenance);
-        let interval = broker.options.maintenance.interval;
+        let mut interval = broker.upkeep.load().interval;
         broker.spawn("arqon-upkeep", move |_, broker| {
             while maintenance.sleep(interval) {
                 let Some(broker) = broker.upgrade() else {
                     return;
                 };
+                interval = broker.upkeep.load().interval;
                 if !maintenance::round(&broker) {
                     return;
                 }
@@ -306,6 +314,18 @@ impl Broker {
     #[must_use]
     pub fn now(&self) -> Micros {
         self.ground.environment.clock.now()
+    }
+
+    /// Keeps logs up in another way from the next round on.
+    pub fn keep_up(&self, options: maintenance::Options) {
+        self.upkeep.store(Arc::new(options));
+    }
+
+    /// What is kept of a topic: its limits, and how it is compacted if it is.
+    #[must_use]
+    pub fn kept(&self, topic: &str) -> (log::Limits, Option<log::KeyRule>) {
+        let upkeep = self.upkeep.load();
+        (upkeep.rules.limits(topic), upkeep.rules.compaction(topic))
     }
 
     fn backups(&self) -> &Backups {

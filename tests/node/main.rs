@@ -2,6 +2,7 @@
 
 mod admin;
 mod adversarial;
+mod audit;
 mod backup;
 mod browser;
 mod casil;
@@ -26,6 +27,7 @@ mod live;
 mod many;
 mod mirror;
 mod operations;
+mod permissions;
 mod policy;
 mod policy_kit;
 mod preflight;

@@ -1,5 +1,6 @@
 //! `arqon`: ArqonBus from a shell. Reads the arguments and hands them to one file per verb.
 
+mod audit;
 mod backup;
 mod bench;
 mod bounds;
@@ -10,12 +11,14 @@ mod connection;
 mod consume;
 mod consumers;
 mod context;
+mod control;
 mod edge;
 mod failure;
 mod grammar;
 mod log;
 mod loss;
 mod mirror;
+mod node;
 mod policy;
 mod produce;
 mod progress;
@@ -88,9 +91,12 @@ enum Verb {
     Topics(topics::Arguments),
     Causal(causal::Arguments),
     Consumers(consumers::Arguments),
+    Control(control::Arguments),
     Casil(casil::Arguments),
     Reality(reality::Arguments),
     Log(log::Arguments),
+    Audit(audit::Arguments),
+    Node(node::Arguments),
     Policy(policy::Arguments),
     Projector(projector::Arguments),
     Backup(backup::Arguments),
@@ -161,6 +167,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Consumers(arguments) => consumers::run(&target, output, arguments).await,
             Verb::Casil(arguments) => casil::run(&target, output, arguments).await,
             Verb::Reality(arguments) => reality::run(&target, output, arguments).await,
+            Verb::Control(arguments) => control::run(&target, output, arguments).await,
+            Verb::Audit(arguments) => audit::run(&target, output, arguments).await,
+            Verb::Node(arguments) => node::run(&target, output, arguments).await,
             Verb::Log(arguments) => log::run(&target, output, arguments).await,
             Verb::Policy(arguments) => policy::run(&target, output, arguments).await,
             Verb::Projector(arguments) => projector::run(&target, output, arguments).await,
