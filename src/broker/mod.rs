@@ -111,6 +111,8 @@ pub struct Options {
     pub states: Option<PathBuf>,
     /// How logs are kept up.
     pub maintenance: maintenance::Options,
+    /// How webhooks are sent.
+    pub webhooks: operators::webhook::Settings,
 }
 
 impl Options {
@@ -130,6 +132,7 @@ impl Options {
             producers_max: 65_536,
             states: None,
             maintenance: maintenance::Options::default(),
+            webhooks: operators::webhook::Settings::default(),
         }
     }
 }
@@ -171,6 +174,7 @@ pub struct Broker {
     backups: Backups,
     maintenance: Arc<Maintenance>,
     duties: operators::Duties,
+    webhooks: operators::webhook::Desk,
 }
 
 impl Broker {
@@ -194,6 +198,7 @@ impl Broker {
             openings: openings::Openings::default(),
         });
         let broker = Arc::new(Self {
+            webhooks: operators::webhook::Desk::new(options.webhooks.clone()),
             ground,
             options,
             tenants: Roster::default(),
@@ -423,6 +428,12 @@ impl Broker {
     #[must_use]
     pub const fn duties(&self) -> &operators::Duties {
         &self.duties
+    }
+
+    /// What webhooks share.
+    #[must_use]
+    pub const fn webhooks(&self) -> &operators::webhook::Desk {
+        &self.webhooks
     }
 
     /// Which realities were opened. For one listener.

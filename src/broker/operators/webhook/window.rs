@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use crate::log::{Micros, Sequence};
 
 /// Events that are held at a time.
-pub(super) const EVENTS_MAX: usize = 256;
+const EVENTS_MAX: usize = 256;
 /// Bytes of events from which on no further one is taken.
 const BYTES_MAX: usize = 4 << 20;
 
@@ -76,7 +76,7 @@ impl<T> Window<T> {
     }
 
     /// Whether another event can be taken.
-    pub(super) fn has_room(&self) -> bool {
+    fn has_room(&self) -> bool {
         self.items.len() < EVENTS_MAX && self.bytes < BYTES_MAX
     }
 
@@ -119,9 +119,15 @@ impl<T> Window<T> {
         self.items.front().map_or(self.read, |first| first.sequence)
     }
 
-    pub(super) fn in_flight(&self) -> usize {
-        let flying = |item: &&Item<T>| item.standing == Standing::InFlight;
-        self.items.iter().filter(flying).count()
+    /// Those behind the position that are done all the same.
+    pub(super) fn done_ahead(&self) -> Vec<u64> {
+        let done = self.items.iter().filter(|item| item.standing == Standing::Done);
+        done.map(|item| item.sequence.get()).collect()
+    }
+
+    /// Events that can still be taken.
+    pub(super) fn room(&self) -> usize {
+        if self.has_room() { EVENTS_MAX - self.items.len() } else { 0 }
     }
 
     /// What can be done at `now`.
@@ -157,10 +163,10 @@ impl<T> Window<T> {
     }
 
     /// It is on its way.
-    pub(super) fn sent(&mut self, sequence: Sequence) -> Option<&mut T> {
+    pub(super) fn sent(&mut self, sequence: Sequence) -> Option<&T> {
         let item = self.item(sequence)?;
         item.standing = Standing::InFlight;
-        Some(&mut item.event)
+        Some(&item.event)
     }
 
     /// It is to be sent again, no sooner than `at`.
