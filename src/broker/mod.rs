@@ -23,11 +23,8 @@ pub mod error;
 pub mod fanout;
 pub mod filter;
 pub mod journal;
-<<<<<<< HEAD
 pub mod ledger;
-=======
 pub mod letter;
->>>>>>> 7d84859
 pub mod maintenance;
 pub mod name;
 pub mod openings;

@@ -256,8 +256,7 @@ impl Lane {
             };
             tokio::select! {
                 biased;
-                // An error means that whoever began it is gone.
-                _ = stop.wait_for(|stop| *stop) => break,
+                () = told(&mut stop) => break,
                 Some(ended) = self.flying.join_next(), if !self.flying.is_empty() => {
                     if self.settle(ended).await? {
                         break;
@@ -676,6 +675,11 @@ pub(super) fn headers(of: &BTreeMap<String, String>) -> HeaderMap {
         Some((name, HeaderValue::from_str(value).ok()?))
     });
     parsed.collect()
+}
+
+/// Waits until it is told to end, or whoever could tell is gone.
+async fn told(stop: &mut watch::Receiver<bool>) {
+    drop(stop.wait_for(|stop| *stop).await);
 }
 
 fn until_then(now: Micros, then: Micros) -> Duration {
