@@ -51,4 +51,5 @@ mod tokens;
 mod traces;
 mod upkeep;
 mod verbs;
+mod webhook;
 mod wire;

@@ -59,7 +59,10 @@ async fn work(office: Office) -> Result<(), Error> {
         }
         // A rule that has changed begins anew when its lane has ended.
         let enabled = hooks.rules.values().filter(|rule| rule.enabled);
-        for rule in enabled.filter(|rule| !running.contains_key(&rule.id)) {
+        for rule in enabled {
+            if running.contains_key(&rule.id) {
+                continue;
+            }
             let (stop, stopped) = watch::channel(false);
             let again = Arc::new(Mutex::new(hooks.position(rule).again));
             let wake = Arc::new(Wake::default());
