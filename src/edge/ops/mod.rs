@@ -19,6 +19,7 @@ mod health;
 mod openapi;
 pub mod routes;
 mod status;
+pub mod webhooks;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -22,8 +22,6 @@ mod rule;
 mod settings;
 mod signature;
 mod target;
-#[cfg(test)]
-mod tests;
 mod window;
 mod work;
 

@@ -242,3 +242,92 @@ pub(super) fn reached(id: &str, position: &Position) -> NewEvent<'static> {
         data: json(position),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::{Micros, Sequence};
+
+    fn rule(generation: u64, from: u64) -> Rule {
+        Rule {
+            id: "wh_1".into(),
+            name: "orders".into(),
+            owner: "alice".into(),
+            url: "https://example.com/".into(),
+            reality: "main".into(),
+            topic: "orders.>".into(),
+            room: None,
+            channel: None,
+            headers: BTreeMap::new(),
+            timeout_ms: 1_000,
+            format: Format::Json,
+            ordered_by_key: false,
+            attempts_max: 3,
+            on_exhausted: OnExhausted::DeadLetter,
+            secrets: vec![Signing {
+                secret: "whsec_x".into(),
+                until_ms: None,
+            }],
+            created_at_ms: 1,
+            enabled: true,
+            disabled_because: None,
+            generation,
+            from,
+        }
+    }
+
+    fn apply(hooks: &mut Hooks, event: &NewEvent<'_>) {
+        let event = Event {
+            sequence: Sequence::FIRST,
+            at: Micros(0),
+            topic: &event.topic,
+            kind: event.kind,
+            data: &event.data,
+        };
+        hooks.apply(&event).unwrap();
+    }
+
+    // OPS-05, OPS-14
+    #[test]
+    fn progress_counts_for_the_generation_that_made_it() {
+        let (first, second) = (rule(1, 10), rule(2, 5));
+        let reach = |generation, next| Position {
+            generation,
+            next,
+            again: vec![7],
+            ..Position::default()
+        };
+        let mut hooks = Hooks::default();
+        // Compaction can leave that of a rule that is gone, or not there yet.
+        apply(&mut hooks, &reached("wh_1", &reach(1, 99)));
+        apply(&mut hooks, &set(&first));
+        assert_eq!(hooks.position(&first).next, 10);
+        apply(&mut hooks, &reached("wh_1", &reach(1, 20)));
+        assert_eq!(hooks.position(&first), reach(1, 20));
+        apply(&mut hooks, &set(&second));
+        assert_eq!(hooks.position(&second), reach(2, 5));
+        // What was on its way then.
+        apply(&mut hooks, &reached("wh_1", &reach(1, 30)));
+        assert_eq!(hooks.position(&second).next, 5);
+        assert_eq!(Hooks::load(&hooks.save()), Some(hooks.clone()));
+        assert!(!format!("{hooks:?}").contains("whsec"));
+        apply(&mut hooks, &removed("wh_1"));
+        assert_eq!(hooks, Hooks::default());
+    }
+
+    // OPS-14
+    #[test]
+    fn an_event_that_is_not_known_is_no_state() {
+        let mut hooks = Hooks::default();
+        for (kind, data) in [("webhook.else", "{}"), (RULE, "{}"), (RULE, "x")] {
+            let event = Event {
+                sequence: Sequence::FIRST,
+                at: Micros(0),
+                topic: "sys.op.webhook.wh_1",
+                kind,
+                data: data.as_bytes(),
+            };
+            assert!(hooks.apply(&event).is_err(), "{kind} {data}");
+        }
+    }
+}
