@@ -606,6 +606,38 @@ sections! {
         stream_entries_max: u64 = 10_000, Bound::Within(1, 100_000_000);
     }
 
+    /// Events sent to URLs: `op.webhook`. See docs/operators/webhook.md.
+    webhook: Webhook {
+        /// Networks (`10.1.0.0/16`) that webhooks are sent to although they are not on the public
+        /// internet. In the development profile loopback always is among them.
+        allow: Texts = Texts::default(), Bound::Any("a list, or texts with commas between");
+        /// Ports that webhooks are sent to. None named: 443 and 8443 in production, all in
+        /// development.
+        ports: Vec<u16> = Vec::new(), Bound::Any("a list of ports");
+        /// Whether URLs may begin with `http://`. Left out, they may in the development profile and
+        /// not in production.
+        http: Switch = Switch::default(), Bound::Any("true or false");
+        /// PEM file with the authorities that receivers' certificates are trusted by, instead of the
+        /// system's.
+        ca: Option<PathBuf> = None, Bound::Any("a file");
+        /// Webhooks of one tenant.
+        rules_max: usize = 100, Bound::Within(1, 10_000);
+        /// From the connection to the end of the answer, where a webhook names no time of its own.
+        timeout_ms: u64 = 15_000, Bound::Within(50, 120_000);
+        /// Waits between the attempts of an event, give or take a fifth; the last one holds for all
+        /// that follow. A webhook that names no number of attempts makes one more than there are.
+        retry_ms: Vec<u64> = vec![5_000, 300_000, 1_800_000, 7_200_000, 18_000_000, 36_000_000, 50_400_000, 72_000_000, 86_400_000],
+            Bound::Any("a list of 1 to 100 waits");
+        /// The longest wait, whatever a receiver asks for with `Retry-After`.
+        retry_max_ms: u64 = 86_400_000, Bound::Within(1, 7 * DAY_S * 1_000);
+        /// A circuit breaker that has opened lets one attempt through after this long.
+        breaker_open_ms: u64 = 30_000, Bound::Within(10, 3_600_000);
+        /// Requests at a time to one host and port.
+        endpoint_requests_max: usize = 4, Bound::Within(1, 256);
+        /// Requests at a time of one tenant.
+        tenant_requests_max: usize = 32, Bound::Within(1, 4_096);
+    }
+
     /// How the node goes down.
     drain: Drain {
         /// From the signal to the end of the process.

@@ -295,7 +295,7 @@ async fn live(
     let (edge_address, ops_address) = (edge.local_addr()?, operations.local_addr()?);
 
     let masters = encryption.as_ref().map(|keys| Arc::clone(&keys.masters));
-    let broker = start_broker(config, data_dir, environment, encryption)?;
+    let broker = start_broker(config, profile, data_dir, environment, encryption)?;
     let projections = projecting::start(
         config,
         profile,
@@ -494,6 +494,7 @@ fn room_bytes_min(log: &config::Log) -> u64 {
 
 fn start_broker(
     config: &Config,
+    profile: Profile,
     data_dir: &DataDir,
     environment: Environment,
     encryption: Option<Encryption>,
@@ -518,6 +519,10 @@ fn start_broker(
         // What is encrypted in the log must not lie beside it in the clear.
         states: (!encrypted).then(|| data_dir.path().join(STATES)),
         maintenance: broker::maintenance::Options::of(config).context("settings")?,
+        webhooks: operators::webhook::Settings::of(&config.webhook, profile, |record| {
+            arqonbus::edge::json::envelope::shown(record).to_line()
+        })
+        .context("settings")?,
     };
     Broker::start(environment, options).context("cannot start the broker")
 }

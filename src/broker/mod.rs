@@ -112,6 +112,8 @@ pub struct Options {
     pub states: Option<PathBuf>,
     /// How logs are kept up.
     pub maintenance: maintenance::Options,
+    /// How webhooks are sent.
+    pub webhooks: operators::webhook::Settings,
 }
 
 impl Options {
@@ -131,6 +133,7 @@ impl Options {
             producers_max: 65_536,
             states: None,
             maintenance: maintenance::Options::default(),
+            webhooks: operators::webhook::Settings::default(),
         }
     }
 }
@@ -173,6 +176,7 @@ pub struct Broker {
     maintenance: Arc<Maintenance>,
     upkeep: ArcSwap<maintenance::Options>,
     duties: operators::Duties,
+    webhooks: operators::webhook::Desk,
 }
 
 impl Broker {
@@ -197,6 +201,7 @@ impl Broker {
         });
         let upkeep = ArcSwap::from_pointee(options.maintenance.clone());
         let broker = Arc::new(Self {
+            webhooks: operators::webhook::Desk::new(options.webhooks.clone()),
             ground,
             options,
             tenants: Roster::default(),
@@ -440,6 +445,12 @@ impl Broker {
     #[must_use]
     pub const fn duties(&self) -> &operators::Duties {
         &self.duties
+    }
+
+    /// What webhooks share.
+    #[must_use]
+    pub const fn webhooks(&self) -> &operators::webhook::Desk {
+        &self.webhooks
     }
 
     /// Which realities were opened. For one listener.

@@ -3,7 +3,7 @@
 //!
 //! Rules stand in the order in which they were given; the first whose pattern matches a topic
 //! decides for it. The broker's own topics have rules of their own: cursors of consumers
-//! (`sys.consumer.`) are compacted, each topic being one key; the others stay whole, because state is
+//! (`sys.consumer.`) and positions of operators (`sys.position.`) are compacted, each topic being one key; the others stay whole, because state is
 //! folded from them, but for statements (`sys.log`) and audits (`sys.audit`), which can be given
 //! limits by a rule that names them.
 
@@ -140,7 +140,7 @@ impl TopicRules {
     /// How `topic` is compacted, if it is.
     #[must_use]
     pub fn compaction(&self, topic: &str) -> Option<KeyRule> {
-        if topic.starts_with(consumer::TOPIC_PREFIX) {
+        if topic.starts_with(consumer::TOPIC_PREFIX) || topic.starts_with(POSITIONS) {
             return Some(KeyRule {
                 tombstone_grace_micros: 0,
             });
@@ -156,6 +156,9 @@ impl TopicRules {
         self.of(topic)?.compaction
     }
 }
+
+/// Where operators keep how far they have got, each topic one key.
+const POSITIONS: &str = "sys.position.";
 
 /// Of the broker's own topics only those that nothing is folded from can be given limits.
 fn may_be_limited(topic: &str) -> bool {

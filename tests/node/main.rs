@@ -53,4 +53,5 @@ mod tokens;
 mod traces;
 mod upkeep;
 mod verbs;
+mod webhook;
 mod wire;

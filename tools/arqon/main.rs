@@ -37,6 +37,7 @@ mod tail;
 mod token;
 mod topics;
 mod version;
+mod webhooks;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -110,6 +111,7 @@ enum Verb {
     Token(token::Arguments),
     Context(context::Arguments),
     Bench(bench::Arguments),
+    Webhooks(webhooks::Arguments),
     Version(version::Arguments),
     Completions(completions::Arguments),
 }
@@ -184,6 +186,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Token(arguments) => token::run(&target, output, arguments).await,
             Verb::Context(arguments) => context::run(&target, output, arguments),
             Verb::Bench(arguments) => bench::run(&target, output, arguments).await,
+            Verb::Webhooks(arguments) => webhooks::run(&target, output, arguments).await,
             Verb::Version(arguments) => version::run(&target, output, arguments).await,
             Verb::Completions(arguments) => completions::run(&arguments),
         }

@@ -22,6 +22,7 @@ pub mod reference;
 mod refusals;
 pub mod routes;
 mod status;
+pub mod webhooks;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -147,6 +147,7 @@ const VIEWS: &[View] = &[
     view("/v1/signatures", "edge.signature.key.list"),
     view("/v1/topics", "topics.list"),
     view("/v1/topics/{topic}", "topics.describe"),
+    view("/v1/webhooks", "op.webhook.list"),
 ];
 
 const fn view(path: &'static str, command: &'static str) -> View {
