@@ -9,6 +9,7 @@ use prost::Message as _;
 use uuid::Uuid;
 
 use super::access::Identity;
+use super::expiry::is_over;
 use super::name::{self, NameError};
 use super::producers::Producer;
 use super::reality::Reality;
@@ -101,6 +102,20 @@ pub enum Fault {
         /// What it says.
         found: i64,
     },
+    /// It has expired before it came.
+    #[error("is {found}, which is past already: it is {now} by the node's clock")]
+    Expired {
+        /// When, in milliseconds.
+        found: u64,
+        /// The time of the node, in milliseconds.
+        now: u64,
+    },
+    /// It would expire before it is delivered.
+    #[error("must be before expires_at, which is {found}")]
+    NotBeforeExpiry {
+        /// When it expires, in milliseconds.
+        found: i64,
+    },
     /// The log's own entry is ahead of the log.
     #[error("has {found} for {key:?}, but the last sequence is {last}")]
     ClockAhead {
@@ -130,6 +145,8 @@ impl Fault {
             | Self::OtherReality { .. }
             | Self::Name(_)
             | Self::Time { .. }
+            | Self::Expired { .. }
+            | Self::NotBeforeExpiry { .. }
             | Self::ClockAhead { .. } => ErrorCode::ValidationError,
             Self::OtherTenant => ErrorCode::TenantMismatch,
             Self::Forbidden => ErrorCode::Forbidden,
@@ -149,6 +166,8 @@ pub struct Batch<'a> {
     pub(super) records: Vec<NewRecord>,
     /// Own clock entries of producers, in order; checked under the reality's lock at the append.
     pub(super) own: Vec<OwnEntry>,
+    /// Some of them expire.
+    pub(super) expires: bool,
 }
 
 /// An envelope that meets the rules.
@@ -190,6 +209,7 @@ impl<'a> Batch<'a> {
             stamps: BytesMut::new(),
             records: Vec::with_capacity(capacity),
             own: Vec::new(),
+            expires: false,
         }
     }
 
@@ -250,6 +270,7 @@ impl<'a> Batch<'a> {
         verdict: &[u8],
     ) {
         let stamp = self.stamp(id, view, verdict);
+        self.expires |= view.expires_at != 0;
         self.records.push(NewRecord {
             topic,
             // The producer says nothing of when it saw what in the copies' reality.
@@ -317,11 +338,13 @@ impl<'a> Batch<'a> {
         for (field, found) in [
             ("timestamp", view.timestamp),
             ("expires_at", view.expires_at),
+            ("deliver_at", view.deliver_at),
         ] {
             if !(0..=TIME_MS_MAX).contains(&found) {
                 return Err((field, Fault::Time { found }));
             }
         }
+        self.accept_expiry(view)?;
         let clock_entries = match view.clock {
             Some(clock) => self.accept_clock(clock, view.producer_id)?,
             None => Bytes::new(),
@@ -330,6 +353,23 @@ impl<'a> Batch<'a> {
             topic,
             clock_entries,
         })
+    }
+
+    /// What nobody would ever be given is refused, not stored in silence.
+    fn accept_expiry(&mut self, view: &EnvelopeView<'_>) -> Result<(), (&'static str, Fault)> {
+        let Some(end) = u64::try_from(view.expires_at).ok().filter(|end| *end > 0) else {
+            return Ok(());
+        };
+        self.expires = true;
+        if is_over(end, self.now) {
+            let (found, now) = (end, self.now.as_millis());
+            return Err(("expires_at", Fault::Expired { found, now }));
+        }
+        if view.deliver_at >= view.expires_at {
+            let found = view.expires_at;
+            return Err(("deliver_at", Fault::NotBeforeExpiry { found }));
+        }
+        Ok(())
     }
 
     fn stamp(&mut self, id: Option<Uuid>, view: &EnvelopeView<'_>, verdict: &[u8]) -> Bytes {

@@ -20,6 +20,7 @@ pub mod compare;
 pub mod consumer;
 pub mod damage;
 pub mod error;
+mod expiry;
 pub mod fanout;
 pub mod filter;
 pub mod journal;

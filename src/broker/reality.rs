@@ -15,6 +15,7 @@ use super::accept::{Batch, Fault, Rejection};
 use super::attendance::Attendance;
 use super::damage::Encounters;
 use super::error::Error;
+use super::expiry::Expiry;
 use super::fanout::{Fanout, Subscriber, Visibility, Wanted};
 use super::filter::Filter;
 use super::name::{RealityName, Tenant};
@@ -89,6 +90,7 @@ pub struct Reality {
     producers: Mutex<ProducerClocks>,
     encounters: Arc<Encounters>,
     bytes: Arc<RealityBytes>,
+    expiry: Arc<Expiry>,
     /// Of the node's own that are told of records.
     attending: Arc<AtomicUsize>,
 }
@@ -151,6 +153,8 @@ impl Reality {
         });
         let clock_key = ground.clock_key(name);
         let (log, loss) = open_log(ground, &directory, &clock_key, &watch)?;
+        let clock = Arc::clone(&ground.environment.clock);
+        let expiry = Arc::new(Expiry::new(clock, log.bounds().written_end));
         let reality = Self {
             ground: Arc::clone(ground),
             tenant: tenant.clone(),
@@ -164,6 +168,7 @@ impl Reality {
             producers: Mutex::new(ProducerClocks::new(ground.producers_max)),
             encounters: Arc::new(Encounters::new(tenant.clone(), name.clone())),
             bytes,
+            expiry,
             attending: Arc::default(),
         };
         reality.measure();
@@ -253,6 +258,11 @@ impl Reality {
         self.ground.ids.next(now)
     }
 
+    /// Which of its records are of no use any more.
+    pub(super) const fn expiry(&self) -> &Arc<Expiry> {
+        &self.expiry
+    }
+
     pub(super) fn fanout(&self) -> &Arc<Fanout> {
         &self.watch.fanout
     }
@@ -293,7 +303,15 @@ impl Reality {
         sink: Arc<dyn AppendSink>,
         token: u64,
     ) -> Result<(), Error> {
-        let Batch { records, own, .. } = batch;
+        let Batch {
+            records,
+            own,
+            expires,
+            ..
+        } = batch;
+        if expires {
+            self.expiry.note();
+        }
         let reserved = self.reserve(&records)?;
         let append = Append {
             records,
@@ -392,6 +410,7 @@ impl Reality {
         sink: Arc<dyn AppendSink>,
         token: u64,
     ) -> Result<(), AppendError> {
+        self.expiry.note_envelope(&record.envelope);
         self.log().append(Append {
             records: vec![record],
             durability: system::DURABILITY,
