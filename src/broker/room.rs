@@ -38,7 +38,8 @@ pub fn of_topic(topic: &str) -> Option<(String, String)> {
     Some((read(room)?, read(channel)?))
 }
 
-fn write(name: &str, out: &mut String) {
+/// Appends `name` as a token of a topic.
+pub(super) fn write(name: &str, out: &mut String) {
     for byte in name.bytes() {
         if is_token_byte(byte) && byte != b'~' {
             out.push(char::from(byte));
@@ -52,8 +53,8 @@ fn write(name: &str, out: &mut String) {
     }
 }
 
-/// `None` for what `write` does not write.
-fn read(token: &str) -> Option<String> {
+/// The name that a token stands for; `None` for what [`write`] does not write.
+pub(super) fn read(token: &str) -> Option<String> {
     let mut name = Vec::with_capacity(token.len());
     let mut bytes = token.bytes();
     while let Some(byte) = bytes.next() {
