@@ -4,7 +4,7 @@
 //! a topic. A namespace is one of the caller's tenant because its log is.
 
 use crate::broker::name::{NameError, TOPIC_BYTES_MAX, Tenant};
-use crate::broker::room;
+use crate::proto::topic::{read_token, write_token};
 
 /// What the topics of all keys begin with.
 pub(crate) const TOPIC_PREFIX: &str = "op.store.";
@@ -47,7 +47,7 @@ impl Namespace {
             Some(name) => name.to_owned(),
         };
         let mut prefix = TOPIC_PREFIX.to_owned();
-        room::write(&name, &mut prefix);
+        write_token(&name, &mut prefix);
         prefix.push('.');
         // A key has a byte at least.
         if prefix.len() >= TOPIC_BYTES_MAX {
@@ -75,7 +75,7 @@ impl Namespace {
             return Err(BadKey::Name(NameError::Empty));
         }
         let mut topic = self.prefix.clone();
-        room::write(key, &mut topic);
+        write_token(key, &mut topic);
         if topic.len() > TOPIC_BYTES_MAX {
             let found = topic.len();
             return Err(BadKey::TooLong { found });
@@ -85,7 +85,7 @@ impl Namespace {
 
     /// The key that a topic is, if it is one of this namespace.
     pub(crate) fn key(&self, topic: &str) -> Option<String> {
-        room::read(topic.strip_prefix(self.prefix.as_str())?)
+        read_token(topic.strip_prefix(self.prefix.as_str())?)
     }
 }
 
