@@ -1,17 +1,12 @@
 //! Values of keys as envelopes, and back.
 //!
-//! A value is an event whose data is the value: JSON text, or bytes. Its key is the key, so that
-//! the log's compaction keeps the newest of each; without data it says that there is none.
-
-use prost::Message as _;
+//! A value is the data of an event: JSON text, or bytes. Without data, it says that there is none.
 
 use crate::broker::error::ArgumentFault;
 use crate::proto::v1::value::Kind;
-use crate::proto::v1::{Envelope, Event, Value, envelope};
+use crate::proto::v1::Value;
 use crate::proto::view::EnvelopeView;
 
-/// Type of the events.
-const EVENT: &str = "op.store.value";
 const CONTENT_TYPE: &str = "content-type";
 const JSON: &str = "application/json";
 const BYTES: &str = "application/octet-stream";
@@ -19,8 +14,8 @@ const BYTES: &str = "application/octet-stream";
 /// A value in the form in which it is stored.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Encoded {
-    data: bytes::Bytes,
-    content_type: &'static str,
+    pub(super) data: bytes::Bytes,
+    pub(super) content_type: &'static str,
 }
 
 impl Encoded {
@@ -54,33 +49,6 @@ impl Encoded {
     pub(super) fn len_bytes(&self) -> usize {
         self.data.len()
     }
-
-    /// As the newest value of `key`, which expires at `expires_at` milliseconds, or never if that
-    /// is 0.
-    pub(super) fn envelope(self, topic: &str, key: &str, expires_at: u64) -> Vec<u8> {
-        let envelope = Envelope {
-            topic: topic.into(),
-            key: key.into(),
-            headers: [(CONTENT_TYPE.to_owned(), self.content_type.to_owned())].into(),
-            expires_at: i64::try_from(expires_at).unwrap_or(i64::MAX),
-            payload: Some(envelope::Payload::Event(Event {
-                r#type: EVENT.into(),
-                data: self.data,
-            })),
-            ..Envelope::default()
-        };
-        envelope.encode_to_vec()
-    }
-}
-
-/// That `key` has no value any more.
-pub(super) fn tombstone(topic: &str, key: &str) -> Vec<u8> {
-    let envelope = Envelope {
-        topic: topic.into(),
-        key: key.into(),
-        ..Envelope::default()
-    };
-    envelope.encode_to_vec()
 }
 
 /// The value in an envelope; `None` if it says that there is none.
@@ -100,15 +68,23 @@ pub(super) fn value_in(envelope: &EnvelopeView<'_>) -> Option<Value> {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message as _;
     use serde_json::json;
 
     use super::*;
+    use crate::proto::v1::{Envelope, Event, envelope};
 
     fn back(value: &Value) -> Option<Value> {
-        let encoded = Encoded::of(value).unwrap().envelope("op.store.n.k", "k", 7);
-        let view = EnvelopeView::parse(&encoded).unwrap();
-        assert_eq!((view.topic, view.key, view.expires_at), ("op.store.n.k", "k", 7));
-        value_in(&view)
+        let Encoded { data, content_type } = Encoded::of(value).unwrap();
+        let envelope = Envelope {
+            headers: [(CONTENT_TYPE.to_owned(), content_type.to_owned())].into(),
+            payload: Some(envelope::Payload::Event(Event {
+                r#type: String::new(),
+                data,
+            })),
+            ..Envelope::default()
+        };
+        value_in(&EnvelopeView::parse(&envelope.encode_to_vec()).unwrap())
     }
 
     // OPS-07
@@ -133,7 +109,6 @@ mod tests {
         assert!(Encoded::of(&nothing).is_err());
         let empty: Value = Kind::Bytes(bytes::Bytes::new()).into();
         assert!(Encoded::of(&empty).is_err());
-        let encoded = tombstone("op.store.n.k", "k");
-        assert_eq!(value_in(&EnvelopeView::parse(&encoded).unwrap()), None);
+        assert_eq!(value_in(&EnvelopeView::default()), None);
     }
 }
