@@ -24,9 +24,12 @@ mod expiry;
 pub mod fanout;
 pub mod filter;
 pub mod journal;
+pub mod ledger;
 pub mod maintenance;
 pub mod name;
 pub mod openings;
+pub mod operators;
+mod own;
 pub mod producers;
 pub mod reality;
 mod register;
@@ -58,6 +61,7 @@ pub use consumer::Consumers;
 pub use error::Error;
 pub use filter::{Filter, Traits};
 pub use name::{NameError, RealityName, Tenant, check_token};
+pub use own::{Expected, OwnRecord};
 pub use reality::{ReadOnly, Reality};
 pub use register::Birth;
 pub use subscription::Subscription;
@@ -100,6 +104,10 @@ pub struct Options {
     pub consumers_max: usize,
     /// Most producers of a reality whose own clocks are remembered.
     pub producers_max: usize,
+    /// Where what folds come to is kept between two openings; `None`: nowhere, they are read anew.
+    pub states: Option<PathBuf>,
+    /// Bounds of the built-in operators.
+    pub operators: operators::Settings,
     /// How logs are kept up.
     pub maintenance: maintenance::Options,
 }
@@ -119,6 +127,8 @@ impl Options {
             tenant_bytes_max: None,
             consumers_max: 10_000,
             producers_max: 65_536,
+            states: None,
+            operators: operators::Settings::default(),
             maintenance: maintenance::Options::default(),
         }
     }
@@ -160,6 +170,7 @@ pub struct Broker {
     threads: Mutex<Vec<JoinHandle<()>>>,
     backups: Backups,
     maintenance: Arc<Maintenance>,
+    duties: operators::Duties,
 }
 
 impl Broker {
@@ -169,7 +180,10 @@ impl Broker {
     /// # Errors
     /// A thread cannot be started.
     pub fn start(environment: Environment, options: Options) -> std::io::Result<Arc<Self>> {
+        let cache = options.states.as_deref().map(ledger::Cache::open);
         let ground = Arc::new(Ground {
+            cache: cache.transpose()?,
+            settings: options.operators,
             environment,
             options: options.log.clone(),
             node: options.node,
@@ -188,6 +202,7 @@ impl Broker {
             threads: Mutex::default(),
             backups: Backups::default(),
             maintenance: Arc::default(),
+            duties: operators::Duties::default(),
         });
         broker.spawn("arqon-repair", |ground, broker| {
             while let Some(due) = ground.repairs.next() {
@@ -250,6 +265,9 @@ impl Broker {
         if self.tenants.holds(tenant) {
             let tenant = tenant.clone();
             return Err(Error::TenantInUse { tenant });
+        }
+        if let Some(cache) = &self.ground.cache {
+            cache.forget(tenant.as_str());
         }
         removal::delete_tenant(&self.ground, &self.options.directory, tenant, by)
     }
@@ -350,6 +368,7 @@ impl Broker {
         }
         let tenancy = opened?;
         self.tenants.insert(tenant.clone(), Arc::clone(&tenancy));
+        self.duties.look(tenant);
         Ok(tenancy)
     }
 
@@ -399,6 +418,17 @@ impl Broker {
                 drop(tenancy);
                 self.seats.fetch_sub(1, Ordering::SeqCst);
             });
+    }
+
+    /// Bounds of the built-in operators.
+    pub(crate) fn settings(&self) -> &operators::Settings {
+        &self.ground.settings
+    }
+
+    /// What the built-in operators have to do.
+    #[must_use]
+    pub const fn duties(&self) -> &operators::Duties {
+        &self.duties
     }
 
     /// Which realities were opened. For one listener.
@@ -537,6 +567,9 @@ impl Broker {
         self.tenants.shut();
         for tenancy in self.tenancies() {
             tenancy.close();
+        }
+        if let Some(cache) = &self.ground.cache {
+            cache.flush();
         }
     }
 }

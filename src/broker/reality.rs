@@ -7,7 +7,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use uuid::Uuid;
 
@@ -18,8 +18,10 @@ use super::error::Error;
 use super::expiry::Expiry;
 use super::fanout::{Fanout, Subscriber, Visibility, Wanted};
 use super::filter::Filter;
+use super::ledger::Cache;
 use super::name::{RealityName, Tenant};
 use super::openings::Openings;
+use super::operators::{Settings, store};
 use super::producers::{Producer, ProducerClocks};
 use super::repair::Repairs;
 use super::stamp::IdSource;
@@ -47,6 +49,8 @@ pub(super) struct Ground {
     pub(super) repairs: Repairs,
     pub(super) past: Past,
     pub(super) openings: Openings,
+    pub(super) cache: Option<Cache>,
+    pub(super) settings: Settings,
 }
 
 /// What logs had counted that are closed now.
@@ -91,6 +95,7 @@ pub struct Reality {
     encounters: Arc<Encounters>,
     bytes: Arc<RealityBytes>,
     expiry: Arc<Expiry>,
+    keys: Mutex<store::Names>,
     /// Of the node's own that are told of records.
     attending: Arc<AtomicUsize>,
 }
@@ -169,6 +174,7 @@ impl Reality {
             encounters: Arc::new(Encounters::new(tenant.clone(), name.clone())),
             bytes,
             expiry,
+            keys: Mutex::default(),
             attending: Arc::default(),
         };
         reality.measure();
@@ -261,6 +267,11 @@ impl Reality {
     /// Which of its records are of no use any more.
     pub(super) const fn expiry(&self) -> &Arc<Expiry> {
         &self.expiry
+    }
+
+    /// The keys of its store, as far as they have been asked for.
+    pub(super) fn keys(&self) -> MutexGuard<'_, store::Names> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn fanout(&self) -> &Arc<Fanout> {
@@ -410,9 +421,21 @@ impl Reality {
         sink: Arc<dyn AppendSink>,
         token: u64,
     ) -> Result<(), AppendError> {
-        self.expiry.note_envelope(&record.envelope);
+        self.append_all_own(vec![record], sink, token)
+    }
+
+    /// The same for several records, all or none.
+    pub(super) fn append_all_own(
+        &self,
+        records: Vec<NewRecord>,
+        sink: Arc<dyn AppendSink>,
+        token: u64,
+    ) -> Result<(), AppendError> {
+        for record in &records {
+            self.expiry.note_envelope(&record.envelope);
+        }
         self.log().append(Append {
-            records: vec![record],
+            records,
             durability: system::DURABILITY,
             then: None,
             sink,

@@ -17,12 +17,35 @@ pub struct Command<H> {
     pub name: &'static str,
     /// Who may give it.
     pub role: Role,
+    /// Whether it changes anything.
+    pub effect: Effect,
     /// What it takes.
     pub arguments: &'static [Argument],
     /// What it does, in a sentence.
     pub doc: &'static str,
     /// What carries it out. May block on the disk.
     pub handler: H,
+}
+
+/// Whether a command changes anything. Whatever does is audited: it is carried out only when who
+/// asked for what is on disk, and what became of it is written down after (BRK-13).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// It shows something; all is as it was.
+    Shows,
+    /// It changes something, here or elsewhere: state, a record, what runs.
+    Changes,
+}
+
+impl Effect {
+    /// As listed.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Shows => "shows",
+            Self::Changes => "changes",
+        }
+    }
 }
 
 /// An argument of a command.
@@ -47,12 +70,16 @@ pub enum Kind {
     Bytes,
     /// A whole number from 0 on.
     Integer,
+    /// Any number.
+    Number,
     /// True or false.
     Boolean,
     /// A list of texts.
     Texts,
     /// An object with whatever is in it, or the text of one.
     Object,
+    /// Whatever a value can be.
+    Any,
 }
 
 impl Kind {
@@ -63,9 +90,11 @@ impl Kind {
             Self::Text => "a text",
             Self::Bytes => "bytes",
             Self::Integer => "a whole number from 0 on",
+            Self::Number => "a number",
             Self::Boolean => "true or false",
             Self::Texts => "a list of texts",
             Self::Object => "an object, or a text that is one in JSON",
+            Self::Any => "a value",
         }
     }
 
@@ -78,6 +107,12 @@ impl Kind {
             (Self::Integer, value::Kind::Integer(number)) => {
                 u64::try_from(*number).ok().map(Given::Integer)
             }
+            (Self::Number, value::Kind::Number(number)) => Some(Given::Number(*number)),
+            #[expect(clippy::cast_precision_loss, reason = "whoever wants it exact asks for one")]
+            (Self::Number, value::Kind::Unsigned(number)) => Some(Given::Number(*number as f64)),
+            #[expect(clippy::cast_precision_loss, reason = "whoever wants it exact asks for one")]
+            (Self::Number, value::Kind::Integer(number)) => Some(Given::Number(*number as f64)),
+            (Self::Any, any) => Some(Given::Any(any.clone().into())),
             (Self::Boolean, value::Kind::Boolean(flag)) => Some(Given::Boolean(*flag)),
             (Self::Texts, value::Kind::List(list)) => {
                 let text = |item: &Value| match &item.kind {
@@ -114,6 +149,8 @@ enum Given {
     Boolean(bool),
     Texts(Vec<String>),
     Object(Map<String, serde_json::Value>),
+    Number(f64),
+    Any(Value),
 }
 
 /// Arguments that fit their command.
@@ -144,6 +181,24 @@ impl Arguments {
     pub fn integer(&self, name: &str) -> Option<u64> {
         match self.0.get(name)? {
             Given::Integer(number) => Some(*number),
+            _ => None,
+        }
+    }
+
+    /// Any number, if it was given.
+    #[must_use]
+    pub fn number(&self, name: &str) -> Option<f64> {
+        match self.0.get(name)? {
+            Given::Number(number) => Some(*number),
+            _ => None,
+        }
+    }
+
+    /// Any value, if it was given.
+    #[must_use]
+    pub fn value(&self, name: &str) -> Option<&Value> {
+        match self.0.get(name)? {
+            Given::Any(value) => Some(value),
             _ => None,
         }
     }

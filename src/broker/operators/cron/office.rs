@@ -160,7 +160,7 @@ fn end_all(tenancy: &Tenancy, ended: Vec<(String, End)>) -> Result<(), Error> {
     }
     tenancy.ledger::<Jobs>().change(|jobs| {
         let there = ended.into_iter().filter(|(id, _)| jobs.get(id).is_some());
-        let by = String::new();
+        let by = "op-cron".to_owned();
         let events = there.map(|(id, end)| Change::Ended { id, by: by.clone(), end }.event());
         Ok(((), events.collect()))
     })

@@ -17,18 +17,18 @@ use jiff::{Timestamp, Zoned};
 use serde::{Deserialize, Serialize};
 
 /// Longest cron expression in bytes.
-pub(crate) const EXPRESSION_BYTES_MAX: usize = 256;
+pub(super) const EXPRESSION_BYTES_MAX: usize = 256;
 /// Shortest time between two firings of a job.
-pub(crate) const INTERVAL_MS_MIN: u64 = 100;
+pub(super) const INTERVAL_MS_MIN: u64 = 100;
 /// Missed firings that are made up for, at most.
-pub(crate) const CAUGHT_UP_MAX: u64 = 1_000;
+pub(super) const CAUGHT_UP_MAX: u64 = 1_000;
 /// Times in a row that may fall into gaps before a schedule counts as one without end.
 const GAPS_MAX: usize = 1_000;
 
 /// What a job at a fixed time does on a day that does not have that time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Gap {
+pub(super) enum Gap {
     /// It runs at the first instant after the gap.
     #[default]
     Run,
@@ -39,7 +39,7 @@ pub(crate) enum Gap {
 /// What becomes of firings that were missed, because the node was down or its clock went forward.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Misfire {
+pub(super) enum Misfire {
     /// Nothing.
     Skip,
     /// The last of them is made up for.
@@ -55,7 +55,7 @@ pub(crate) enum Misfire {
 /// When a job is due, as it was asked for.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Plan {
+pub(super) enum Plan {
     /// Once, or in even steps.
     Every {
         /// The first time.
@@ -76,20 +76,38 @@ pub(crate) enum Plan {
 
 /// A plan that cannot be followed.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub(crate) enum BadPlan {
+pub enum BadPlan {
+    /// No cron expression.
     #[error("is {found:?}, which is no cron expression: {reason}")]
-    Expression { found: String, reason: String },
+    Expression {
+        /// What it says.
+        found: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Too long to be looked at.
     #[error("has {found} bytes, more than the limit of {EXPRESSION_BYTES_MAX}")]
-    Length { found: usize },
+    Length {
+        /// Bytes found.
+        found: usize,
+    },
+    /// No time zone.
     #[error("is {found:?}, which is no time zone; needed is an IANA name like Europe/Stockholm")]
-    Zone { found: String },
-    #[error("is {found:?}, which no day of the next years fits")]
-    Never { found: String },
+    Zone {
+        /// What it says.
+        found: String,
+    },
+    /// A time that never comes.
+    #[error("is {found:?}, which no day to come fits")]
+    Never {
+        /// What it says.
+        found: String,
+    },
 }
 
 /// A plan that can be asked.
 #[derive(Clone, Debug)]
-pub(crate) struct Schedule(Times);
+pub(super) struct Schedule(Times);
 
 #[derive(Clone, Debug)]
 enum Times {
@@ -107,7 +125,7 @@ enum Times {
 impl Schedule {
     /// # Errors
     /// The expression or the zone is none.
-    pub(crate) fn of(plan: &Plan) -> Result<Self, BadPlan> {
+    pub(super) fn of(plan: &Plan) -> Result<Self, BadPlan> {
         let (expression, time_zone, gap) = match plan {
             Plan::Every {
                 first_ms,
@@ -148,7 +166,7 @@ impl Schedule {
     }
 
     /// The first time after `after`; `None` if there is none.
-    pub(crate) fn next(&self, after: u64) -> Option<u64> {
+    pub(super) fn next(&self, after: u64) -> Option<u64> {
         match &self.0 {
             Times::Every { first, .. } if after < *first => Some(*first),
             Times::Every { first, interval } => {
@@ -205,7 +223,7 @@ impl Schedule {
     /// been seen to; what was due more than `tolerance_ms` ago counts as missed.
     ///
     /// After a firing, `after` is the time that it was planned for, and the question is put again.
-    pub(crate) fn due(
+    pub(super) fn due(
         &self,
         after: u64,
         now: u64,

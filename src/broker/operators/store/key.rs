@@ -7,26 +7,32 @@ use crate::broker::name::{NameError, TOPIC_BYTES_MAX, Tenant};
 use crate::proto::topic::{read_token, write_token};
 
 /// What the topics of all keys begin with.
-pub(crate) const TOPIC_PREFIX: &str = "op.store.";
+pub(in crate::broker) const TOPIC_PREFIX: &str = "op.store.";
 /// What the names of the namespaces of tenants begin with.
 const OF_TENANT: &str = "tenant:";
 
 /// Why there is no such namespace or key.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub(crate) enum BadKey {
+pub enum BadKey {
+    /// It breaks the rule of names.
     #[error("{0}")]
     Name(NameError),
+    /// Another tenant's.
     #[error("is the namespace of another tenant than the token's; leave it out for your own")]
     OtherTenant,
+    /// It does not fit into a topic.
     #[error(
         "is too long: with its namespace it makes a topic of {found} bytes, more than the limit of {TOPIC_BYTES_MAX}; each byte that is no letter, digit or one of _ : @ + = - counts three times"
     )]
-    TooLong { found: usize },
+    TooLong {
+        /// Bytes of the topic that it would make.
+        found: usize,
+    },
 }
 
 /// Part of a tenant's store.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Namespace {
+pub(super) struct Namespace {
     name: String,
     /// Of the topics of its keys, the last dot included.
     prefix: String,
@@ -37,7 +43,7 @@ impl Namespace {
     ///
     /// # Errors
     /// It is another tenant's, or too long.
-    pub(crate) fn new(tenant: &Tenant, name: Option<&str>) -> Result<Self, BadKey> {
+    pub(super) fn new(tenant: &Tenant, name: Option<&str>) -> Result<Self, BadKey> {
         let own = format!("{OF_TENANT}{}", tenant.as_str());
         let name = match name {
             None | Some("") => own,
@@ -57,12 +63,12 @@ impl Namespace {
         Ok(Self { name, prefix })
     }
 
-    pub(crate) fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         &self.name
     }
 
     /// What the topics of its keys begin with.
-    pub(crate) fn prefix(&self) -> &str {
+    pub(super) fn prefix(&self) -> &str {
         &self.prefix
     }
 
@@ -70,7 +76,7 @@ impl Namespace {
     ///
     /// # Errors
     /// The key is empty or too long.
-    pub(crate) fn topic(&self, key: &str) -> Result<String, BadKey> {
+    pub(super) fn topic(&self, key: &str) -> Result<String, BadKey> {
         if key.is_empty() {
             return Err(BadKey::Name(NameError::Empty));
         }
@@ -84,7 +90,7 @@ impl Namespace {
     }
 
     /// The key that a topic is, if it is one of this namespace.
-    pub(crate) fn key(&self, topic: &str) -> Option<String> {
+    pub(super) fn key(&self, topic: &str) -> Option<String> {
         read_token(topic.strip_prefix(self.prefix.as_str())?)
     }
 }

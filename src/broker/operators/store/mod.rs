@@ -25,7 +25,8 @@ use crate::proto::json::{micros, read_micros};
 use crate::proto::v1::Value;
 use crate::proto::view::RecordView;
 
-pub use key::{BadKey, Namespace};
+pub use key::BadKey;
+use key::Namespace;
 pub use limits::Limits;
 pub(in crate::broker) use key::TOPIC_PREFIX;
 pub(in crate::broker) use names::Names;

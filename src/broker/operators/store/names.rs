@@ -18,7 +18,7 @@ const READ_BYTES: usize = 1 << 20;
 
 /// The keys of a reality that have a value, by topic.
 #[derive(Debug)]
-pub(super) struct Names {
+pub(in crate::broker) struct Names {
     live: BTreeMap<Box<str>, Entry>,
     /// How many keys each namespace has, by the prefix of its topics; those that have expired and
     /// have not been looked at since count still.
@@ -146,11 +146,6 @@ impl Names {
     /// Keys of the namespace whose topics begin with `prefix`.
     pub(super) fn count(&self, prefix: &str) -> usize {
         self.counts.get(prefix).copied().unwrap_or_default()
-    }
-
-    /// Namespaces that have keys, by the prefixes of their topics.
-    pub(super) fn namespaces(&self) -> impl Iterator<Item = (&str, usize)> {
-        self.counts.iter().map(|(prefix, count)| (&**prefix, *count))
     }
 
     /// The keys whose topics begin with `prefix`, in their order, behind `after` if that is given,
