@@ -11,11 +11,13 @@ use uuid::Uuid;
 use super::access::Identity;
 use super::expiry::is_over;
 use super::name::{self, NameError};
+use super::operators::delayed::{self, Refusal};
 use super::producers::Producer;
 use super::reality::Reality;
 use super::stamp;
 use crate::log::{Micros, NewRecord};
 use crate::proto::code::ErrorCode;
+use crate::proto::v1::{Record, Verdict};
 use crate::proto::view::{ClockView, EnvelopeView};
 
 /// Longest message id in bytes; ids of older clients need not be UUIDs.
@@ -116,6 +118,18 @@ pub enum Fault {
         /// When it expires, in milliseconds.
         found: i64,
     },
+    /// It would wait for too long.
+    #[error("is too far ahead: messages wait for {limit_s} seconds at most")]
+    TooFarAhead {
+        /// Longest wait in seconds.
+        limit_s: u64,
+    },
+    /// Too many wait already.
+    #[error("cannot wait: {limit} messages do in this reality, which is the limit; `arqon delayed list` shows them")]
+    TooManyWait {
+        /// Most that may.
+        limit: usize,
+    },
     /// The log's own entry is ahead of the log.
     #[error("has {found} for {key:?}, but the last sequence is {last}")]
     ClockAhead {
@@ -147,10 +161,11 @@ impl Fault {
             | Self::Time { .. }
             | Self::Expired { .. }
             | Self::NotBeforeExpiry { .. }
+            | Self::TooFarAhead { .. }
             | Self::ClockAhead { .. } => ErrorCode::ValidationError,
             Self::OtherTenant => ErrorCode::TenantMismatch,
             Self::Forbidden => ErrorCode::Forbidden,
-            Self::TooLarge { .. } => ErrorCode::TooLarge,
+            Self::TooLarge { .. } | Self::TooManyWait { .. } => ErrorCode::TooLarge,
             Self::ClockBack { .. } => ErrorCode::Stale,
         }
     }
@@ -168,6 +183,8 @@ pub struct Batch<'a> {
     pub(super) own: Vec<OwnEntry>,
     /// Some of them expire.
     pub(super) expires: bool,
+    /// So many of them wait for the time of their delivery.
+    delayed: usize,
 }
 
 /// An envelope that meets the rules.
@@ -210,6 +227,7 @@ impl<'a> Batch<'a> {
             records: Vec::with_capacity(capacity),
             own: Vec::new(),
             expires: false,
+            delayed: 0,
         }
     }
 
@@ -250,11 +268,17 @@ impl<'a> Batch<'a> {
         } = admitted;
         let id = view.id.is_empty().then(|| self.reality.next_id(self.now));
         let stamp = self.stamp(id, view, verdict);
+        let (topic, envelope) = if self.waits(view) {
+            self.delayed += 1;
+            self.kept(&topic, id, view, encoded, verdict)
+        } else {
+            (topic, encoded)
+        };
         self.records.push(NewRecord {
             topic,
             clock_entries,
             stamp,
-            envelope: encoded,
+            envelope,
         });
         id
     }
@@ -345,6 +369,7 @@ impl<'a> Batch<'a> {
             }
         }
         self.accept_expiry(view)?;
+        self.accept_delay(view, name)?;
         let clock_entries = match view.clock {
             Some(clock) => self.accept_clock(clock, view.producer_id)?,
             None => Bytes::new(),
@@ -370,6 +395,62 @@ impl<'a> Batch<'a> {
             return Err(("deliver_at", Fault::NotBeforeExpiry { found }));
         }
         Ok(())
+    }
+
+    /// Whether an envelope is to wait; one whose time has come need not.
+    fn waits(&self, view: &EnvelopeView<'_>) -> bool {
+        u64::try_from(view.deliver_at).is_ok_and(|at| at > 0 && !is_over(at, self.now))
+    }
+
+    fn accept_delay(
+        &self,
+        view: &EnvelopeView<'_>,
+        topic: &str,
+    ) -> Result<(), (&'static str, Fault)> {
+        if !self.waits(view) {
+            return Ok(());
+        }
+        let later = delayed::topic_of(topic);
+        name::check_topic(&later).map_err(|fault| ("topic", Fault::Name(fault)))?;
+        let deliver_at = u64::try_from(view.deliver_at).unwrap_or_default();
+        let checked = self.reality.later().check(deliver_at, self.now, self.delayed);
+        checked.map_err(|refusal| {
+            let fault = match refusal {
+                Refusal::TooFar { limit_s } => Fault::TooFarAhead { limit_s },
+                Refusal::Full { limit } => Fault::TooManyWait { limit },
+            };
+            ("deliver_at", fault)
+        })
+    }
+
+    /// What is stored of an envelope that waits, in place of its record.
+    fn kept(
+        &self,
+        topic: &Bytes,
+        id: Option<Uuid>,
+        view: &EnvelopeView<'_>,
+        encoded: Bytes,
+        verdict: &[u8],
+    ) -> (Bytes, Bytes) {
+        let subject = &self.sender.subject;
+        let producer = view.producer_id.is_empty().then(|| subject.clone());
+        let record = Record {
+            topic: String::from_utf8_lossy(topic).into_owned(),
+            id: id.map_or_else(Bytes::new, |id| Bytes::copy_from_slice(id.as_bytes())),
+            producer_id: producer.unwrap_or_default(),
+            verdict: Verdict::decode(verdict).ok().filter(|_| !verdict.is_empty()),
+            envelope: encoded,
+            ..Record::default()
+        };
+        let key = self.reality.next_id(self.now).to_string();
+        let envelope = delayed::kept(key, subject, &record, view);
+        (delayed::topic_of(&record.topic).into(), envelope)
+    }
+
+    /// How many of them wait for the time of their delivery.
+    #[must_use]
+    pub const fn delayed(&self) -> usize {
+        self.delayed
     }
 
     fn stamp(&mut self, id: Option<Uuid>, view: &EnvelopeView<'_>, verdict: &[u8]) -> Bytes {

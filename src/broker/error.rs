@@ -253,6 +253,14 @@ pub enum Error {
         /// Id or name.
         job: String,
     },
+    /// No message waits under this sequence, or it is another's.
+    #[error(
+        "no message of yours waits under sequence {sequence}; `arqon delayed list` shows what waits"
+    )]
+    NothingWaits {
+        /// Which.
+        sequence: u64,
+    },
     /// Another job is called so.
     #[error("there is a job {name:?} already; choose another name, or cancel that one")]
     JobExists {
@@ -463,7 +471,7 @@ impl Error {
                 ..
             } => ErrorCode::TenantMismatch,
             Self::RevisionConflict { .. } => ErrorCode::SequenceConflict,
-            Self::NoSuchJob { .. } => ErrorCode::NotFound,
+            Self::NoSuchJob { .. } | Self::NothingWaits { .. } => ErrorCode::NotFound,
             Self::OverLimit { .. } => ErrorCode::TooLarge,
             Self::TopicForbidden { .. } => ErrorCode::Forbidden,
             Self::Name { .. }
@@ -555,6 +563,7 @@ impl Error {
             Self::TopicForbidden { field, .. } | Self::OverLimit { field, .. } => (*field).into(),
             Self::RevisionConflict { .. } => "arguments.if_revision".into(),
             Self::NoSuchJob { .. } => "arguments.job_id".into(),
+            Self::NothingWaits { .. } => "arguments.sequence".into(),
             Self::NotConfirmed { .. } => "arguments.confirm".into(),
             Self::NoSuchTenant { .. } | Self::TenantInUse { .. } => "tenant".into(),
             Self::ConsumerInUse { .. }

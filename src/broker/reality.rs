@@ -21,7 +21,7 @@ use super::filter::Filter;
 use super::ledger::Cache;
 use super::name::{RealityName, Tenant};
 use super::openings::Openings;
-use super::operators::{Settings, store};
+use super::operators::{Settings, delayed, store};
 use super::producers::{Producer, ProducerClocks};
 use super::repair::Repairs;
 use super::stamp::IdSource;
@@ -96,6 +96,7 @@ pub struct Reality {
     bytes: Arc<RealityBytes>,
     expiry: Arc<Expiry>,
     keys: Mutex<store::Names>,
+    later: delayed::Later,
     /// Of the node's own that are told of records.
     attending: Arc<AtomicUsize>,
 }
@@ -159,7 +160,9 @@ impl Reality {
         let clock_key = ground.clock_key(name);
         let (log, loss) = open_log(ground, &directory, &clock_key, &watch)?;
         let clock = Arc::clone(&ground.environment.clock);
-        let expiry = Arc::new(Expiry::new(clock, log.bounds().written_end));
+        let end = log.bounds().written_end;
+        let expiry = Arc::new(Expiry::new(clock, end));
+        let later = delayed::Later::new(ground.settings.delayed, end);
         let reality = Self {
             ground: Arc::clone(ground),
             tenant: tenant.clone(),
@@ -175,6 +178,7 @@ impl Reality {
             bytes,
             expiry,
             keys: Mutex::default(),
+            later,
             attending: Arc::default(),
         };
         reality.measure();
@@ -267,6 +271,11 @@ impl Reality {
     /// Which of its records are of no use any more.
     pub(super) const fn expiry(&self) -> &Arc<Expiry> {
         &self.expiry
+    }
+
+    /// What waits in it for the time of its delivery.
+    pub(super) const fn later(&self) -> &delayed::Later {
+        &self.later
     }
 
     /// The keys of its store, as far as they have been asked for.

@@ -8,6 +8,7 @@
 //! there, and a task that ends anyhow begins again from that.
 
 pub mod cron;
+pub mod delayed;
 mod duty;
 mod office;
 pub mod store;
@@ -38,12 +39,14 @@ pub struct BuiltIn {
 pub struct Settings {
     /// Of `op.cron`.
     pub cron: cron::Limits,
+    /// Of what waits for its time.
+    pub delayed: delayed::Limits,
     /// Of `op.store`.
     pub store: store::Limits,
 }
 
 /// All of them, by name.
-pub const OPERATORS: &[BuiltIn] = &[cron::CRON, store::STORE];
+pub const OPERATORS: &[BuiltIn] = &[cron::CRON, delayed::DELAYED, store::STORE];
 
 /// The one called `name`.
 #[must_use]

@@ -15,7 +15,7 @@ use crate::broker::command::{Call, Handler, REALITY};
 use crate::broker::error::{ArgumentFault, Error};
 use crate::broker::name::check_topic;
 use crate::broker::operators::BuiltIn;
-use crate::broker::verb::{Argument, Command, Kind};
+use crate::broker::verb::{Argument, Command, Effect, Kind};
 use crate::broker::{Role, Tenancy, room};
 use crate::proto::json::micros;
 use crate::proto::v1::Value;
@@ -89,6 +89,7 @@ const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "op.cron.cancel",
         role: Role::User,
+        effect: Effect::Changes,
         arguments: &[JOB],
         doc: "Ends a job of one's own; an admin, any.",
         handler: cancel,
@@ -96,6 +97,7 @@ const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "op.cron.list",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: &[],
         doc: "Lists one's own jobs; for an admin, all of the tenant.",
         handler: list,
@@ -103,6 +105,7 @@ const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "op.cron.pause",
         role: Role::User,
+        effect: Effect::Changes,
         arguments: &[JOB],
         doc: "Has a job of one's own not run until it is resumed; an admin, any.",
         handler: pause,
@@ -110,6 +113,7 @@ const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "op.cron.resume",
         role: Role::User,
+        effect: Effect::Changes,
         arguments: &[JOB],
         doc: "Has a paused job run again; what it would have done meanwhile is not made up for.",
         handler: resume,
@@ -117,6 +121,7 @@ const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "op.cron.schedule",
         role: Role::User,
+        effect: Effect::Changes,
         arguments: &[
             optional("topic", Kind::Text, "where the messages go, if not to a room"),
             optional("room", Kind::Text, "the room that they go to"),
@@ -168,6 +173,7 @@ const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "op.cron.show",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: &[
             JOB,
             optional("next", Kind::Integer, "so many of the next times; 5 if left out, 100 at most"),

@@ -447,11 +447,11 @@ mod tests {
             assert_eq!(all(3), [7 * step, 8 * step, 9 * step, on_time]);
             assert_eq!(all(100).len(), 10);
             // Nothing is due twice, and nothing early.
-            assert_eq!(fired(schedule, on_time, now, Misfire::Once), []);
-            assert_eq!(fired(schedule, on_time, on_time - step, Misfire::Once), []);
+            assert!(fired(schedule, on_time, now, Misfire::Once).is_empty());
+            assert!(fired(schedule, on_time, on_time - step, Misfire::Once).is_empty());
         }
         let late = Schedule::of(&Plan::Every { first_ms: 1_000, interval_ms: None }).unwrap();
-        assert_eq!(fired(&late, 0, hour, Misfire::Skip), []);
+        assert!(fired(&late, 0, hour, Misfire::Skip).is_empty());
         assert_eq!(fired(&late, 0, hour, Misfire::Once), [1_000]);
     }
 

@@ -8,7 +8,7 @@ use super::places::{Change, Places};
 use super::waiting::Waiting;
 use crate::broker::error::Error;
 use crate::broker::{Broker, Reality, Tenancy};
-use crate::log::Micros;
+use crate::log::{Micros, Sequence};
 
 /// Bounds of what waits in one reality.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,15 +42,25 @@ struct Counts {
     is_marked: bool,
     /// What waits, by the last look.
     waiting: usize,
-    /// Let in since then.
-    let_in: usize,
+    /// Let in since the log was opened,
+    let_in: u64,
+    /// and found in it since.
+    found: u64,
+}
+
+impl Counts {
+    /// On their way into the log.
+    const fn under_way(self) -> u64 {
+        self.let_in.saturating_sub(self.found)
+    }
 }
 
 impl Later {
-    pub(in crate::broker) fn new(limits: Limits) -> Self {
+    /// Of a log that ends at `end`.
+    pub(in crate::broker) fn new(limits: Limits, end: Sequence) -> Self {
         Self {
             limits,
-            waiting: Mutex::default(),
+            waiting: Mutex::new(Waiting::new(end)),
             counts: Mutex::default(),
         }
     }
@@ -77,17 +87,24 @@ impl Later {
         }
         let counts = self.counts();
         let limit = self.limits.waiting_max;
-        if counts.waiting + counts.let_in + others >= limit {
+        let under_way = usize::try_from(counts.under_way()).unwrap_or(usize::MAX);
+        if counts.waiting.saturating_add(under_way).saturating_add(others) >= limit {
             return Err(Refusal::Full { limit });
         }
         Ok(())
     }
 
     /// Notes what waits now.
-    pub(super) fn settle(&self, waiting: usize) {
+    pub(super) fn settle(&self, waiting: &Waiting) {
         let mut counts = self.counts();
-        counts.waiting = waiting;
-        counts.let_in = 0;
+        counts.waiting = waiting.len();
+        counts.found = waiting.found();
+    }
+
+    /// What was let in was not appended.
+    fn retract(&self, count: usize) {
+        let mut counts = self.counts();
+        counts.let_in = counts.let_in.saturating_sub(count as u64);
     }
 
     /// Says in the tenant's events that nothing waits here any more, if that is so: `is_empty` is
@@ -99,7 +116,7 @@ impl Later {
         is_empty: impl FnOnce() -> bool,
     ) -> Result<bool, Error> {
         let mut counts = self.counts();
-        if counts.let_in > 0 || !is_empty() {
+        if counts.under_way() > 0 || !is_empty() {
             return Ok(false);
         }
         let name = reality.name().as_str();
@@ -141,13 +158,18 @@ pub fn announce(
         })?;
         counts.is_marked = true;
     }
-    counts.let_in += count;
+    counts.let_in += count as u64;
     drop(counts);
     broker.duties().wake(tenancy.tenant(), NAME);
     Ok(())
 }
 
-/// Whether [`announce`] has to go to the disk.
+/// Messages that were announced were not appended after all.
+pub fn retract(reality: &Reality, count: usize) {
+    reality.later().retract(count);
+}
+
+/// Whether [`announce`] need not go to the disk.
 #[must_use]
 pub fn is_announced(reality: &Reality) -> bool {
     reality.later().counts().is_marked

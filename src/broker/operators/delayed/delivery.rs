@@ -37,7 +37,7 @@ const BATCH_BYTES: usize = 1 << 20;
 /// Header of what was delivered later: the sequence that it was stored under.
 const HEADER: &str = "arqon-delayed";
 /// Topic of what the batches say.
-pub(super) const MARKER: &str = "op.later";
+pub(in crate::broker) const MARKER: &str = "op.later";
 
 /// A reality in which something may wait.
 #[derive(Debug)]
@@ -105,7 +105,7 @@ fn deliver(tenancy: &Arc<Tenancy>, reality: &Arc<Reality>) -> Result<Option<u64>
     let mut waiting = later.waiting();
     loop {
         waiting.follow(&reality.log())?;
-        later.settle(waiting.len());
+        later.settle(&waiting);
         let now = reality.now();
         let due: Vec<(Sequence, Entry)> = waiting
             .in_order()

@@ -14,14 +14,15 @@ use crate::broker::command::{Call, Handler, REALITY};
 use crate::broker::error::{ArgumentFault, Error};
 use crate::broker::operators::BuiltIn;
 use crate::broker::own::Piece;
-use crate::broker::verb::{Argument, Command, Kind};
+use crate::broker::verb::{Argument, Command, Effect, Kind};
 use crate::broker::Role;
 use crate::log::Sequence;
 use crate::proto::json::micros;
 use crate::proto::v1::Value;
 
-pub use admission::{Limits, announce, is_announced};
+pub use admission::{Limits, announce, is_announced, retract};
 pub(in crate::broker) use admission::{Later, Refusal};
+pub(in crate::broker) use delivery::MARKER;
 pub(in crate::broker) use waiting::{TOPIC_PREFIX, kept, topic_of};
 
 /// Its line in the registry.
@@ -42,6 +43,7 @@ const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "delayed.cancel",
         role: Role::User,
+        effect: Effect::Changes,
         arguments: &[
             REALITY,
             Argument {
@@ -57,6 +59,7 @@ const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "delayed.list",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: &[
             REALITY,
             Argument {

@@ -78,20 +78,30 @@ pub(in crate::broker) struct Waiting {
     by_key: HashMap<Box<str>, Sequence>,
     /// Everything below has been taken.
     next: Sequence,
+    /// The log ended here when it was opened,
+    since: Sequence,
+    /// and has got so many messages that wait since then.
+    found: u64,
 }
 
-impl Default for Waiting {
-    fn default() -> Self {
+impl Waiting {
+    /// Nothing of a log yet, which ends at `end`.
+    pub(super) fn new(end: Sequence) -> Self {
         Self {
             due: BTreeSet::new(),
             entries: HashMap::new(),
             by_key: HashMap::new(),
             next: Sequence::FIRST,
+            since: end,
+            found: 0,
         }
     }
-}
 
-impl Waiting {
+    /// Messages found since the log was opened.
+    pub(super) const fn found(&self) -> u64 {
+        self.found
+    }
+
     /// Takes what the log has got since the last time. Blocks on the disk.
     pub(super) fn follow(&mut self, log: &Log) -> Result<(), Error> {
         let Bounds {
@@ -137,6 +147,7 @@ impl Waiting {
             deliver_at: number(envelope.deliver_at),
             expires_at: number(envelope.expires_at),
         };
+        self.found += u64::from(record.sequence >= self.since);
         self.due.insert((entry.deliver_at, record.sequence));
         self.by_key.insert(entry.key.clone(), record.sequence);
         self.entries.insert(record.sequence, entry);

@@ -17,7 +17,7 @@ use crate::broker::command::{Call, Handler, REALITY};
 use crate::broker::error::{ArgumentFault, Error};
 use crate::broker::expiry::is_over;
 use crate::broker::operators::BuiltIn;
-use crate::broker::verb::{Argument, Command, Kind};
+use crate::broker::verb::{Argument, Command, Effect, Kind};
 use crate::broker::{Expected, OwnRecord, Reality, Role};
 use crate::log::{Found, Micros, Sequence};
 use crate::proto::ErrorCode;
@@ -96,6 +96,7 @@ const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "op.store.delete",
         role: Role::User,
+        effect: Effect::Changes,
         arguments: &[KEY, NAMESPACE, REALITY, IF_REVISION],
         doc: "Takes the value of a key away.",
         handler: delete,
@@ -103,6 +104,7 @@ const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "op.store.get",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: &[
             KEY,
             NAMESPACE,
@@ -120,6 +122,7 @@ const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "op.store.history",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: &[
             KEY,
             NAMESPACE,
@@ -138,6 +141,7 @@ const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "op.store.list",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: &[
             NAMESPACE,
             REALITY,
@@ -156,6 +160,7 @@ const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "op.store.purge",
         role: Role::Operator,
+        effect: Effect::Changes,
         arguments: &[
             NAMESPACE,
             REALITY,
@@ -173,6 +178,7 @@ const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "op.store.set",
         role: Role::User,
+        effect: Effect::Changes,
         arguments: &[
             KEY,
             Argument {
@@ -451,7 +457,7 @@ fn as_of(
     } else {
         let time = read_micros(at, false).and_then(|time| u64::try_from(time).ok());
         let time = Micros(time.ok_or_else(bad)?);
-        (reality.log().seek_time(time.next())?, Some(time))
+        (reality.log().seek_time(Micros(time.0.saturating_add(1)))?, Some(time))
     };
     let mut found = None;
     each(reality, topic, end, |view| {
