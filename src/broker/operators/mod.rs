@@ -13,6 +13,8 @@ mod duty;
 mod office;
 pub mod store;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 
 pub use duty::{Duties, Duty, supervise};

@@ -53,7 +53,7 @@ impl Frame {
             said.unwrap_or_default().to_owned()
         };
         let (tenant_id, twist_id) = (said("tenant_id"), said("twist_id"));
-        let time = |name: &str| match self.metadata.get(name) {
+        let time = |name: &'static str| match self.metadata.get(name) {
             None | Some(Json::Null) => Ok(0),
             Some(Json::String(text)) => time_ms(text, false).ok_or(name),
             Some(number) => number.as_i64().ok_or(name),

@@ -134,10 +134,6 @@ impl Names {
         gone.iter().for_each(|topic| self.forget(topic));
     }
 
-    pub(super) fn get(&self, topic: &str) -> Option<Entry> {
-        self.live.get(topic).copied()
-    }
-
     /// Keys of all namespaces.
     pub(super) fn len(&self) -> usize {
         self.live.len()
