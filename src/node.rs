@@ -355,6 +355,7 @@ fn start_broker(
         producers_max: limits.producers_max,
         // What is encrypted in the log must not lie beside it in the clear.
         states: (!encrypted).then(|| data_dir.path().join(STATES)),
+        operators: operators::Settings::of(config),
         maintenance: broker::maintenance::Options::of(config).context("settings")?,
     };
     Broker::start(environment, options).context("cannot start the broker")

@@ -22,6 +22,7 @@ pub use office::Office;
 
 use super::command::Handler;
 use super::verb::Command;
+use crate::config::Config;
 
 /// A built-in operator.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +46,30 @@ pub struct Settings {
     pub delayed: delayed::Limits,
     /// Of `op.store`.
     pub store: store::Limits,
+}
+
+impl Settings {
+    /// As they stand in the settings.
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        Self {
+            cron: cron::Limits {
+                jobs_max: config.cron.jobs_max,
+                missed_after_ms: config.cron.missed_after_ms,
+                payload_bytes_max: config.cron.payload_bytes_max,
+            },
+            delayed: delayed::Limits {
+                waiting_max: config.delayed.waiting_max,
+                ahead_max_ms: config.delayed.ahead_max_s.saturating_mul(1_000),
+            },
+            store: store::Limits {
+                key_bytes_max: config.store.key_bytes_max,
+                value_bytes_max: config.store.value_bytes_max,
+                namespace_keys_max: config.store.namespace_keys_max,
+                keys_max: config.store.keys_max,
+            },
+        }
+    }
 }
 
 /// All of them, by name.

@@ -169,6 +169,13 @@ pub fn shown(record: &RecordView<'_>) -> Text {
             text.metadata.insert(name.to_owned(), value.into());
         }
     }
+    if let Some(job) = header("cron_job_id") {
+        text.metadata.insert("cron_job_id".into(), job.into());
+        let iteration = header("cron_iteration").and_then(|text| text.parse::<u64>().ok());
+        text.metadata.extend(iteration.map(|number| ("iteration".to_owned(), number.into())));
+        let planned = header("cron_planned_at");
+        text.metadata.extend(planned.map(|time| ("planned_at".to_owned(), time.into())));
+    }
     for (name, time) in [
         ("expires_at", envelope.expires_at),
         ("deliver_at", envelope.deliver_at),
