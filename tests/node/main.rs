@@ -26,6 +26,7 @@ mod live;
 mod many;
 mod mirror;
 mod operations;
+mod operators_kv;
 mod policy;
 mod policy_kit;
 mod preflight;
