@@ -125,7 +125,9 @@ pub enum Fault {
         limit_s: u64,
     },
     /// Too many wait already.
-    #[error("cannot wait: {limit} messages do in this reality, which is the limit; `arqon delayed list` shows them")]
+    #[error(
+        "cannot wait: {limit} messages do in this reality, which is the limit; `arqon delayed list` shows them"
+    )]
     TooManyWait {
         /// Most that may.
         limit: usize,
@@ -413,7 +415,10 @@ impl<'a> Batch<'a> {
         let later = delayed::topic_of(topic);
         name::check_topic(&later).map_err(|fault| ("topic", Fault::Name(fault)))?;
         let deliver_at = u64::try_from(view.deliver_at).unwrap_or_default();
-        let checked = self.reality.later().check(deliver_at, self.now, self.delayed);
+        let checked = self
+            .reality
+            .later()
+            .check(deliver_at, self.now, self.delayed);
         checked.map_err(|refusal| {
             let fault = match refusal {
                 Refusal::TooFar { limit_s } => Fault::TooFarAhead { limit_s },
@@ -438,7 +443,9 @@ impl<'a> Batch<'a> {
             topic: String::from_utf8_lossy(topic).into_owned(),
             id: id.map_or_else(Bytes::new, |id| Bytes::copy_from_slice(id.as_bytes())),
             producer_id: producer.unwrap_or_default(),
-            verdict: Verdict::decode(verdict).ok().filter(|_| !verdict.is_empty()),
+            verdict: Verdict::decode(verdict)
+                .ok()
+                .filter(|_| !verdict.is_empty()),
             envelope: encoded,
             ..Record::default()
         };

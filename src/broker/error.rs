@@ -6,9 +6,9 @@
 use super::accept::Rejection;
 use super::damage::without_directories;
 use super::filter::Filter;
+use super::name::{NameError, RealityName, Tenant};
 use super::operators::cron::BadPlan;
 use super::operators::store::BadKey;
-use super::name::{NameError, RealityName, Tenant};
 use super::reality::ReadOnly;
 use crate::log::{self, AppendError, KeyProblem, Sequence};
 use crate::proto::code::ErrorCode;

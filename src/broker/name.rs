@@ -5,10 +5,10 @@
 
 use std::fmt;
 
+pub(super) use crate::proto::topic::is_token_byte;
 pub use crate::proto::topic::{
     SYSTEM_TOKEN, is_reserved as is_reserved_topic, is_system as is_system_topic,
 };
-pub(super) use crate::proto::topic::is_token_byte;
 
 /// Longest tenant or reality name in bytes.
 pub const NAME_BYTES_MAX: usize = 63;

@@ -84,9 +84,15 @@ impl Reality {
     ) -> Result<Appended, Error> {
         let _turn = EXPECTING.lock();
         if let Some(expected) = expected {
-            let found = self.log().last_of(&expected.topic)?.map_or(0, |at| at.get());
+            let found = self
+                .log()
+                .last_of(&expected.topic)?
+                .map_or(0, |at| at.get());
             if found != expected.last {
-                return Err(Error::RevisionConflict { wanted: expected.last, found });
+                return Err(Error::RevisionConflict {
+                    wanted: expected.last,
+                    found,
+                });
             }
         }
         let records = pieces.into_iter().map(|piece| match piece {

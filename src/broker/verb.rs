@@ -108,9 +108,15 @@ impl Kind {
                 u64::try_from(*number).ok().map(Given::Integer)
             }
             (Self::Number, value::Kind::Number(number)) => Some(Given::Number(*number)),
-            #[expect(clippy::cast_precision_loss, reason = "whoever wants it exact asks for one")]
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "whoever wants it exact asks for one"
+            )]
             (Self::Number, value::Kind::Unsigned(number)) => Some(Given::Number(*number as f64)),
-            #[expect(clippy::cast_precision_loss, reason = "whoever wants it exact asks for one")]
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "whoever wants it exact asks for one"
+            )]
             (Self::Number, value::Kind::Integer(number)) => Some(Given::Number(*number as f64)),
             (Self::Any, any) => Some(Given::Any(any.clone().into())),
             (Self::Boolean, value::Kind::Boolean(flag)) => Some(Given::Boolean(*flag)),

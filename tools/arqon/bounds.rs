@@ -83,7 +83,8 @@ pub(crate) fn check(from: From, to: Option<To>) -> Result<(), Failure> {
 pub(crate) fn moment(text: &str) -> Result<u64, String> {
     let wrong = "needed is a time like 2026-03-01T08:00:00Z";
     let time: jiff::Timestamp = text.parse().map_err(|error| format!("{wrong} ({error})"))?;
-    u64::try_from(time.as_millisecond()).map_err(|_negative| format!("{wrong}, and not before 1970"))
+    u64::try_from(time.as_millisecond())
+        .map_err(|_negative| format!("{wrong}, and not before 1970"))
 }
 
 /// A span like `90s`, `15m`, `1h`, `7d`; a bare number is seconds.

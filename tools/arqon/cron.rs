@@ -148,9 +148,15 @@ pub(crate) async fn run(
                 ("dst", dst.into())
             }));
             given.extend(add.every.map(|span| ("interval_seconds", seconds(span))));
-            given.extend(add.delay.or(add.every).map(|span| ("delay_seconds", seconds(span))));
+            given.extend(
+                add.delay
+                    .or(add.every)
+                    .map(|span| ("delay_seconds", seconds(span))),
+            );
             // Without a number it goes on until it is cancelled.
-            let count = add.count.or(add.delay.filter(|_| add.every.is_none()).map(|_| 1));
+            let count = add
+                .count
+                .or(add.delay.filter(|_| add.every.is_none()).map(|_| 1));
             given.extend(Some(("repeat_count", count.unwrap_or(0).into())));
             given.extend(add.misfire.map(|misfire| {
                 let misfire = match misfire {

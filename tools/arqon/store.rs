@@ -200,8 +200,8 @@ pub(crate) async fn run(
             from,
             limit,
         } => {
-            let namespace = namespace
-                .unwrap_or_else(|| format!("tenant:{}", client.welcome().tenant));
+            let namespace =
+                namespace.unwrap_or_else(|| format!("tenant:{}", client.welcome().tenant));
             let watch = Watch {
                 namespace,
                 prefix,
@@ -283,7 +283,10 @@ impl Watch {
             let mut out = std::io::stdout().lock();
             for record in delivery.views() {
                 let record = record?;
-                let key = record.topic.strip_prefix(topics.as_str()).and_then(read_token);
+                let key = record
+                    .topic
+                    .strip_prefix(topics.as_str())
+                    .and_then(read_token);
                 let Some(key) = key.filter(|key| key.starts_with(&self.prefix)) else {
                     continue;
                 };
@@ -323,7 +326,10 @@ fn shown(record: &RecordView<'_>, namespace: &str, key: &str, output: Output) ->
             if set {
                 line["value"] = value;
             }
-            if let Some(end) = u64::try_from(envelope.expires_at).ok().filter(|end| *end > 0) {
+            if let Some(end) = u64::try_from(envelope.expires_at)
+                .ok()
+                .filter(|end| *end > 0)
+            {
                 line["expires_at"] = micros(end.saturating_mul(1_000)).into();
             }
             line.to_string()
@@ -331,7 +337,10 @@ fn shown(record: &RecordView<'_>, namespace: &str, key: &str, output: Output) ->
         Output::Text => {
             let key = printable(key);
             if set {
-                format!("{at}  {revision}  {key} = {}", printable(&value.to_string()))
+                format!(
+                    "{at}  {revision}  {key} = {}",
+                    printable(&value.to_string())
+                )
             } else {
                 format!("{at}  {revision}  {key} deleted")
             }

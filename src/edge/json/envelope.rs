@@ -172,9 +172,11 @@ pub fn shown(record: &RecordView<'_>) -> Text {
     if let Some(job) = header("cron_job_id") {
         text.metadata.insert("cron_job_id".into(), job.into());
         let iteration = header("cron_iteration").and_then(|text| text.parse::<u64>().ok());
-        text.metadata.extend(iteration.map(|number| ("iteration".to_owned(), number.into())));
+        text.metadata
+            .extend(iteration.map(|number| ("iteration".to_owned(), number.into())));
         let planned = header("cron_planned_at");
-        text.metadata.extend(planned.map(|time| ("planned_at".to_owned(), time.into())));
+        text.metadata
+            .extend(planned.map(|time| ("planned_at".to_owned(), time.into())));
     }
     for (name, time) in [
         ("expires_at", envelope.expires_at),

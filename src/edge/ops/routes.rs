@@ -139,11 +139,11 @@ const VIEWS: &[View] = &[
     view("/v1/projections", "projection.list"),
     view("/v1/projections/{name}", "projection.status"),
     view("/v1/rates", "edge.rate.list"),
-    view("/v1/store", "op.store.list"),
     view("/v1/realities", "reality.list"),
     view("/v1/revocations", "edge.revocations"),
     view("/v1/schemas", "edge.schema.list"),
     view("/v1/signatures", "edge.signature.key.list"),
+    view("/v1/store", "op.store.list"),
     view("/v1/topics", "topics.list"),
 ];
 

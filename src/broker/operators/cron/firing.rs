@@ -64,8 +64,8 @@ impl Stand {
         };
         let record = chunk.iter().next().ok_or_else(damaged)?;
         let view = RecordView::parse(record.record).or_else(|_| Err(damaged()))?;
-        let fired: Fired = serde_json::from_slice(view.envelope.payload.data())
-            .or_else(|_| Err(damaged()))?;
+        let fired: Fired =
+            serde_json::from_slice(view.envelope.payload.data()).or_else(|_| Err(damaged()))?;
         Ok(Self {
             iteration: fired.iteration,
             planned_ms: fired.planned_ms,
@@ -99,7 +99,9 @@ impl Stand {
         let message = OwnRecord {
             topic: job.topic.clone(),
             kind: "message".to_owned(),
-            data: serde_json::to_vec(&job.payload).or(Err(Error::Internal))?.into(),
+            data: serde_json::to_vec(&job.payload)
+                .or(Err(Error::Internal))?
+                .into(),
             headers,
             id: Some(id),
             producer: SENDER.to_owned(),

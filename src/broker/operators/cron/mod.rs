@@ -123,7 +123,11 @@ const COMMANDS: &[Command<Handler>] = &[
         role: Role::User,
         effect: Effect::Changes,
         arguments: &[
-            optional("topic", Kind::Text, "where the messages go, if not to a room"),
+            optional(
+                "topic",
+                Kind::Text,
+                "where the messages go, if not to a room",
+            ),
             optional("room", Kind::Text, "the room that they go to"),
             optional("channel", Kind::Text, "and its channel; main if left out"),
             Argument {
@@ -133,7 +137,11 @@ const COMMANDS: &[Command<Handler>] = &[
                 doc: "what they say",
             },
             REALITY,
-            optional("name", Kind::Text, "what the job is called; no other of the tenant may be"),
+            optional(
+                "name",
+                Kind::Text,
+                "what the job is called; no other of the tenant may be",
+            ),
             optional(
                 "cron",
                 Kind::Text,
@@ -149,8 +157,16 @@ const COMMANDS: &[Command<Handler>] = &[
                 Kind::Text,
                 "on a day whose clock skips the time: run, right after the gap, or skip; run if left out",
             ),
-            optional("delay_seconds", Kind::Number, "the first time is so long from now; 1 if left out"),
-            optional("interval_seconds", Kind::Number, "and then in steps of so long"),
+            optional(
+                "delay_seconds",
+                Kind::Number,
+                "the first time is so long from now; 1 if left out",
+            ),
+            optional(
+                "interval_seconds",
+                Kind::Number,
+                "and then in steps of so long",
+            ),
             optional(
                 "repeat_count",
                 Kind::Integer,
@@ -176,7 +192,11 @@ const COMMANDS: &[Command<Handler>] = &[
         effect: Effect::Shows,
         arguments: &[
             JOB,
-            optional("next", Kind::Integer, "so many of the next times; 5 if left out, 100 at most"),
+            optional(
+                "next",
+                Kind::Integer,
+                "so many of the next times; 5 if left out, 100 at most",
+            ),
         ],
         doc: "Shows a job of one's own, its message, and when it runs next; to an admin, any.",
         handler: show,
@@ -197,11 +217,24 @@ fn wrong(call: &Call<'_>, argument: &'static str, wanted: &'static str) -> Error
 
 /// Where the messages of a job go.
 fn target(call: &Call<'_>) -> Result<String, Error> {
-    let text = |name| call.arguments.text(name).filter(|text: &&str| !text.is_empty());
+    let text = |name| {
+        call.arguments
+            .text(name)
+            .filter(|text: &&str| !text.is_empty())
+    };
     let (field, topic) = match (text("topic"), text("room")) {
         (Some(topic), None) if text("channel").is_none() => ("topic", topic.to_owned()),
-        (None, Some(room)) => ("room", room::topic(room, text("channel").unwrap_or_default())),
-        (Some(_), _) => return Err(wrong(call, "topic", "left out where a room or a channel is named")),
+        (None, Some(room)) => (
+            "room",
+            room::topic(room, text("channel").unwrap_or_default()),
+        ),
+        (Some(_), _) => {
+            return Err(wrong(
+                call,
+                "topic",
+                "left out where a room or a channel is named",
+            ));
+        }
         (None, None) => return Err(wrong(call, "topic", "given, or a room")),
     };
     check_topic(&topic).map_err(|bad| fault(call, field, ArgumentFault::Name(bad)))?;
@@ -209,7 +242,11 @@ fn target(call: &Call<'_>) -> Result<String, Error> {
         return Ok(topic);
     }
     Err(Error::TopicForbidden {
-        field: if field == "topic" { "arguments.topic" } else { "arguments.room" },
+        field: if field == "topic" {
+            "arguments.topic"
+        } else {
+            "arguments.room"
+        },
         action: "publish on",
         topic,
     })
@@ -220,10 +257,16 @@ fn millis(call: &Call<'_>, argument: &'static str) -> Result<Option<u64>, Error>
         return Ok(None);
     };
     if !(seconds > 0.0 && seconds <= SECONDS_MAX) {
-        return Err(wrong(call, argument, "a number of seconds above 0, and a hundred years at most"));
+        return Err(wrong(
+            call,
+            argument,
+            "a number of seconds above 0, and a hundred years at most",
+        ));
     }
     let span = std::time::Duration::from_secs_f64(seconds);
-    Ok(Some(u64::try_from(span.as_millis()).unwrap_or(u64::MAX).max(1)))
+    Ok(Some(
+        u64::try_from(span.as_millis()).unwrap_or(u64::MAX).max(1),
+    ))
 }
 
 /// When a job is due, and how often.
@@ -235,7 +278,11 @@ fn plan(call: &Call<'_>, now_ms: u64) -> Result<(Plan, Option<u64>), Error> {
     let interval = millis(call, "interval_seconds")?;
     if let Some(expression) = given.text("cron") {
         if delay.is_some() || interval.is_some() {
-            return Err(wrong(call, "cron", "left out where delay_seconds or interval_seconds is given"));
+            return Err(wrong(
+                call,
+                "cron",
+                "left out where delay_seconds or interval_seconds is given",
+            ));
         }
         let gap = match given.text("dst") {
             None | Some("run") => Gap::Run,
@@ -275,7 +322,11 @@ fn misfire(call: &Call<'_>) -> Result<Misfire, Error> {
     let max = call.arguments.integer("misfire_max");
     if let Some(found) = max.filter(|max| !(1..=CAUGHT_UP_MAX).contains(max)) {
         let (found, max) = (found.to_string(), CAUGHT_UP_MAX);
-        return Err(fault(call, "misfire_max", ArgumentFault::Number { found, max }));
+        return Err(fault(
+            call,
+            "misfire_max",
+            ArgumentFault::Number { found, max },
+        ));
     }
     let misfire = call.arguments.text("misfire");
     if max.is_some() && misfire != Some("all") {
@@ -307,11 +358,20 @@ fn name(call: &Call<'_>) -> Result<Option<String>, Error> {
 fn schedule(call: &Call<'_>) -> Result<Value, Error> {
     let limits = call.broker.settings().cron;
     let topic = target(call)?;
-    let payload = call.arguments.object("payload").cloned().unwrap_or_default();
+    let payload = call
+        .arguments
+        .object("payload")
+        .cloned()
+        .unwrap_or_default();
     let found = serde_json::to_string(&payload).map_or(0, |text| text.len());
     if found > limits.payload_bytes_max {
         let (field, unit, limit) = ("arguments.payload", "bytes", limits.payload_bytes_max);
-        return Err(Error::OverLimit { field, unit, found, limit });
+        return Err(Error::OverLimit {
+            field,
+            unit,
+            found,
+            limit,
+        });
     }
     let (name, misfire) = (name(call)?, misfire(call)?);
     let reality = call.reality()?;
@@ -333,7 +393,12 @@ fn schedule(call: &Call<'_>) -> Result<Value, Error> {
         let found = call.arguments.text("cron").unwrap_or_default().to_owned();
         return Err(bad(BadPlan::Never { found }));
     };
-    let text = |name| call.arguments.text(name).filter(|text| !text.is_empty()).map(str::to_owned);
+    let text = |name| {
+        call.arguments
+            .text(name)
+            .filter(|text| !text.is_empty())
+            .map(str::to_owned)
+    };
     let job = Job {
         id: format!("cron_{}", reality.next_id(now).simple()),
         name,
@@ -356,7 +421,12 @@ fn schedule(call: &Call<'_>) -> Result<Value, Error> {
         if jobs.len() >= limits.jobs_max {
             let (field, unit, limit) = ("command", "jobs", limits.jobs_max);
             let found = jobs.len() + 1;
-            return Err(Error::OverLimit { field, unit, found, limit });
+            return Err(Error::OverLimit {
+                field,
+                unit,
+                found,
+                limit,
+            });
         }
         if let Some(name) = job.name.as_deref().filter(|name| jobs.is_named(name)) {
             let name = name.to_owned();
@@ -449,7 +519,10 @@ fn show(call: &Call<'_>) -> Result<Value, Error> {
         let (found, max) = (shown.to_string(), SHOWN_MAX);
         return Err(fault(call, "next", ArgumentFault::Number { found, max }));
     }
-    let job = call.tenancy.ledger::<Jobs>().read(|jobs| own(call, jobs))??;
+    let job = call
+        .tenancy
+        .ledger::<Jobs>()
+        .read(|jobs| own(call, jobs))??;
     let mut answer = described(&job);
     let payload = serde_json::Value::Object(job.payload.clone());
     answer.push(("payload", payload.into()));
@@ -460,14 +533,21 @@ fn show(call: &Call<'_>) -> Result<Value, Error> {
     }
     let times = Schedule::of(&job.plan);
     let times = times.map_err(|bad| fault(call, "job_id", ArgumentFault::Plan(bad)))?;
-    let left = job.count.map_or(u64::MAX, |count| count.saturating_sub(stand.iteration));
-    let mut at = stand.planned_ms.max(job.from_ms).max(call.tenancy.now().as_millis());
+    let left = job
+        .count
+        .map_or(u64::MAX, |count| count.saturating_sub(stand.iteration));
+    let mut at = stand
+        .planned_ms
+        .max(job.from_ms)
+        .max(call.tenancy.now().as_millis());
     let next = std::iter::from_fn(|| {
         at = times.next(at)?;
         Some(time(at))
     });
     let shown = if job.paused { 0 } else { shown.min(left) };
-    let next: Value = next.take(usize::try_from(shown).unwrap_or(usize::MAX)).collect();
+    let next: Value = next
+        .take(usize::try_from(shown).unwrap_or(usize::MAX))
+        .collect();
     answer.push(("next", next));
     Ok(Value::object(answer))
 }
@@ -485,7 +565,10 @@ fn time(ms: u64) -> Value {
     micros(ms.saturating_mul(1_000)).into()
 }
 
-#[expect(clippy::cast_precision_loss, reason = "exact up to many thousands of years")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "exact up to many thousands of years"
+)]
 fn seconds(ms: u64) -> Value {
     (ms as f64 / 1_000.0).into()
 }
@@ -501,12 +584,29 @@ fn described(job: &Job) -> Vec<(&'static str, Value)> {
         ("channel", text(&job.channel)),
     ];
     match &job.plan {
-        Plan::Every { first_ms, interval_ms } => {
-            fields.push(("delay_seconds", seconds(first_ms.saturating_sub(job.created_ms))));
-            fields.push(("interval_seconds", interval_ms.map_or_else(Value::default, seconds)));
+        Plan::Every {
+            first_ms,
+            interval_ms,
+        } => {
+            fields.push((
+                "delay_seconds",
+                seconds(first_ms.saturating_sub(job.created_ms)),
+            ));
+            fields.push((
+                "interval_seconds",
+                interval_ms.map_or_else(Value::default, seconds),
+            ));
         }
-        Plan::Cron { expression, time_zone, gap } => {
-            let zone = if time_zone.is_empty() { "UTC" } else { time_zone };
+        Plan::Cron {
+            expression,
+            time_zone,
+            gap,
+        } => {
+            let zone = if time_zone.is_empty() {
+                "UTC"
+            } else {
+                time_zone
+            };
             let dst = match gap {
                 Gap::Run => "run",
                 Gap::Skip => "skip",

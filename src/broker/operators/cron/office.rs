@@ -60,11 +60,12 @@ async fn run(office: Office) -> Result<(), Error> {
     let mut rung = true;
     while !office.is_closing() {
         if rung {
-            (posts, due) = office.blocking({
-                let posts = std::mem::take(&mut posts);
-                move |tenancy| manned(tenancy, posts)
-            })
-            .await?;
+            (posts, due) = office
+                .blocking({
+                    let posts = std::mem::take(&mut posts);
+                    move |tenancy| manned(tenancy, posts)
+                })
+                .await?;
             if posts.is_empty() {
                 return Ok(());
             }
@@ -87,9 +88,9 @@ async fn run(office: Office) -> Result<(), Error> {
         }
         rung = false;
         let missed_after = office.broker.settings().cron.missed_after_ms;
-        let under_way = round.into_iter().map(|post| {
-            office.blocking(move |_| Ok(attend(post, now, missed_after)))
-        });
+        let under_way = round
+            .into_iter()
+            .map(|post| office.blocking(move |_| Ok(attend(post, now, missed_after))));
         let mut outcomes = futures_util::stream::iter(under_way).buffer_unordered(TOGETHER);
         let mut ended = Vec::new();
         while let Some(outcome) = outcomes.next().await {
@@ -110,7 +111,9 @@ async fn run(office: Office) -> Result<(), Error> {
         }
         drop(outcomes);
         if !ended.is_empty() {
-            office.blocking(move |tenancy| end_all(tenancy, ended)).await?;
+            office
+                .blocking(move |tenancy| end_all(tenancy, ended))
+                .await?;
             rung = posts.is_empty();
         }
     }
@@ -131,7 +134,10 @@ fn manned(
     let (mut due, mut ended) = (BinaryHeap::with_capacity(jobs.len()), Vec::new());
     for job in jobs {
         let id = job.id.clone();
-        let post = match known.remove(&id).filter(|post| post.job == job && !post.reality.is_gone()) {
+        let post = match known
+            .remove(&id)
+            .filter(|post| post.job == job && !post.reality.is_gone())
+        {
             Some(post) => post,
             None => match Post::of(tenancy, job) {
                 Ok(post) => post,
@@ -161,7 +167,14 @@ fn end_all(tenancy: &Tenancy, ended: Vec<(String, End)>) -> Result<(), Error> {
     tenancy.ledger::<Jobs>().change(|jobs| {
         let there = ended.into_iter().filter(|(id, _)| jobs.get(id).is_some());
         let by = "op-cron".to_owned();
-        let events = there.map(|(id, end)| Change::Ended { id, by: by.clone(), end }.event());
+        let events = there.map(|(id, end)| {
+            Change::Ended {
+                id,
+                by: by.clone(),
+                end,
+            }
+            .event()
+        });
         Ok(((), events.collect()))
     })
 }
@@ -185,7 +198,10 @@ impl Post {
 
     /// When it is to be looked at next; `None` if never.
     fn next(&self) -> Option<u64> {
-        let left = self.job.count.is_none_or(|count| self.stand.iteration < count);
+        let left = self
+            .job
+            .count
+            .is_none_or(|count| self.stand.iteration < count);
         self.schedule.next(self.after).filter(|_| left)
     }
 }
@@ -193,7 +209,10 @@ impl Post {
 /// Fires a job, if it is due. Blocks.
 fn attend(mut post: Post, now: u64, missed_after: u64) -> Outcome {
     let id = post.job.id.clone();
-    match post.schedule.due(post.after, now, post.job.misfire, missed_after) {
+    match post
+        .schedule
+        .due(post.after, now, post.job.misfire, missed_after)
+    {
         Some(planned) => match post.stand.fire(&post.reality, &post.job, planned) {
             Ok(stand) => {
                 post.stand = stand;

@@ -196,7 +196,11 @@ impl Schedule {
             } if now > *first => {
                 let passed = (now - first) / interval;
                 let skipped = passed.saturating_sub(count);
-                after.max(first.saturating_add(skipped.saturating_mul(*interval)).saturating_sub(1))
+                after.max(
+                    first
+                        .saturating_add(skipped.saturating_mul(*interval))
+                        .saturating_sub(1),
+                )
             }
             Times::Every { .. } => after,
             Times::Cron { cron, zone, .. } => {
@@ -314,24 +318,42 @@ mod tests {
     #[test]
     fn expressions_say_when() {
         for (expression, zone, after, wanted) in [
-            ("*/15 * * * *", "", "2026-02-20T00:00:01Z", vec![
-                "2026-02-20T00:15:00Z", "2026-02-20T00:30:00Z",
-            ]),
-            ("30 0 12 * * MON-FRI", "UTC", "2026-02-20T12:00:30Z", vec![
-                "2026-02-23T12:00:30Z", "2026-02-24T12:00:30Z",
-            ]),
-            ("0 9 L * *", "Asia/Tokyo", "2026-02-20T00:00:00Z", vec![
-                "2026-02-28T00:00:00Z", "2026-03-31T00:00:00Z",
-            ]),
-            ("0 0 * * FRI#2", "", "2026-02-20T00:00:00Z", vec![
-                "2026-03-13T00:00:00Z", "2026-04-10T00:00:00Z",
-            ]),
-            ("0 0 29 2 *", "", "2026-02-20T00:00:00Z", vec![
-                "2028-02-29T00:00:00Z", "2032-02-29T00:00:00Z",
-            ]),
-            ("@hourly", "Asia/Kolkata", "2026-02-20T00:00:00Z", vec![
-                "2026-02-20T00:30:00Z", "2026-02-20T01:30:00Z",
-            ]),
+            (
+                "*/15 * * * *",
+                "",
+                "2026-02-20T00:00:01Z",
+                vec!["2026-02-20T00:15:00Z", "2026-02-20T00:30:00Z"],
+            ),
+            (
+                "30 0 12 * * MON-FRI",
+                "UTC",
+                "2026-02-20T12:00:30Z",
+                vec!["2026-02-23T12:00:30Z", "2026-02-24T12:00:30Z"],
+            ),
+            (
+                "0 9 L * *",
+                "Asia/Tokyo",
+                "2026-02-20T00:00:00Z",
+                vec!["2026-02-28T00:00:00Z", "2026-03-31T00:00:00Z"],
+            ),
+            (
+                "0 0 * * FRI#2",
+                "",
+                "2026-02-20T00:00:00Z",
+                vec!["2026-03-13T00:00:00Z", "2026-04-10T00:00:00Z"],
+            ),
+            (
+                "0 0 29 2 *",
+                "",
+                "2026-02-20T00:00:00Z",
+                vec!["2028-02-29T00:00:00Z", "2032-02-29T00:00:00Z"],
+            ),
+            (
+                "@hourly",
+                "Asia/Kolkata",
+                "2026-02-20T00:00:00Z",
+                vec!["2026-02-20T00:30:00Z", "2026-02-20T01:30:00Z"],
+            ),
         ] {
             let schedule = cron(expression, zone, Gap::Run);
             assert_eq!(times(&schedule, after, 2), wanted, "{expression}");
@@ -347,11 +369,19 @@ mod tests {
         let around = "2026-03-28T00:00:00Z";
         assert_eq!(
             times(&fixed(Gap::Run), around, 3),
-            ["2026-03-28T01:30:00Z", "2026-03-29T01:00:00Z", "2026-03-30T00:30:00Z"]
+            [
+                "2026-03-28T01:30:00Z",
+                "2026-03-29T01:00:00Z",
+                "2026-03-30T00:30:00Z"
+            ]
         );
         assert_eq!(
             times(&fixed(Gap::Skip), around, 3),
-            ["2026-03-28T01:30:00Z", "2026-03-30T00:30:00Z", "2026-03-31T00:30:00Z"]
+            [
+                "2026-03-28T01:30:00Z",
+                "2026-03-30T00:30:00Z",
+                "2026-03-31T00:30:00Z"
+            ]
         );
         let around = "2026-10-24T12:00:00Z";
         assert_eq!(
@@ -361,11 +391,20 @@ mod tests {
         let halves = cron("*/30 * * * *", zone, Gap::Run);
         assert_eq!(
             times(&halves, "2026-10-25T00:10:00Z", 4),
-            ["2026-10-25T00:30:00Z", "2026-10-25T01:00:00Z", "2026-10-25T01:30:00Z", "2026-10-25T02:00:00Z"]
+            [
+                "2026-10-25T00:30:00Z",
+                "2026-10-25T01:00:00Z",
+                "2026-10-25T01:30:00Z",
+                "2026-10-25T02:00:00Z"
+            ]
         );
         assert_eq!(
             times(&halves, "2026-03-29T00:10:00Z", 3),
-            ["2026-03-29T00:30:00Z", "2026-03-29T01:00:00Z", "2026-03-29T01:30:00Z"]
+            [
+                "2026-03-29T00:30:00Z",
+                "2026-03-29T01:00:00Z",
+                "2026-03-29T01:30:00Z"
+            ]
         );
     }
 
@@ -395,28 +434,53 @@ mod tests {
     fn what_is_no_plan_is_named() {
         let plan = |expression: &str, time_zone: &str| {
             let (expression, time_zone) = (expression.to_owned(), time_zone.to_owned());
-            Schedule::of(&Plan::Cron { expression, time_zone, gap: Gap::Run })
+            Schedule::of(&Plan::Cron {
+                expression,
+                time_zone,
+                gap: Gap::Run,
+            })
         };
-        assert!(matches!(plan("61 * * * *", ""), Err(BadPlan::Expression { .. })));
+        assert!(matches!(
+            plan("61 * * * *", ""),
+            Err(BadPlan::Expression { .. })
+        ));
         assert!(matches!(plan("", ""), Err(BadPlan::Expression { .. })));
         let zone = plan("* * * * *", "Mars/Olympus").unwrap_err().to_string();
         assert!(zone.contains("Mars/Olympus"), "{zone}");
         let long = "1,".repeat(200);
-        assert!(matches!(plan(&long, ""), Err(BadPlan::Length { found: 400 })));
+        assert!(matches!(
+            plan(&long, ""),
+            Err(BadPlan::Length { found: 400 })
+        ));
         // A day that never comes is no reason to search for ever.
         let began = std::time::Instant::now();
-        assert_eq!(plan("0 0 30 2 *", "").map_or(None, |never| never.next(ms("2026-01-01T00:00:00Z"))), None);
+        assert_eq!(
+            plan("0 0 30 2 *", "").map_or(None, |never| never.next(ms("2026-01-01T00:00:00Z"))),
+            None
+        );
         assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());
     }
 
     // OPS-06
     #[test]
     fn even_steps_begin_where_they_were_said_to() {
-        let every = |interval_ms| Schedule::of(&Plan::Every { first_ms: 1_000, interval_ms }).unwrap();
+        let every = |interval_ms| {
+            Schedule::of(&Plan::Every {
+                first_ms: 1_000,
+                interval_ms,
+            })
+            .unwrap()
+        };
         let once = every(None);
-        assert_eq!((once.next(0), once.next(999), once.next(1_000)), (Some(1_000), Some(1_000), None));
+        assert_eq!(
+            (once.next(0), once.next(999), once.next(1_000)),
+            (Some(1_000), Some(1_000), None)
+        );
         let steps = every(Some(250));
-        assert_eq!((steps.next(0), steps.next(1_000), steps.next(1_249)), (Some(1_000), Some(1_250), Some(1_250)));
+        assert_eq!(
+            (steps.next(0), steps.next(1_000), steps.next(1_249)),
+            (Some(1_000), Some(1_250), Some(1_250))
+        );
         assert_eq!(steps.next(u64::MAX - 1), None);
     }
 
@@ -435,7 +499,11 @@ mod tests {
     #[test]
     fn missed_firings_are_made_up_for_as_asked() {
         let minute = 60_000;
-        let steps = Schedule::of(&Plan::Every { first_ms: minute, interval_ms: Some(minute) }).unwrap();
+        let steps = Schedule::of(&Plan::Every {
+            first_ms: minute,
+            interval_ms: Some(minute),
+        })
+        .unwrap();
         let hours = cron("0 * * * *", "", Gap::Run);
         let hour = 60 * minute;
         for (schedule, step) in [(&steps, minute), (&hours, hour)] {
@@ -450,7 +518,11 @@ mod tests {
             assert!(fired(schedule, on_time, now, Misfire::Once).is_empty());
             assert!(fired(schedule, on_time, on_time - step, Misfire::Once).is_empty());
         }
-        let late = Schedule::of(&Plan::Every { first_ms: 1_000, interval_ms: None }).unwrap();
+        let late = Schedule::of(&Plan::Every {
+            first_ms: 1_000,
+            interval_ms: None,
+        })
+        .unwrap();
         assert!(fired(&late, 0, hour, Misfire::Skip).is_empty());
         assert_eq!(fired(&late, 0, hour, Misfire::Once), [1_000]);
     }
@@ -461,7 +533,12 @@ mod tests {
         let seconds = cron("* * * * * *", "Europe/Stockholm", Gap::Run);
         let now = ms("2026-02-20T00:00:00Z");
         let began = std::time::Instant::now();
-        let first = seconds.due(ms("2016-02-20T00:00:00Z"), now, Misfire::All { max: 1_000 }, 60_000);
+        let first = seconds.due(
+            ms("2016-02-20T00:00:00Z"),
+            now,
+            Misfire::All { max: 1_000 },
+            60_000,
+        );
         assert_eq!(first, Some(now - 60_000 - 1_000 * 1_000));
         assert!(began.elapsed().as_secs() < 2, "{:?}", began.elapsed());
     }

@@ -88,7 +88,12 @@ impl Later {
         let counts = self.counts();
         let limit = self.limits.waiting_max;
         let under_way = usize::try_from(counts.under_way()).unwrap_or(usize::MAX);
-        if counts.waiting.saturating_add(under_way).saturating_add(others) >= limit {
+        if counts
+            .waiting
+            .saturating_add(under_way)
+            .saturating_add(others)
+            >= limit
+        {
             return Err(Refusal::Full { limit });
         }
         Ok(())

@@ -56,9 +56,15 @@ async fn run(office: Office) -> Result<(), Error> {
         let realities = office.blocking(realities).await?;
         places.retain(|place| realities.iter().any(|one| Arc::ptr_eq(one, &place.reality)));
         for reality in realities {
-            if !places.iter().any(|place| Arc::ptr_eq(&place.reality, &reality)) {
+            if !places
+                .iter()
+                .any(|place| Arc::ptr_eq(&place.reality, &reality))
+            {
                 let attendance = office.listen(&reality, &filter);
-                places.push(Place { reality, attendance });
+                places.push(Place {
+                    reality,
+                    attendance,
+                });
             }
         }
         if places.is_empty() {
@@ -69,7 +75,9 @@ async fn run(office: Office) -> Result<(), Error> {
             // First listen, then look.
             place.attendance.look();
             let reality = Arc::clone(&place.reality);
-            let next = office.blocking(move |tenancy| deliver(tenancy, &reality)).await?;
+            let next = office
+                .blocking(move |tenancy| deliver(tenancy, &reality))
+                .await?;
             let now = place.reality.now().as_millis();
             if let Some(at) = next {
                 wait = wait.min(Duration::from_millis(at.saturating_sub(now)));
@@ -205,7 +213,12 @@ fn message(reality: &Reality, sequence: Sequence) -> Result<NewRecord, Error> {
     let producer = Some(record.producer_id.as_str()).filter(|name| !name.is_empty());
     let verdict = record.verdict.as_ref().map(prost::Message::encode_to_vec);
     let mut stamp = BytesMut::new();
-    stamp::encode(id, producer, verdict.as_deref().unwrap_or_default(), &mut stamp);
+    stamp::encode(
+        id,
+        producer,
+        verdict.as_deref().unwrap_or_default(),
+        &mut stamp,
+    );
     Ok(NewRecord {
         topic: record.topic.into(),
         clock_entries,

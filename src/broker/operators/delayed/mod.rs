@@ -10,18 +10,18 @@ mod places;
 mod tests;
 mod waiting;
 
+use crate::broker::Role;
 use crate::broker::command::{Call, Handler, REALITY};
 use crate::broker::error::{ArgumentFault, Error};
 use crate::broker::operators::BuiltIn;
 use crate::broker::own::Piece;
 use crate::broker::verb::{Argument, Command, Effect, Kind};
-use crate::broker::Role;
 use crate::log::Sequence;
 use crate::proto::json::micros;
 use crate::proto::v1::Value;
 
-pub use admission::{Limits, announce, is_announced, retract};
 pub(in crate::broker) use admission::{Later, Refusal};
+pub use admission::{Limits, announce, is_announced, retract};
 pub(in crate::broker) use delivery::MARKER;
 pub(in crate::broker) use waiting::{TOPIC_PREFIX, kept, topic_of};
 
@@ -90,7 +90,10 @@ fn list(call: &Call<'_>) -> Result<Value, Error> {
             fault: ArgumentFault::Number { found, max },
         });
     }
-    let topic = call.arguments.text("topic").filter(|topic| !topic.is_empty());
+    let topic = call
+        .arguments
+        .text("topic")
+        .filter(|topic| !topic.is_empty());
     let reality = call.reality()?;
     let mut waiting = reality.later().waiting();
     waiting.follow(&reality.log())?;

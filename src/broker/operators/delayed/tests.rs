@@ -53,7 +53,8 @@ fn produce(desk: &Desk, envelopes: &[Envelope]) -> Result<u64, Rejection> {
     }
     let (tell, told) = channel();
     let sink = Arc::new(Ear(tell));
-    main.append(batch, Durability::Synced, None, sink, 0).unwrap();
+    main.append(batch, Durability::Synced, None, sink, 0)
+        .unwrap();
     main.start();
     Ok(told.recv().unwrap().unwrap().first.get())
 }
@@ -87,7 +88,11 @@ fn said(desk: &Desk, topic: &str) -> Vec<(String, String)> {
         for record in chunk.iter().filter(|record| record.topic == topic) {
             let view = RecordView::parse(record.record).unwrap();
             let text: Json = serde_json::from_slice(view.envelope.payload.data()).unwrap();
-            let from = view.envelope.headers.get("arqon-delayed").unwrap_or_default();
+            let from = view
+                .envelope
+                .headers
+                .get("arqon-delayed")
+                .unwrap_or_default();
             assert_eq!(view.producer(), "ada");
             found.push((text.as_str().unwrap().to_owned(), from.to_owned()));
         }
@@ -97,7 +102,10 @@ fn said(desk: &Desk, topic: &str) -> Vec<(String, String)> {
 }
 
 fn texts(desk: &Desk, topic: &str) -> Vec<String> {
-    said(desk, topic).into_iter().map(|(text, _)| text).collect()
+    said(desk, topic)
+        .into_iter()
+        .map(|(text, _)| text)
+        .collect()
 }
 
 // BRK-08: in the order of their times, those of one time in the order in which they came; once.
@@ -106,11 +114,28 @@ fn a_message_is_delivered_when_its_time_has_come_and_once() {
     let dir = tempfile::tempdir().unwrap();
     let desk = Desk::new(dir.path(), Settings::default());
     let later = |text: &str, ms: i64| message("a.b", text, NOW_MS + ms);
-    let first = produce(&desk, &[later("third", 2_000), later("first", 1_000), later("second", 1_000)]).unwrap();
-    produce(&desk, &[message("a.b", "now", 0), message("a.b", "past", NOW_MS)]).unwrap();
+    let first = produce(
+        &desk,
+        &[
+            later("third", 2_000),
+            later("first", 1_000),
+            later("second", 1_000),
+        ],
+    )
+    .unwrap();
+    produce(
+        &desk,
+        &[message("a.b", "now", 0), message("a.b", "past", NOW_MS)],
+    )
+    .unwrap();
     assert_eq!(texts(&desk, "a.b"), ["now", "past"]);
     let listed = desk.ok("delayed.list", json!({}));
-    let order: Vec<_> = listed["waiting"].as_array().unwrap().iter().map(|one| one["sequence"].as_u64().unwrap()).collect();
+    let order: Vec<_> = listed["waiting"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["sequence"].as_u64().unwrap())
+        .collect();
     assert_eq!(order, [first + 1, first + 2, first]);
     desk.clock.pass(999);
     work(&desk, || true);
@@ -118,7 +143,9 @@ fn a_message_is_delivered_when_its_time_has_come_and_once() {
     desk.clock.pass(1);
     work(&desk, || texts(&desk, "a.b").len() == 4);
     desk.clock.pass(60_000);
-    work(&desk, || desk.ok("delayed.list", json!({}))["waiting_in_all"] == 0);
+    work(&desk, || {
+        desk.ok("delayed.list", json!({}))["waiting_in_all"] == 0
+    });
     let all = said(&desk, "a.b");
     let wanted = ["now", "past", "first", "second", "third"];
     assert_eq!(all.iter().map(|(text, _)| text).collect::<Vec<_>>(), wanted);
@@ -138,9 +165,15 @@ fn what_waits_is_cancelled_by_who_sent_it_or_an_operator() {
     let mut desk = Desk::new(dir.path(), Settings::default());
     let later = |text: &str| message("a", text, NOW_MS + 1_000);
     let first = produce(&desk, &[later("x"), later("y"), later("z")]).unwrap();
-    assert_eq!(desk.ok("delayed.cancel", json!({"sequence": first}))["topic"], "a");
+    assert_eq!(
+        desk.ok("delayed.cancel", json!({"sequence": first}))["topic"],
+        "a"
+    );
     let not_found = ("NOT_FOUND", "arguments.sequence".to_owned());
-    assert_eq!(desk.refused("delayed.cancel", json!({"sequence": first})), not_found);
+    assert_eq!(
+        desk.refused("delayed.cancel", json!({"sequence": first})),
+        not_found
+    );
     desk.who.subject = "eve".into();
     let second = json!({"sequence": first + 1});
     assert_eq!(desk.refused("delayed.cancel", second.clone()), not_found);
@@ -169,7 +202,10 @@ fn what_may_not_wait_is_refused_by_name() {
         (rejection.fault.code().as_str(), rejection.path())
     };
     let invalid = |field: &str| ("VALIDATION_ERROR", format!("envelopes[0].{field}"));
-    assert_eq!(refused(message("a", "", NOW_MS + 10_001)), invalid("deliver_at"));
+    assert_eq!(
+        refused(message("a", "", NOW_MS + 10_001)),
+        invalid("deliver_at")
+    );
     assert_eq!(refused(message("a", "", -1)), invalid("deliver_at"));
     let expiring = |deliver_at: i64, expires_at: i64| Envelope {
         expires_at: NOW_MS + expires_at,
@@ -177,8 +213,15 @@ fn what_may_not_wait_is_refused_by_name() {
     };
     assert_eq!(refused(expiring(2_000, 1_000)), invalid("deliver_at"));
     assert_eq!(refused(expiring(0, 0)), invalid("expires_at"));
-    assert_eq!(refused(message(&"t".repeat(250), "", NOW_MS + 1)), invalid("topic"));
-    produce(&desk, &[message("a", "", NOW_MS + 1), message("a", "", NOW_MS + 1)]).unwrap();
+    assert_eq!(
+        refused(message(&"t".repeat(250), "", NOW_MS + 1)),
+        invalid("topic")
+    );
+    produce(
+        &desk,
+        &[message("a", "", NOW_MS + 1), message("a", "", NOW_MS + 1)],
+    )
+    .unwrap();
     let full = refused(message("a", "", NOW_MS + 1));
     assert_eq!(full, ("TOO_LARGE", "envelopes[0].deliver_at".into()));
     desk.clock.pass(1);

@@ -37,10 +37,7 @@ pub(in crate::broker) fn kept(
     record: &Record,
     view: &EnvelopeView<'_>,
 ) -> Bytes {
-    let headers = [
-        ("content-type", "application/x-protobuf"),
-        (SENDER, sender),
-    ];
+    let headers = [("content-type", "application/x-protobuf"), (SENDER, sender)];
     let envelope = Envelope {
         topic: topic_of(&record.topic),
         key,
@@ -176,7 +173,8 @@ impl Waiting {
 
     /// All that waits, the next due first; of what is due at the same time, what came first.
     pub(super) fn in_order(&self) -> impl Iterator<Item = (Sequence, &Entry)> {
-        let entry = |(_, sequence): &(u64, Sequence)| Some((*sequence, self.entries.get(sequence)?));
+        let entry =
+            |(_, sequence): &(u64, Sequence)| Some((*sequence, self.entries.get(sequence)?));
         self.due.iter().filter_map(entry)
     }
 }

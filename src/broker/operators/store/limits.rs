@@ -53,7 +53,12 @@ impl Limits {
         }
         names.expire(now);
         let (field, unit) = ("arguments.key", "keys in its namespace");
-        within(field, unit, names.count(prefix) + 1, self.namespace_keys_max)?;
+        within(
+            field,
+            unit,
+            names.count(prefix) + 1,
+            self.namespace_keys_max,
+        )?;
         within(field, "keys in its reality", names.len() + 1, self.keys_max)
     }
 

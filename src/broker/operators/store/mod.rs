@@ -27,8 +27,8 @@ use crate::proto::view::RecordView;
 
 pub use key::BadKey;
 use key::Namespace;
-pub use limits::Limits;
 pub(in crate::broker) use key::TOPIC_PREFIX;
+pub use limits::Limits;
 pub(in crate::broker) use names::Names;
 use value::Encoded;
 
@@ -457,7 +457,10 @@ fn as_of(
     } else {
         let time = read_micros(at, false).and_then(|time| u64::try_from(time).ok());
         let time = Micros(time.ok_or_else(bad)?);
-        (reality.log().seek_time(Micros(time.0.saturating_add(1)))?, Some(time))
+        (
+            reality.log().seek_time(Micros(time.0.saturating_add(1)))?,
+            Some(time),
+        )
     };
     let mut found = None;
     each(reality, topic, end, |view| {
@@ -572,7 +575,10 @@ fn list(call: &Call<'_>) -> Result<Value, Error> {
     drop(found);
     drop(names);
     let next = page.last().map(|(key, _)| key.clone()).filter(|_| more);
-    let keys: Value = page.iter().map(|(key, _)| Value::from(key.as_str())).collect();
+    let keys: Value = page
+        .iter()
+        .map(|(key, _)| Value::from(key.as_str()))
+        .collect();
     let entries: Value = page
         .iter()
         .map(|(key, entry)| {
@@ -646,7 +652,9 @@ fn entry(view: &RecordView<'_>) -> Vec<(&'static str, Value)> {
     fields.push(("revision", view.sequence.into()));
     fields.push(("updated_at", micros(view.appended_at).into()));
     fields.push(("updated_by", view.producer().into()));
-    let end = u64::try_from(envelope.expires_at).ok().filter(|end| *end > 0);
+    let end = u64::try_from(envelope.expires_at)
+        .ok()
+        .filter(|end| *end > 0);
     fields.extend(end.map(|end| ("expires_at", time(end))));
     fields
 }

@@ -3,8 +3,8 @@
 //! A value is the data of an event: JSON text, or bytes. Without data, it says that there is none.
 
 use crate::broker::error::ArgumentFault;
-use crate::proto::v1::value::Kind;
 use crate::proto::v1::Value;
+use crate::proto::v1::value::Kind;
 use crate::proto::view::EnvelopeView;
 
 const CONTENT_TYPE: &str = "content-type";
