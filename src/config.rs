@@ -638,6 +638,37 @@ sections! {
         tenant_requests_max: usize = 32, Bound::Within(1, 4_096);
     }
 
+    /// Keys and values (`op.store`). See docs/operators/store.md.
+    store: Store {
+        /// Length of a key; its namespace, its key and what precedes them must fit into a topic, too.
+        key_bytes_max: usize = 200, Bound::Within(1, 240);
+        /// One value.
+        value_bytes_max: usize = 256 << 10, Bound::Within(1, 16 * MIB);
+        /// Keys of one namespace.
+        namespace_keys_max: usize = 100_000, Bound::Within(1, 100_000_000);
+        /// Keys of all namespaces of one reality. Their names are kept in memory while it is open
+        /// and they are listed or added to.
+        keys_max: usize = 1_000_000, Bound::Within(1, 100_000_000);
+    }
+
+    /// Messages that the node publishes at times (`op.cron`). See docs/operators/cron.md.
+    cron: Cron {
+        /// Jobs of one tenant.
+        jobs_max: usize = 10_000, Bound::Within(1, 1_000_000);
+        /// A time counts as missed when the job has not run so long after it.
+        missed_after_ms: u64 = 60_000, Bound::Within(1_000, DAY_S * 1_000);
+        /// Payload of one job.
+        payload_bytes_max: usize = 64 << 10, Bound::Within(KIB, 4 * MIB);
+    }
+
+    /// Messages that wait for the time of their delivery. See docs/operators/delayed.md.
+    delayed: Delayed {
+        /// Messages that wait in one reality.
+        waiting_max: usize = 100_000, Bound::Within(1, 10_000_000);
+        /// How far ahead a message may be sent.
+        ahead_max_s: u64 = 366 * DAY_S, Bound::Within(1, 36_500 * DAY_S);
+    }
+
     /// How the node goes down.
     drain: Drain {
         /// From the signal to the end of the process.

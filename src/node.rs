@@ -518,6 +518,7 @@ fn start_broker(
         producers_max: limits.producers_max,
         // What is encrypted in the log must not lie beside it in the clear.
         states: (!encrypted).then(|| data_dir.path().join(STATES)),
+        operators: operators::Settings::of(config),
         maintenance: broker::maintenance::Options::of(config).context("settings")?,
         webhooks: operators::webhook::Settings::of(&config.webhook, profile, |record| {
             arqonbus::edge::json::envelope::shown(record).to_line()

@@ -108,6 +108,13 @@ impl Identity {
         !is_reserved_topic(topic) && self.publish.allow(topic)
     }
 
+    /// Whether it may have the node append to `topic`, which may be one that only the node appends
+    /// to.
+    #[must_use]
+    pub fn may_have_written(&self, topic: &str) -> bool {
+        !is_system_topic(topic) && self.publish.allow(topic)
+    }
+
     /// Whether it may see everything that `filter` matches. The `sys.` topics are for admins that
     /// name them, as far as their token does not limit them.
     #[must_use]

@@ -7,6 +7,8 @@ use super::accept::Rejection;
 use super::damage::without_directories;
 use super::filter::Filter;
 use super::name::{NameError, RealityName, Tenant};
+use super::operators::cron::BadPlan;
+use super::operators::store::BadKey;
 use super::reality::ReadOnly;
 use crate::log::{self, AppendError, KeyProblem, Sequence};
 use crate::proto::code::ErrorCode;
@@ -213,6 +215,58 @@ pub enum Error {
         /// What was asked for.
         sequence: Sequence,
     },
+    /// The caller may not do this with a topic that a command is about.
+    #[error("{field}: this token may not {action} {topic}")]
+    TopicForbidden {
+        /// Part of the request that names it.
+        field: &'static str,
+        /// What was to be done.
+        action: &'static str,
+        /// The topic.
+        topic: String,
+    },
+    /// More than an operator takes.
+    #[error("{field}: {found} {unit} are more than the limit of {limit}")]
+    OverLimit {
+        /// Part of the request.
+        field: &'static str,
+        /// Of what.
+        unit: &'static str,
+        /// How many there would be.
+        found: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// A key is not as whoever wanted to change it believed.
+    #[error(
+        "the newest record of the key is {found}, not {wanted}; 0 means that it has no value; read it again and decide anew"
+    )]
+    RevisionConflict {
+        /// What was believed.
+        wanted: u64,
+        /// What is true.
+        found: u64,
+    },
+    /// There is no such job, or it is another's.
+    #[error("you have no job {job:?}; `arqon cron list` shows those that you have")]
+    NoSuchJob {
+        /// Id or name.
+        job: String,
+    },
+    /// No message waits under this sequence, or it is another's.
+    #[error(
+        "no message of yours waits under sequence {sequence}; `arqon delayed list` shows what waits"
+    )]
+    NothingWaits {
+        /// Which.
+        sequence: u64,
+    },
+    /// Another job is called so.
+    #[error("there is a job {name:?} already; choose another name, or cancel that one")]
+    JobExists {
+        /// The name.
+        name: String,
+    },
     /// The caller may not do this.
     #[error("command {command} needs the role {needed}")]
     RoleMissing {
@@ -298,6 +352,15 @@ pub enum ArgumentFault {
         /// The largest that is allowed.
         max: u64,
     },
+    /// No name.
+    #[error("{0}")]
+    Name(NameError),
+    /// No key.
+    #[error("{0}")]
+    Key(BadKey),
+    /// No plan.
+    #[error("{0}")]
+    Plan(BadPlan),
 }
 
 /// For the client: without the operating system's words, which can name paths.
@@ -406,7 +469,16 @@ impl Error {
     #[must_use]
     pub fn code(&self) -> ErrorCode {
         match self {
+            Self::Argument {
+                fault: ArgumentFault::Key(BadKey::OtherTenant),
+                ..
+            } => ErrorCode::TenantMismatch,
+            Self::RevisionConflict { .. } => ErrorCode::SequenceConflict,
+            Self::NoSuchJob { .. } | Self::NothingWaits { .. } => ErrorCode::NotFound,
+            Self::OverLimit { .. } => ErrorCode::TooLarge,
+            Self::TopicForbidden { .. } => ErrorCode::Forbidden,
             Self::Name { .. }
+            | Self::JobExists { .. }
             | Self::BeyondEnd { .. }
             | Self::Argument { .. }
             | Self::RealityExists { .. }
@@ -492,6 +564,10 @@ impl Error {
             | Self::RealityDeleted { .. }
             | Self::ReadOnly { .. }
             | Self::RealityClosed { .. } => "reality".into(),
+            Self::TopicForbidden { field, .. } | Self::OverLimit { field, .. } => (*field).into(),
+            Self::RevisionConflict { .. } => "arguments.if_revision".into(),
+            Self::NoSuchJob { .. } => "arguments.job_id".into(),
+            Self::NothingWaits { .. } => "arguments.sequence".into(),
             Self::NotConfirmed { .. } => "arguments.confirm".into(),
             Self::NoSuchTenant { .. } | Self::TenantInUse { .. } => "tenant".into(),
             Self::ConsumerInUse { .. }
@@ -505,7 +581,7 @@ impl Error {
             | Self::RecordDamaged { .. }
             | Self::StateDamaged { .. }
             | Self::RecordHidden { .. } => "sequence".into(),
-            Self::RealityExists { .. } => "arguments.name".into(),
+            Self::RealityExists { .. } | Self::JobExists { .. } => "arguments.name".into(),
             Self::UnknownCommand { .. } => "name".into(),
             Self::Argument { argument, .. } => format!("arguments.{argument}"),
             Self::Webhook(refused) => refused.field.clone(),

@@ -22,6 +22,7 @@ pub mod consumer;
 mod control;
 pub mod damage;
 pub mod error;
+mod expiry;
 pub mod fanout;
 pub mod filter;
 pub mod journal;
@@ -110,6 +111,8 @@ pub struct Options {
     pub producers_max: usize,
     /// Where what folds come to is kept between two openings; `None`: nowhere, they are read anew.
     pub states: Option<PathBuf>,
+    /// Bounds of the built-in operators.
+    pub operators: operators::Settings,
     /// How logs are kept up.
     pub maintenance: maintenance::Options,
     /// How webhooks are sent.
@@ -132,6 +135,7 @@ impl Options {
             consumers_max: 10_000,
             producers_max: 65_536,
             states: None,
+            operators: operators::Settings::default(),
             maintenance: maintenance::Options::default(),
             webhooks: operators::webhook::Settings::default(),
         }
@@ -189,6 +193,7 @@ impl Broker {
         let cache = options.states.as_deref().map(ledger::Cache::open);
         let ground = Arc::new(Ground {
             cache: cache.transpose()?,
+            settings: options.operators,
             environment,
             options: options.log.clone(),
             node: options.node,
@@ -439,6 +444,11 @@ impl Broker {
                 drop(tenancy);
                 self.seats.fetch_sub(1, Ordering::SeqCst);
             });
+    }
+
+    /// Bounds of the built-in operators.
+    pub(crate) fn settings(&self) -> &operators::Settings {
+        &self.ground.settings
     }
 
     /// What the built-in operators have to do.

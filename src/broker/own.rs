@@ -50,6 +50,17 @@ pub struct Expected {
     pub last: u64,
 }
 
+static EXPECTING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+/// A record that the node appends, by itself or for somebody.
+#[derive(Debug)]
+pub(super) enum Piece {
+    /// Of its own.
+    Own(OwnRecord),
+    /// Somebody's, as it is.
+    Encoded(NewRecord),
+}
+
 impl Reality {
     /// Appends records of the node's own, all or none, in their order, and waits until they are on
     /// disk. Blocks.
@@ -61,14 +72,34 @@ impl Reality {
         records: Vec<OwnRecord>,
         expected: Option<&Expected>,
     ) -> Result<Appended, Error> {
-        if expected.is_some() {
-            return Err(Error::Internal);
+        let pieces = records.into_iter().map(Piece::Own);
+        self.store_pieces(pieces.collect(), expected)
+    }
+
+    /// The same for records that may be somebody's.
+    pub(super) fn store_pieces(
+        &self,
+        pieces: Vec<Piece>,
+        expected: Option<&Expected>,
+    ) -> Result<Appended, Error> {
+        let _turn = EXPECTING.lock();
+        if let Some(expected) = expected {
+            let found = self
+                .log()
+                .last_of(&expected.topic)?
+                .map_or(0, |at| at.get());
+            if found != expected.last {
+                return Err(Error::RevisionConflict {
+                    wanted: expected.last,
+                    found,
+                });
+            }
         }
-        let records = records
-            .into_iter()
-            .map(|record| record.encode(self))
-            .collect();
-        system::append_all_and_wait(self, records)
+        let records = pieces.into_iter().map(|piece| match piece {
+            Piece::Own(record) => record.encode(self),
+            Piece::Encoded(record) => record,
+        });
+        system::append_all_and_wait(self, records.collect())
     }
 }
 

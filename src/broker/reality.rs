@@ -7,7 +7,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use uuid::Uuid;
 
@@ -15,11 +15,13 @@ use super::accept::{Batch, Fault, Rejection};
 use super::attendance::Attendance;
 use super::damage::Encounters;
 use super::error::Error;
+use super::expiry::Expiry;
 use super::fanout::{Fanout, Subscriber, Visibility, Wanted};
 use super::filter::Filter;
 use super::ledger::Cache;
 use super::name::{RealityName, Tenant};
 use super::openings::Openings;
+use super::operators::{Settings, delayed, store};
 use super::producers::{Producer, ProducerClocks};
 use super::repair::Repairs;
 use super::stamp::IdSource;
@@ -48,6 +50,7 @@ pub(super) struct Ground {
     pub(super) past: Past,
     pub(super) openings: Openings,
     pub(super) cache: Option<Cache>,
+    pub(super) settings: Settings,
 }
 
 /// What logs had counted that are closed now.
@@ -91,6 +94,9 @@ pub struct Reality {
     producers: Mutex<ProducerClocks>,
     encounters: Arc<Encounters>,
     bytes: Arc<RealityBytes>,
+    expiry: Arc<Expiry>,
+    keys: Mutex<store::Names>,
+    later: delayed::Later,
     /// Of the node's own that are told of records.
     attending: Arc<AtomicUsize>,
 }
@@ -153,6 +159,10 @@ impl Reality {
         });
         let clock_key = ground.clock_key(name);
         let (log, loss) = open_log(ground, &directory, &clock_key, &watch)?;
+        let clock = Arc::clone(&ground.environment.clock);
+        let end = log.bounds().written_end;
+        let expiry = Arc::new(Expiry::new(clock, end));
+        let later = delayed::Later::new(ground.settings.delayed, end);
         let reality = Self {
             ground: Arc::clone(ground),
             tenant: tenant.clone(),
@@ -166,6 +176,9 @@ impl Reality {
             producers: Mutex::new(ProducerClocks::new(ground.producers_max)),
             encounters: Arc::new(Encounters::new(tenant.clone(), name.clone())),
             bytes,
+            expiry,
+            keys: Mutex::default(),
+            later,
             attending: Arc::default(),
         };
         reality.measure();
@@ -255,6 +268,21 @@ impl Reality {
         self.ground.ids.next(now)
     }
 
+    /// Which of its records are of no use any more.
+    pub(super) const fn expiry(&self) -> &Arc<Expiry> {
+        &self.expiry
+    }
+
+    /// What waits in it for the time of its delivery.
+    pub(super) const fn later(&self) -> &delayed::Later {
+        &self.later
+    }
+
+    /// The keys of its store, as far as they have been asked for.
+    pub(super) fn keys(&self) -> MutexGuard<'_, store::Names> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn fanout(&self) -> &Arc<Fanout> {
         &self.watch.fanout
     }
@@ -295,7 +323,15 @@ impl Reality {
         sink: Arc<dyn AppendSink>,
         token: u64,
     ) -> Result<(), Error> {
-        let Batch { records, own, .. } = batch;
+        let Batch {
+            records,
+            own,
+            expires,
+            ..
+        } = batch;
+        if expires {
+            self.expiry.note();
+        }
         let reserved = self.reserve(&records)?;
         let append = Append {
             records,
@@ -404,6 +440,9 @@ impl Reality {
         sink: Arc<dyn AppendSink>,
         token: u64,
     ) -> Result<(), AppendError> {
+        for record in &records {
+            self.expiry.note_envelope(&record.envelope);
+        }
         self.log().append(Append {
             records,
             durability: system::DURABILITY,

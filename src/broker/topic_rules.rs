@@ -5,16 +5,20 @@
 //! decides for it. The broker's own topics have rules of their own: cursors of consumers
 //! (`sys.consumer.`) and positions of operators (`sys.position.`) are compacted, each topic being one key; the others stay whole, because state is
 //! folded from them, but for statements (`sys.log`) and audits (`sys.audit`), which can be given
-//! limits by a rule that names them.
+//! limits by a rule that names them. On the topics of operators (`op.`) only rules hold whose pattern
+//! begins with that token: keys (`op.store.`) are compacted where none does, and where jobs and
+//! waiting messages stand (`op.cron.`, `op.later.`) always.
 
 use super::consumer;
 use super::control;
 use super::filter::Filter;
 use super::name::{self, NameError};
+use super::operators::{cron, delayed, store};
 use super::system;
 use crate::config::TopicEntry;
 use crate::log::{Facts, KeyRule, Limits, Micros, RecordRef};
 use crate::proto::audit;
+use crate::proto::topic::is_of_operators;
 use crate::proto::view::{Payload, RecordView};
 
 /// How long a tombstone stays if its rule does not say: a day.
@@ -114,14 +118,20 @@ impl TopicRules {
         self.rules.iter().any(|rule| rule.limits != none)
     }
 
+    /// The topics of operators hold what nobody would expect `>` to take away.
     fn of(&self, topic: &str) -> Option<&TopicRule> {
-        self.rules.iter().find(|rule| rule.pattern.matches(topic))
+        let named = is_of_operators(topic);
+        let mut rules = self.rules.iter().filter(|rule| rule.pattern.matches(topic));
+        rules.find(|rule| !named || rule.pattern.names_operators())
     }
 
     /// What is kept of `topic`.
     #[must_use]
     pub fn limits(&self, topic: &str) -> Limits {
         if name::is_system_topic(topic) && !may_be_limited(topic) {
+            return Limits::default();
+        }
+        if STAND.iter().any(|first| topic.starts_with(first)) {
             return Limits::default();
         }
         let limits = self
@@ -153,12 +163,26 @@ impl TopicRules {
         if name::is_system_topic(topic) {
             return None;
         }
-        self.of(topic)?.compaction
+        if STAND.iter().any(|first| topic.starts_with(first)) || topic == delayed::MARKER {
+            return Some(KeyRule {
+                tombstone_grace_micros: 0,
+            });
+        }
+        match self.of(topic) {
+            Some(rule) => rule.compaction,
+            None => topic.starts_with(store::TOPIC_PREFIX).then_some(KeyRule {
+                tombstone_grace_micros: TOMBSTONE_GRACE_S * 1_000_000,
+            }),
+        }
     }
 }
 
 /// Where operators keep how far they have got, each topic one key.
 const POSITIONS: &str = "sys.position.";
+
+/// Topics of operators whose last records say where something stands: always compacted, never
+/// limited.
+const STAND: [&str; 2] = [cron::TOPIC_PREFIX, delayed::TOPIC_PREFIX];
 
 /// Of the broker's own topics only those that nothing is folded from can be given limits.
 fn may_be_limited(topic: &str) -> bool {
@@ -202,6 +226,21 @@ mod tests {
                 tombstone_grace_micros: 7,
             }),
         }
+    }
+
+    // OPS-07: a rule for everything does not take keys away.
+    #[test]
+    fn operators_topics_are_compacted_and_limited_by_name_alone() {
+        let rules = TopicRules::new(vec![rule(">", 1, false), rule("op.store.logs.>", 9, false)]);
+        assert_eq!(rules.limits("op.store.n.k"), Limits::default());
+        assert!(rules.compaction("op.store.n.k").is_some());
+        assert_eq!(rules.limits("op.store.logs.k").records, Some(9));
+        assert_eq!(rules.compaction("op.store.logs.k"), None);
+        let all = TopicRules::new(vec![rule("op.>", 1, false)]);
+        for topic in ["op.cron.cron_1", "op.later.a", "op.later"] {
+            assert!(all.compaction(topic).is_some(), "{topic}");
+        }
+        assert_eq!(all.limits("op.cron.cron_1"), Limits::default());
     }
 
     // LOG-10, LOG-11: the first rule that matches decides.

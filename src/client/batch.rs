@@ -31,6 +31,10 @@ pub struct Outgoing<'a> {
     pub twist_id: &'a str,
     /// Ed25519 over `data`; empty: not signed.
     pub signature: &'a [u8],
+    /// When it is of no use any more, in milliseconds since the Unix epoch; 0: never.
+    pub expires_at: u64,
+    /// Before this it is not delivered, in milliseconds since the Unix epoch; 0: at once.
+    pub deliver_at: u64,
 }
 
 /// Envelopes of one `Produce`: stored all or none, in order.
@@ -105,7 +109,9 @@ impl Batch {
             + text_len(31, event.topic)
             + text_len(32, &self.producer)
             + text_len(36, event.key)
-            + text_len(37, event.schema);
+            + text_len(37, event.schema)
+            + number_len(38, event.expires_at)
+            + number_len(40, event.deliver_at);
         self.open(length);
         let out = &mut self.encoded;
         let end = out.len() + length;
@@ -126,6 +132,8 @@ impl Batch {
         put(out, 32, self.producer.as_bytes());
         put(out, 36, event.key.as_bytes());
         put(out, 37, event.schema.as_bytes());
+        put_number(out, 38, event.expires_at);
+        put_number(out, 40, event.deliver_at);
         assert_eq!(
             out.len(),
             end,
@@ -231,6 +239,14 @@ fn text_len(field: u32, text: &str) -> usize {
     text_len_of(field, text.len())
 }
 
+fn number_len(field: u32, number: u64) -> usize {
+    if number == 0 {
+        0
+    } else {
+        key_len(field) + encoded_len_varint(number)
+    }
+}
+
 fn open(out: &mut Vec<u8>, field: u32, length: usize) {
     encode_key(field, WireType::LengthDelimited, out);
     encode_varint(length as u64, out);
@@ -241,6 +257,14 @@ fn put(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
     if !bytes.is_empty() {
         open(out, field, bytes.len());
         out.extend_from_slice(bytes);
+    }
+}
+
+/// The same for a number.
+fn put_number(out: &mut Vec<u8>, field: u32, number: u64) {
+    if number != 0 {
+        encode_key(field, WireType::Varint, out);
+        encode_varint(number, out);
     }
 }
 

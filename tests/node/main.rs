@@ -28,6 +28,7 @@ mod many;
 mod mirror;
 mod operations;
 mod permissions;
+mod operators_kv;
 mod policy;
 mod policy_kit;
 mod preflight;

@@ -12,6 +12,8 @@ mod consume;
 mod consumers;
 mod context;
 mod control;
+mod cron;
+mod delayed;
 mod edge;
 mod failure;
 mod grammar;
@@ -32,6 +34,7 @@ mod schema;
 mod show;
 mod signature;
 mod status;
+mod store;
 mod table;
 mod tail;
 mod token;
@@ -104,6 +107,9 @@ enum Verb {
     Restore(restore::Arguments),
     Schema(schema::Arguments),
     Status(status::Arguments),
+    Store(store::Arguments),
+    Cron(cron::Arguments),
+    Delayed(delayed::Arguments),
     Edge(edge::Arguments),
     Mirror(mirror::Arguments),
     Rate(rate::Arguments),
@@ -179,6 +185,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Restore(arguments) => restore::run(output, &arguments),
             Verb::Schema(arguments) => schema::run(&target, output, arguments).await,
             Verb::Status(arguments) => status::run(&target, output, arguments).await,
+            Verb::Store(arguments) => store::run(&target, output, arguments).await,
+            Verb::Cron(arguments) => cron::run(&target, output, arguments).await,
+            Verb::Delayed(arguments) => delayed::run(&target, output, arguments).await,
             Verb::Edge(arguments) => edge::run(&target, output, arguments).await,
             Verb::Rate(arguments) => rate::run(&target, output, arguments).await,
             Verb::Mirror(arguments) => mirror::run(&target, output, arguments).await,

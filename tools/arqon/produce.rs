@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use crate::connection::{Patience, Target, interrupt};
 use crate::failure::{self, Failure};
 use crate::progress::Progress;
-use crate::{Output, signature, table};
+use crate::{Output, bounds, signature, table};
 
 /// An input that pauses for this long wants to see its events stored, full batch or not.
 const LINGER: Duration = Duration::from_millis(5);
@@ -40,6 +40,7 @@ Examples:
   arqon produce quake.usgs.event --file tests/fixtures/earthquakes.ndjson --key-field id
   echo '{\"kind\":\"greetings.en\",\"n\":1}' | arqon produce --topic-field kind --rate 100
   echo '{\"amount\":1}' | arqon produce pay.now --sign-key svc.pem
+  echo '{\"text\":\"time to go\"}' | arqon produce reminders.ada --delay 15m --ttl 1h
 
 On failure it says which lines are stored and which are not, and ends non-zero. With --output json
 that is `failed_lines` (ranges, inclusive), `unsent_from` (first line that was not sent, or null)
@@ -71,6 +72,15 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", default_value = "8",
           value_parser = clap::value_parser!(u32).range(1..=1024))]
     inflight: u32,
+    /// Not delivered before this time, like 2026-03-01T08:00:00Z; until then they wait on the node
+    #[arg(long, value_name = "TIME", value_parser = bounds::moment, conflicts_with = "delay")]
+    at: Option<u64>,
+    /// Not delivered before this span has passed, like 90s, 15m, 1h or 7d, from when it is read
+    #[arg(long, value_name = "SPAN", value_parser = bounds::span)]
+    delay: Option<Duration>,
+    /// Of no use any more after this span, from when it may be delivered
+    #[arg(long, value_name = "SPAN", value_parser = bounds::span)]
+    ttl: Option<Duration>,
     /// Sign each payload with the Ed25519 private key in this PEM file
     #[arg(long, value_name = "FILE")]
     sign_key: Option<PathBuf>,
@@ -97,6 +107,29 @@ impl Durability {
             Self::Synced => "synced",
             Self::Written => "written",
         }
+    }
+}
+
+/// When events may be delivered, and until when.
+struct When {
+    at_ms: u64,
+    delay: Option<Duration>,
+    ttl: Option<Duration>,
+}
+
+impl When {
+    /// `deliver_at` and `expires_at` of an event that is sent now; 0 for none.
+    fn times(&self) -> (u64, u64) {
+        if self.delay.is_none() && self.ttl.is_none() {
+            return (self.at_ms, 0);
+        }
+        let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default();
+        let after = |from: u64, span: Duration| {
+            from.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
+        };
+        let deliver_at = self.delay.map_or(self.at_ms, |delay| after(now, delay));
+        let expires_at = self.ttl.map(|ttl| after(now.max(deliver_at), ttl));
+        (deliver_at, expires_at.unwrap_or_default())
     }
 }
 
@@ -183,6 +216,7 @@ struct Sender {
     options: ProduceOptions,
     inflight: usize,
     sign_key: Option<Ed25519KeyPair>,
+    when: When,
     batch: Batch,
     lines: (u64, u64),
     /// Bytes of the input that are in `batch`.
@@ -241,6 +275,11 @@ pub(crate) async fn run(
         },
         inflight: usize::try_from(arguments.inflight)?,
         sign_key,
+        when: When {
+            at_ms: arguments.at.unwrap_or_default(),
+            delay: arguments.delay,
+            ttl: arguments.ttl,
+        },
         batch: connection.client.batch(),
         client: connection.client,
         lines: (0, 0),
@@ -430,6 +469,7 @@ impl Sender {
         self.lines.1 = line.number;
         self.bytes += line.data.len() as u64 + 1;
         let signature = self.sign_key.as_ref().map(|key| key.sign(&line.data));
+        let (deliver_at, expires_at) = self.when.times();
         self.batch.push(&Outgoing {
             topic: &line.topic,
             data: &line.data,
@@ -438,6 +478,8 @@ impl Sender {
                 .as_ref()
                 .map_or(&[], |signature| signature.as_ref()),
             headers: &[("content-type", "application/json")],
+            deliver_at,
+            expires_at,
             ..Outgoing::default()
         });
     }

@@ -503,7 +503,8 @@ impl Hash {
         self.part(envelope.signature);
         self.part(envelope.spectral.unwrap_or_default());
         let sequence = envelope.producer_sequence.cast_signed();
-        for number in [form, record.timestamp(), envelope.expires_at, sequence] {
+        let (expires_at, deliver_at) = (envelope.expires_at, envelope.deliver_at);
+        for number in [form, record.timestamp(), expires_at, deliver_at, sequence] {
             self.state.update(number.to_le_bytes());
         }
         let mut headers: Vec<_> = envelope.headers.iter().collect();

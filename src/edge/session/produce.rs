@@ -10,7 +10,7 @@ use super::in_flight::{Pending, Reply};
 use super::refusal::Refusal;
 use super::state::Session;
 use crate::broker::accept::{Admitted, Batch, Fault, Rejection};
-use crate::broker::{self, NameError, Reality, RealityName};
+use crate::broker::{self, NameError, Reality, RealityName, operators};
 use crate::config::Limits;
 use crate::edge::json::frame::Frame;
 use crate::edge::mirror::Original;
@@ -336,6 +336,18 @@ impl Session {
         promise: Promise,
         reply: Reply,
     ) -> Result<(), Refusal> {
+        let delayed = batch.delayed();
+        if delayed > 0 {
+            let announce = || {
+                let broker = &self.context.broker;
+                operators::delayed::announce(broker, &self.tenancy, reality, delayed)
+            };
+            if operators::delayed::is_announced(reality) {
+                announce()?;
+            } else {
+                aside(announce)?;
+            }
+        }
         // First remembered: the log may answer before it returns.
         let token = self.in_flight.insert(Pending {
             reply,
@@ -357,6 +369,9 @@ impl Session {
                 Ok(())
             }
             Err(error) => {
+                if delayed > 0 {
+                    operators::delayed::retract(reality, delayed);
+                }
                 self.in_flight.remove(token);
                 Err(error.into())
             }
