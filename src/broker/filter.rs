@@ -2,13 +2,14 @@
 //! record a reader may ask for (MSG-12).
 //!
 //! Owns their rules, matching one topic, and whether one filter covers another. A wildcard as the
-//! first token never reaches the `sys.` topics: these must be named. Knows no subscriber.
+//! first token never reaches the topics of the system and private messages: these must be named.
+//! Knows no subscriber.
 
 use std::fmt;
 
 use prost::Message as _;
 
-use super::name::{self, NameError, SYSTEM_TOKEN};
+use super::name::{self, NameError};
 use crate::proto::v1::{SpectralMetadata, SpectralRange};
 use crate::proto::view::RecordView;
 
@@ -33,6 +34,11 @@ impl<'a> Token<'a> {
             ">" => Self::Rest,
             literal => Self::Literal(literal),
         }
+    }
+
+    /// Whether, as a first token, it is one that no wildcard stands for.
+    fn is_hidden(self) -> bool {
+        matches!(self, Self::Literal(token) if name::is_hidden_token(token))
     }
 }
 
@@ -80,7 +86,7 @@ impl Filter {
         })
     }
 
-    /// The filter that matches every topic but those of the system.
+    /// The filter that matches every topic but those of the system and private messages.
     #[must_use]
     pub fn everything() -> Self {
         Self {
@@ -107,6 +113,12 @@ impl Filter {
         name::is_system_topic(&self.text)
     }
 
+    /// Whether it names the topics of private messages.
+    #[must_use]
+    pub fn names_direct(&self) -> bool {
+        name::is_direct_topic(&self.text)
+    }
+
     pub(super) fn tokens(&self) -> impl Iterator<Item = Token<'_>> {
         self.text.split('.').map(Token::parse)
     }
@@ -115,7 +127,7 @@ impl Filter {
     #[must_use]
     pub fn matches(&self, topic: &str) -> bool {
         match self.kind {
-            Kind::Everything => !name::is_system_topic(topic),
+            Kind::Everything => !name::is_hidden_topic(topic),
             Kind::Literal => *self.text == *topic,
             Kind::Prefix(bytes) => {
                 let bytes = usize::from(bytes);
@@ -132,7 +144,7 @@ impl Filter {
             let Some(found) = topic_tokens.next() else {
                 return false;
             };
-            let hidden = first && found == SYSTEM_TOKEN;
+            let hidden = first && name::is_hidden_token(found);
             first = false;
             match token {
                 Token::Literal(wanted) if wanted == found => {}
@@ -153,7 +165,7 @@ impl Filter {
             let Some(their) = theirs.next() else {
                 return false;
             };
-            let hidden = first && their == Token::Literal(SYSTEM_TOKEN);
+            let hidden = first && their.is_hidden();
             first = false;
             match (own, their) {
                 (Token::Literal(a), Token::Literal(b)) if a == b => {}
@@ -169,7 +181,6 @@ impl Filter {
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         let (mut ours, mut theirs) = (self.tokens(), other.tokens());
-        let system = Token::Literal(SYSTEM_TOKEN);
         let mut first = true;
         loop {
             let (own, their) = match (ours.next(), theirs.next()) {
@@ -177,7 +188,7 @@ impl Filter {
                 (None, None) => return true,
                 (None, Some(_)) | (Some(_), None) => return false,
             };
-            if first && (own == system) != (their == system) {
+            if first && (own.is_hidden() || their.is_hidden()) && own != their {
                 return false;
             }
             first = false;
@@ -272,9 +283,9 @@ pub(super) mod tests {
         match (filter, topic) {
             ([], []) => true,
             ([_, ..], []) | ([], [_, ..]) => false,
-            ([">"], [head, ..]) => !(first && *head == "sys"),
+            ([">"], [head, ..]) => !(first && matches!(*head, "sys" | "direct")),
             (["*", filter @ ..], [head, topic @ ..]) => {
-                !(first && *head == "sys") && naive(filter, topic, false)
+                !(first && matches!(*head, "sys" | "direct")) && naive(filter, topic, false)
             }
             ([wanted, filter @ ..], [head, topic @ ..]) => {
                 wanted == head && naive(filter, topic, false)
@@ -283,13 +294,13 @@ pub(super) mod tests {
     }
 
     pub(in crate::broker) fn topics() -> impl Strategy<Value = String> {
-        prop::collection::vec(prop_oneof!["a", "b", "sys", "ab"], 1..5)
+        prop::collection::vec(prop_oneof!["a", "b", "sys", "direct", "ab"], 1..5)
             .prop_map(|tokens| tokens.join("."))
     }
 
     pub(in crate::broker) fn filters() -> impl Strategy<Value = String> {
-        let tokens = prop::collection::vec(prop_oneof!["a", "b", "sys", "[*]"], 0..4);
-        (tokens, prop_oneof!["a", "sys", "[*]", ">"]).prop_map(|(mut tokens, last)| {
+        let tokens = prop::collection::vec(prop_oneof!["a", "b", "sys", "direct", "[*]"], 0..4);
+        (tokens, prop_oneof!["a", "sys", "direct", "[*]", ">"]).prop_map(|(mut tokens, last)| {
             tokens.push(last);
             tokens.join(".")
         })

@@ -32,6 +32,7 @@ mod register;
 mod removal;
 pub mod repair;
 pub mod room;
+pub mod rooms;
 mod roster;
 pub mod scan;
 #[cfg(test)]

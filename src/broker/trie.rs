@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use super::filter::{Filter, Token};
-use super::name::SYSTEM_TOKEN;
+use super::name::is_hidden_token;
 
 /// An index from filters to subscribers.
 #[derive(Debug)]
@@ -158,7 +158,7 @@ impl<T: PartialEq> Node<T> {
             self.here.iter().for_each(found);
             return;
         };
-        let hidden = first && token == SYSTEM_TOKEN;
+        let hidden = first && is_hidden_token(token);
         if !hidden {
             self.rest.iter().for_each(&mut *found);
             if let Some(node) = &self.any {
