@@ -355,6 +355,13 @@ fn start_broker(
         producers_max: limits.producers_max,
         // What is encrypted in the log must not lie beside it in the clear.
         states: (!encrypted).then(|| data_dir.path().join(STATES)),
+        rooms: broker::rooms::Limits {
+            rooms_max: config.rooms.rooms_max,
+            channels_max: config.rooms.channels_max,
+            members_max: config.rooms.members_max,
+            joined_max: config.rooms.joined_max,
+            free: config.rooms.free,
+        },
         maintenance: broker::maintenance::Options::of(config).context("settings")?,
     };
     Broker::start(environment, options).context("cannot start the broker")

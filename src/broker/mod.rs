@@ -106,6 +106,8 @@ pub struct Options {
     pub producers_max: usize,
     /// Where what folds come to is kept between two openings; `None`: nowhere, they are read anew.
     pub states: Option<PathBuf>,
+    /// How large rooms may grow.
+    pub rooms: rooms::Limits,
     /// How logs are kept up.
     pub maintenance: maintenance::Options,
 }
@@ -126,6 +128,7 @@ impl Options {
             consumers_max: 10_000,
             producers_max: 65_536,
             states: None,
+            rooms: rooms::Limits::default(),
             maintenance: maintenance::Options::default(),
         }
     }
@@ -355,6 +358,7 @@ impl Broker {
         let allowance = Allowance {
             realities_max: self.options.realities_max,
             consumers_max: self.options.consumers_max,
+            rooms: self.options.rooms,
             bytes_max: self.options.tenant_bytes_max,
         };
         let directory = self.options.directory.join(tenant.as_str());

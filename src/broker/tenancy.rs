@@ -19,6 +19,7 @@ use super::ledger::{Cache, Ledgers};
 use super::name::{RealityName, Tenant};
 use super::reality::{Ground, Reality};
 use super::register::{self, Birth, Register};
+use super::rooms::{self, Rooms};
 use super::roster::{Idle, Roster};
 use super::stored::{self, RealityBytes, TenantBytes};
 use super::system;
@@ -35,6 +36,7 @@ pub struct Tenancy {
     system: Arc<Reality>,
     consumers: Arc<Consumers>,
     ledgers: Ledgers,
+    rooms: Arc<Rooms>,
     there: Mutex<BTreeMap<RealityName, Birth>>,
     /// Those that are open, the system's own excepted.
     open: Roster<RealityName, Reality>,
@@ -52,6 +54,7 @@ const SYSTEM_HOLDERS: usize = 2;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Allowance {
     pub(super) realities_max: usize,
+    pub(super) rooms: rooms::Limits,
     pub(super) consumers_max: usize,
     pub(super) bytes_max: Option<u64>,
 }
@@ -90,6 +93,7 @@ impl Tenancy {
             system,
             consumers,
             ledgers: Ledgers::default(),
+            rooms: Rooms::new(allowance.rooms),
             there: Mutex::new(there),
             creating: Mutex::new(()),
             bytes,
@@ -113,6 +117,12 @@ impl Tenancy {
     #[must_use]
     pub const fn consumers(&self) -> &Arc<Consumers> {
         &self.consumers
+    }
+
+    /// Its rooms, and who is in them.
+    #[must_use]
+    pub const fn rooms(&self) -> &Arc<Rooms> {
+        &self.rooms
     }
 
     /// A reality that is open already, for whoever uses it.

@@ -16,6 +16,7 @@ pub use duty::{Duties, Duty, supervise};
 pub use office::Office;
 
 use super::command::Handler;
+use super::rooms;
 use super::verb::Command;
 
 /// A built-in operator.
@@ -32,7 +33,7 @@ pub struct BuiltIn {
 }
 
 /// All of them, by name.
-pub const OPERATORS: &[BuiltIn] = &[];
+pub const OPERATORS: &[BuiltIn] = &[rooms::OPERATOR];
 
 /// The one called `name`.
 #[must_use]

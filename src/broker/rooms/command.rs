@@ -13,7 +13,7 @@ use crate::broker::error::Error;
 use crate::broker::name::RealityName;
 use crate::broker::room;
 use crate::broker::tenancy::Tenancy;
-use crate::broker::verb::{Argument, Command, Kind};
+use crate::broker::verb::{Argument, Command, Effect, Kind};
 use crate::log::TopicSummary;
 use crate::proto::json::micros;
 use crate::proto::v1::Value;
@@ -46,6 +46,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "channel.create",
         role: Role::Operator,
+        effect: Effect::Changes,
         arguments: &[ROOM, CHANNEL, DESCRIPTION],
         doc: "Creates a channel, and its room if nobody has yet.",
         handler: create_channel,
@@ -53,6 +54,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "channel.delete",
         role: Role::Operator,
+        effect: Effect::Changes,
         arguments: &[ROOM, CHANNEL],
         doc: "Closes a channel that the caller has created, or any for an admin; its records stay.",
         handler: delete_channel,
@@ -60,6 +62,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "channel.info",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: &[ROOM, CHANNEL],
         doc: "Shows who has created a channel, who is in it, and what is stored of it.",
         handler: channel_info,
@@ -67,6 +70,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "channel.list",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: &[ROOM],
         doc: "Lists the channels of a room that were created, have members or hold records.",
         handler: channel_list,
@@ -74,6 +78,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "create_channel",
         role: Role::Operator,
+        effect: Effect::Changes,
         arguments: &[ROOM, EITHER_CHANNEL, NAME, DESCRIPTION],
         doc: "The same as channel.create, as older clients know it.",
         handler: create_channel,
@@ -81,6 +86,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "delete_channel",
         role: Role::Operator,
+        effect: Effect::Changes,
         arguments: &[ROOM, CHANNEL],
         doc: "The same as channel.delete, as older clients know it.",
         handler: delete_channel,
@@ -88,6 +94,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "room.create",
         role: Role::Operator,
+        effect: Effect::Changes,
         arguments: &[ROOM, DESCRIPTION],
         doc: "Creates a room, or opens one again that was deleted.",
         handler: create_room,
@@ -95,6 +102,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "room.delete",
         role: Role::Operator,
+        effect: Effect::Changes,
         arguments: &[ROOM],
         doc: "Closes a room that the caller has created, or any for an admin, and puts its members out; its records stay.",
         handler: delete_room,
@@ -102,6 +110,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "room.info",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: &[ROOM],
         doc: "Shows who has created a room, its channels, and who is in them.",
         handler: room_info,
@@ -109,6 +118,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "room.list",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: &[],
         doc: "Lists the rooms that were created, have members or hold records.",
         handler: room_list,
@@ -116,6 +126,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "room.members",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: &[ROOM, CHANNEL_OR_MAIN],
         doc: "Lists who is in a channel now.",
         handler: room_members,
@@ -220,7 +231,10 @@ fn delete_channel(call: &Call<'_>) -> Result<Value, Error> {
 }
 
 fn put_out(call: &Call<'_>, wish: Wish<'_>, occupied: &[(Arc<Place>, usize)]) -> Value {
-    let places: Vec<_> = occupied.iter().map(|(place, _)| Arc::clone(place)).collect();
+    let places: Vec<_> = occupied
+        .iter()
+        .map(|(place, _)| Arc::clone(place))
+        .collect();
     let members: usize = occupied.iter().map(|(_, members)| members).sum();
     call.tenancy.rooms().clear(&places, "deleted");
     let mut shown = json!({
@@ -336,7 +350,9 @@ fn of_room(
     is_closed: bool,
 ) -> Json {
     let members: usize = channels.values().map(|channel| channel.members).sum();
-    let stored = channels.values().filter_map(|channel| channel.stored.as_ref());
+    let stored = channels
+        .values()
+        .filter_map(|channel| channel.stored.as_ref());
     let records: u64 = stored.map(|topic| topic.records).sum();
     let mut shown = json!({
         "room": room,

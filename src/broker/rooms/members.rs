@@ -249,7 +249,12 @@ mod tests {
         let full = enter(&mut members, ("c", "1"), "z");
         assert_eq!(full, Err(Refused::RoomsFull { limit: 2 }));
         assert_eq!(members.totals(), (2, 3));
-        for (place, id) in [(("a", "1"), "x"), (("a", "1"), "y"), (("a", "2"), "x"), (("b", "1"), "x")] {
+        for (place, id) in [
+            (("a", "1"), "x"),
+            (("a", "1"), "y"),
+            (("a", "2"), "x"),
+            (("b", "1"), "x"),
+        ] {
             let place = Place::new(place.0, place.1);
             assert!(members.leave(&place, id));
             assert!(!members.leave(&place, id));

@@ -25,13 +25,13 @@ mod seat;
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-pub use self::members::{Member, Occupant, Place};
 use self::members::Members;
+pub use self::members::{Member, Occupant, Place};
 use self::register::Register;
 pub use self::seat::{Entered, Going, NAMED_MAX, Seat};
 use super::error::Error;
 use super::name::RealityName;
-use super::operators::Duty;
+use super::operators::{BuiltIn, Duty};
 use super::reality::Reality;
 use super::tenancy::Tenancy;
 use crate::proto::ErrorCode;
@@ -120,7 +120,9 @@ pub enum Refused {
         limit: usize,
     },
     /// The session has joined too many.
-    #[error("cannot be joined: this session has joined {limit} channels, which is the limit; leave one")]
+    #[error(
+        "cannot be joined: this session has joined {limit} channels, which is the limit; leave one"
+    )]
     JoinedFull {
         /// How many it may have joined.
         limit: usize,
@@ -313,8 +315,16 @@ impl Rooms {
     }
 }
 
+/// Rooms among the built-in operators.
+pub const OPERATOR: BuiltIn = BuiltIn {
+    name: "rooms",
+    doc: "Rooms and channels: who has created them, who is in them, who comes and goes.",
+    commands: command::COMMANDS,
+    duty: Some(DUTY),
+};
+
 /// What the node does for rooms unasked: says who went with the node before it.
-pub const DUTY: Duty = Duty {
+const DUTY: Duty = Duty {
     is_due: |tenancy| {
         // A log that nobody has used yet holds nobody.
         Ok(!tenancy.rooms().is_settled() && tenancy.birth(&RealityName::main()).is_some())

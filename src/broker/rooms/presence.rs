@@ -6,17 +6,15 @@
 
 use std::collections::HashMap;
 
-use bytes::BytesMut;
 use prost::Message as _;
 
 use super::{Member, Place};
 use crate::broker::error::Error;
 use crate::broker::reality::Reality;
-use crate::broker::system;
-use crate::broker::{room, stamp};
+use crate::broker::{OwnRecord, room, system};
 use crate::log::{Found, NewRecord};
+use crate::proto::v1::Presence;
 use crate::proto::v1::presence::Change;
-use crate::proto::v1::{Envelope, Event, Presence, envelope};
 use crate::proto::view::RecordView;
 
 /// Says that all before it is settled.
@@ -71,42 +69,24 @@ pub(super) fn record(
         change: change.into(),
         reason: reason.to_owned(),
         since: member.since.0,
+        sequence: 0,
     };
     written(reality, &said, change)
 }
 
 fn written(reality: &Reality, said: &Presence, change: Change) -> NewRecord {
-    let topic = room::presence(&said.room, &said.channel);
-    let envelope = Envelope {
-        topic: topic.clone(),
-        room_id: said.room.clone(),
+    let record = OwnRecord {
+        topic: room::presence(&said.room, &said.channel),
+        kind: change.kind().into(),
+        schema: "arqon.v1.Presence".into(),
+        data: said.encode_to_vec().into(),
         // Of each member its last word stays where the topic is compacted.
         key: said.member.clone(),
-        schema: "arqon.v1.Presence".into(),
-        headers: [
-            ("content-type".to_owned(), "application/x-protobuf".to_owned()),
-            ("channel".to_owned(), said.channel.clone()),
-        ]
-        .into(),
-        payload: Some(envelope::Payload::Event(Event {
-            r#type: change.kind().into(),
-            data: said.encode_to_vec().into(),
-        })),
-        ..Envelope::default()
+        headers: [("channel".to_owned(), said.channel.clone())].into(),
+        room: said.room.clone(),
+        ..OwnRecord::default()
     };
-    of_node(reality, topic, &envelope)
-}
-
-fn of_node(reality: &Reality, topic: String, envelope: &Envelope) -> NewRecord {
-    let mut stamped = BytesMut::new();
-    let id = reality.next_id(reality.now());
-    stamp::encode(Some(id), Some(system::PRODUCER), &[], &mut stamped);
-    NewRecord {
-        topic: topic.into(),
-        clock_entries: bytes::Bytes::new(),
-        stamp: stamped.freeze(),
-        envelope: envelope.encode_to_vec().into(),
-    }
+    record.encode(reality)
 }
 
 /// Whoever is there by the records and cannot be, because nobody has been let in yet.
@@ -196,14 +176,10 @@ pub(super) fn settle(reality: &Reality, left: LeftOver) -> Result<usize, Error> 
 
 /// Nobody is anywhere, and nothing before this needs to be read to know it.
 fn note(reality: &Reality) -> NewRecord {
-    let envelope = Envelope {
+    let record = OwnRecord {
         topic: SETTLED.into(),
-        payload: Some(envelope::Payload::Event(Event {
-            r#type: "presence.settled".into(),
-            data: bytes::Bytes::new(),
-        })),
-        ..Envelope::default()
+        kind: "presence.settled".into(),
+        ..OwnRecord::default()
     };
-    of_node(reality, SETTLED.into(), &envelope)
+    record.encode(reality)
 }
-

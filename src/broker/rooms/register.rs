@@ -275,7 +275,9 @@ pub(super) fn create(tenancy: &Tenancy, wish: Wish<'_>) -> Result<Creation, Erro
         channel => room.channels.get(channel),
     });
     // Somebody else may have deleted it again already.
-    created.cloned().map_or_else(|| wish.refuse(Refused::Closed), Ok)
+    created
+        .cloned()
+        .map_or_else(|| wish.refuse(Refused::Closed), Ok)
 }
 
 /// Deletes a room with its channels, or a channel, whether it was created or is only used: its name

@@ -1,7 +1,6 @@
 //! What one session has joined. Whoever holds it is a member; when it goes, the session has left.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::members::{Member, Occupant, Place};
@@ -9,9 +8,9 @@ use super::{Refused, Rooms, presence};
 use crate::broker::error::Error;
 use crate::broker::name::RealityName;
 use crate::broker::reality::Reality;
-use crate::broker::system;
+use crate::broker::system::{self, Queued};
 use crate::broker::tenancy::Tenancy;
-use crate::log::{AppendError, Appended, Micros, Sequence};
+use crate::log::{Micros, Sequence};
 use crate::proto::v1::presence::Change;
 
 /// Members that the answer to a join names; of more, only how many there are.
@@ -166,7 +165,7 @@ impl Seat {
         reality: &Arc<Reality>,
         place: &Arc<Place>,
         member: &Member,
-    ) -> Result<(Entered, Option<Receiver<Result<Appended, AppendError>>>), Error> {
+    ) -> Result<(Entered, Option<Queued>), Error> {
         let mut members = self.rooms.lock();
         let weak: Weak<Self> = Arc::downgrade(self);
         let occupant = weak as Weak<dyn Occupant>;
@@ -221,11 +220,7 @@ impl Seat {
         }
     }
 
-    fn take_out(
-        &self,
-        place: &Place,
-        going: Going,
-    ) -> Result<(Arc<Reality>, Receiver<Result<Appended, AppendError>>), Error> {
+    fn take_out(&self, place: &Place, going: Going) -> Result<(Arc<Reality>, Queued), Error> {
         let mut members = self.rooms.lock();
         let (joined, reality) = {
             let mut inner = self.lock();
@@ -277,6 +272,9 @@ impl Drop for Seat {
                 };
                 records.push(presence::record(&reality, &place, &member, change, reason));
             }
+        }
+        if records.is_empty() {
+            return;
         }
         // Nobody is left who could wait. If it cannot be stored, the next start of the node says
         // that these members are gone.

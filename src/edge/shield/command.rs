@@ -12,7 +12,7 @@ use super::{Guard, Shield, status};
 use crate::broker::command as broker_command;
 use crate::broker::verb::{Argument, Arguments, Command, Effect};
 use crate::broker::{self, Broker, Identity, Role, Tenancy};
-use crate::edge::{casil, mirror, policy, projector, rate, revocation, schema, signature};
+use crate::edge::{casil, mirror, policy, projector, rate, revocation, schema, session, signature};
 use crate::projections::Projections;
 use crate::proto::v1::Value;
 
@@ -31,6 +31,7 @@ const PARTS: &[&[Command<Handler>]] = &[
     rate::COMMANDS,
     revocation::COMMANDS,
     schema::COMMANDS,
+    session::rooms::COMMANDS,
     signature::COMMANDS,
     status::COMMANDS,
 ];
