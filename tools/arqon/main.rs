@@ -25,6 +25,7 @@ mod reality;
 mod registered;
 mod replay;
 mod restore;
+mod rooms;
 mod schema;
 mod show;
 mod signature;
@@ -90,6 +91,7 @@ enum Verb {
     Consumers(consumers::Arguments),
     Casil(casil::Arguments),
     Reality(reality::Arguments),
+    Rooms(rooms::Arguments),
     Log(log::Arguments),
     Policy(policy::Arguments),
     Projector(projector::Arguments),
@@ -161,6 +163,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Consumers(arguments) => consumers::run(&target, output, arguments).await,
             Verb::Casil(arguments) => casil::run(&target, output, arguments).await,
             Verb::Reality(arguments) => reality::run(&target, output, arguments).await,
+            Verb::Rooms(arguments) => rooms::run(&target, output, arguments).await,
             Verb::Log(arguments) => log::run(&target, output, arguments).await,
             Verb::Policy(arguments) => policy::run(&target, output, arguments).await,
             Verb::Projector(arguments) => projector::run(&target, output, arguments).await,

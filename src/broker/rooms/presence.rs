@@ -109,8 +109,8 @@ pub fn said(record: &RecordView<'_>) -> Option<Presence> {
 pub(super) fn left_over(reality: &Reality) -> Result<LeftOver, Error> {
     let log = reality.log();
     let wanted = |topic: &str| topic == SETTLED || topic.starts_with(room::PRESENCE);
-    let settled = log.topics()?.into_iter().find(|one| one.topic == SETTLED);
-    let mut next = settled.map_or(log.bounds().first, |one| one.last);
+    let settled = log.last_of(SETTLED)?;
+    let mut next = settled.unwrap_or(log.bounds().first);
     let end = log.bounds().durable_end;
     let mut reader = log.topic_reader(Box::new(wanted));
     let mut there: HashMap<(String, String, String), Presence> = HashMap::new();
