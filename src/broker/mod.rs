@@ -485,6 +485,13 @@ impl Broker {
         totals
     }
 
+    /// Members of rooms, and channels that have some, of all tenants that are open.
+    #[must_use]
+    pub fn room_members(&self) -> (usize, usize) {
+        let totals = self.tenancies().into_iter().map(|one| one.rooms().totals());
+        totals.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+    }
+
     /// Realities that take no writes, and why: reasons not to be ready.
     #[must_use]
     pub fn read_only(&self) -> Vec<(Tenant, RealityName, ReadOnly)> {
