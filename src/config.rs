@@ -248,6 +248,9 @@ sections! {
         members_max: usize = 10_000, Bound::Within(1, 1_000_000);
         /// Most channels that a session is a member of.
         joined_max: usize = 100, Bound::Within(1, 10_000);
+        /// How often it is said who is in each channel, where presence is kept in Valkey: there a
+        /// member is forgotten after three times this. 0: presence is not kept there.
+        heartbeat_s: u64 = 60, Bound::Within(0, 3_600);
     }
 
     /// The logs. See docs/log-format.md and docs/durability.md.

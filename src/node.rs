@@ -361,6 +361,7 @@ fn start_broker(
             members_max: config.rooms.members_max,
             joined_max: config.rooms.joined_max,
             free: config.rooms.free,
+            heartbeat: projecting::heartbeat(config),
         },
         maintenance: broker::maintenance::Options::of(config).context("settings")?,
     };

@@ -9,7 +9,7 @@ use std::fmt;
 
 use prost::Message as _;
 
-use super::name::{self, NameError};
+use super::name::{self, NameError, SYSTEM_TOKEN};
 use crate::proto::v1::{SpectralMetadata, SpectralRange};
 use crate::proto::view::RecordView;
 
@@ -123,28 +123,39 @@ impl Filter {
         self.text.split('.').map(Token::parse)
     }
 
-    /// Whether it matches `topic`, which must be a valid topic.
+    /// Whether a reader that asks for it gets `topic`, which must be a valid topic.
     #[must_use]
     pub fn matches(&self, topic: &str) -> bool {
+        self.fits(topic, name::is_hidden_token)
+    }
+
+    /// Whether a rule for it holds for `topic`. Private messages are hidden from readers that do not
+    /// name them, and from no rule.
+    #[must_use]
+    pub fn governs(&self, topic: &str) -> bool {
+        self.fits(topic, |token| token == SYSTEM_TOKEN)
+    }
+
+    fn fits(&self, topic: &str, hides: fn(&str) -> bool) -> bool {
         match self.kind {
-            Kind::Everything => !name::is_hidden_topic(topic),
+            Kind::Everything => !hides(topic.split('.').next().unwrap_or_default()),
             Kind::Literal => *self.text == *topic,
             Kind::Prefix(bytes) => {
                 let bytes = usize::from(bytes);
                 topic.len() > bytes && topic.as_bytes()[..bytes] == self.text.as_bytes()[..bytes]
             }
-            Kind::Tokens => self.matches_tokens(topic),
+            Kind::Tokens => self.fits_tokens(topic, hides),
         }
     }
 
-    fn matches_tokens(&self, topic: &str) -> bool {
+    fn fits_tokens(&self, topic: &str, hides: fn(&str) -> bool) -> bool {
         let mut topic_tokens = topic.split('.');
         let mut first = true;
         for token in self.tokens() {
             let Some(found) = topic_tokens.next() else {
                 return false;
             };
-            let hidden = first && name::is_hidden_token(found);
+            let hidden = first && hides(found);
             first = false;
             match token {
                 Token::Literal(wanted) if wanted == found => {}
@@ -337,6 +348,11 @@ pub(super) mod tests {
         let all = Filter::new(">").unwrap();
         assert!(all.is_everything());
         assert!(!all.matches("sys.log"));
+        for wide in [">", "*.*.*", "*.>"] {
+            let wide = Filter::new(wide).unwrap();
+            assert!(!wide.matches("direct.a.b") && wide.governs("direct.a.b"));
+            assert!(!wide.governs("sys.a.b") && wide.governs("x.a.b"));
+        }
         assert!(all.matches("a.sys.log"));
         assert!(!Filter::new("*.log").unwrap().matches("sys.log"));
         assert!(Filter::new("sys.>").unwrap().matches("sys.log"));

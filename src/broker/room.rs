@@ -9,6 +9,7 @@ use crate::proto::topic::DIRECT_TOKEN;
 /// The channel of a room that is named alone.
 pub const CHANNEL: &str = "main";
 const FIRST: &str = "room.";
+const ALIVE: &str = "op.alive.";
 /// What topics of presence begin with.
 pub const PRESENCE: &str = "op.presence.";
 
@@ -50,6 +51,14 @@ pub fn presence(room: &str, channel: &str) -> String {
     let mut presence = PRESENCE.to_owned();
     presence.push_str(topic(room, channel).strip_prefix(FIRST).unwrap_or_default());
     presence
+}
+
+/// The topic of heartbeats of a channel.
+#[must_use]
+pub fn alive(room: &str, channel: &str) -> String {
+    let mut alive = ALIVE.to_owned();
+    alive.push_str(topic(room, channel).strip_prefix(FIRST).unwrap_or_default());
+    alive
 }
 
 /// A name as a token of a topic.

@@ -91,7 +91,7 @@ impl TopicRules {
     }
 
     fn of(&self, topic: &str) -> Option<&TopicRule> {
-        self.0.iter().find(|rule| rule.pattern.matches(topic))
+        self.0.iter().find(|rule| rule.pattern.governs(topic))
     }
 
     /// What is kept of `topic`.

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::interpreter::{python, run};
 use crate::json_adapter::{Client, JSON, command, message};
+use crate::servers::redis::Redis;
 use crate::shell::Printed;
 use crate::support::{Node, claims, signed};
 use crate::wire::Wire;
@@ -77,9 +78,15 @@ fn members_hear_who_comes_leaves_and_dies() {
     let joined = answer(&mut ann, "room.join", LAB).expect("she is in");
     assert_eq!(joined["topic"], "room.lab.exp~201");
     assert_eq!(joined["presence_topic"], LAB_PRESENCE);
-    assert_eq!((&joined["total_members"], &joined["room_joined"]), (&1.into(), &true.into()));
+    assert_eq!(
+        (&joined["total_members"], &joined["room_joined"]),
+        (&1.into(), &true.into())
+    );
     let again = answer(&mut ann, "room.join", LAB).expect("she is in already");
-    assert_eq!((&again["room_joined"], &again["joined_at"]), (&false.into(), &joined["joined_at"]));
+    assert_eq!(
+        (&again["room_joined"], &again["joined_at"]),
+        (&false.into(), &joined["joined_at"])
+    );
 
     let mut bob = Wire::with(&node, &token(&node, "bob", Role::User));
     let second = answer(&mut bob, "room.join", LAB).expect("he is in");
@@ -97,12 +104,17 @@ fn members_hear_who_comes_leaves_and_dies() {
     assert_eq!(twice, Err("NOT_MEMBER".into()));
 
     // A process that is killed says nothing, and its members hear of it.
-    let arguments = ["rooms", "join", "lab", "exp 1", "--follow", "--output", "json"];
+    let arguments = [
+        "rooms", "join", "lab", "exp 1", "--follow", "--output", "json",
+    ];
     let mut eve = node.arqon(&arguments).spawn().expect("arqon starts");
     let mut note = String::new();
     let stderr = eve.stderr.take().expect("a pipe");
     BufReader::new(stderr).read_line(&mut note).expect("a line");
-    assert!(note.starts_with("joined lab/exp 1 as ") && note.ends_with("; 2 there\n"), "{note}");
+    assert!(
+        note.starts_with("joined lab/exp 1 as ") && note.ends_with("; 2 there\n"),
+        "{note}"
+    );
     assert_eq!(told(&mut ann).0, Change::Joined);
     eve.kill().expect("it is killed");
     eve.wait().expect("it ends");
@@ -114,7 +126,10 @@ fn members_hear_who_comes_leaves_and_dies() {
     assert_eq!(members["members"][0]["subject"], "ann");
     drop(ann);
     let table = node.ok(&["rooms", "join", "lab", "exp 1"]);
-    assert!(table.contains("SUBJECT") || table.contains("subject"), "{table}");
+    assert!(
+        table.contains("SUBJECT") || table.contains("subject"),
+        "{table}"
+    );
     let log = log_of(&node, LAB_PRESENCE);
     let dev = log.last().expect("records").1.clone();
     let expected = words(&[
@@ -127,7 +142,12 @@ fn members_hear_who_comes_leaves_and_dies() {
     assert_eq!(log[..5], expected);
     // Nobody but the node says who is where.
     let forged = node.run_with_input(&["produce", LAB_PRESENCE], "{}\n");
-    assert!(forged.code != 0 && forged.stderr.contains("FORBIDDEN") || forged.stderr.contains("may publish"), "{}", forged.stderr);
+    assert!(
+        forged.code != 0 && forged.stderr.contains("FORBIDDEN")
+            || forged.stderr.contains("may publish"),
+        "{}",
+        forged.stderr
+    );
 }
 
 // BRK-09, REL-02
@@ -159,7 +179,10 @@ fn nobody_stays_a_ghost_after_the_node_was_killed() {
         }
         assert_eq!(log_of(&node, LAB_PRESENCE), expected);
         let b = log_of(&node, "op.presence.b.main");
-        assert_eq!(b, words(&[("JOINED", "ann", ""), ("EXPIRED", "ann", "node_went")]));
+        assert_eq!(
+            b,
+            words(&[("JOINED", "ann", ""), ("EXPIRED", "ann", "node_went")])
+        );
         let mut ann = Wire::with(&node, &token(&node, "ann", Role::User));
         let members = answer(&mut ann, "room.members", LAB).expect("a list");
         assert_eq!(members["total_members"], 0);
@@ -177,15 +200,33 @@ fn what_is_created_and_deleted_survives_without_its_cache() {
     let mut owner = Wire::with(&node, &token(&node, "olga", Role::Operator));
     let mut other = Wire::with(&node, &token(&node, "otto", Role::Operator));
     let lab = [("room", "lab"), ("description", "where we measure")];
-    assert_eq!(answer(&mut user, "room.create", &lab), Err("FORBIDDEN".into()));
+    assert_eq!(
+        answer(&mut user, "room.create", &lab),
+        Err("FORBIDDEN".into())
+    );
     let created = answer(&mut owner, "room.create", &lab).expect("it is there");
     assert_eq!(created["created_by"], "olga");
     assert_eq!(created["description"], "where we measure");
-    assert_eq!(answer(&mut owner, "room.create", &lab), Err("VALIDATION_ERROR".into()));
-    let channel = answer(&mut other, "create_channel", &[("room", "lab"), ("name", "x")]);
+    assert_eq!(
+        answer(&mut owner, "room.create", &lab),
+        Err("VALIDATION_ERROR".into())
+    );
+    let channel = answer(
+        &mut other,
+        "create_channel",
+        &[("room", "lab"), ("name", "x")],
+    );
     assert_eq!(channel.expect("it is there")["channel_name"], "x");
-    answer(&mut owner, "channel.create", &[("room", "old"), ("channel", "c")]).expect("both");
-    assert_eq!(node.run_with_input(&["produce", "room.free.a"], "1\n").code, 0);
+    answer(
+        &mut owner,
+        "channel.create",
+        &[("room", "old"), ("channel", "c")],
+    )
+    .expect("both");
+    assert_eq!(
+        node.run_with_input(&["produce", "room.free.a"], "1\n").code,
+        0
+    );
     answer(&mut user, "room.join", &[("room", "old"), ("channel", "c")]).expect("she is in");
 
     let list = node.ok(&["rooms", "list", "--output", "json"]);
@@ -197,20 +238,36 @@ fn what_is_created_and_deleted_survives_without_its_cache() {
     };
     assert_eq!(row("lab")["created"], true);
     assert_eq!(row("lab")["channels"], 2, "main and x");
-    assert_eq!((&row("free")["created"], &row("free")["records"]), (&false.into(), &1.into()));
+    assert_eq!(
+        (&row("free")["created"], &row("free")["records"]),
+        (&false.into(), &1.into())
+    );
     assert_eq!(row("old")["members"], 1);
 
     // Somebody else's is not deleted; one's own is, and its members are put out.
-    assert_eq!(answer(&mut other, "room.delete", &[("room", "old")]), Err("FORBIDDEN".into()));
-    assert_eq!(answer(&mut other, "room.delete", &[("room", "free")]), Err("NOT_FOUND".into()));
+    assert_eq!(
+        answer(&mut other, "room.delete", &[("room", "old")]),
+        Err("FORBIDDEN".into())
+    );
+    assert_eq!(
+        answer(&mut other, "room.delete", &[("room", "free")]),
+        Err("NOT_FOUND".into())
+    );
     let deleted = answer(&mut owner, "room.delete", &[("room", "old")]).expect("it is closed");
     assert_eq!(deleted["members_put_out"], 1);
     let (change, said) = told(&mut user);
     assert_eq!((change, &*said.reason), (Change::Left, "deleted"));
     let refusals = |node: &Node, user: &mut Wire| {
-        assert_eq!(answer(user, "room.join", &[("room", "old")]), Err("NOT_FOUND".into()));
+        assert_eq!(
+            answer(user, "room.join", &[("room", "old")]),
+            Err("NOT_FOUND".into())
+        );
         let ran = node.run_with_input(&["produce", "room.old.c"], "1\n");
-        assert!(ran.code != 0 && ran.stderr.contains("was deleted"), "{}", ran.stderr);
+        assert!(
+            ran.code != 0 && ran.stderr.contains("was deleted"),
+            "{}",
+            ran.stderr
+        );
         let (mut json, _) = Client::json(node);
         let refused = json.ask(&message("old", "d", &json!({})));
         assert_eq!(refused["error_code"], "NOT_FOUND", "{refused}");
@@ -221,7 +278,12 @@ fn what_is_created_and_deleted_survives_without_its_cache() {
     let info = |node: &Node| -> Value {
         let text = node.ok(&["rooms", "info", "lab", "--output", "json"]);
         let info: Value = serde_json::from_str(&text).expect("JSON");
-        json!([info["created_at"], info["created_by"], info["channels"][0]["created"], info["channels"][1]])
+        json!([
+            info["created_at"],
+            info["created_by"],
+            info["channels"][0]["created"],
+            info["channels"][1]
+        ])
     };
     let mut before = info(&node);
     drop((user, owner, other));
@@ -232,7 +294,13 @@ fn what_is_created_and_deleted_survives_without_its_cache() {
         let mut after = info(&node);
         for shown in [&mut before, &mut after] {
             // What was said meanwhile is not of interest.
-            for field in ["records", "bytes", "last_sequence", "first_sequence", "members"] {
+            for field in [
+                "records",
+                "bytes",
+                "last_sequence",
+                "first_sequence",
+                "members",
+            ] {
                 shown[3][field] = Value::Null;
             }
         }
@@ -265,7 +333,11 @@ fn crowds_are_bounded() {
     let refused = answer(&mut wires[0], "room.join", &[("room", "a")]);
     assert_eq!(refused, Err("NOT_FOUND".into()), "nobody has created it");
     let said = node.run_with_input(&["produce", "room.a.main"], "1\n");
-    assert!(said.stderr.contains("has not been created"), "{}", said.stderr);
+    assert!(
+        said.stderr.contains("has not been created"),
+        "{}",
+        said.stderr
+    );
     for room in ["a", "b", "c"] {
         answer(&mut wires[0], "room.create", &[("room", room)]).expect("it is there");
     }
@@ -300,7 +372,10 @@ fn private_messages_are_seen_by_two_alone() {
         let token = token(&node, subject, Role::User);
         let mut client = Client::open(&node, &token, Some(JSON));
         let id = client.next()["payload"]["client_id"].clone();
-        let joined = client.ask(&command("join_channel", &json!({"room": "r", "channel": "c"})));
+        let joined = client.ask(&command(
+            "join_channel",
+            &json!({"room": "r", "channel": "c"}),
+        ));
         assert_eq!(joined["payload"]["data"]["member"], id, "{joined}");
         (client, id.as_str().expect("a text").to_owned())
     };
@@ -308,9 +383,7 @@ fn private_messages_are_seen_by_two_alone() {
     let (mut bob, bob_id) = client("bob");
     let (mut bob_too, _) = client("bob");
     let (mut eve, eve_id) = client("eve");
-    let private = |to: &str, payload: &str| {
-        json!({"type": "message", "room": "r", "channel": "c", "to_client": to, "payload": payload})
-    };
+    let private = |to: &str, payload: &str| json!({"type": "message", "room": "r", "channel": "c", "to_client": to, "payload": payload});
     // To one of his sessions, then to him.
     let stored = ann.ask(&private(&bob_id, "to the one"));
     assert_eq!(stored["type"], "message_response", "{stored}");
@@ -347,7 +420,13 @@ fn private_messages_are_seen_by_two_alone() {
         })
     };
     let mut wire = Wire::with(&node, &token(&node, "eve", Role::User));
-    for filter in ["direct.>", "direct.*.*", "direct.bob.*", "direct.bob.ann", "direct.*.ann"] {
+    for filter in [
+        "direct.>",
+        "direct.*.*",
+        "direct.bob.*",
+        "direct.bob.ann",
+        "direct.*.ann",
+    ] {
         let Some(Told::Error(error)) = wire.ask(subscribe(filter)).expect("a frame").body else {
             panic!("{filter} is open")
         };
@@ -356,10 +435,17 @@ fn private_messages_are_seen_by_two_alone() {
     let own = wire.ask(subscribe("direct.eve.*")).expect("a frame").body;
     assert!(matches!(own, Some(Told::Subscribed(_))), "{own:?}");
     let everything = node.records(&["consume", ">", "--from", "earliest", "--stop-at-end"]);
-    assert!(everything.iter().all(|record| !record.topic.starts_with("direct.")));
+    assert!(
+        everything
+            .iter()
+            .all(|record| !record.topic.starts_with("direct."))
+    );
     let admin = node.records(&["consume", "direct.>", "--from", "earliest", "--stop-at-end"]);
     let topics: Vec<&str> = admin.iter().map(|record| &*record.topic).collect();
-    assert_eq!(topics, ["direct.bob.ann", "direct.bob.ann", "direct.ann.bob"]);
+    assert_eq!(
+        topics,
+        ["direct.bob.ann", "direct.bob.ann", "direct.ann.bob"]
+    );
     let forged = node.run_with_input(&["produce", "direct.bob.ann"], "1\n");
     assert!(forged.code != 0, "{}", forged.stdout);
     // Who has gone has no name any more.
@@ -385,19 +471,35 @@ fn json_clients_are_told_who_comes_and_goes_if_so_set() {
     bob.ask(&join);
     let event = |client: &mut Client| {
         let told = client.next();
-        assert_eq!((&told["type"], &told["room"]), (&"telemetry".into(), &"r".into()), "{told}");
+        assert_eq!(
+            (&told["type"], &told["room"]),
+            (&"telemetry".into(), &"r".into()),
+            "{told}"
+        );
         told["payload"]["presence_event"].clone()
     };
     let joined = event(&mut ann);
-    assert_eq!((&joined["change"], &joined["member"]), (&"joined".into(), &bob_id.into()));
+    assert_eq!(
+        (&joined["change"], &joined["member"]),
+        (&"joined".into(), &bob_id.into())
+    );
     drop(bob);
     let gone = event(&mut ann);
-    assert_eq!((&gone["change"], &gone["reason"]), (&"expired".into(), &"gone".into()));
-    let info = ann.ask(&command("channel_info", &json!({"room": "r", "channel": "c"})));
+    assert_eq!(
+        (&gone["change"], &gone["reason"]),
+        (&"expired".into(), &"gone".into())
+    );
+    let info = ann.ask(&command(
+        "channel_info",
+        &json!({"room": "r", "channel": "c"}),
+    ));
     assert_eq!(info["payload"]["data"]["total_members"], 1, "{info}");
     assert_eq!(info["payload"]["data"]["joined"], true);
     // Whoever is put out is told, and hears nothing more.
-    let deleted = ann.ask(&command("delete_channel", &json!({"room": "r", "channel": "c"})));
+    let deleted = ann.ask(&command(
+        "delete_channel",
+        &json!({"room": "r", "channel": "c"}),
+    ));
     let (answer, told) = if deleted["type"] == "response" {
         (deleted, ann.next())
     } else {
@@ -420,7 +522,10 @@ fn the_older_systems_clients_do_all_that_they_know() {
     };
     let plain = format!("ws://{}/", node.edge);
     let in_query = format!("{plain}?token={}", node.dev_token());
-    for (url, token) in [(plain.as_str(), node.dev_token()), (&in_query, String::new())] {
+    for (url, token) in [
+        (plain.as_str(), node.dev_token()),
+        (&in_query, String::new()),
+    ] {
         let seen = scene(url, &token, "builtins");
         for (name, answer) in seen.as_object().expect("an object") {
             assert_eq!(answer["type"], "response", "{name}: {answer}");
@@ -428,14 +533,33 @@ fn the_older_systems_clients_do_all_that_they_know() {
             assert!(answer["payload"]["message"].is_string(), "{name}: {answer}");
         }
         let data = |name: &str| seen[name]["payload"]["data"].clone();
-        for field in ["room_id", "channel_id", "channel_name", "description", "created_by", "created_at"] {
+        for field in [
+            "room_id",
+            "channel_id",
+            "channel_name",
+            "description",
+            "created_by",
+            "created_at",
+        ] {
             assert!(data("create_channel")[field].is_string(), "{field}: {seen}");
         }
         for (name, fields) in [
-            ("join_channel", ["room_id", "channel_id", "joined_by", "joined_at"]),
-            ("leave_channel", ["room_id", "channel_id", "left_by", "left_at"]),
-            ("delete_channel", ["room_id", "channel_id", "deleted_by", "deleted_at"]),
-            ("list_channels", ["room_id", "room_name", "queried_by", "queried_at"]),
+            (
+                "join_channel",
+                ["room_id", "channel_id", "joined_by", "joined_at"],
+            ),
+            (
+                "leave_channel",
+                ["room_id", "channel_id", "left_by", "left_at"],
+            ),
+            (
+                "delete_channel",
+                ["room_id", "channel_id", "deleted_by", "deleted_at"],
+            ),
+            (
+                "list_channels",
+                ["room_id", "room_name", "queried_by", "queried_at"],
+            ),
         ] {
             for field in fields {
                 assert!(data(name)[field].is_string(), "{name} {field}: {seen}");
@@ -458,4 +582,57 @@ fn the_older_systems_clients_do_all_that_they_know() {
             assert_eq!(errors[name]["error_code"], code, "{errors}");
         }
     }
+}
+
+// BRK-10: by heartbeats in the log, and nothing else; what nobody hears of any more is forgotten.
+#[test]
+fn who_is_where_is_kept_in_valkey_for_a_while() {
+    let valkey = Redis::start();
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().join("data");
+    let url = valkey.url();
+    let settings = [
+        ("ARQONBUS_VALKEY_URL", url.as_str()),
+        ("ARQONBUS_ROOMS_HEARTBEAT_S", "1"),
+    ];
+    let node = Node::dev_on_with(&data, &settings);
+    let of = |wanted: &str| -> Vec<String> {
+        let mut keys = valkey.keys();
+        keys.retain(|key| key.contains(":presence:") && key.contains(wanted));
+        keys
+    };
+    let until = |what: &str, holds: &dyn Fn() -> bool| {
+        let started = std::time::Instant::now();
+        while !holds() {
+            assert!(
+                started.elapsed() < crate::support::PATIENCE,
+                "{what}: {:?}",
+                valkey.keys()
+            );
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    };
+    let mut ann = Wire::with(&node, &token(&node, "ann", Role::User));
+    let mut bob = Wire::with(&node, &token(&node, "bob", Role::User));
+    let joined = answer(&mut ann, "room.join", LAB).expect("she is in");
+    let member = joined["member"].as_str().expect("a text");
+    answer(&mut bob, "room.join", LAB).expect("he is in");
+    until("both are there", &|| of("").len() == 2);
+    let key = format!("tenant:dev:agent:ann:presence:lab%2Fexp%201%2F{member}");
+    assert_eq!(of(":ann:"), [key.as_str()]);
+    answer(&mut bob, "room.leave", LAB).expect("he has left");
+    until("one is there", &|| of(":bob:").is_empty());
+    // Longer than a member is kept without a heartbeat.
+    std::thread::sleep(std::time::Duration::from_millis(3_500));
+    assert_eq!(of(":ann:"), [key.as_str()], "heartbeats keep her");
+    // With its node gone nobody speaks of her, and she is forgotten.
+    drop(node);
+    until("nobody is there", &|| of("").is_empty());
+    // A place that was lost begins from where members can still be, and its successor has settled.
+    let node = Node::dev_on_with(&data, &settings);
+    let mut ann = Wire::with(&node, &token(&node, "ann", Role::User));
+    answer(&mut ann, "room.join", LAB).expect("she is in again");
+    until("she is there", &|| {
+        of(":ann:").len() == 1 && of("").len() == 1
+    });
 }

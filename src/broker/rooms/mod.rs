@@ -1,7 +1,7 @@
 //! Rooms and channels of a tenant: which have been created, who is in them, and who hears of it.
 //!
 //! - [`Place`], `members`: who is where now; [`presence`]: the records that say so.
-//! - [`Seat`]: what one session has joined.
+//! - [`Seat`]: what one session has joined; [`heartbeat`]: that members are still there.
 //! - [`register`]: which rooms and channels were created, and which are closed.
 //! - [`command`]: what is asked about them.
 //!
@@ -18,12 +18,14 @@
 //! One that was deleted is closed until it is created again. Knows no socket and no frame.
 
 pub mod command;
+pub mod heartbeat;
 mod members;
 pub mod presence;
 pub mod register;
 mod seat;
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use self::members::Members;
 pub use self::members::{Member, Occupant, Place};
@@ -31,7 +33,7 @@ use self::register::Register;
 pub use self::seat::{Entered, Going, NAMED_MAX, Seat};
 use super::error::Error;
 use super::name::RealityName;
-use super::operators::{BuiltIn, Duty};
+use super::operators::{BuiltIn, Duty, Office};
 use super::reality::Reality;
 use super::tenancy::Tenancy;
 use crate::proto::ErrorCode;
@@ -54,6 +56,8 @@ pub struct Limits {
     pub joined_max: usize,
     /// Whether a room need not be created to be joined and spoken in.
     pub free: bool,
+    /// How often it is said who is in a channel, if somebody wants to hear that.
+    pub heartbeat: Option<Duration>,
 }
 
 impl Default for Limits {
@@ -64,6 +68,7 @@ impl Default for Limits {
             members_max: 10_000,
             joined_max: 100,
             free: true,
+            heartbeat: None,
         }
     }
 }
@@ -323,23 +328,50 @@ pub const OPERATOR: BuiltIn = BuiltIn {
     duty: Some(DUTY),
 };
 
-/// What the node does for rooms unasked: says who went with the node before it.
+/// What the node does for rooms unasked: says who went with the node before it, and now and then
+/// who is there.
 const DUTY: Duty = Duty {
     is_due: |tenancy| {
+        let rooms = tenancy.rooms();
         // A log that nobody has used yet holds nobody.
-        Ok(!tenancy.rooms().is_settled() && tenancy.birth(&RealityName::main()).is_some())
+        let left_over = !rooms.is_settled() && tenancy.birth(&RealityName::main()).is_some();
+        Ok(left_over || (rooms.limits.heartbeat.is_some() && rooms.totals().0 > 0))
     },
-    run: |office| {
-        Box::pin(async move {
-            office
-                .blocking(|tenancy| {
-                    let main = tenancy.reality(&RealityName::main())?;
-                    tenancy.rooms().settle(&main)
-                })
-                .await
-        })
-    },
+    run: |office| Box::pin(attend(office)),
 };
+
+/// Ends when nobody is in a room any more; whoever joins first wakes it again.
+async fn attend(office: Office) -> Result<(), Error> {
+    office
+        .blocking(|tenancy| {
+            let main = tenancy.reality(&RealityName::main())?;
+            tenancy.rooms().settle(&main)
+        })
+        .await?;
+    let Some(every) = office.tenancy.rooms().limits.heartbeat else {
+        return Ok(());
+    };
+    while !office.is_closing() {
+        let pause = tokio::time::sleep(every);
+        tokio::pin!(pause);
+        loop {
+            tokio::select! {
+                () = &mut pause => break,
+                () = office.rung() => if office.is_closing() {
+                    return Ok(());
+                },
+            }
+        }
+        let beat = move |tenancy: &Arc<Tenancy>| {
+            let main = tenancy.reality(&RealityName::main())?;
+            heartbeat::beat(tenancy.rooms(), &main, every)
+        };
+        if office.blocking(beat).await? == 0 {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
 
 /// Whether something may be said on `topic`, as far as it is one of a room. Blocks only if rooms
 /// have never been asked about.

@@ -141,7 +141,7 @@ impl<T> Patterns<T> {
         if self.len == 0 {
             return None;
         }
-        self.root.find(Some(topic), name::is_hidden_topic(topic))
+        self.root.find(Some(topic), name::is_system_topic(topic))
     }
 
     /// All that is bound, in no order.

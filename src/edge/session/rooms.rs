@@ -194,6 +194,7 @@ impl Session {
         } = arrived;
         match outcome {
             Ok((entered, watch)) => {
+                self.wake_if_first(&entered);
                 let answer = self.entered(&place, &entered);
                 let result = Some(Value::from(answer));
                 let body = Body::CommandResult(CommandResult { result });
@@ -204,6 +205,15 @@ impl Session {
                 }
             }
             Err(error) => self.outbox.refuse(request_id, error.into()),
+        }
+    }
+
+    /// Has it said from now on who is there, if that is wanted.
+    pub(super) fn wake_if_first(&self, entered: &Entered) {
+        let is_wanted = self.tenancy.rooms().limits().heartbeat.is_some();
+        if is_wanted && entered.is_new && entered.count == 1 {
+            let duties = self.context.broker.duties();
+            duties.wake(self.tenancy.tenant(), rooms::OPERATOR.name);
         }
     }
 

@@ -166,6 +166,7 @@ impl Session {
 
     fn hear(&mut self, place: &Place, keys: Keys, ears: Ears) -> Entered {
         self.last_reality = Some(Arc::clone(&ears.entered.reality));
+        self.wake_if_first(&ears.entered);
         self.subscriptions
             .insert(keys.channel, keys.channel, ears.channel);
         let inbox = ears.inbox.is_some();
