@@ -6,7 +6,7 @@
 use std::fmt;
 
 pub use crate::proto::topic::{
-    is_direct as is_direct_topic, is_hidden as is_hidden_topic, is_hidden_token,
+    SYSTEM_TOKEN, is_direct as is_direct_topic, is_hidden as is_hidden_topic, is_hidden_token,
     is_reserved as is_reserved_topic, is_system as is_system_topic,
 };
 

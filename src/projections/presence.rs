@@ -144,3 +144,86 @@ impl Projection for Members {
         Ok(vec![change])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::Sequence;
+    use crate::projections::projection::Payloads;
+    use crate::proto::v1::{Envelope, Event, Record, envelope};
+
+    #[derive(Debug)]
+    struct Nothing;
+
+    impl Payloads for Nothing {
+        fn to_json(&self, _: &str, _: &RecordView<'_>) -> Option<serde_json::Value> {
+            None
+        }
+    }
+
+    fn read(topic: &str, data: Vec<u8>) -> Result<Vec<Change>, Poison> {
+        let event = Event {
+            r#type: "presence".into(),
+            data: data.into(),
+        };
+        let envelope = Envelope {
+            payload: Some(envelope::Payload::Event(event)),
+            ..Envelope::default()
+        };
+        let encoded = Record {
+            sequence: 7,
+            topic: topic.into(),
+            envelope: envelope.encode_to_vec().into(),
+            ..Record::default()
+        }
+        .encode_to_vec();
+        let record = RecordView::parse(&encoded).unwrap();
+        Members::default().read(&Source {
+            tenant: "acme",
+            reality: "main",
+            sequence: Sequence::at_least_first(7),
+            appended_at: Micros(1),
+            record: &record,
+            payloads: &Nothing,
+        })
+    }
+
+    fn said(member: &str, change: Said) -> Presence {
+        Presence {
+            room: "lab".into(),
+            channel: "exp".into(),
+            member: member.into(),
+            subject: "ann".into(),
+            change: change.into(),
+            since: 5,
+            ..Presence::default()
+        }
+    }
+
+    // BRK-10
+    #[test]
+    fn a_member_is_there_from_its_join_and_each_heartbeat_on_until_it_goes() {
+        let topic = "op.presence.lab.exp";
+        let joined = read(topic, said("m", Said::Joined).encode_to_vec()).unwrap();
+        let [Change::Put { table: 0, row }] = joined.as_slice() else {
+            panic!("{joined:?}")
+        };
+        assert_eq!(row.0[1..3], [Cell::from("ann"), Cell::from("lab/exp/m")]);
+        for change in [Said::Left, Said::Expired] {
+            let gone = read(topic, said("m", change).encode_to_vec()).unwrap();
+            let [Change::Remove { table: 0, key }] = gone.as_slice() else {
+                panic!("{gone:?}")
+            };
+            assert_eq!(key.0[..], row.0[..3]);
+        }
+        let beat = PresenceHeartbeat {
+            members: vec![said("m", Said::Unspecified), said("n", Said::Unspecified)],
+        };
+        let beat = read("op.alive.lab.exp", beat.encode_to_vec()).unwrap();
+        assert_eq!(beat.len(), 2);
+        assert_eq!(beat[0], joined[0], "it refreshes the same row");
+        assert!(read(topic, vec![0xff]).is_err());
+        let later = read(topic, said("m", Said::Unspecified).encode_to_vec());
+        assert_eq!(later, Ok(Vec::new()));
+    }
+}

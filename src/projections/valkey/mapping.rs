@@ -379,6 +379,7 @@ fn hash_part<'a>(table: &'a Table, cache: &'a Cache) -> Result<HashPart<'a>, Map
         table,
         episode,
         agent,
+        family: cache.family,
         view: cache.view.as_deref(),
         ttl: cache.ttl,
         version,
