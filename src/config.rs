@@ -257,6 +257,27 @@ sections! {
         join_on_send: bool = true, Bound::Any("true or false");
         /// Take a time without an offset for UTC, instead of refusing it.
         naive_times: bool = false, Bound::Any("true or false");
+        /// Tell JSON clients who comes to the channels that they have joined, and who goes, by
+        /// messages of the type `telemetry`.
+        presence: bool = false, Bound::Any("true or false");
+    }
+
+    /// Rooms and channels, and who is in them. See docs/rooms.md.
+    rooms: Rooms {
+        /// Whether a room or channel can be joined and spoken in that nobody has created. Without
+        /// it, only those are open that were created, and their `main`.
+        free: bool = true, Bound::Any("true or false");
+        /// Most rooms of a tenant that were created, and most that have members.
+        rooms_max: usize = 10_000, Bound::Within(1, 1_000_000);
+        /// Most channels of a room that were created, and most that have members.
+        channels_max: usize = 1_000, Bound::Within(1, 100_000);
+        /// Most members of a channel.
+        members_max: usize = 10_000, Bound::Within(1, 1_000_000);
+        /// Most channels that a session is a member of.
+        joined_max: usize = 100, Bound::Within(1, 10_000);
+        /// How often it is said who is in each channel, where presence is kept in Valkey: there a
+        /// member is forgotten after three times this. 0: presence is not kept there.
+        heartbeat_s: u64 = 60, Bound::Within(0, 3_600);
     }
 
     /// The logs. See docs/log-format.md and docs/durability.md.

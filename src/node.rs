@@ -519,6 +519,14 @@ fn start_broker(
         // What is encrypted in the log must not lie beside it in the clear.
         states: (!encrypted).then(|| data_dir.path().join(STATES)),
         operators: operators::Settings::of(config),
+        rooms: broker::rooms::Limits {
+            rooms_max: config.rooms.rooms_max,
+            channels_max: config.rooms.channels_max,
+            members_max: config.rooms.members_max,
+            joined_max: config.rooms.joined_max,
+            free: config.rooms.free,
+            heartbeat: projecting::heartbeat(config),
+        },
         maintenance: broker::maintenance::Options::of(config).context("settings")?,
         webhooks: operators::webhook::Settings::of(&config.webhook, profile, |record| {
             arqonbus::edge::json::envelope::shown(record).to_line()

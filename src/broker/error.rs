@@ -10,6 +10,7 @@ use super::name::{NameError, RealityName, Tenant};
 use super::operators::cron::BadPlan;
 use super::operators::store::BadKey;
 use super::reality::ReadOnly;
+use super::rooms::RoomError;
 use crate::log::{self, AppendError, KeyProblem, Sequence};
 use crate::proto::code::ErrorCode;
 
@@ -24,6 +25,9 @@ pub enum Error {
         /// What is wrong with it.
         fault: NameError,
     },
+    /// Something about rooms is not to be.
+    #[error(transparent)]
+    Room(#[from] Box<RoomError>),
     /// An envelope breaks a rule.
     #[error(transparent)]
     Rejected(#[from] Rejection),
@@ -487,6 +491,7 @@ impl Error {
             | Self::ConsumerInUse { .. }
             | Self::ConsumerFilter { .. } => ErrorCode::ValidationError,
             Self::Rejected(rejection) => rejection.fault.code(),
+            Self::Room(error) => error.refused.code(),
             Self::SlowConsumer { .. } => ErrorCode::SlowConsumer,
             Self::NoSuchReality { .. }
             | Self::NotAmongRealities { .. }
@@ -558,6 +563,7 @@ impl Error {
         match self {
             Self::Name { field, .. } => (*field).into(),
             Self::Rejected(rejection) => rejection.path(),
+            Self::Room(error) => error.refused.field().into(),
             // Named because it is found before anything of the request is done.
             Self::NoSuchReality { .. }
             | Self::NotAmongRealities { .. }

@@ -39,6 +39,7 @@ mod register;
 mod removal;
 pub mod repair;
 pub mod room;
+pub mod rooms;
 mod roster;
 pub mod scan;
 #[cfg(test)]
@@ -113,6 +114,8 @@ pub struct Options {
     pub states: Option<PathBuf>,
     /// Bounds of the built-in operators.
     pub operators: operators::Settings,
+    /// How large rooms may grow.
+    pub rooms: rooms::Limits,
     /// How logs are kept up.
     pub maintenance: maintenance::Options,
     /// How webhooks are sent.
@@ -136,6 +139,7 @@ impl Options {
             producers_max: 65_536,
             states: None,
             operators: operators::Settings::default(),
+            rooms: rooms::Limits::default(),
             maintenance: maintenance::Options::default(),
             webhooks: operators::webhook::Settings::default(),
         }
@@ -385,6 +389,7 @@ impl Broker {
         let allowance = Allowance {
             realities_max: self.options.realities_max,
             consumers_max: self.options.consumers_max,
+            rooms: self.options.rooms,
             bytes_max: self.options.tenant_bytes_max,
         };
         let directory = self.options.directory.join(tenant.as_str());
@@ -520,6 +525,13 @@ impl Broker {
             totals.damaged_reads += reality.encounters().reads();
         }
         totals
+    }
+
+    /// Members of rooms, and channels that have some, of all tenants that are open.
+    #[must_use]
+    pub fn room_members(&self) -> (usize, usize) {
+        let totals = self.tenancies().into_iter().map(|one| one.rooms().totals());
+        totals.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
     }
 
     /// Realities that take no writes, and why: reasons not to be ready.

@@ -20,6 +20,7 @@ use super::ledger::{Cache, Ledgers};
 use super::name::{RealityName, Tenant};
 use super::reality::{Ground, Reality};
 use super::register::{self, Birth, Register};
+use super::rooms::{self, Rooms};
 use super::roster::{Idle, Roster};
 use super::stored::{self, RealityBytes, TenantBytes};
 use super::system;
@@ -37,6 +38,7 @@ pub struct Tenancy {
     consumers: Arc<Consumers>,
     audit: Audit,
     ledgers: Ledgers,
+    rooms: Arc<Rooms>,
     there: Mutex<BTreeMap<RealityName, Birth>>,
     /// Those that are open, the system's own excepted.
     open: Roster<RealityName, Reality>,
@@ -54,6 +56,7 @@ const SYSTEM_HOLDERS: usize = 2;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Allowance {
     pub(super) realities_max: usize,
+    pub(super) rooms: rooms::Limits,
     pub(super) consumers_max: usize,
     pub(super) bytes_max: Option<u64>,
 }
@@ -93,6 +96,7 @@ impl Tenancy {
             consumers,
             audit: Audit::default(),
             ledgers: Ledgers::default(),
+            rooms: Rooms::new(allowance.rooms),
             there: Mutex::new(there),
             creating: Mutex::new(()),
             bytes,
@@ -116,6 +120,12 @@ impl Tenancy {
     #[must_use]
     pub const fn consumers(&self) -> &Arc<Consumers> {
         &self.consumers
+    }
+
+    /// Its rooms, and who is in them.
+    #[must_use]
+    pub const fn rooms(&self) -> &Arc<Rooms> {
+        &self.rooms
     }
 
     /// A reality that is open already, for whoever uses it.

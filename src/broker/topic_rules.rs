@@ -121,7 +121,7 @@ impl TopicRules {
     /// The topics of operators hold what nobody would expect `>` to take away.
     fn of(&self, topic: &str) -> Option<&TopicRule> {
         let named = is_of_operators(topic);
-        let mut rules = self.rules.iter().filter(|rule| rule.pattern.matches(topic));
+        let mut rules = self.rules.iter().filter(|rule| rule.pattern.governs(topic));
         rules.find(|rule| !named || rule.pattern.names_operators())
     }
 

@@ -59,6 +59,10 @@ pub struct Metrics {
     pub realities_read_only: Gauge,
     /// Subscriptions that are open now.
     pub subscriptions: Gauge,
+    /// Sessions that are members of rooms.
+    pub room_members: Gauge,
+    /// Channels that have members.
+    pub room_channels: Gauge,
     /// Flushes of all logs since the start; set when it is asked for, never lowered.
     flushes: Counter,
     /// Reads that met damage since the start; set when it is asked for, never lowered.
@@ -179,6 +183,8 @@ impl Metrics {
             realities: Gauge::default(),
             realities_read_only: Gauge::default(),
             subscriptions: Gauge::default(),
+            room_members: Gauge::default(),
+            room_channels: Gauge::default(),
             flushes: Counter::default(),
             damaged_reads: Counter::default(),
             upkeep_runs: Counter::default(),
@@ -294,6 +300,16 @@ impl Metrics {
             "broker_subscriptions",
             "Open subscriptions",
             self.subscriptions.clone(),
+        );
+        r.register(
+            "room_members",
+            "Sessions that are members of rooms",
+            self.room_members.clone(),
+        );
+        r.register(
+            "room_channels",
+            "Channels of rooms that have members",
+            self.room_channels.clone(),
         );
     }
 

@@ -40,6 +40,7 @@ mod projector_jobs;
 mod quakes;
 mod raw;
 mod restart;
+mod rooms;
 mod runbook;
 mod schema;
 #[expect(dead_code, reason = "servers can more than these tests need")]

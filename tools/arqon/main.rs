@@ -30,6 +30,7 @@ mod reality;
 mod registered;
 mod replay;
 mod restore;
+mod rooms;
 mod schema;
 mod show;
 mod signature;
@@ -98,6 +99,7 @@ enum Verb {
     Control(control::Arguments),
     Casil(casil::Arguments),
     Reality(reality::Arguments),
+    Rooms(rooms::Arguments),
     Log(log::Arguments),
     Audit(audit::Arguments),
     Node(node::Arguments),
@@ -178,6 +180,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Control(arguments) => control::run(&target, output, arguments).await,
             Verb::Audit(arguments) => audit::run(&target, output, arguments).await,
             Verb::Node(arguments) => node::run(&target, output, arguments).await,
+            Verb::Rooms(arguments) => rooms::run(&target, output, arguments).await,
             Verb::Log(arguments) => log::run(&target, output, arguments).await,
             Verb::Policy(arguments) => policy::run(&target, output, arguments).await,
             Verb::Projector(arguments) => projector::run(&target, output, arguments).await,

@@ -22,6 +22,7 @@ pub use duty::{Duties, Duty, supervise};
 pub use office::Office;
 
 use super::command::Handler;
+use super::rooms;
 use super::verb::Command;
 use crate::config::Config;
 
@@ -74,7 +75,7 @@ impl Settings {
 }
 
 /// All of them, by name.
-pub const OPERATORS: &[BuiltIn] = &[cron::CRON, delayed::DELAYED, store::STORE, webhook::OPERATOR];
+pub const OPERATORS: &[BuiltIn] = &[cron::CRON, delayed::DELAYED, rooms::OPERATOR, store::STORE, webhook::OPERATOR];
 
 /// The one called `name`.
 #[must_use]

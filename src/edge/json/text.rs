@@ -9,6 +9,7 @@ use super::frame::VERSION;
 use crate::log::Micros;
 use crate::proto::ErrorCode;
 use crate::proto::json::micros;
+use crate::proto::v1::Presence;
 
 /// Who the node is among senders.
 const NODE: &str = "arqonbus";
@@ -121,6 +122,35 @@ pub struct Failure<'a> {
 }
 
 impl Text {
+    /// Somebody has come to a channel, or gone.
+    #[must_use]
+    pub fn presence(said: &Presence, sequence: u64, at_micros: u64) -> Self {
+        let Json::Object(payload) = json!({
+            "presence_event": {
+                "change": said.change().word(),
+                "member": said.member,
+                "subject": said.subject,
+                "reason": said.reason,
+                "since": micros(said.since),
+            },
+        }) else {
+            return Self::default();
+        };
+        let mut metadata = Map::new();
+        metadata.insert("arqonbus".into(), json!({"sequence": sequence}));
+        Self {
+            id: Uuid::now_v7().to_string(),
+            timestamp: micros(at_micros),
+            kind: "telemetry".into(),
+            room: Some(said.room.clone()),
+            channel: Some(said.channel.clone()),
+            sender: Some(NODE.into()),
+            payload: Content::Object(payload),
+            metadata,
+            ..Self::default()
+        }
+    }
+
     /// As it is sent.
     #[must_use]
     pub fn to_line(&self) -> String {

@@ -145,6 +145,8 @@ const VIEWS: &[View] = &[
     view("/v1/rates", "edge.rate.list"),
     view("/v1/realities", "reality.list"),
     view("/v1/revocations", "edge.revocations"),
+    view("/v1/rooms", "room.list"),
+    view("/v1/rooms/{room}", "room.info"),
     view("/v1/schemas", "edge.schema.list"),
     view("/v1/signatures", "edge.signature.key.list"),
     view("/v1/store", "op.store.list"),

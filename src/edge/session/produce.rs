@@ -189,6 +189,10 @@ impl Session {
             let admitted = batch.admit(encoded, &view, None);
             let admitted =
                 admitted.map_err(|rejection| self.not_admitted(rules, batch, &view, rejection))?;
+            self.check_room(admitted.topic()).map_err(|mut refusal| {
+                refusal.field = format!("envelopes[{index}].topic");
+                refusal
+            })?;
             if index == 0 {
                 self.pay(rules, batch, &admitted, &view, envelopes)?;
             }

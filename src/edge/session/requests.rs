@@ -11,6 +11,7 @@ use prost::Message as _;
 
 use super::frame::{self, Deliver, HEAD_BYTES};
 use super::refusal::Refusal;
+use super::rooms;
 use super::state::{Done, Session};
 use crate::broker::consumer::CursorSink;
 use crate::broker::fanout::{Subscriber, Visibility};
@@ -303,6 +304,12 @@ impl Session {
     }
 
     fn command(&mut self, request_id: u64, asked: v1::CommandRequest) {
+        if let Some(command) = rooms::of_session(&asked.name) {
+            if let Err(refusal) = self.room_command(request_id, command, &asked.arguments) {
+                self.outbox.refuse(request_id, refusal);
+            }
+            return;
+        }
         let desk = self.desk();
         let identity = Arc::clone(&self.identity);
         self.start(request_id, move || {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use uuid::Uuid;
 
 use super::SessionContext;
 use super::delivery::Subscriptions;
@@ -22,7 +23,9 @@ use super::outbox::Outbox;
 use super::passing::Passing;
 use super::produce::{Held, Parked};
 use super::refusal::Refusal;
+use super::rooms::{Arrived, SessionSeat};
 use super::signals::{News, Signals};
+use crate::broker::rooms::Place;
 use crate::broker::subscription::Started;
 use crate::broker::{self, Identity, Reality, RealityName, Subscription, Tenancy};
 use crate::edge::handshake::Subprotocol;
@@ -60,6 +63,10 @@ pub(super) enum Done {
         id: u64,
         started: Result<Box<(Subscription, Started)>, broker::Error>,
     },
+    /// A session has joined a channel, or not.
+    Arrived(Box<Arrived>),
+    /// A session has left one, for whoever waits for the answer.
+    Departed(u64, Place, Result<(), broker::Error>),
     /// A channel that a JSON client hears.
     Joined(Box<Joined>),
     /// What a command of a JSON client has come to.
@@ -96,6 +103,10 @@ pub(super) struct Session {
     pub(super) subprotocol: Subprotocol,
     /// No subprotocol was offered, so that the first message decides.
     pub(super) unnamed: bool,
+    /// What others call it among the members of a channel.
+    pub(super) id: Uuid,
+    /// What it has joined, if anything.
+    pub(super) place: Option<Box<SessionSeat>>,
     /// What is kept for a client of JSON.
     pub(super) client: Option<Box<JsonClient>>,
     pub(super) signals: Arc<Signals>,
@@ -149,6 +160,8 @@ impl Session {
             present,
             subprotocol,
             unnamed: subprotocol == Subprotocol::Unnamed,
+            id: Uuid::now_v7(),
+            place: None,
             client: None,
             signals,
             outbox,
@@ -181,7 +194,7 @@ impl Session {
         Welcome {
             node: self.context.broker.node_name().into(),
             version: env!("CARGO_PKG_VERSION").into(),
-            session: uuid::Uuid::now_v7().simple().to_string(),
+            session: self.id.simple().to_string(),
             tenant: self.identity.tenant.as_str().into(),
             subject: self.identity.subject.clone(),
             role: self.identity.role.as_str().into(),
@@ -342,6 +355,9 @@ impl Session {
         for (key, outcome) in news.moved.drain(..) {
             self.subscriptions.moved(key, outcome, &mut self.outbox);
         }
+        for (place, reason) in news.put_out.drain(..) {
+            self.put_out(&place, reason);
+        }
         for (key, history) in news.read.drain(..) {
             self.subscriptions.read(key, history, &self.signals);
         }
@@ -412,6 +428,10 @@ impl Session {
                 }
                 Err(error) => self.outbox.refuse(request_id, error.into()),
             },
+            Done::Arrived(arrived) => self.arrived(*arrived),
+            Done::Departed(request_id, place, outcome) => {
+                self.departed(request_id, &place, outcome);
+            }
             Done::Joined(joined) => self.joined(*joined),
             Done::Told(told) => self.respond(&told.asked, told.outcome),
             Done::Frame(frame) => self.outbox.push(frame),

@@ -12,12 +12,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message as _;
-use uuid::Uuid;
 
 use super::in_flight::Reply;
 use super::outbox::Outgoing;
 use super::produce::{Parked, Promise};
 use super::refusal::Refusal;
+use super::rooms::JSON_MEMBER;
 use super::state::{Close, Session};
 use crate::broker::accept::Batch;
 use crate::broker::{Reality, RealityName};
@@ -41,6 +41,8 @@ pub(super) struct JsonClient {
     pub(super) id: String,
     /// Channels that it hears, by room and name, with their subscriptions.
     pub(super) channels: BTreeMap<(String, String), u64>,
+    /// The subscription to private messages, from its first join on.
+    pub(super) inbox: Option<u64>,
 }
 
 /// What the acknowledgement of a message needs.
@@ -68,12 +70,13 @@ impl Session {
 
     /// Begins to speak JSON.
     pub(super) fn greet(&mut self) {
-        let id = format!("arq_client_{}", Uuid::now_v7().simple());
+        let id = format!("{JSON_MEMBER}{}", self.id.simple());
         let welcome = Text::welcome(&id, self.context.broker.now());
         self.outbox.push_text(welcome.to_line());
         self.client = Some(Box::new(JsonClient {
             id,
             channels: BTreeMap::new(),
+            inbox: None,
         }));
     }
 
@@ -169,6 +172,7 @@ impl Session {
         }
         if frame.kind == Kind::Message
             && self.context.json.join_on_send
+            && frame.texts.to_client.is_none()
             && let Some((room, channel)) = frame.place()
             && self.may_join(room, channel).is_ok()
         {
@@ -214,7 +218,7 @@ impl Session {
         let envelope = frame.envelope(sender, now_ms).map_err(NotStored::Invalid)?;
         let encoded = Bytes::from(envelope.encode_to_vec());
         let view = self.read_envelope(None, &encoded)?;
-        let topic = super::envelopes::topic_of(&view)?;
+        let topic = self.topic_of(&view)?;
         let identity = Arc::clone(&self.identity);
         let mut batch = Batch::new(reality, &identity, 1);
         let admitted = batch.admit(&encoded, &view, topic);
@@ -223,6 +227,7 @@ impl Session {
             rejection.index = None;
             self.not_admitted(&rules, &batch, &view, rejection)
         })?;
+        self.check_room(admitted.topic())?;
         let all = std::slice::from_ref(&encoded);
         self.pay(&rules, &batch, &admitted, &view, all)?;
         self.judge(&rules, None, &mut batch, admitted, &encoded, &view)?;
