@@ -32,10 +32,11 @@ const FILES: [&str; 15] = [
 ];
 
 /// (message, field) pairs of package `arqon.v1` that Rust code keeps encoded.
-const UNDECODED: [(&str, &str); 3] = [
+const UNDECODED: [(&str, &str); 4] = [
     ("Produce", "envelopes"),
     ("Deliver", "records"),
     ("Record", "envelope"),
+    ("Task", "record"),
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
