@@ -23,6 +23,7 @@ pub mod error;
 pub mod fanout;
 pub mod filter;
 pub mod journal;
+pub mod letter;
 pub mod maintenance;
 pub mod name;
 pub mod openings;
