@@ -3,7 +3,8 @@
 //!
 //! A state machine in memory, told the time with every step. It writes nothing: a step that ends a
 //! task *closes* it, which keeps everybody else off, and the task is gone once that is in the log
-//! ([`Floor::finish`]), or goes on if it could not be written ([`Floor::reopen`]). After a restart
+//! ([`Floor::finish`]), or its end is told again if it could not be written ([`Floor::close_later`]).
+//! After a restart
 //! the tasks are read from the log again; who had which in hand is not kept, because nobody is
 //! connected then.
 
@@ -33,6 +34,8 @@ const PAUSE_MAX_MS: u64 = 3_600_000;
 /// How a connected operator stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Standing {
+    /// It has been let in, and has not been told yet.
+    Announced,
     /// It gets tasks.
     Ready,
     /// It finishes those that it has.
@@ -85,6 +88,8 @@ struct Task {
     /// Who has failed at it: others go first.
     failed_by: BTreeSet<String>,
     closing: bool,
+    /// How it ends, and when that is to be written at the earliest: it could not be yet.
+    unwritten: Option<(Micros, End)>,
 }
 
 /// Work for an operator.
@@ -198,6 +203,10 @@ pub struct Floor {
     places: HashMap<String, Place>,
     listeners: HashMap<String, Vec<Listener>>,
     count: u64,
+    /// Tasks that are on their way into the log, and may be there already.
+    arriving: usize,
+    /// Tasks that have ended in each group since that was last written down.
+    ended: HashMap<String, u64>,
 }
 
 impl std::fmt::Debug for Floor {
@@ -258,7 +267,7 @@ impl Floor {
         let key = self.next();
         let member = Member {
             manifest,
-            standing: Standing::Ready,
+            standing: Standing::Announced,
             in_hand: 0,
             breaches: 0,
             last: 0,
@@ -370,20 +379,6 @@ impl Floor {
 
     // Tasks.
 
-    /// Whether there is room for another task.
-    ///
-    /// # Errors
-    /// There is none.
-    pub fn check_room(&self) -> Result<(), Refused> {
-        if self.places.len() < TASKS_MAX {
-            return Ok(());
-        }
-        let text = format!(
-            "{TASKS_MAX} tasks of the tenant are open, which is the limit; try again when some are done"
-        );
-        Err(Refused::new(ErrorCode::RateLimited, "", text).retry(1_000))
-    }
-
     /// Number of open tasks, of one group or of all.
     #[must_use]
     pub fn open(&self, group: Option<&str>) -> usize {
@@ -393,11 +388,45 @@ impl Floor {
         }
     }
 
-    /// The open task of a group that stands first.
-    #[must_use]
-    pub fn first_open(&self, group: &str) -> Option<u64> {
-        let tasks = self.groups.get(group)?;
-        tasks.first_key_value().map(|(sequence, _)| *sequence)
+    /// A task is on its way into the log, until [`Floor::arrived`].
+    ///
+    /// # Errors
+    /// There is no room for another.
+    pub fn arriving(&mut self) -> Result<(), Refused> {
+        if self.places.len() + self.arriving >= TASKS_MAX {
+            let text = format!(
+                "{TASKS_MAX} tasks of the tenant are open, which is the limit; try again when some are done"
+            );
+            return Err(Refused::new(ErrorCode::RateLimited, "", text).retry(1_000));
+        }
+        self.arriving += 1;
+        Ok(())
+    }
+
+    /// It has come there, and is [added](Floor::add), or never will.
+    pub fn arrived(&mut self) {
+        self.arriving = self.arriving.saturating_sub(1);
+    }
+
+    /// Groups in which so many tasks have ended since they were last told here, and up to where all
+    /// have. `end` must have been the end of the log before this is called.
+    pub fn settled(&mut self, every: u64, end: u64) -> Vec<(String, u64)> {
+        // One that is on its way may stand below the end already.
+        if self.arriving > 0 {
+            return Vec::new();
+        }
+        let groups = &self.groups;
+        let enough = self.ended.extract_if(|_, count| *count >= every);
+        let first_open = |group: &str| {
+            let first = groups.get(group)?.first_key_value();
+            first.map(|(sequence, _)| *sequence)
+        };
+        enough
+            .map(|(group, _)| {
+                let up_to = first_open(&group).unwrap_or(end).min(end);
+                (group, up_to)
+            })
+            .collect()
     }
 
     /// Adds a task that is in the log, with the attempts at it and answers to it that are too.
@@ -419,6 +448,7 @@ impl Floor {
             answers,
             failed_by: BTreeSet::new(),
             closing: false,
+            unwritten: None,
         };
         self.groups.entry(place.0).or_default().insert(sequence, task);
     }
@@ -574,11 +604,16 @@ impl Floor {
         self.fail(place, member, why, now)
     }
 
-    /// A task that was to end goes on, because that could not be written.
-    pub fn reopen(&mut self, place: &Place, not_before: Micros) {
-        if let Some(task) = self.task(place) {
-            task.closing = false;
-            task.not_before = task.not_before.max(not_before);
+    /// Takes a task that another has ended first out of the hands of an operator.
+    pub fn give_up(&mut self, place: &Place, member: u64) {
+        self.release(place, member);
+    }
+
+    /// The end of a task could not be written: [`Floor::tick`] tells it again at `not_before`.
+    pub fn close_later(&mut self, closing: &Closing, not_before: Micros) {
+        if let Some(task) = self.task(&closing.place) {
+            task.closing = true;
+            task.unwritten = Some((not_before, closing.end.clone()));
         }
     }
 
@@ -607,6 +642,7 @@ impl Floor {
         if tasks.is_empty() {
             self.groups.remove(&place.0);
         }
+        *self.ended.entry(place.0.clone()).or_default() += 1;
         for hand in &task.hands {
             if let Some(member) = self.members.get_mut(&hand.member) {
                 if hand.answering {
@@ -698,6 +734,10 @@ impl Floor {
         for (group, tasks) in &mut self.groups {
             for (sequence, task) in tasks {
                 let place = (group.clone(), *sequence);
+                if let Some((_, end)) = task.unwritten.take_if(|(at, _)| *at <= now) {
+                    next.push(Next::Close(closing(&place, task, end)));
+                    continue;
+                }
                 let judged = task.hands.iter().any(|hand| hand.answering);
                 let is_late = task.order.deadline.is_some_and(|deadline| deadline <= now);
                 if is_late && !task.closing && !judged {
@@ -735,14 +775,15 @@ impl Floor {
     /// When [`Floor::tick`] or [`Floor::offers`] is due; `None` if nothing is to be expected.
     #[must_use]
     pub fn due(&self) -> Option<Micros> {
-        let tasks = self.groups.values().flat_map(BTreeMap::values);
-        let times = tasks.filter(|task| !task.closing).flat_map(|task| {
+        let tasks = || self.groups.values().flat_map(BTreeMap::values);
+        let unwritten = tasks().filter_map(|task| Some(task.unwritten.as_ref()?.0));
+        let times = tasks().filter(|task| !task.closing).flat_map(|task| {
             let leases = task.hands.iter().map(|hand| hand.until);
             let back_off = Some(task.not_before).filter(|_| task.hands.is_empty());
             leases.chain(task.order.deadline).chain(back_off.filter(|at| at.0 > 0))
         });
         let spent = self.members.values().flat_map(|one| one.spent.values());
-        times.chain(spent.copied()).min()
+        times.chain(spent.copied()).chain(unwritten).min()
     }
 }
 

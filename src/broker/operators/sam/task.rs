@@ -6,23 +6,18 @@
 
 use std::collections::BTreeMap;
 
-use bytes::{Bytes, BytesMut};
-use prost::Message as _;
+use bytes::Bytes;
 use uuid::Uuid;
 
 use super::refused::Refused;
-use crate::broker::reality::Reality;
-use crate::broker::stamp;
-use crate::log::{Micros, NewRecord};
-use crate::proto::v1::{Envelope, Event, envelope};
+use crate::broker::OwnRecord;
+use crate::log::Micros;
 use crate::proto::view::RecordView;
 
 /// What the topics of tasks begin with.
 pub const TASK_PREFIX: &str = "op.task.";
 /// What the topics of results begin with.
 pub const RESULT_PREFIX: &str = "op.result.";
-/// What the topics of dead letters begin with.
-pub const DEAD_PREFIX: &str = "dlq.";
 
 /// Type of the event that is a task.
 const TASK: &str = "task";
@@ -143,6 +138,8 @@ pub struct Order {
     pub deadline: Option<Micros>,
     /// Who wants it done.
     pub requester: String,
+    /// The trace that it belongs to (MSG-11).
+    pub traceparent: Option<String>,
 }
 
 /// What travels with an order.
@@ -154,15 +151,13 @@ pub struct Parcel {
     pub content_type: String,
     /// Name of its schema; empty = none.
     pub schema: String,
-    /// The trace that it belongs to.
-    pub traceparent: Option<String>,
     /// Id of the record that caused it.
     pub causal_parent: Option<String>,
 }
 
 impl Order {
     /// The record of the task; the id of the order is the record's.
-    pub(super) fn record(&self, reality: &Reality, parcel: Parcel) -> NewRecord {
+    pub(super) fn record(&self, parcel: Parcel) -> OwnRecord {
         let mut headers = Headers::default();
         headers.put(TASK_ID, &self.id);
         headers.put(MODE, self.mode.as_str());
@@ -176,19 +171,19 @@ impl Order {
             headers.put(DEADLINE, &deadline.as_millis().to_string());
         }
         headers.put(CONTENT_TYPE, &parcel.content_type);
-        headers.may_put(TRACEPARENT, parcel.traceparent.as_deref());
+        headers.may_put(TRACEPARENT, self.traceparent.as_deref());
         headers.may_put(CAUSAL_PARENT, parcel.causal_parent.as_deref());
-        let written = Written {
+        OwnRecord {
             topic: format!("{TASK_PREFIX}{}", self.group),
-            kind: TASK,
-            id: Some(&self.id),
-            producer: &self.requester,
+            kind: TASK.to_owned(),
+            id: Uuid::parse_str(&self.id).ok(),
+            producer: self.requester.clone(),
             key: self.key.clone().unwrap_or_default(),
             schema: parcel.schema,
-            headers,
+            headers: headers.0,
             data: parcel.payload,
-        };
-        written.record(reality)
+            ..OwnRecord::default()
+        }
     }
 
     /// The order that a record on a topic of tasks is; `None` if it is none.
@@ -210,6 +205,7 @@ impl Order {
             key: Some(record.envelope.key.to_owned()).filter(|key| !key.is_empty()),
             deadline: deadline.map(|ms| Micros(ms.saturating_mul(1_000))),
             requester: text(REQUESTER).unwrap_or_default(),
+            traceparent: text(TRACEPARENT),
         })
     }
 }
@@ -339,13 +335,11 @@ pub struct Said {
 
 /// The record of what came of the task that stands at `sequence`.
 pub(super) fn result(
-    reality: &Reality,
     task: (&Order, u64),
     state: State,
-    traceparent: Option<&str>,
     by: Option<&By>,
     said: Said,
-) -> NewRecord {
+) -> OwnRecord {
     let (order, sequence) = task;
     let mut headers = Headers::default();
     headers.put(TASK_ID, &order.id);
@@ -368,19 +362,18 @@ pub(super) fn result(
         headers.put(ERROR_CODE, code);
         headers.put(ERROR_TEXT, text);
     }
-    headers.may_put(TRACEPARENT, traceparent);
+    headers.may_put(TRACEPARENT, order.traceparent.as_deref());
     headers.put(CONTENT_TYPE, &said.content_type);
-    let written = Written {
+    OwnRecord {
         topic: format!("{RESULT_PREFIX}{}", order.group),
-        kind: state.kind(),
-        id: None,
-        producer: by.map_or("arqonbus", |by| by.subject.as_str()),
+        kind: state.kind().to_owned(),
+        producer: by.map_or_else(String::new, |by| by.subject.clone()),
         key: order.id.clone(),
         schema: said.schema,
-        headers,
+        headers: headers.0,
         data: said.data,
-    };
-    written.record(reality)
+        ..OwnRecord::default()
+    }
 }
 
 /// What a record on a topic of results says.
@@ -424,19 +417,6 @@ pub fn error_of(record: &RecordView<'_>) -> Option<(String, String)> {
     Some((code, headers.get(ERROR_TEXT).unwrap_or_default().to_owned()))
 }
 
-/// The headers of a dead letter beyond those that the task has.
-pub(super) fn letter_headers(order: &Order, attempts: u32, why: &Failure) -> Vec<(String, String)> {
-    [
-        ("arqon-letter-of", format!("{TASK_PREFIX}{}", order.group)),
-        (ATTEMPT, attempts.to_string()),
-        (ERROR_CODE, why.code.clone()),
-        (ERROR_TEXT, why.message.clone()),
-    ]
-    .into_iter()
-    .map(|(name, value)| (name.to_owned(), value))
-    .collect()
-}
-
 #[derive(Default)]
 struct Headers(BTreeMap<String, String>);
 
@@ -449,46 +429,6 @@ impl Headers {
 
     fn may_put(&mut self, name: &str, value: Option<&str>) {
         self.put(name, value.unwrap_or_default());
-    }
-}
-
-struct Written<'a> {
-    topic: String,
-    kind: &'a str,
-    id: Option<&'a str>,
-    producer: &'a str,
-    key: String,
-    schema: String,
-    headers: Headers,
-    data: Bytes,
-}
-
-impl Written<'_> {
-    fn record(self, reality: &Reality) -> NewRecord {
-        let mut stamp = BytesMut::new();
-        let id = match self.id {
-            Some(_) => None,
-            None => Some(reality.next_id(reality.now())),
-        };
-        stamp::encode(id, Some(self.producer), &[], &mut stamp);
-        let envelope = Envelope {
-            id: self.id.unwrap_or_default().to_owned(),
-            topic: self.topic.clone(),
-            key: self.key,
-            schema: self.schema,
-            headers: self.headers.0,
-            payload: Some(envelope::Payload::Event(Event {
-                r#type: self.kind.to_owned(),
-                data: self.data,
-            })),
-            ..Envelope::default()
-        };
-        NewRecord {
-            topic: self.topic.into(),
-            clock_entries: Bytes::new(),
-            stamp: stamp.freeze(),
-            envelope: envelope.encode_to_vec().into(),
-        }
     }
 }
 
@@ -512,10 +452,4 @@ pub fn check_traceparent(text: &str) -> Result<(), Refused> {
         let text = "traceparent is not in the form 00-<32 hex digits>-<16>-<2>";
         Err(Refused::invalid("arguments.traceparent", text))
     }
-}
-
-/// A new id of a task.
-pub(super) fn new_id(reality: &Reality) -> String {
-    let id: Uuid = reality.next_id(reality.now());
-    id.to_string()
 }
