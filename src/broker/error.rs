@@ -22,6 +22,9 @@ pub enum Error {
         /// What is wrong with it.
         fault: NameError,
     },
+    /// An operator or a task is refused.
+    #[error(transparent)]
+    Refused(#[from] super::operators::sam::Refused),
     /// An envelope breaks a rule.
     #[error(transparent)]
     Rejected(#[from] Rejection),
@@ -88,6 +91,16 @@ pub enum Error {
     TenantsFull {
         /// Most that may be open.
         limit: usize,
+    },
+    /// State that is folded from the tenant's events cannot be.
+    #[error(
+        "the tenant's {state} cannot be read from its system log: {reason}; have an admin look at `arqon log status --reality _system`"
+    )]
+    StateDamaged {
+        /// Which.
+        state: &'static str,
+        /// Why.
+        reason: String,
     },
     /// The tenant has no room for another reality.
     #[error("the tenant has {limit} realities, which is the limit")]
@@ -401,6 +414,7 @@ impl Error {
             | Self::TenantInUse { .. }
             | Self::ConsumerInUse { .. }
             | Self::ConsumerFilter { .. } => ErrorCode::ValidationError,
+            Self::Refused(refused) => refused.code,
             Self::Rejected(rejection) => rejection.fault.code(),
             Self::SlowConsumer { .. } => ErrorCode::SlowConsumer,
             Self::NoSuchReality { .. }
@@ -430,6 +444,7 @@ impl Error {
             Self::ReadOnly { .. }
             | Self::Log(_)
             | Self::CursorsDamaged { .. }
+            | Self::StateDamaged { .. }
             | Self::RecordDamaged { .. } => ErrorCode::StorageFailure,
             Self::ShuttingDown => ErrorCode::ShuttingDown,
             Self::Internal => ErrorCode::Internal,
@@ -448,8 +463,10 @@ impl Error {
                 | log::Error::NotEncrypted { .. },
             )
             | Self::CursorsDamaged { .. }
+            | Self::StateDamaged { .. }
             | Self::RecordDamaged { .. } => false,
             Self::ReadOnly { state, .. } => state.repairing,
+            Self::Refused(refused) => refused.retry_after_ms > 0,
             _ => self.code().retryable(),
         }
     }
@@ -459,6 +476,7 @@ impl Error {
     pub fn retry_after_ms(&self) -> u64 {
         match self {
             Self::Append(AppendError::Busy { .. }) => 20,
+            Self::Refused(refused) => refused.retry_after_ms,
             _ if self.retryable() => 1_000,
             _ => 0,
         }
@@ -469,6 +487,7 @@ impl Error {
     pub fn field(&self) -> String {
         match self {
             Self::Name { field, .. } => (*field).into(),
+            Self::Refused(refused) => refused.field.clone(),
             Self::Rejected(rejection) => rejection.path(),
             // Named because it is found before anything of the request is done.
             Self::NoSuchReality { .. }
@@ -487,6 +506,7 @@ impl Error {
             | Self::OutOfRange { .. }
             | Self::NoSuchRecord { .. }
             | Self::RecordDamaged { .. }
+            | Self::StateDamaged { .. }
             | Self::RecordHidden { .. } => "sequence".into(),
             Self::RealityExists { .. } => "arguments.name".into(),
             Self::UnknownCommand { .. } => "name".into(),

@@ -23,10 +23,13 @@ pub mod error;
 pub mod fanout;
 pub mod filter;
 pub mod journal;
+pub mod ledger;
 pub mod letter;
 pub mod maintenance;
 pub mod name;
 pub mod openings;
+pub mod operators;
+mod own;
 pub mod producers;
 pub mod reality;
 mod register;
@@ -58,6 +61,7 @@ pub use consumer::Consumers;
 pub use error::Error;
 pub use filter::{Filter, Traits};
 pub use name::{NameError, RealityName, Tenant, check_token};
+pub use own::{Expected, OwnRecord};
 pub use reality::{ReadOnly, Reality};
 pub use register::Birth;
 pub use subscription::Subscription;
@@ -100,6 +104,8 @@ pub struct Options {
     pub consumers_max: usize,
     /// Most producers of a reality whose own clocks are remembered.
     pub producers_max: usize,
+    /// Where what folds come to is kept between two openings; `None`: nowhere, they are read anew.
+    pub states: Option<PathBuf>,
     /// How logs are kept up.
     pub maintenance: maintenance::Options,
 }
@@ -119,6 +125,7 @@ impl Options {
             tenant_bytes_max: None,
             consumers_max: 10_000,
             producers_max: 65_536,
+            states: None,
             maintenance: maintenance::Options::default(),
         }
     }
@@ -160,6 +167,9 @@ pub struct Broker {
     threads: Mutex<Vec<JoinHandle<()>>>,
     backups: Backups,
     maintenance: Arc<Maintenance>,
+    duties: operators::Duties,
+    contracts: operators::contracts::Registry,
+    sam_counts: operators::sam::Counts,
 }
 
 impl Broker {
@@ -169,7 +179,9 @@ impl Broker {
     /// # Errors
     /// A thread cannot be started.
     pub fn start(environment: Environment, options: Options) -> std::io::Result<Arc<Self>> {
+        let cache = options.states.as_deref().map(ledger::Cache::open);
         let ground = Arc::new(Ground {
+            cache: cache.transpose()?,
             environment,
             options: options.log.clone(),
             node: options.node,
@@ -188,6 +200,9 @@ impl Broker {
             threads: Mutex::default(),
             backups: Backups::default(),
             maintenance: Arc::default(),
+            duties: operators::Duties::default(),
+            contracts: operators::contracts::Registry::default(),
+            sam_counts: operators::sam::Counts::default(),
         });
         broker.spawn("arqon-repair", |ground, broker| {
             while let Some(due) = ground.repairs.next() {
@@ -250,6 +265,9 @@ impl Broker {
         if self.tenants.holds(tenant) {
             let tenant = tenant.clone();
             return Err(Error::TenantInUse { tenant });
+        }
+        if let Some(cache) = &self.ground.cache {
+            cache.forget(tenant.as_str());
         }
         removal::delete_tenant(&self.ground, &self.options.directory, tenant, by)
     }
@@ -350,6 +368,7 @@ impl Broker {
         }
         let tenancy = opened?;
         self.tenants.insert(tenant.clone(), Arc::clone(&tenancy));
+        self.duties.look(tenant);
         Ok(tenancy)
     }
 
@@ -399,6 +418,24 @@ impl Broker {
                 drop(tenancy);
                 self.seats.fetch_sub(1, Ordering::SeqCst);
             });
+    }
+
+    /// What the built-in operators have to do.
+    #[must_use]
+    pub const fn duties(&self) -> &operators::Duties {
+        &self.duties
+    }
+
+    /// What payloads of operators must look like.
+    #[must_use]
+    pub const fn contracts(&self) -> &operators::contracts::Registry {
+        &self.contracts
+    }
+
+    /// What has become of operators' tasks.
+    #[must_use]
+    pub const fn sam_counts(&self) -> &operators::sam::Counts {
+        &self.sam_counts
     }
 
     /// Which realities were opened. For one listener.
@@ -537,6 +574,9 @@ impl Broker {
         self.tenants.shut();
         for tenancy in self.tenancies() {
             tenancy.close();
+        }
+        if let Some(cache) = &self.ground.cache {
+            cache.flush();
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::broker::access::{Identity, Role};
 use crate::broker::command::{Call, Handler};
 use crate::broker::error::Error;
 use crate::broker::operators::contracts::Contracts as _;
-use crate::broker::verb::{Argument, Command, Kind};
+use crate::broker::verb::{Argument, Command, Effect, Kind};
 use crate::broker::{RealityName, Tenancy};
 use crate::log::Micros;
 use crate::proto::ErrorCode;
@@ -70,6 +70,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "op.dispatch",
         role: Role::User,
+        effect: Effect::Changes,
         arguments: &[
             optional("group", Kind::Text, "whose operators do it; else capability decides"),
             optional("capability", Kind::Text, "what the operator must be able to do"),
@@ -92,6 +93,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "operators.drain",
         role: Role::User,
+        effect: Effect::Changes,
         arguments: &[GROUP, INSTANCE],
         doc: "Gives an operator no more tasks; what it has, it finishes.",
         handler: drain,
@@ -99,6 +101,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "operators.list",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: &[
             optional("group", Kind::Text, "only those of this group"),
             optional("capability", Kind::Text, "only those that can do this"),
@@ -109,6 +112,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "operators.quarantine",
         role: Role::Operator,
+        effect: Effect::Changes,
         arguments: &[
             GROUP,
             INSTANCE,
@@ -120,6 +124,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "operators.release",
         role: Role::Operator,
+        effect: Effect::Changes,
         arguments: &[GROUP, INSTANCE],
         doc: "Lets an operator out of quarantine, or out of draining.",
         handler: release,
@@ -127,6 +132,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "operators.show",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: &[GROUP, INSTANCE],
         doc: "Shows what an operator says of itself and how it stands.",
         handler: show,
@@ -134,6 +140,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "truth.verify",
         role: Role::User,
+        effect: Effect::Changes,
         arguments: &[
             optional("payload", Kind::Object, "what is to be verified"),
             WAIT_MS,
