@@ -24,6 +24,7 @@ use arqonbus::edge::ops::{self, Ops};
 use arqonbus::edge::profile::{self, Missing};
 use arqonbus::edge::seats::Seats;
 use arqonbus::edge::session::SessionContext;
+use arqonbus::edge::schema::contracts;
 use arqonbus::edge::shield::Shield;
 use arqonbus::edge::tls::Tls;
 use arqonbus::edge::token::Verifier;
@@ -253,6 +254,8 @@ async fn live(
             },
         },
     );
+    let contracts = contracts::Registry::new(&broker, Arc::clone(&shield));
+    broker.contracts().install(Box::new(contracts));
     let (close_offices, closing) = watch::channel(false);
     let offices = tokio::spawn(operators::supervise(Arc::clone(&broker), closing));
     verifier.keep_fresh(&draining);

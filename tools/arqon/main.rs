@@ -10,12 +10,14 @@ mod connection;
 mod consume;
 mod consumers;
 mod context;
+mod dispatch;
 mod edge;
 mod failure;
 mod grammar;
 mod log;
 mod loss;
 mod mirror;
+mod operators;
 mod policy;
 mod produce;
 mod progress;
@@ -27,6 +29,7 @@ mod replay;
 mod restore;
 mod schema;
 mod show;
+mod sidecar;
 mod signature;
 mod status;
 mod table;
@@ -93,6 +96,9 @@ enum Verb {
     Log(log::Arguments),
     Policy(policy::Arguments),
     Projector(projector::Arguments),
+    Dispatch(dispatch::Arguments),
+    Operators(operators::Arguments),
+    Sidecar(sidecar::Arguments),
     Backup(backup::Arguments),
     Restore(restore::Arguments),
     Schema(schema::Arguments),
@@ -164,6 +170,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Log(arguments) => log::run(&target, output, arguments).await,
             Verb::Policy(arguments) => policy::run(&target, output, arguments).await,
             Verb::Projector(arguments) => projector::run(&target, output, arguments).await,
+            Verb::Dispatch(arguments) => dispatch::run(&target, output, arguments).await,
+            Verb::Operators(arguments) => operators::run(&target, output, arguments).await,
+            Verb::Sidecar(arguments) => sidecar::run(&target, arguments).await,
             Verb::Backup(arguments) => backup::run(&target, output, arguments).await,
             Verb::Restore(arguments) => restore::run(output, &arguments),
             Verb::Schema(arguments) => schema::run(&target, output, arguments).await,

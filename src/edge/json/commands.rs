@@ -67,7 +67,6 @@ const NOT_SERVED: &[&str] = &[
     "delete_channel",
     "history.get",
     "history.replay",
-    "truth.verify",
 ];
 const NOT_SERVED_BELOW: &str = "op.";
 

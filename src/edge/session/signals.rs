@@ -12,6 +12,7 @@ use futures_util::task::AtomicWaker;
 use super::passing::Passed;
 use crate::broker::consumer::CursorSink;
 use crate::broker::fanout::Subscriber;
+use crate::broker::operators::sam::Given;
 use crate::broker::scan::History;
 use crate::edge::shield::roll::{Cause, Ended};
 use crate::log::{AppendError, AppendSink, Appended, Sequence};
@@ -29,6 +30,8 @@ pub(super) struct News {
     pub(super) read: Vec<(u64, Option<History>)>,
     /// Batches that projections have passed, or not in time.
     pub(super) passed: Vec<Passed>,
+    /// Tasks for the session's operators; as many as they take at a time.
+    pub(super) tasks: Vec<Given>,
     /// The session must end.
     pub(super) ended: Option<Cause>,
 }
@@ -40,6 +43,7 @@ impl News {
             && self.moved.is_empty()
             && self.read.is_empty()
             && self.passed.is_empty()
+            && self.tasks.is_empty()
             && self.ended.is_none()
     }
 }
@@ -74,6 +78,11 @@ impl Signals {
 
     pub(super) fn passed(&self, passed: Passed) {
         self.lock().passed.push(passed);
+        self.task.wake();
+    }
+
+    pub(super) fn task(&self, task: Given) {
+        self.lock().tasks.push(task);
         self.task.wake();
     }
 

@@ -1,6 +1,5 @@
 //! What people and programs ask of operators: who is there, and what is to be done.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;

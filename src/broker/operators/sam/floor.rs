@@ -477,7 +477,7 @@ impl Floor {
                 .filter(|member| member.has_room() && member.manifest.group == *group)
                 .map(|member| u64::from(member.manifest.concurrency - member.in_hand))
                 .sum();
-            let mut busy_keys: HashSet<&str> = HashSet::new();
+            let mut busy_keys: HashSet<String> = HashSet::new();
             for (sequence, task) in tasks.iter_mut() {
                 if room == 0 {
                     break;
@@ -485,7 +485,7 @@ impl Floor {
                 // The one before it with its key is to be done first, however long that takes.
                 if !task.order.mode.asks_many()
                     && let Some(key) = &task.order.key
-                    && !busy_keys.insert(key)
+                    && !busy_keys.insert(key.clone())
                 {
                     continue;
                 }
@@ -725,6 +725,22 @@ impl Floor {
         let hand = hand.ok_or_else(gone)?;
         hand.until = after(now, hand.by.lease_ms);
         Ok(hand.until)
+    }
+
+    /// The token of a task in the hands of an operator, for one that does not keep it.
+    #[must_use]
+    pub fn lease_of(&self, member: u64, id: &str) -> Option<u64> {
+        let (group, sequence) = self.places.get(id)?;
+        let hands = &self.groups.get(group)?.get(sequence)?.hands;
+        let hand = hands.iter().find(|hand| hand.member == member)?;
+        Some(hand.lease)
+    }
+
+    /// Whether a token is one of this operator's, also of a task that it has lost.
+    #[must_use]
+    pub fn knows_lease(&self, member: u64, id: &str, lease: u64) -> bool {
+        let is_spent = |one: &Member| one.spent.contains_key(&lease);
+        self.members.get(&member).is_some_and(is_spent) || self.lease_of(member, id) == Some(lease)
     }
 
     /// Does what is due: leases and deadlines.

@@ -13,14 +13,14 @@
 //! Locks: the floor's is held for steps in memory only, never while something is written or read.
 
 mod command;
-mod counts;
-mod floor;
-mod manifest;
+pub mod counts;
+pub mod floor;
+pub mod manifest;
 mod rebuild;
-mod refused;
-mod registry;
+pub mod refused;
+pub mod registry;
 mod settle;
-mod task;
+pub mod task;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -33,6 +33,7 @@ use futures_util::future::BoxFuture;
 
 pub use self::command::COMMANDS;
 pub use self::counts::Counts;
+pub use self::floor::ATTEMPTS_MAX;
 pub use self::manifest::Manifest;
 pub use self::refused::Refused;
 pub use self::task::{Mode, Selection};
@@ -244,6 +245,29 @@ impl Membership {
         let now = self.tenancy.now();
         let until = self.tenancy.sam().floor().extend(self.key, id, lease, now)?;
         Ok(until.as_millis())
+    }
+
+    /// Whether a task with this token is, or was, its own.
+    #[must_use]
+    pub fn knows(&self, id: &str, lease: u64) -> bool {
+        self.tenancy.sam().floor().knows_lease(self.key, id, lease)
+    }
+
+    /// The token of a task in its hands, for a client that does not keep it.
+    #[must_use]
+    pub fn lease_of(&self, id: &str) -> Option<u64> {
+        self.tenancy.sam().floor().lease_of(self.key, id)
+    }
+
+    /// Whether a new token of its session allows it too.
+    #[must_use]
+    pub fn is_allowed(&self, caller: &Identity) -> bool {
+        may_work(caller, &self.manifest.group).is_ok()
+    }
+
+    /// No more tasks for it, because its session is about to end.
+    pub fn pause(&self) {
+        self.tenancy.sam().floor().stand(self.key, Standing::Draining);
     }
 
     /// No more tasks for it; answers with how many it still has. Blocks on the disk.
