@@ -38,6 +38,7 @@ mod quakes;
 mod raw;
 mod restart;
 mod runbook;
+mod sam;
 mod schema;
 #[expect(dead_code, reason = "servers can more than these tests need")]
 #[path = "../servers/mod.rs"]

@@ -25,6 +25,25 @@ pub struct Counts {
     pub done_ms: AtomicU64,
 }
 
+impl Counts {
+    /// All of them, in the order of their names above.
+    #[must_use]
+    pub fn all(&self) -> [u64; 9] {
+        [
+            &self.dispatched,
+            &self.given,
+            &self.redelivered,
+            &self.done,
+            &self.failed,
+            &self.breaches,
+            &self.dead,
+            &self.expired,
+            &self.done_ms,
+        ]
+        .map(|count| count.load(Ordering::Relaxed))
+    }
+}
+
 /// Adds one.
 pub(super) fn one_more(count: &AtomicU64) {
     count.fetch_add(1, Ordering::Relaxed);

@@ -295,12 +295,6 @@ impl State {
             Self::Expired => "expired",
         }
     }
-
-    /// Whether nothing more becomes of the task.
-    #[must_use]
-    pub const fn is_last(self) -> bool {
-        matches!(self, Self::Done | Self::Dead | Self::Expired)
-    }
 }
 
 /// Who has had a task in hand.
