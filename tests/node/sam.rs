@@ -157,15 +157,48 @@ async fn an_operator_is_refused_with_the_reason_and_the_field() {
         ..OperatorOptions::new("checker", "g")
     };
     let bad = [
-        ("version", OperatorOptions { version: "1".into(), ..good() }),
-        ("group", OperatorOptions { group: "a.b".into(), ..good() }),
-        ("concurrency", OperatorOptions { concurrency: 1_000, ..good() }),
-        ("input_schema", OperatorOptions { input_schema: "nobody.knows".into(), ..good() }),
-        ("output_schema", OperatorOptions { output_schema: "nobody.knows".into(), ..good() }),
+        (
+            "version",
+            OperatorOptions {
+                version: "1".into(),
+                ..good()
+            },
+        ),
+        (
+            "group",
+            OperatorOptions {
+                group: "a.b".into(),
+                ..good()
+            },
+        ),
+        (
+            "concurrency",
+            OperatorOptions {
+                concurrency: 1_000,
+                ..good()
+            },
+        ),
+        (
+            "input_schema",
+            OperatorOptions {
+                input_schema: "nobody.knows".into(),
+                ..good()
+            },
+        ),
+        (
+            "output_schema",
+            OperatorOptions {
+                output_schema: "nobody.knows".into(),
+                ..good()
+            },
+        ),
     ];
     for (expected, options) in bad {
         let refused = client.work(options, echo).await.expect_err("it is wrong");
-        assert_eq!(field(&refused), (Some(ErrorCode::ValidationError), expected.into()));
+        assert_eq!(
+            field(&refused),
+            (Some(ErrorCode::ValidationError), expected.into())
+        );
     }
     let operator = client.work(good(), echo).await.expect("it is let in");
     assert_eq!(operator.joined().instance, "checker");
@@ -191,11 +224,16 @@ async fn an_operator_is_refused_with_the_reason_and_the_field() {
 
     let listed = node.operators();
     assert_eq!(listed.len(), 2, "{listed:?}");
-    assert!(listed.iter().all(|one| one["state"] == "ready"), "{listed:?}");
+    assert!(
+        listed.iter().all(|one| one["state"] == "ready"),
+        "{listed:?}"
+    );
     drop(operator);
     client.close().await;
     until("it is gone", || {
-        node.operators().iter().any(|one| one["instance"] == "checker" && one["state"] == "gone")
+        node.operators()
+            .iter()
+            .any(|one| one["instance"] == "checker" && one["state"] == "gone")
     });
 }
 
@@ -204,18 +242,33 @@ async fn an_operator_is_refused_with_the_reason_and_the_field() {
 async fn rights_come_from_the_token() {
     let node = Node::dev();
     let join = || OperatorOptions::new("w", "g");
-    for may in [&["a.>"][..], &["op.task.g"], &["op.result.g"], &["op.task.other", "op.result.g"]] {
+    for may in [
+        &["a.>"][..],
+        &["op.task.g"],
+        &["op.result.g"],
+        &["op.task.other", "op.result.g"],
+    ] {
         let client = node.client_as(Role::User, Some(may)).await;
         let refused = client.work(join(), echo).await.expect_err("it may not");
-        assert_eq!(field(&refused), (Some(ErrorCode::Forbidden), "group".into()), "{may:?}");
+        assert_eq!(
+            field(&refused),
+            (Some(ErrorCode::Forbidden), "group".into()),
+            "{may:?}"
+        );
     }
     let may = ["op.task.g", "op.result.g"];
     let client = node.client_as(Role::User, Some(&may)).await;
     let _operator = client.work(join(), echo).await.expect("it may");
-    let done = dispatch(&client, json!({"group": "g", "payload": {"n": 1}, "wait_ms": 5_000})).await;
+    let done = dispatch(
+        &client,
+        json!({"group": "g", "payload": {"n": 1}, "wait_ms": 5_000}),
+    )
+    .await;
     assert_eq!(done.expect("it is done")["output"], json!({"n": 1}));
     let other = node.client_as(Role::User, Some(&["a.>"])).await;
-    let refused = dispatch(&other, json!({"group": "g"})).await.expect_err("it may not");
+    let refused = dispatch(&other, json!({"group": "g"}))
+        .await
+        .expect_err("it may not");
     assert_eq!(field(&refused).0, Some(ErrorCode::Forbidden));
     // Tasks and results are the node's to write, whatever a token says.
     let mut batch = client.batch();
@@ -225,9 +278,20 @@ async fn rights_come_from_the_token() {
         ..Default::default()
     });
     let refused = client.produce(&batch, &Default::default()).await;
-    assert_eq!(field(&refused.expect_err("reserved")).0, Some(ErrorCode::Forbidden));
-    let refused = client.command("operators.quarantine", [("group", "g".into()), ("instance", "w".into())]).await;
-    assert_eq!(refused.expect_err("a user").code(), Some(ErrorCode::Forbidden));
+    assert_eq!(
+        field(&refused.expect_err("reserved")).0,
+        Some(ErrorCode::Forbidden)
+    );
+    let refused = client
+        .command(
+            "operators.quarantine",
+            [("group", "g".into()), ("instance", "w".into())],
+        )
+        .await;
+    assert_eq!(
+        refused.expect_err("a user").code(),
+        Some(ErrorCode::Forbidden)
+    );
 }
 
 // OPS-02, MSG-11: the trace goes on into the task, and the result says what it came from.
@@ -254,22 +318,46 @@ async fn a_task_is_done_and_its_result_is_linked_to_it() {
     let given = json!({"capability": "upper", "payload": {"a": "b"}, "wait_ms": 10_000,
         "traceparent": TRACE, "causal_parent": "cause-1"});
     let done = dispatch(&client, given).await.expect("it is done");
-    assert_eq!((&done["state"], &done["group"]), (&json!("done"), &json!("texts")));
+    assert_eq!(
+        (&done["state"], &done["group"]),
+        (&json!("done"), &json!("texts"))
+    );
     let job = seen.lock().expect("the lock")[0].clone();
     assert_eq!(job.headers["traceparent"], TRACE);
     assert_eq!(job.headers["arqon-causal-parent"], "cause-1");
     assert_eq!((job.attempt, &*job.payload), (1, &br#"{"a":"b"}"#[..]));
     assert_eq!(json!(job.id), done["task"]);
-    let results = node.records(&["consume", "op.result.texts", "--from", "earliest", "--stop-at-end"]);
+    let results = node.records(&[
+        "consume",
+        "op.result.texts",
+        "--from",
+        "earliest",
+        "--stop-at-end",
+    ]);
     assert_eq!(results.len(), 1);
     let headers = &results[0].rest["headers"];
     assert_eq!(results[0].key.as_deref(), done["task"].as_str());
     assert_eq!(headers["arqon-causal-parent"], done["task"]);
-    assert_eq!(headers["arqon-task-sequence"], json!(done["sequence"].to_string()));
+    assert_eq!(
+        headers["arqon-task-sequence"],
+        json!(done["sequence"].to_string())
+    );
     assert_eq!(headers["traceparent"], TRACE);
     assert_eq!(headers["arqon-instance"], "up");
-    let past = node.ok(&["causal", "path", &done["sequence"].to_string(), &done["result"].to_string(), "-o", "json"]);
-    assert!(!parsed(&past)["records"].as_array().is_none_or(Vec::is_empty), "{past}");
+    let past = node.ok(&[
+        "causal",
+        "path",
+        &done["sequence"].to_string(),
+        &done["result"].to_string(),
+        "-o",
+        "json",
+    ]);
+    assert!(
+        !parsed(&past)["records"]
+            .as_array()
+            .is_none_or(Vec::is_empty),
+        "{past}"
+    );
 }
 
 // OPS-02
@@ -292,18 +380,35 @@ async fn one_all_or_the_best_of_a_group_answer() {
     }
     let ask = |given: Value| {
         let mut all = json!({"group": "g", "payload": {}, "wait_ms": 10_000});
-        all.as_object_mut().expect("an object").extend(given.as_object().expect("an object").clone());
+        all.as_object_mut()
+            .expect("an object")
+            .extend(given.as_object().expect("an object").clone());
         dispatch(&client, all)
     };
-    let best = ask(json!({"mode": "competing", "selection": "best"})).await.expect("done");
-    assert_eq!((&best["output"], best["answers"].as_array().map(Vec::len)), (&json!("b"), Some(3)), "{best}");
+    let best = ask(json!({"mode": "competing", "selection": "best"}))
+        .await
+        .expect("done");
+    assert_eq!(
+        (&best["output"], best["answers"].as_array().map(Vec::len)),
+        (&json!("b"), Some(3)),
+        "{best}"
+    );
     let first = ask(json!({"mode": "competing"})).await.expect("done");
-    assert!(["a", "b", "c"].contains(&first["output"].as_str().expect("text")), "{first}");
+    assert!(
+        ["a", "b", "c"].contains(&first["output"].as_str().expect("text")),
+        "{first}"
+    );
     let all = ask(json!({"mode": "broadcast"})).await.expect("done");
-    let said: BTreeSet<&str> = all["answers"].as_array().expect("a list").iter()
-        .map(|one| one["output"].as_str().expect("text")).collect();
+    let said: BTreeSet<&str> = all["answers"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|one| one["output"].as_str().expect("text"))
+        .collect();
     assert_eq!(said, ["a", "b", "c"].into());
-    let direct = ask(json!({"mode": "direct", "operator": "c"})).await.expect("done");
+    let direct = ask(json!({"mode": "direct", "operator": "c"}))
+        .await
+        .expect("done");
     assert_eq!(direct["output"], "c");
     for (given, at) in [
         (json!({"mode": "direct"}), "arguments.operator"),
@@ -313,10 +418,16 @@ async fn one_all_or_the_best_of_a_group_answer() {
         (json!({"traceparent": "x"}), "arguments.traceparent"),
     ] {
         let refused = ask(given).await.expect_err("it is wrong");
-        assert_eq!(field(&refused), (Some(ErrorCode::ValidationError), at.into()));
+        assert_eq!(
+            field(&refused),
+            (Some(ErrorCode::ValidationError), at.into())
+        );
     }
     let nobody = dispatch(&client, json!({"group": "empty", "mode": "broadcast"})).await;
-    assert_eq!(nobody.expect_err("nobody").code(), Some(ErrorCode::NotFound));
+    assert_eq!(
+        nobody.expect_err("nobody").code(),
+        Some(ErrorCode::NotFound)
+    );
 }
 
 // OPS-04, OPS-02: three workers share a queue, one is killed in mid-task; every task is done once.
@@ -324,7 +435,14 @@ async fn one_all_or_the_best_of_a_group_answer() {
 fn a_killed_workers_tasks_are_done_by_the_others() {
     const TASKS: usize = 30;
     let node = Node::dev();
-    let work = ["operators", "work", "--group", "g", "--exec", "sleep 0.1; tr a-z A-Z"];
+    let work = [
+        "operators",
+        "work",
+        "--group",
+        "g",
+        "--exec",
+        "sleep 0.1; tr a-z A-Z",
+    ];
     let mut workers: Vec<Running> = (0..3).map(|_| node.spawned(&work)).collect();
     node.ready(3);
     let sent: BTreeSet<String> = (0..TASKS)
@@ -335,8 +453,15 @@ fn a_killed_workers_tasks_are_done_by_the_others() {
         })
         .take(TASKS)
         .collect();
-    let has_task = |node: &Node| node.operators().iter().any(|one| one["in_hand"] != 0 && one["state"] == "ready");
-    assert!(has_task(&node), "all was done before anybody could be killed");
+    let has_task = |node: &Node| {
+        node.operators()
+            .iter()
+            .any(|one| one["in_hand"] != 0 && one["state"] == "ready")
+    };
+    assert!(
+        has_task(&node),
+        "all was done before anybody could be killed"
+    );
     workers[0].signal("KILL");
     drop(workers.remove(0));
     until("all is done", || node.ends("g").len() >= TASKS);
@@ -359,17 +484,39 @@ async fn a_task_of_one_that_hangs_goes_to_another_after_its_lease() {
     let client = node.client().await;
     let hung = node.client().await;
     let stopped = node.spawned(&[
-        "operators", "work", "--group", "g", "--exec", "cat", "--lease", "1s", "--instance", "a",
+        "operators",
+        "work",
+        "--group",
+        "g",
+        "--exec",
+        "cat",
+        "--lease",
+        "1s",
+        "--instance",
+        "a",
     ]);
     node.ready(1);
     stopped.signal("STOP");
     let waiting = tokio::spawn(async move {
-        dispatch(&client, json!({"group": "g", "payload": {"n": 1}, "wait_ms": 15_000})).await
+        dispatch(
+            &client,
+            json!({"group": "g", "payload": {"n": 1}, "wait_ms": 15_000}),
+        )
+        .await
     });
-    until("it has the task", || node.operators().iter().any(|one| one["in_hand"] == 1));
-    let _other = hung.work(OperatorOptions::new("b", "g"), echo).await.expect("let in");
+    until("it has the task", || {
+        node.operators().iter().any(|one| one["in_hand"] == 1)
+    });
+    let _other = hung
+        .work(OperatorOptions::new("b", "g"), echo)
+        .await
+        .expect("let in");
     let done = waiting.await.expect("no panic").expect("done");
-    assert_eq!((&done["state"], &done["instance"]), (&json!("done"), &json!("b")), "{done}");
+    assert_eq!(
+        (&done["state"], &done["instance"]),
+        (&json!("done"), &json!("b")),
+        "{done}"
+    );
     stopped.signal("CONT");
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(node.ends("g").len(), 1, "the late answer does not count");
@@ -405,13 +552,29 @@ async fn what_does_not_fit_its_schema_is_not_let_through() {
     let (code, at) = field(&refused.expect_err("it does not fit"));
     assert_eq!(code, Some(ErrorCode::SchemaViolation));
     assert!(at.starts_with("arguments.payload"), "{at}");
-    let open = dispatch(&client, json!({"group": "g", "payload": {"n": 1}})).await.expect("open");
+    let open = dispatch(&client, json!({"group": "g", "payload": {"n": 1}}))
+        .await
+        .expect("open");
     until("it is in quarantine", || {
-        node.operators().iter().any(|one| one["state"] == "quarantined")
+        node.operators()
+            .iter()
+            .any(|one| one["state"] == "quarantined")
     });
-    let results = node.records(&["consume", "op.result.g", "--from", "earliest", "--stop-at-end"]);
-    assert!(results.iter().all(|one| one.rest["type"] == "task.failed"), "nothing bad is a result");
-    assert_eq!(results[0].rest["headers"]["arqon-error-code"], "SCHEMA_VIOLATION");
+    let results = node.records(&[
+        "consume",
+        "op.result.g",
+        "--from",
+        "earliest",
+        "--stop-at-end",
+    ]);
+    assert!(
+        results.iter().all(|one| one.rest["type"] == "task.failed"),
+        "nothing bad is a result"
+    );
+    assert_eq!(
+        results[0].rest["headers"]["arqon-error-code"],
+        "SCHEMA_VIOLATION"
+    );
     // Connecting again does not help.
     drop(operator);
     worker.close().await;
@@ -420,12 +583,20 @@ async fn what_does_not_fit_its_schema_is_not_let_through() {
         let shown = parsed(&node.ok(&["operators", "show", "g", "w", "-o", "json"]));
         shown["in_hand"] == 0
     });
-    let refused = worker.work(options.clone(), echo).await.expect_err("in quarantine");
-    assert_eq!(field(&refused), (Some(ErrorCode::Forbidden), "instance".into()));
+    let refused = worker
+        .work(options.clone(), echo)
+        .await
+        .expect_err("in quarantine");
+    assert_eq!(
+        field(&refused),
+        (Some(ErrorCode::Forbidden), "instance".into())
+    );
     node.ok(&["operators", "release", "g", "w"]);
     let _good = worker.work(options, echo).await.expect("let out");
     let task = open["task"].as_str().expect("an id").to_owned();
-    until("it is done by a good one", || node.ends("g") == [(task.clone(), "task.done".to_owned())]);
+    until("it is done by a good one", || {
+        node.ends("g") == [(task.clone(), "task.done".to_owned())]
+    });
 }
 
 // OPS-02: enough failures, or one that says so itself, put a task among the dead letters.
@@ -444,16 +615,37 @@ async fn what_fails_for_good_is_a_dead_letter() {
             retry_after: Duration::from_millis(10),
         }))
     };
-    let _operator = client.work(OperatorOptions::new("w", "g"), fail).await.expect("let in");
+    let _operator = client
+        .work(OperatorOptions::new("w", "g"), fail)
+        .await
+        .expect("let in");
     let other = node.client().await;
-    let dead = dispatch(&other, json!({"group": "g", "wait_ms": 10_000})).await.expect("told");
-    assert_eq!((&dead["state"], &dead["error_code"]), (&json!("dead"), &json!("NO")), "{dead}");
+    let dead = dispatch(&other, json!({"group": "g", "wait_ms": 10_000}))
+        .await
+        .expect("told");
+    assert_eq!(
+        (&dead["state"], &dead["error_code"]),
+        (&json!("dead"), &json!("NO")),
+        "{dead}"
+    );
     assert_eq!(attempts.swap(0, Ordering::SeqCst), 5);
-    let dead = dispatch(&other, json!({"group": "g", "payload": {}, "wait_ms": 10_000})).await.expect("told");
-    assert_eq!((&dead["state"], attempts.load(Ordering::SeqCst)), (&json!("dead"), 1), "{dead}");
+    let dead = dispatch(
+        &other,
+        json!({"group": "g", "payload": {}, "wait_ms": 10_000}),
+    )
+    .await
+    .expect("told");
+    assert_eq!(
+        (&dead["state"], attempts.load(Ordering::SeqCst)),
+        (&json!("dead"), 1),
+        "{dead}"
+    );
     let letters = node.records(&["consume", "dlq.g", "--from", "earliest", "--stop-at-end"]);
     assert_eq!(letters.len(), 2);
-    let late = dispatch(&other, json!({"group": "empty", "payload": {}, "deadline_ms": 100, "wait_ms": 10_000}));
+    let late = dispatch(
+        &other,
+        json!({"group": "empty", "payload": {}, "deadline_ms": 100, "wait_ms": 10_000}),
+    );
     assert_eq!(late.await.expect("told")["state"], "expired");
 }
 
@@ -462,7 +654,16 @@ async fn what_fails_for_good_is_a_dead_letter() {
 fn a_node_that_was_killed_knows_its_tasks_and_that_nobody_is_there() {
     let dir = tempfile::tempdir().expect("a directory");
     let node = Node::dev_on(dir.path());
-    let worker = node.spawned(&["operators", "work", "--group", "g", "--exec", "sleep 60", "--instance", "slow"]);
+    let worker = node.spawned(&[
+        "operators",
+        "work",
+        "--group",
+        "g",
+        "--exec",
+        "sleep 60",
+        "--instance",
+        "slow",
+    ]);
     node.ready(1);
     let sent: BTreeSet<String> = (0..3)
         .map(|n| {
@@ -478,7 +679,10 @@ fn a_node_that_was_killed_knows_its_tasks_and_that_nobody_is_there() {
     let node = Node::dev_on(dir.path());
     let listed = node.operators();
     assert_eq!(listed.len(), 1);
-    assert_eq!((&listed[0]["instance"], &listed[0]["state"]), (&json!("slow"), &json!("gone")));
+    assert_eq!(
+        (&listed[0]["instance"], &listed[0]["state"]),
+        (&json!("slow"), &json!("gone"))
+    );
     let groups = parsed(&node.ok(&["operators", "list", "-o", "json"]))["groups"].clone();
     assert_eq!(groups[0]["open_tasks"], 3, "{groups}");
     let _worker = node.spawned(&["operators", "work", "--group", "g", "--exec", "cat"]);
@@ -533,7 +737,10 @@ fn serve(stream: TcpStream, seen: &Mutex<Vec<String>>, answer: Answer) -> std::i
         };
         let (status, body) = answer(number);
         let length = body.len();
-        write!(writer, "HTTP/1.1 {status}\r\ncontent-type: application/json\r\nretry-after: 0\r\ncontent-length: {length}\r\n\r\n{body}")?;
+        write!(
+            writer,
+            "HTTP/1.1 {status}\r\ncontent-type: application/json\r\nretry-after: 0\r\ncontent-length: {length}\r\n\r\n{body}"
+        )?;
     }
 }
 
@@ -548,14 +755,27 @@ async fn a_sidecar_takes_tasks_to_an_http_service() {
         _ => ("200 OK", r#"{"ok":true}"#),
     });
     let to = format!("http://{address}/run");
-    let health = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+    let health = TcpListener::bind("127.0.0.1:0")
+        .expect("a port")
+        .local_addr()
+        .expect("an address");
     let sidecar = node.spawned(&[
-        "sidecar", "--group", "web", "--to", &to, "--health", &health.to_string(),
+        "sidecar",
+        "--group",
+        "web",
+        "--to",
+        &to,
+        "--health",
+        &health.to_string(),
     ]);
     node.ready(1);
     let given = json!({"group": "web", "payload": {"n": 1}, "key": "k", "traceparent": TRACE, "wait_ms": 15_000});
     let done = dispatch(&client, given.clone()).await.expect("done");
-    assert_eq!((&done["state"], &done["output"]), (&json!("done"), &json!({"ok": true})), "{done}");
+    assert_eq!(
+        (&done["state"], &done["output"]),
+        (&json!("done"), &json!({"ok": true})),
+        "{done}"
+    );
     let seen = requests.lock().expect("the lock").clone();
     assert_eq!(seen.len(), 2, "the first attempt failed");
     for (request, attempt) in seen.iter().zip(["1", "2"]) {
@@ -573,14 +793,25 @@ async fn a_sidecar_takes_tasks_to_an_http_service() {
         assert!(request.ends_with(r#"{"n":1}"#), "{request}");
     }
     let refused = dispatch(&client, given).await.expect("told");
-    assert_eq!((&refused["state"], &refused["error_code"]), (&json!("dead"), &json!("HTTP_422")), "{refused}");
+    assert_eq!(
+        (&refused["state"], &refused["error_code"]),
+        (&json!("dead"), &json!("HTTP_422")),
+        "{refused}"
+    );
     let mut stream = TcpStream::connect(health).expect("it tells how it is");
-    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").expect("sent");
+    stream
+        .write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .expect("sent");
     let mut told = String::new();
     stream.read_to_string(&mut told).expect("text");
-    assert!(told.starts_with("HTTP/1.1 200") && told.contains(r#""done":1"#), "{told}");
+    assert!(
+        told.starts_with("HTTP/1.1 200") && told.contains(r#""done":1"#),
+        "{told}"
+    );
     sidecar.signal("TERM");
     let (code, said) = sidecar.ended();
     assert_eq!(code, 0, "{said}");
-    until("it is gone", || node.operators().iter().all(|one| one["state"] == "gone"));
+    until("it is gone", || {
+        node.operators().iter().all(|one| one["state"] == "gone")
+    });
 }

@@ -112,14 +112,20 @@ pub(crate) async fn run(
         ("schema", arguments.schema),
         ("key", arguments.key),
         ("traceparent", arguments.traceparent),
-        ("content_type", arguments.json.then(|| "application/json".to_owned())),
+        (
+            "content_type",
+            arguments.json.then(|| "application/json".to_owned()),
+        ),
     ];
     let mut given: Vec<(&str, Value)> = texts
         .into_iter()
         .filter_map(|(name, text)| Some((name, text?.into())))
         .collect();
     given.push(("data", payload.into()));
-    let spans = [("deadline_ms", arguments.deadline), ("wait_ms", arguments.wait)];
+    let spans = [
+        ("deadline_ms", arguments.deadline),
+        ("wait_ms", arguments.wait),
+    ];
     given.extend(
         spans
             .into_iter()

@@ -223,9 +223,8 @@ impl Bridge {
         let mut body = Vec::new();
         loop {
             let piece = response.chunk().await;
-            let piece = piece.map_err(|error| {
-                refusal("UNREACHABLE", text(&error), Some(pause(job)))
-            })?;
+            let piece =
+                piece.map_err(|error| refusal("UNREACHABLE", text(&error), Some(pause(job))))?;
             let Some(piece) = piece else {
                 return Ok(body);
             };
@@ -243,14 +242,11 @@ impl Bridge {
         let may_go_better = status.is_server_error()
             || matches!(
                 status,
-                StatusCode::REQUEST_TIMEOUT
-                    | StatusCode::TOO_EARLY
-                    | StatusCode::TOO_MANY_REQUESTS
+                StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS
             );
         let asked = response.headers().get("retry-after");
         let asked = asked.and_then(|value| value.to_str().ok()?.parse().ok());
-        let wait = may_go_better
-            .then(|| asked.map_or_else(|| pause(job), Duration::from_secs));
+        let wait = may_go_better.then(|| asked.map_or_else(|| pause(job), Duration::from_secs));
         let said = self.body(job, response).await.unwrap_or_default();
         let said: String = String::from_utf8_lossy(&said)
             .chars()
@@ -258,7 +254,11 @@ impl Bridge {
             .take(ERROR_CHARS_MAX)
             .collect();
         let code = format!("HTTP_{}", status.as_u16());
-        refusal(&code, format!("the service answered {status}: {said}"), wait)
+        refusal(
+            &code,
+            format!("the service answered {status}: {said}"),
+            wait,
+        )
     }
 }
 

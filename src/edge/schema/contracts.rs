@@ -10,8 +10,8 @@ use super::Schemas;
 use super::definition::{Definition, Form};
 use super::subject::{Subject, Version};
 use super::violation;
-use crate::broker::{Broker, Tenant};
 use crate::broker::operators::contracts::{Breach, Contracts};
+use crate::broker::{Broker, Tenant};
 use crate::config::UnknownFields;
 use crate::edge::shield::{Rules, Shield};
 
@@ -79,7 +79,10 @@ fn check(definition: &Definition, data: &[u8]) -> Result<(), Breach> {
         }
     };
     Err(Breach {
-        field: violations.first().map(|one| one.path.clone()).unwrap_or_default(),
+        field: violations
+            .first()
+            .map(|one| one.path.clone())
+            .unwrap_or_default(),
         problem: violation::line(&violations),
     })
 }
@@ -107,6 +110,8 @@ impl Schemas {
         let active = all.filter_map(Subject::active);
         let is_it = |version: &&Version| version.definition.message() == name && !name.is_empty();
         // Of several the same on every node: by what they say.
-        active.filter(is_it).min_by_key(|version| version.definition.digest)
+        active
+            .filter(is_it)
+            .min_by_key(|version| version.definition.digest)
     }
 }

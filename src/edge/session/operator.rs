@@ -55,7 +55,9 @@ impl Session {
             return Err(Refusal::too_large("operator", found, unit, OPERATORS_MAX));
         }
         let others = self.operators.iter();
-        let taken: u64 = others.map(|one| u64::from(one.manifest().concurrency)).sum();
+        let taken: u64 = others
+            .map(|one| u64::from(one.manifest().concurrency))
+            .sum();
         let wanted = taken + u64::from(join.concurrency.max(1));
         if wanted > CONCURRENCY_MAX {
             let text = format!(

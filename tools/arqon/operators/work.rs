@@ -125,9 +125,8 @@ impl Shell {
         let payload = job.payload.clone();
         let stdin = child.stdin.take();
         // Of their own each: a command may write before it has read.
-        let feeding = std::thread::spawn(move || {
-            stdin.map_or(Ok(()), |mut stdin| stdin.write_all(&payload))
-        });
+        let feeding =
+            std::thread::spawn(move || stdin.map_or(Ok(()), |mut stdin| stdin.write_all(&payload)));
         let stdout = child.stdout.take();
         let reading = std::thread::spawn(move || read(stdout, OUTPUT_BYTES_MAX + 1));
         let stderr = child.stderr.take();
@@ -145,7 +144,11 @@ impl Shell {
                 (None, signal) => format!("signal {}", signal.unwrap_or_default()),
             };
             let retryable = status.code() != Some(DATA_ERROR);
-            return Err(failed("EXIT", format!("{how}: {}", complaint.trim()), retryable));
+            return Err(failed(
+                "EXIT",
+                format!("{how}: {}", complaint.trim()),
+                retryable,
+            ));
         }
         if output.len() as u64 > OUTPUT_BYTES_MAX {
             let text = format!("the command wrote more than {OUTPUT_BYTES_MAX} bytes");
@@ -187,10 +190,11 @@ impl Shell {
 
 /// Kills a command and what it has started.
 fn kill(child: &mut Child) {
-    let group = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
-    let killed = group.map(|group| {
-        rustix::process::kill_process_group(group, rustix::process::Signal::KILL)
-    });
+    let group = i32::try_from(child.id())
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
+    let killed = group
+        .map(|group| rustix::process::kill_process_group(group, rustix::process::Signal::KILL));
     if !matches!(killed, Some(Ok(())))
         && let Err(error) = child.kill()
     {

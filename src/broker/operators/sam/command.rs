@@ -71,19 +71,59 @@ pub const COMMANDS: &[Command<Handler>] = &[
         role: Role::User,
         effect: Effect::Changes,
         arguments: &[
-            optional("group", Kind::Text, "whose operators do it; else capability decides"),
-            optional("capability", Kind::Text, "what the operator must be able to do"),
-            optional("mode", Kind::Text, "direct, balanced (the default), broadcast or competing"),
-            optional("operator", Kind::Text, "for direct: the instance, or the program's name"),
+            optional(
+                "group",
+                Kind::Text,
+                "whose operators do it; else capability decides",
+            ),
+            optional(
+                "capability",
+                Kind::Text,
+                "what the operator must be able to do",
+            ),
+            optional(
+                "mode",
+                Kind::Text,
+                "direct, balanced (the default), broadcast or competing",
+            ),
+            optional(
+                "operator",
+                Kind::Text,
+                "for direct: the instance, or the program's name",
+            ),
             optional("payload", Kind::Object, "what is to be worked on, as JSON"),
             optional("data", Kind::Bytes, "what is to be worked on, as bytes"),
-            optional("content_type", Kind::Text, "form of data; application/octet-stream if left out"),
+            optional(
+                "content_type",
+                Kind::Text,
+                "form of data; application/octet-stream if left out",
+            ),
             optional("schema", Kind::Text, "schema of the payload"),
-            optional("deadline_ms", Kind::Integer, "after so many milliseconds it is not worth doing"),
-            optional("key", Kind::Text, "two with one key are done one after the other"),
-            optional("selection", Kind::Text, "of several answers: first, best or all"),
-            optional("traceparent", Kind::Text, "the W3C trace that it belongs to"),
-            optional("causal_parent", Kind::Text, "id of the record that caused it"),
+            optional(
+                "deadline_ms",
+                Kind::Integer,
+                "after so many milliseconds it is not worth doing",
+            ),
+            optional(
+                "key",
+                Kind::Text,
+                "two with one key are done one after the other",
+            ),
+            optional(
+                "selection",
+                Kind::Text,
+                "of several answers: first, best or all",
+            ),
+            optional(
+                "traceparent",
+                Kind::Text,
+                "the W3C trace that it belongs to",
+            ),
+            optional(
+                "causal_parent",
+                Kind::Text,
+                "id of the record that caused it",
+            ),
             WAIT_MS,
         ],
         doc: "Has something done by the operators of a group.",
@@ -184,7 +224,11 @@ fn verify(call: &Call<'_>) -> Result<Value, Error> {
         group: TRUTH_GROUP.to_owned(),
         ..Order::default()
     };
-    let claim = call.arguments.object("payload").cloned().unwrap_or_default();
+    let claim = call
+        .arguments
+        .object("payload")
+        .cloned()
+        .unwrap_or_default();
     let parcel = Parcel {
         payload: Bytes::from(Json::Object(claim).to_string()),
         content_type: "application/json".to_owned(),
@@ -206,7 +250,10 @@ fn asked(call: &Call<'_>) -> Result<(Order, Parcel), Error> {
     let mode = match text(call, "mode") {
         None => Mode::default(),
         Some(mode) => Mode::parse(&mode).ok_or_else(|| {
-            wrong("mode", "mode must be direct, balanced, broadcast or competing")
+            wrong(
+                "mode",
+                "mode must be direct, balanced, broadcast or competing",
+            )
         })?,
     };
     let selection = match (text(call, "selection"), mode) {
@@ -299,10 +346,14 @@ fn parcel(call: &Call<'_>) -> Result<Parcel, Error> {
     };
     for (name, text) in [
         ("content_type", content_type.as_str()),
-        ("causal_parent", arguments.text("causal_parent").unwrap_or_default()),
+        (
+            "causal_parent",
+            arguments.text("causal_parent").unwrap_or_default(),
+        ),
     ] {
         if text.len() > KEY_BYTES_MAX || text.chars().any(char::is_control) {
-            let text = format!("{name} is longer than {KEY_BYTES_MAX} bytes, or has control characters");
+            let text =
+                format!("{name} is longer than {KEY_BYTES_MAX} bytes, or has control characters");
             return Err(wrong(name, text));
         }
     }
@@ -357,9 +408,14 @@ fn send(call: &Call<'_>, mut order: Order, mut parcel: Parcel) -> Result<Value, 
     check(call, &order, &mut parcel)?;
     let able = sam.floor().able(&order);
     if order.mode == Mode::Broadcast && able == 0 {
-        let text = format!("nobody is ready in group {}, so that nobody would get it", order.group);
+        let text = format!(
+            "nobody is ready in group {}, so that nobody would get it",
+            order.group
+        );
         let code = ErrorCode::NotFound;
-        return Err(Refused::new(code, "arguments.group", text).retry(1_000).into());
+        return Err(Refused::new(code, "arguments.group", text)
+            .retry(1_000)
+            .into());
     }
     let main = call.tenancy.reality(&RealityName::main())?;
     order.id = main.new_id().to_string();
@@ -370,7 +426,9 @@ fn send(call: &Call<'_>, mut order: Order, mut parcel: Parcel) -> Result<Value, 
         None
     } else {
         let busy = || {
-            let text = format!("{WAITING_MAX} commands of the tenant wait for results, which is the limit; leave wait_ms out and subscribe to the results");
+            let text = format!(
+                "{WAITING_MAX} commands of the tenant wait for results, which is the limit; leave wait_ms out and subscribe to the results"
+            );
             Refused::new(ErrorCode::RateLimited, "arguments.wait_ms", text).retry(1_000)
         };
         Some(Seat::take(call.tenancy).ok_or_else(busy)?)
@@ -391,7 +449,9 @@ fn send(call: &Call<'_>, mut order: Order, mut parcel: Parcel) -> Result<Value, 
     let sequence = stored?.first.get();
     one_more(&call.broker.sam_counts().dispatched);
     settle::pump(call.broker, call.tenancy);
-    call.broker.duties().wake(call.tenancy.tenant(), super::NAME);
+    call.broker
+        .duties()
+        .wake(call.tenancy.tenant(), super::NAME);
     let mut answer = vec![
         ("task", Value::from(order.id.as_str())),
         ("group", order.group.as_str().into()),
@@ -414,10 +474,7 @@ fn send(call: &Call<'_>, mut order: Order, mut parcel: Parcel) -> Result<Value, 
 }
 
 /// How a task has ended, with what it came to.
-fn outcome(
-    call: &Call<'_>,
-    finished: &Finished,
-) -> Result<Vec<(&'static str, Value)>, Error> {
+fn outcome(call: &Call<'_>, finished: &Finished) -> Result<Vec<(&'static str, Value)>, Error> {
     let main = call.tenancy.reality(&RealityName::main())?;
     let mut fields = vec![
         ("state", Value::from(finished.state.as_str())),
@@ -566,7 +623,10 @@ fn show(call: &Call<'_>) -> Result<Value, Error> {
         fields.insert("metadata".to_owned(), Json::Object(metadata));
         fields.insert("lease_ms".to_owned(), manifest.lease_ms.into());
         fields.insert("by".to_owned(), known.by.as_str().into());
-        fields.insert("since".to_owned(), crate::proto::json::micros(known.since).into());
+        fields.insert(
+            "since".to_owned(),
+            crate::proto::json::micros(known.since).into(),
+        );
         fields.insert("why".to_owned(), known.why.as_str().into());
     }
     Ok(shown.into())
@@ -602,7 +662,10 @@ fn drain(call: &Call<'_>) -> Result<Value, Error> {
         ("group", Value::from(group.as_str())),
         ("instance", instance.as_str().into()),
         ("state", state.as_str().into()),
-        ("in_hand", drained.map_or(0, |one| u64::from(one.in_hand)).into()),
+        (
+            "in_hand",
+            drained.map_or(0, |one| u64::from(one.in_hand)).into(),
+        ),
     ]))
 }
 
@@ -616,7 +679,11 @@ fn quarantine(call: &Call<'_>) -> Result<Value, Error> {
 }
 
 fn release(call: &Call<'_>) -> Result<Value, Error> {
-    set(call, State::Ready, &format!("released by {}", call.caller.subject))
+    set(
+        call,
+        State::Ready,
+        &format!("released by {}", call.caller.subject),
+    )
 }
 
 fn set(call: &Call<'_>, state: State, why: &str) -> Result<Value, Error> {
@@ -626,7 +693,9 @@ fn set(call: &Call<'_>, state: State, why: &str) -> Result<Value, Error> {
         group, instance, ..
     } = &one.manifest;
     settle::set_quarantine(call.tenancy, group, instance, (state, why))?;
-    call.broker.duties().wake(call.tenancy.tenant(), super::NAME);
+    call.broker
+        .duties()
+        .wake(call.tenancy.tenant(), super::NAME);
     let now = known(call)?;
     Ok(brief(call.tenancy, &now))
 }

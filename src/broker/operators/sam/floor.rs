@@ -280,8 +280,9 @@ impl Floor {
     /// An operator that is connected.
     #[must_use]
     pub fn present(&self, group: &str, instance: &str) -> Option<(u64, Present)> {
-        let is_it =
-            |member: &Member| member.manifest.group == group && member.manifest.instance == instance;
+        let is_it = |member: &Member| {
+            member.manifest.group == group && member.manifest.instance == instance
+        };
         let (key, member) = self.members.iter().find(|(_, member)| is_it(member))?;
         Some((*key, shown(member)))
     }
@@ -450,7 +451,10 @@ impl Floor {
             closing: false,
             unwritten: None,
         };
-        self.groups.entry(place.0).or_default().insert(sequence, task);
+        self.groups
+            .entry(place.0)
+            .or_default()
+            .insert(sequence, task);
     }
 
     /// Has `listener` told how a task ends; `false` if it is not open, and nobody will be told.
@@ -622,7 +626,11 @@ impl Floor {
         self.release(place, member);
         let task = self.task(place)?;
         // Whoever answers twice, counts once.
-        if !task.answers.iter().any(|one| one.instance == answer.instance) {
+        if !task
+            .answers
+            .iter()
+            .any(|one| one.instance == answer.instance)
+        {
             task.answers.push(answer);
         }
         if let Some(audience) = &mut task.audience {
@@ -659,13 +667,7 @@ impl Floor {
     }
 
     /// An attempt has come to nothing.
-    pub fn fail(
-        &mut self,
-        place: &Place,
-        member: u64,
-        why: Failure,
-        now: Micros,
-    ) -> Option<Next> {
+    pub fn fail(&mut self, place: &Place, member: u64, why: Failure, now: Micros) -> Option<Next> {
         let released = self.release(place, member);
         let task = self.task(place)?;
         if task.closing {
@@ -796,7 +798,9 @@ impl Floor {
         let times = tasks().filter(|task| !task.closing).flat_map(|task| {
             let leases = task.hands.iter().map(|hand| hand.until);
             let back_off = Some(task.not_before).filter(|_| task.hands.is_empty());
-            leases.chain(task.order.deadline).chain(back_off.filter(|at| at.0 > 0))
+            leases
+                .chain(task.order.deadline)
+                .chain(back_off.filter(|at| at.0 > 0))
         });
         let spent = self.members.values().flat_map(|one| one.spent.values());
         times.chain(spent.copied()).chain(unwritten).min()
@@ -837,9 +841,9 @@ fn is_able(member: &Member, order: &Order) -> bool {
 fn chosen(members: &BTreeMap<u64, Member>, task: &mut Task) -> Vec<u64> {
     let order = &task.order;
     if !order.mode.asks_many() {
-        let able = members.iter().filter(|(_, member)| {
-            member.has_room() && is_able(member, order)
-        });
+        let able = members
+            .iter()
+            .filter(|(_, member)| member.has_room() && is_able(member, order));
         // Whoever has not failed at it, has most room, and has waited longest.
         let best = able.min_by_key(|(_, member)| {
             let manifest = &member.manifest;

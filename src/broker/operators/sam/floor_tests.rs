@@ -92,8 +92,15 @@ fn the_same_key_is_never_in_hand_twice_and_keeps_its_order() {
     let place = ("g".to_owned(), 1);
     let next = floor.fail(&place, keys[0], failure(Cause::Retryable(0)), T0);
     assert!(matches!(next, Some(Next::Again(_))));
-    assert!(floor.offers(at(50)).is_empty(), "the first is to be tried again first");
-    assert_eq!(to(&floor.offers(at(100))), [("1", "b")], "who failed goes last");
+    assert!(
+        floor.offers(at(50)).is_empty(),
+        "the first is to be tried again first"
+    );
+    assert_eq!(
+        to(&floor.offers(at(100))),
+        [("1", "b")],
+        "who failed goes last"
+    );
 }
 
 // OPS-04
@@ -119,12 +126,18 @@ fn a_lease_that_is_over_gives_the_task_to_another_and_the_old_one_counts_for_not
     floor.add(1, order("1"), 0, Vec::new());
     let given = floor.offers(T0);
     assert_eq!(floor.due(), Some(at(30_000)));
-    let until = floor.extend(keys[0], "1", given[0].lease, at(20_000)).unwrap();
+    let until = floor
+        .extend(keys[0], "1", given[0].lease, at(20_000))
+        .unwrap();
     assert_eq!(until, at(50_000));
     assert!(floor.tick(at(49_999)).is_empty());
     assert_eq!(floor.tick(at(50_000)).len(), 1);
     assert_eq!(to(&floor.offers(at(50_000))), [("1", "b")]);
-    assert!(floor.extend(keys[0], "1", given[0].lease, at(50_000)).is_err());
+    assert!(
+        floor
+            .extend(keys[0], "1", given[0].lease, at(50_000))
+            .is_err()
+    );
     // It hangs, and is given nothing more until it says something.
     floor.add(2, order("2"), 0, Vec::new());
     assert!(floor.offers(at(50_000)).is_empty());
@@ -143,7 +156,13 @@ fn what_may_have_had_its_effect_is_not_given_to_another() {
     floor.add(1, order("1"), 0, Vec::new());
     assert_eq!(floor.offers(T0).len(), 1);
     let next = floor.leave(key, T0);
-    assert!(matches!(&next[..], [Next::Close(Closing { end: End::Dead(_), .. })]));
+    assert!(matches!(
+        &next[..],
+        [Next::Close(Closing {
+            end: End::Dead(_),
+            ..
+        })]
+    ));
 }
 
 // OPS-02, OPS-04
@@ -158,7 +177,13 @@ fn enough_failures_are_the_end() {
         assert_eq!(offers[0].attempt, attempt);
         let why = failure(Cause::Contract);
         let next = floor.fail(&place, keys[0], why, now).unwrap();
-        let is_end = matches!(next, Next::Close(Closing { end: End::Dead(_), .. }));
+        let is_end = matches!(
+            next,
+            Next::Close(Closing {
+                end: End::Dead(_),
+                ..
+            })
+        );
         assert_eq!(is_end, attempt == ATTEMPTS_MAX);
         now = floor.due().unwrap_or(now);
     }
@@ -195,7 +220,13 @@ fn everybody_gets_a_broadcast_and_it_ends_when_all_have_answered_or_gone() {
         assert!(floor.note(&place, *key, answer).is_none());
     }
     let next = floor.leave(keys[2], T0);
-    let [Next::Close(Closing { end: End::Done(answers), .. })] = &next[..] else {
+    let [
+        Next::Close(Closing {
+            end: End::Done(answers),
+            ..
+        }),
+    ] = &next[..]
+    else {
         panic!("{next:?}");
     };
     assert_eq!(answers.len(), 2);
@@ -225,7 +256,13 @@ fn the_best_score_wins_within_the_deadline() {
     }
     assert!(floor.tick(at(999)).is_empty());
     let next = floor.tick(at(1_000));
-    let [Next::Close(Closing { end: End::Done(answers), .. })] = &next[..] else {
+    let [
+        Next::Close(Closing {
+            end: End::Done(answers),
+            ..
+        }),
+    ] = &next[..]
+    else {
         panic!("{next:?}");
     };
     assert_eq!(answers[0].instance, "b");
@@ -286,7 +323,10 @@ fn a_task_that_names_its_operator_or_what_it_must_do_waits_for_one() {
 fn an_instance_is_there_once_and_one_that_breaks_its_contract_is_given_nothing() {
     let (mut floor, keys) = floor(&["a"]);
     let refused = floor.join(manifest("a", |_| {})).unwrap_err();
-    assert_eq!((refused.field.as_str(), refused.retry_after_ms), ("instance", 1_000));
+    assert_eq!(
+        (refused.field.as_str(), refused.retry_after_ms),
+        ("instance", 1_000)
+    );
     let breaches: Vec<bool> = (0..BREACHES_MAX).map(|_| floor.breached(keys[0])).collect();
     assert_eq!(breaches, [false, false, true]);
     floor.add(1, order("1"), 0, Vec::new());

@@ -138,13 +138,16 @@ fn may_work(caller: &Identity, group: &str) -> Result<(), Refused> {
         format!("{}{group}", task::TASK_PREFIX),
         format!("{}{group}", task::RESULT_PREFIX),
     );
-    let filter = Filter::new(&task).map_err(|fault| Refused::invalid("group", format!("group {fault}")))?;
+    let filter =
+        Filter::new(&task).map_err(|fault| Refused::invalid("group", format!("group {fault}")))?;
     if !caller.may_subscribe(&filter) {
-        let text = format!("this token may not work for group {group}: it may not subscribe to {task}");
+        let text =
+            format!("this token may not work for group {group}: it may not subscribe to {task}");
         return Err(Refused::new(ErrorCode::Forbidden, "group", text));
     }
     if !caller.is_granted(&result) {
-        let text = format!("this token may not work for group {group}: it may not publish on {result}");
+        let text =
+            format!("this token may not work for group {group}: it may not publish on {result}");
         return Err(Refused::new(ErrorCode::Forbidden, "group", text));
     }
     Ok(())
@@ -243,7 +246,11 @@ impl Membership {
     /// The task is not in its hands any more.
     pub fn extend(&self, id: &str, lease: u64) -> Result<u64, Error> {
         let now = self.tenancy.now();
-        let until = self.tenancy.sam().floor().extend(self.key, id, lease, now)?;
+        let until = self
+            .tenancy
+            .sam()
+            .floor()
+            .extend(self.key, id, lease, now)?;
         Ok(until.as_millis())
     }
 
@@ -267,7 +274,10 @@ impl Membership {
 
     /// No more tasks for it, because its session is about to end.
     pub fn pause(&self) {
-        self.tenancy.sam().floor().stand(self.key, Standing::Draining);
+        self.tenancy
+            .sam()
+            .floor()
+            .stand(self.key, Standing::Draining);
     }
 
     /// No more tasks for it; answers with how many it still has. Blocks on the disk.
@@ -276,7 +286,12 @@ impl Membership {
     /// That could not be written down.
     pub fn drain(&self) -> Result<u32, Error> {
         let manifest = &self.manifest;
-        let drained = drain(&self.tenancy, &manifest.group, &manifest.instance, &self.subject)?;
+        let drained = drain(
+            &self.tenancy,
+            &manifest.group,
+            &manifest.instance,
+            &self.subject,
+        )?;
         Ok(drained.map_or(0, |present| present.in_hand))
     }
 }
@@ -293,7 +308,11 @@ impl Drop for Membership {
         later.next.extend(next);
         // Quarantine outlasts the connection.
         if was.is_some_and(|one| one.standing != Standing::Quarantined) {
-            let gone = stands(&self.manifest.instance, State::Gone, "its session has ended");
+            let gone = stands(
+                &self.manifest.instance,
+                State::Gone,
+                "its session has ended",
+            );
             later.events.push((self.manifest.group.clone(), gone));
         }
         drop(later);
@@ -318,7 +337,11 @@ fn drain(
     }
     drop(floor);
     let why = format!("drained by {by}");
-    settle::record(tenancy, group, vec![stands(instance, State::Draining, &why)])?;
+    settle::record(
+        tenancy,
+        group,
+        vec![stands(instance, State::Draining, &why)],
+    )?;
     let present = sam.floor().member(key);
     Ok(present)
 }

@@ -68,7 +68,9 @@ fn read(tenancy: &Tenancy, main: &Reality, from: &BTreeMap<String, u64>) -> Resu
         .filter_map(|topic| topic.topic.strip_prefix(TASK_PREFIX))
         .collect();
     // Where nothing is known of a group, all of it is read.
-    let starts = groups.iter().map(|group| from.get(*group).copied().unwrap_or(0));
+    let starts = groups
+        .iter()
+        .map(|group| from.get(*group).copied().unwrap_or(0));
     let Some(start) = starts.min() else {
         return Ok(());
     };

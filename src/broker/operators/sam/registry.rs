@@ -303,7 +303,10 @@ mod tests {
         announced(&mut registry, &one, 1);
         stands(&mut registry, "a", State::Quarantined, 2);
         let refused = registry.admit(&one).unwrap_err();
-        assert_eq!((refused.code, refused.field.as_str()), (ErrorCode::Forbidden, "instance"));
+        assert_eq!(
+            (refused.code, refused.field.as_str()),
+            (ErrorCode::Forbidden, "instance")
+        );
         stands(&mut registry, "a", State::Gone, 3);
         registry.admit(&one).unwrap();
     }

@@ -250,7 +250,9 @@ fn letter_of(
 ) -> Result<Option<OwnRecord>, Error> {
     let bytes = match read(reality, closing.place.1) {
         Ok((bytes, _)) => bytes,
-        Err(Error::NoSuchRecord { .. } | Error::OutOfRange { .. } | Error::RecordDamaged { .. }) => {
+        Err(
+            Error::NoSuchRecord { .. } | Error::OutOfRange { .. } | Error::RecordDamaged { .. },
+        ) => {
             return Ok(None);
         }
         Err(error) => return Err(error),
@@ -587,13 +589,7 @@ impl Membership {
         })
     }
 
-    fn note(
-        &self,
-        taken: &Taken,
-        id: String,
-        said: Said,
-        now: Micros,
-    ) -> Result<TaskTaken, Error> {
+    fn note(&self, taken: &Taken, id: String, said: Said, now: Micros) -> Result<TaskTaken, Error> {
         let (sam, place) = (self.tenancy.sam(), &taken.place);
         let score = said.score;
         let by = self.by(taken);

@@ -328,12 +328,7 @@ pub struct Said {
 }
 
 /// The record of what came of the task that stands at `sequence`.
-pub(super) fn result(
-    task: (&Order, u64),
-    state: State,
-    by: Option<&By>,
-    said: Said,
-) -> OwnRecord {
+pub(super) fn result(task: (&Order, u64), state: State, by: Option<&By>, said: Said) -> OwnRecord {
     let (order, sequence) = task;
     let mut headers = Headers::default();
     headers.put(TASK_ID, &order.id);

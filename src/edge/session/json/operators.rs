@@ -37,7 +37,11 @@ impl Session {
         }
     }
 
-    pub(in crate::edge::session) fn operator_joined_json(&mut self, asked: &Asked, joined: &Joined) {
+    pub(in crate::edge::session) fn operator_joined_json(
+        &mut self,
+        asked: &Asked,
+        joined: &Joined,
+    ) {
         let data = json!({
             "group": joined.group,
             "instance": joined.instance,
@@ -76,7 +80,13 @@ impl Session {
             TASK_COMMAND
         };
         let now = self.context.broker.now();
-        let text = Text::task(&given.id, command, Content::Value(said), object(metadata), now);
+        let text = Text::task(
+            &given.id,
+            command,
+            Content::Value(said),
+            object(metadata),
+            now,
+        );
         self.outbox.push_text(text.to_line());
     }
 
