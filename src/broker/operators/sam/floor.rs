@@ -792,15 +792,15 @@ impl Floor {
 
     /// When [`Floor::tick`] or [`Floor::offers`] is due; `None` if nothing is to be expected.
     #[must_use]
-    pub fn due(&self) -> Option<Micros> {
+    pub fn due(&self, now: Micros) -> Option<Micros> {
         let tasks = || self.groups.values().flat_map(BTreeMap::values);
         let unwritten = tasks().filter_map(|task| Some(task.unwritten.as_ref()?.0));
         let times = tasks().filter(|task| !task.closing).flat_map(|task| {
-            let leases = task.hands.iter().map(|hand| hand.until);
-            let back_off = Some(task.not_before).filter(|_| task.hands.is_empty());
-            leases
-                .chain(task.order.deadline)
-                .chain(back_off.filter(|at| at.0 > 0))
+            let held = task.hands.iter().filter(|hand| !hand.answering);
+            let leases = held.map(|hand| hand.until);
+            // One whose time has come waits for room, and not for time.
+            let back_off = Some(task.not_before).filter(|at| *at > now && task.hands.is_empty());
+            leases.chain(task.order.deadline).chain(back_off)
         });
         let spent = self.members.values().flat_map(|one| one.spent.values());
         times.chain(spent.copied()).chain(unwritten).min()

@@ -125,7 +125,7 @@ fn a_lease_that_is_over_gives_the_task_to_another_and_the_old_one_counts_for_not
     let (mut floor, keys) = floor(&["a", "b"]);
     floor.add(1, order("1"), 0, Vec::new());
     let given = floor.offers(T0);
-    assert_eq!(floor.due(), Some(at(30_000)));
+    assert_eq!(floor.due(T0), Some(at(30_000)));
     let until = floor
         .extend(keys[0], "1", given[0].lease, at(20_000))
         .unwrap();
@@ -185,7 +185,7 @@ fn enough_failures_are_the_end() {
             })
         );
         assert_eq!(is_end, attempt == ATTEMPTS_MAX);
-        now = floor.due().unwrap_or(now);
+        now = floor.due(now).unwrap_or(now);
     }
     assert!(floor.offers(at(1 << 30)).is_empty(), "it is closed");
     // One that says so itself needs no second attempt.

@@ -97,7 +97,8 @@ pub struct Sam {
 #[derive(Debug, Default)]
 struct Later {
     next: Vec<Next>,
-    events: Vec<(String, Event)>,
+    /// Operators whose sessions have ended: group and instance.
+    gone: Vec<(String, String)>,
 }
 
 fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -130,6 +131,8 @@ pub struct Membership {
     key: u64,
     manifest: Arc<Manifest>,
     subject: String,
+    /// The registry knows of it.
+    is_announced: bool,
 }
 
 /// What a token must allow whoever works for a group.
@@ -185,12 +188,13 @@ pub fn join(
     let key = sam.floor().join(Arc::clone(&manifest))?;
     lock(&sam.hands).insert(key, hands);
     // From here on it leaves when anything fails.
-    let membership = Membership {
+    let mut membership = Membership {
         broker: Arc::clone(broker),
         tenancy: Arc::clone(tenancy),
         key,
         manifest: Arc::clone(&manifest),
         subject: caller.subject.clone(),
+        is_announced: false,
     };
     let announced = Event::Announced {
         manifest: Box::new((*manifest).clone()),
@@ -203,6 +207,7 @@ pub fn join(
         let events = events.map(|event| event.record(&manifest.group));
         Ok(((), events.to_vec()))
     })?;
+    membership.is_announced = true;
     Ok(membership)
 }
 
@@ -301,19 +306,15 @@ impl Drop for Membership {
         let sam = self.tenancy.sam();
         lock(&sam.hands).remove(&self.key);
         let mut floor = sam.floor();
-        let was = floor.member(self.key);
         let next = floor.leave(self.key, self.tenancy.now());
         drop(floor);
         let mut later = lock(&sam.later);
         later.next.extend(next);
-        // Quarantine outlasts the connection.
-        if was.is_some_and(|one| one.standing != Standing::Quarantined) {
-            let gone = stands(
-                &self.manifest.instance,
-                State::Gone,
-                "its session has ended",
-            );
-            later.events.push((self.manifest.group.clone(), gone));
+        if self.is_announced {
+            let Manifest {
+                group, instance, ..
+            } = &*self.manifest;
+            later.gone.push((group.clone(), instance.clone()));
         }
         drop(later);
         self.wake();
@@ -351,10 +352,10 @@ fn is_due(tenancy: &Arc<Tenancy>) -> Result<bool, Error> {
     let sam = tenancy.sam();
     let is_later = {
         let later = lock(&sam.later);
-        !later.next.is_empty() || !later.events.is_empty()
+        !later.next.is_empty() || !later.gone.is_empty()
     };
     let floor = sam.floor();
-    Ok(is_later || floor.due().is_some() || !floor.all_present().is_empty())
+    Ok(is_later || floor.due(tenancy.now()).is_some() || !floor.all_present().is_empty())
 }
 
 /// Longest pause between two looks at what is due: clocks jump.
@@ -372,7 +373,7 @@ fn run(office: Office) -> BoxFuture<'static, Result<(), Error>> {
             if office.is_closing() || !office.blocking(is_due).await? {
                 return Ok(());
             }
-            let due = office.tenancy.sam().floor().due();
+            let due = office.tenancy.sam().floor().due(office.tenancy.now());
             let now = office.tenancy.now();
             let pause = due.map_or(LOOK_EVERY, |at| {
                 Duration::from_micros(at.0.saturating_sub(now.0)).clamp(LOOK_LEAST, LOOK_EVERY)

@@ -40,6 +40,23 @@ pub(super) fn record(tenancy: &Tenancy, group: &str, events: Vec<Event>) -> Resu
     tenancy.ledger::<Registry>().change(|_| Ok(((), events)))
 }
 
+/// Says that an operator has gone, unless it is back by now. Quarantine outlasts the connection.
+fn record_gone(tenancy: &Tenancy, group: &str, instance: &str) -> Result<(), Error> {
+    tenancy.ledger::<Registry>().change(|registry| {
+        let known = registry.groups.get(group);
+        let known = known.and_then(|group| group.operators.get(instance));
+        let is_over = known.is_none_or(|one| matches!(one.state, State::Quarantined | State::Gone));
+        let is_back = tenancy.sam().floor().present(group, instance).is_some();
+        let gone = stands(instance, State::Gone, "its session has ended");
+        let events = if is_over || is_back {
+            Vec::new()
+        } else {
+            vec![gone.record(group)]
+        };
+        Ok(((), events))
+    })
+}
+
 /// Does all that is due, and gives out what there is.
 pub(super) fn round(broker: &Arc<Broker>, tenancy: &Arc<Tenancy>) -> Result<(), Error> {
     rebuild::ensure(tenancy)?;
@@ -49,9 +66,9 @@ pub(super) fn round(broker: &Arc<Broker>, tenancy: &Arc<Tenancy>) -> Result<(), 
     let due = sam.floor().tick(tenancy.now());
     settle(broker, tenancy, due);
     pump(broker, tenancy);
-    for (group, event) in later.events {
+    for (group, instance) in later.gone {
         // What cannot be written now is true all the same: the floor knows who is there.
-        if let Err(error) = record(tenancy, &group, vec![event]) {
+        if let Err(error) = record_gone(tenancy, &group, &instance) {
             tracing::warn!(tenant = %tenancy.tenant(), group, %error, "an operator's leaving is not recorded");
         }
     }
@@ -323,7 +340,8 @@ fn give(broker: &Broker, tenancy: &Tenancy, offer: &Offer) -> Result<(), Failure
     };
     let read = main_of(tenancy).and_then(|reality| read(&reality, offer.sequence));
     let (record, _) = read.map_err(|error| unreadable(&error))?;
-    if let Some(present) = sam.floor().member(offer.member) {
+    let present = sam.floor().member(offer.member);
+    if let Some(present) = present {
         check_input(broker, tenancy, &present.manifest, &record)?;
     }
     let hands = lock(&sam.hands).get(&offer.member).cloned();
@@ -545,7 +563,9 @@ impl Membership {
         now: Micros,
     ) -> Result<TaskTaken, Error> {
         let (sam, place) = (self.tenancy.sam(), &taken.place);
-        if let Err(refused) = sam.floor().close(place) {
+        // Not in the condition: there the lock would be held throughout.
+        let closed = sam.floor().close(place);
+        if let Err(refused) = closed {
             sam.floor().give_up(place, self.key);
             return Err(refused.into());
         }
