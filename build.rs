@@ -34,10 +34,11 @@ const FILES: [&str; 16] = [
 ];
 
 /// (message, field) pairs of package `arqon.v1` that Rust code keeps encoded.
-const UNDECODED: [(&str, &str); 4] = [
+const UNDECODED: [(&str, &str); 5] = [
     ("Produce", "envelopes"),
     ("Deliver", "records"),
     ("Record", "envelope"),
+    ("Task", "record"),
     ("DeadLetter", "envelope"),
 ];
 

@@ -23,6 +23,7 @@ use arqonbus::edge::metrics::Metrics;
 use arqonbus::edge::ops::{self, Ops};
 use arqonbus::edge::profile::{self, Missing};
 use arqonbus::edge::reload::{self, Reloader};
+use arqonbus::edge::schema::contracts;
 use arqonbus::edge::seats::Seats;
 use arqonbus::edge::session::SessionContext;
 use arqonbus::edge::shield::Shield;
@@ -334,6 +335,8 @@ async fn live(
             offer: terms,
         },
     );
+    let contracts = contracts::Registry::new(&broker, Arc::clone(&shield));
+    broker.contracts().install(Box::new(contracts));
     let (close_offices, closing) = watch::channel(false);
     let offices = tokio::spawn(operators::supervise(Arc::clone(&broker), closing));
     verifier.keep_fresh(&draining);

@@ -122,6 +122,13 @@ impl Identity {
         !is_system_topic(topic) && self.publish.allow(topic)
     }
 
+    /// Whether its token names `topic` among those it may publish on, be it one that the node alone
+    /// appends to: then it may have the node append there, by a command.
+    #[must_use]
+    pub fn is_granted(&self, topic: &str) -> bool {
+        !is_system_topic(topic) && self.publish.allow(topic)
+    }
+
     /// Whether it may see everything that `filter` matches. The `sys.` topics are for admins that
     /// name them, as far as their token does not limit them; private messages are for their two
     /// parties, and for such admins.

@@ -28,6 +28,9 @@ pub enum Error {
     /// Something about rooms is not to be.
     #[error(transparent)]
     Room(#[from] Box<RoomError>),
+    /// An operator or a task is refused.
+    #[error(transparent)]
+    Refused(#[from] super::operators::sam::Refused),
     /// An envelope breaks a rule.
     #[error(transparent)]
     Rejected(#[from] Rejection),
@@ -490,6 +493,7 @@ impl Error {
             | Self::TenantInUse { .. }
             | Self::ConsumerInUse { .. }
             | Self::ConsumerFilter { .. } => ErrorCode::ValidationError,
+            Self::Refused(refused) => refused.code,
             Self::Rejected(rejection) => rejection.fault.code(),
             Self::Room(error) => error.refused.code(),
             Self::SlowConsumer { .. } => ErrorCode::SlowConsumer,
@@ -543,6 +547,7 @@ impl Error {
             | Self::StateDamaged { .. }
             | Self::RecordDamaged { .. } => false,
             Self::ReadOnly { state, .. } => state.repairing,
+            Self::Refused(refused) => refused.retry_after_ms > 0,
             _ => self.code().retryable(),
         }
     }
@@ -552,6 +557,7 @@ impl Error {
     pub fn retry_after_ms(&self) -> u64 {
         match self {
             Self::Append(AppendError::Busy { .. }) => 20,
+            Self::Refused(refused) => refused.retry_after_ms,
             _ if self.retryable() => 1_000,
             _ => 0,
         }
@@ -562,6 +568,7 @@ impl Error {
     pub fn field(&self) -> String {
         match self {
             Self::Name { field, .. } => (*field).into(),
+            Self::Refused(refused) => refused.field.clone(),
             Self::Rejected(rejection) => rejection.path(),
             Self::Room(error) => error.refused.field().into(),
             // Named because it is found before anything of the request is done.

@@ -185,6 +185,8 @@ pub struct Broker {
     upkeep: ArcSwap<maintenance::Options>,
     duties: operators::Duties,
     webhooks: operators::webhook::Desk,
+    contracts: operators::contracts::Registry,
+    sam_counts: operators::sam::Counts,
 }
 
 impl Broker {
@@ -220,6 +222,8 @@ impl Broker {
             maintenance: Arc::default(),
             upkeep,
             duties: operators::Duties::default(),
+            contracts: operators::contracts::Registry::default(),
+            sam_counts: operators::sam::Counts::default(),
         });
         broker.spawn("arqon-repair", |ground, broker| {
             while let Some(due) = ground.repairs.next() {
@@ -466,6 +470,18 @@ impl Broker {
     #[must_use]
     pub const fn webhooks(&self) -> &operators::webhook::Desk {
         &self.webhooks
+    }
+
+    /// What payloads of operators must look like.
+    #[must_use]
+    pub const fn contracts(&self) -> &operators::contracts::Registry {
+        &self.contracts
+    }
+
+    /// What has become of operators' tasks.
+    #[must_use]
+    pub const fn sam_counts(&self) -> &operators::sam::Counts {
+        &self.sam_counts
     }
 
     /// Which realities were opened. For one listener.

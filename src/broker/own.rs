@@ -4,6 +4,7 @@
 //! crash leaves both or neither.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
@@ -100,6 +101,25 @@ impl Reality {
             Piece::Encoded(record) => record,
         });
         system::append_all_and_wait(self, records.collect())
+    }
+}
+
+impl Reality {
+    /// The same without waiting: what cannot be stored is said in the node's own log.
+    ///
+    /// # Errors
+    /// The log takes no records now.
+    pub fn leave(&self, records: Vec<OwnRecord>) -> Result<(), Error> {
+        let records = records.into_iter().map(|record| record.encode(self));
+        let sink = Arc::new(system::Logged);
+        self.append_all_own(records.collect(), sink, 0)
+            .map_err(|error| self.refusal(error))
+    }
+
+    /// An id for a record of the node's own.
+    #[must_use]
+    pub fn new_id(&self) -> Uuid {
+        self.next_id(self.now())
     }
 }
 

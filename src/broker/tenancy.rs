@@ -18,6 +18,7 @@ use super::consumer::Consumers;
 use super::error::Error;
 use super::ledger::{Cache, Ledgers};
 use super::name::{RealityName, Tenant};
+use super::operators::sam::Sam;
 use super::reality::{Ground, Reality};
 use super::register::{self, Birth, Register};
 use super::rooms::{self, Rooms};
@@ -39,6 +40,7 @@ pub struct Tenancy {
     audit: Audit,
     ledgers: Ledgers,
     rooms: Arc<Rooms>,
+    sam: Sam,
     there: Mutex<BTreeMap<RealityName, Birth>>,
     /// Those that are open, the system's own excepted.
     open: Roster<RealityName, Reality>,
@@ -97,6 +99,7 @@ impl Tenancy {
             audit: Audit::default(),
             ledgers: Ledgers::default(),
             rooms: Rooms::new(allowance.rooms),
+            sam: Sam::new(ground.environment.clock.now()),
             there: Mutex::new(there),
             creating: Mutex::new(()),
             bytes,
@@ -324,6 +327,11 @@ impl Tenancy {
 
     pub(super) const fn chain(&self) -> &Audit {
         &self.audit
+    }
+
+    /// What its operators have to do.
+    pub(super) const fn sam(&self) -> &Sam {
+        &self.sam
     }
 
     pub(super) const fn ledgers(&self) -> &Ledgers {

@@ -42,6 +42,7 @@ mod raw;
 mod restart;
 mod rooms;
 mod runbook;
+mod sam;
 mod schema;
 #[expect(dead_code, reason = "servers can more than these tests need")]
 #[path = "../servers/mod.rs"]

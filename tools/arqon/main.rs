@@ -14,6 +14,7 @@ mod context;
 mod control;
 mod cron;
 mod delayed;
+mod dispatch;
 mod edge;
 mod failure;
 mod grammar;
@@ -21,6 +22,7 @@ mod log;
 mod loss;
 mod mirror;
 mod node;
+mod operators;
 mod policy;
 mod produce;
 mod progress;
@@ -33,6 +35,7 @@ mod restore;
 mod rooms;
 mod schema;
 mod show;
+mod sidecar;
 mod signature;
 mod status;
 mod store;
@@ -105,6 +108,9 @@ enum Verb {
     Node(node::Arguments),
     Policy(policy::Arguments),
     Projector(projector::Arguments),
+    Dispatch(dispatch::Arguments),
+    Operators(operators::Arguments),
+    Sidecar(sidecar::Arguments),
     Backup(backup::Arguments),
     Restore(restore::Arguments),
     Schema(schema::Arguments),
@@ -184,6 +190,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Log(arguments) => log::run(&target, output, arguments).await,
             Verb::Policy(arguments) => policy::run(&target, output, arguments).await,
             Verb::Projector(arguments) => projector::run(&target, output, arguments).await,
+            Verb::Dispatch(arguments) => dispatch::run(&target, output, arguments).await,
+            Verb::Operators(arguments) => operators::run(&target, output, arguments).await,
+            Verb::Sidecar(arguments) => sidecar::run(&target, arguments).await,
             Verb::Backup(arguments) => backup::run(&target, output, arguments).await,
             Verb::Restore(arguments) => restore::run(output, &arguments),
             Verb::Schema(arguments) => schema::run(&target, output, arguments).await,

@@ -7,10 +7,12 @@
 //! An operator is a consumer with a job: what it knows is a fold of the log, what it has done stands
 //! there, and a task that ends anyhow begins again from that.
 
+pub mod contracts;
 pub mod cron;
 pub mod delayed;
 mod duty;
 mod office;
+pub mod sam;
 pub mod store;
 #[cfg(test)]
 mod testing;
@@ -75,7 +77,14 @@ impl Settings {
 }
 
 /// All of them, by name.
-pub const OPERATORS: &[BuiltIn] = &[cron::CRON, delayed::DELAYED, rooms::OPERATOR, store::STORE, webhook::OPERATOR];
+pub const OPERATORS: &[BuiltIn] = &[
+    cron::CRON,
+    delayed::DELAYED,
+    rooms::OPERATOR,
+    sam::OPERATOR,
+    store::STORE,
+    webhook::OPERATOR,
+];
 
 /// The one called `name`.
 #[must_use]

@@ -66,7 +66,7 @@ pub const BUILTIN: &[Builtin] = &[
 
 /// Commands of the older system that this node does not carry out, unless it lists them among its
 /// own by now.
-const NOT_SERVED: &[&str] = &["history.get", "history.replay", "truth.verify"];
+const NOT_SERVED: &[&str] = &["history.get", "history.replay"];
 const NOT_SERVED_BELOW: &str = "op.";
 
 /// Whether the older system has the command.

@@ -139,6 +139,8 @@ const VIEWS: &[View] = &[
     view("/v1/delayed", "delayed.list"),
     view("/v1/edge/status", "edge.status"),
     view("/v1/mirrors", "edge.mirror.list"),
+    view("/v1/operators", "operators.list"),
+    view("/v1/operators/{group}/{instance}", "operators.show"),
     view("/v1/policies", "edge.policy.list"),
     view("/v1/projections", "projection.list"),
     view("/v1/projections/{name}", "projection.status"),

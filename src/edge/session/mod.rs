@@ -16,6 +16,7 @@ mod frame;
 mod in_flight;
 mod json;
 mod metered;
+mod operator;
 mod outbox;
 mod passing;
 mod produce;

@@ -5,6 +5,7 @@
 //! how it answers; `commands` carries out what it is told to, `rooms` what it hears.
 
 mod commands;
+mod operators;
 mod rooms;
 
 use std::collections::BTreeMap;
@@ -123,10 +124,8 @@ impl Session {
         };
         match frame.kind {
             Kind::Command => self.command_of_json(frame),
-            Kind::OperatorJoin => {
-                let refusal = Refusal::not_served("operator.join");
-                self.json_refused(&asked(&frame), &refusal);
-            }
+            Kind::OperatorJoin => self.operator_join_json(frame),
+            Kind::OperatorResult | Kind::OperatorError => self.task_result_json(frame),
             Kind::Message | Kind::Telemetry | Kind::Response | Kind::Error => {
                 self.message_of_json(frame);
             }
@@ -267,7 +266,7 @@ impl Session {
     }
 
     /// Tells why a message is refused.
-    pub(super) fn json_refused(&mut self, asked: &Asked, refusal: &Refusal) {
+    pub(in crate::edge::session) fn json_refused(&mut self, asked: &Asked, refusal: &Refusal) {
         self.json_failed(asked, refusal, &[]);
     }
 
