@@ -203,6 +203,12 @@ pub enum Error {
         /// What was asked for.
         sequence: Sequence,
     },
+    /// The caller may not see all that was asked for.
+    #[error("this token may not see all that {filter} matches; name topics that it may")]
+    TopicsHidden {
+        /// What was asked for.
+        filter: Filter,
+    },
     /// The caller may not do this.
     #[error("command {command} needs the role {needed}")]
     RoleMissing {
@@ -415,7 +421,10 @@ impl Error {
             | Self::TenantBytesFull { .. }
             | Self::ConsumersFull { .. } => ErrorCode::TooLarge,
             Self::OutOfRange { .. } | Self::CursorBeyondEnd { .. } => ErrorCode::OffsetOutOfRange,
-            Self::RoleMissing { .. } | Self::RealityClosed { .. } | Self::RecordHidden { .. } => {
+            Self::RoleMissing { .. }
+            | Self::RealityClosed { .. }
+            | Self::RecordHidden { .. }
+            | Self::TopicsHidden { .. } => {
                 ErrorCode::Forbidden
             }
             Self::UnknownCommand { .. } => ErrorCode::UnknownCommand,
@@ -488,6 +497,7 @@ impl Error {
             | Self::NoSuchRecord { .. }
             | Self::RecordDamaged { .. }
             | Self::RecordHidden { .. } => "sequence".into(),
+            Self::TopicsHidden { .. } => "topic".into(),
             Self::RealityExists { .. } => "arguments.name".into(),
             Self::UnknownCommand { .. } => "name".into(),
             Self::Argument { argument, .. } => format!("arguments.{argument}"),

@@ -22,6 +22,7 @@ pub mod damage;
 pub mod error;
 pub mod fanout;
 pub mod filter;
+pub mod history;
 pub mod journal;
 pub mod maintenance;
 pub mod name;
@@ -33,6 +34,7 @@ mod removal;
 pub mod repair;
 pub mod room;
 mod roster;
+pub mod sandbox;
 pub mod scan;
 #[cfg(test)]
 mod scenarios;

@@ -6,6 +6,7 @@ pub mod causal;
 pub mod claims;
 pub mod clock;
 pub mod code;
+pub mod determinism;
 pub mod json;
 pub mod topic;
 pub mod value;

@@ -13,6 +13,7 @@ mod context;
 mod edge;
 mod failure;
 mod grammar;
+mod history;
 mod log;
 mod loss;
 mod mirror;
@@ -85,6 +86,7 @@ enum Verb {
     Consume(consume::Arguments),
     Tail(tail::Arguments),
     Replay(replay::Arguments),
+    History(history::Arguments),
     Topics(topics::Arguments),
     Causal(causal::Arguments),
     Consumers(consumers::Arguments),
@@ -156,6 +158,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Consume(arguments) => consume::run(&target, output, arguments).await,
             Verb::Tail(arguments) => tail::run(&target, output, arguments).await,
             Verb::Replay(arguments) => replay::run(&target, output, arguments).await,
+            Verb::History(arguments) => history::run(&target, output, arguments).await,
             Verb::Topics(arguments) => topics::run(&target, output, arguments).await,
             Verb::Causal(arguments) => causal::run(&target, form, arguments).await,
             Verb::Consumers(arguments) => consumers::run(&target, output, arguments).await,

@@ -6,12 +6,12 @@ use anyhow::Context as _;
 use arqonbus::client::{
     Batch, Client, Delivery, ProduceOptions, Produced, Start, SubscribeOptions, Subscription,
 };
+use arqonbus::proto::determinism::HistoryHash;
 use arqonbus::proto::topic;
-use arqonbus::proto::view::{Payload, RecordView};
+use arqonbus::proto::view::RecordView;
 use clap::Args;
 use prost::encoding::string;
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use crate::bounds::{self, From, To};
@@ -156,7 +156,7 @@ pub(crate) async fn run(
                     ..range
                 };
                 let second = if end == 0 {
-                    Hash::default()
+                    HistoryHash::default()
                 } else {
                     read(&mut client.subscribe(again).await?).await?
                 };
@@ -181,12 +181,12 @@ fn tell_left_out(count: u64) -> anyhow::Result<()> {
 
 fn report(
     output: Output,
-    input: &Hash,
-    came_out: Option<&Hash>,
+    input: &HistoryHash,
+    came_out: Option<&HistoryHash>,
     produced: Option<Produced>,
 ) -> anyhow::Result<()> {
     let mut result = json!({
-        "count": input.count,
+        "count": input.records(),
         "first": produced.map(|range| range.first),
         "last": produced.map(|range| range.last),
     });
@@ -199,11 +199,11 @@ fn report(
 }
 
 /// For people on stderr: stdout has the records. For machines the last line of them.
-fn verdict(output: Output, first: &Hash, second: &Hash) -> anyhow::Result<()> {
+fn verdict(output: Output, first: &HistoryHash, second: &HistoryHash) -> anyhow::Result<()> {
     use std::io::Write as _;
     if output == Output::Json {
         let result = json!({
-            "count": first.count,
+            "count": first.records(),
             "input_sha256": first.text(),
             "output_sha256": second.text(),
         });
@@ -214,23 +214,23 @@ fn verdict(output: Output, first: &Hash, second: &Hash) -> anyhow::Result<()> {
     writeln!(
         out,
         "first reading:  {} records, sha256 {}",
-        first.count,
+        first.records(),
         first.text()
     )?;
     writeln!(
         out,
         "second reading: {} records, sha256 {}",
-        second.count,
+        second.records(),
         second.text()
     )?;
     compare(first, second)
 }
 
-fn compare(input: &Hash, came_out: &Hash) -> anyhow::Result<()> {
-    if input.text() == came_out.text() && input.count == came_out.count {
+fn compare(input: &HistoryHash, came_out: &HistoryHash) -> anyhow::Result<()> {
+    if input.text() == came_out.text() && input.records() == came_out.records() {
         return Ok(());
     }
-    let (wanted, found) = (input.count, came_out.count);
+    let (wanted, found) = (input.records(), came_out.records());
     Err(Failure::failed(format!(
         "the hashes differ: {wanted} records went in, {found} came out"
     ))
@@ -242,8 +242,8 @@ async fn print(
     printer: &mut Printer,
     pace: &mut Pace,
     losses: &mut Losses,
-) -> anyhow::Result<Hash> {
-    let mut hash = Hash::default();
+) -> anyhow::Result<HistoryHash> {
+    let mut hash = HistoryHash::default();
     let mut stop = std::pin::pin!(interrupt());
     loop {
         let delivery = tokio::select! {
@@ -272,8 +272,8 @@ async fn print(
     }
 }
 
-async fn read(input: &mut Subscription) -> anyhow::Result<Hash> {
-    let mut hash = Hash::default();
+async fn read(input: &mut Subscription) -> anyhow::Result<HistoryHash> {
+    let mut hash = HistoryHash::default();
     while let Some(delivery) = input.next().await? {
         for record in delivery.views() {
             hash.add(&record?);
@@ -315,8 +315,8 @@ impl<'a> Copy<'a> {
         input: &mut Subscription,
         pace: &mut Pace,
         losses: &mut Losses,
-    ) -> anyhow::Result<Hash> {
-        let mut hash = Hash::default();
+    ) -> anyhow::Result<HistoryHash> {
+        let mut hash = HistoryHash::default();
         let mut stop = std::pin::pin!(interrupt());
         loop {
             let delivery = tokio::select! {
@@ -326,7 +326,7 @@ impl<'a> Copy<'a> {
             };
             let Some(delivery) = delivery else {
                 self.cut().await?;
-                let count = hash.count;
+                let count = hash.records();
                 let message = format!("interrupted after {count} records");
                 return Err(Failure::interrupted(message).into());
             };
@@ -341,13 +341,13 @@ impl<'a> Copy<'a> {
     async fn copy(
         &mut self,
         delivery: &Delivery,
-        hash: &mut Hash,
+        hash: &mut HistoryHash,
         pace: &mut Pace,
     ) -> anyhow::Result<()> {
         for record in delivery.views() {
             let record = record?;
             // The node's own to write, and told of the reality that they stand in.
-            if topic::is_of_dead_letters(record.topic) {
+            if topic::is_reserved(record.topic) {
                 self.left_out += 1;
                 continue;
             }
@@ -413,7 +413,7 @@ impl<'a> Copy<'a> {
     }
 
     /// The hash of what now stands in the other reality.
-    async fn hash_of(&self, range: Produced) -> anyhow::Result<Hash> {
+    async fn hash_of(&self, range: Produced) -> anyhow::Result<HistoryHash> {
         let mut output = self
             .client
             .subscribe(SubscribeOptions {
@@ -467,69 +467,6 @@ impl Pace {
     }
 }
 
-/// Everything that a replay must give again (MSG-10): not sequences, append times, clocks, nor
-/// where an envelope was replayed from.
-#[derive(Default)]
-struct Hash {
-    count: u64,
-    state: Sha256,
-}
-
-impl Hash {
-    fn add(&mut self, record: &RecordView<'_>) {
-        self.count += 1;
-        let envelope = &record.envelope;
-        let (form, kind, data) = match envelope.payload {
-            Payload::Empty => (0_i64, "", [].as_slice()),
-            Payload::Command { kind, data } => (1, kind, data),
-            Payload::Event { kind, data } => (2, kind, data),
-            Payload::Signal { kind, reason } => (3 + (i64::from(kind) << 8), "", reason.as_bytes()),
-        };
-        let (id, trace_id) = (record.id(), record.trace_id());
-        let texts = [
-            record.topic,
-            &id,
-            &trace_id,
-            record.producer(),
-            envelope.room_id,
-            envelope.key,
-            envelope.schema,
-            kind,
-        ];
-        for text in texts {
-            self.part(text.as_bytes());
-        }
-        self.part(data);
-        self.part(envelope.signature);
-        self.part(envelope.spectral.unwrap_or_default());
-        let sequence = envelope.producer_sequence.cast_signed();
-        for number in [form, record.timestamp(), envelope.expires_at, sequence] {
-            self.state.update(number.to_le_bytes());
-        }
-        let mut headers: Vec<_> = envelope.headers.iter().collect();
-        headers.sort_unstable();
-        for (name, value) in headers {
-            self.part(name.as_bytes());
-            self.part(value.as_bytes());
-        }
-    }
-
-    /// With its length, so that no two ways of cutting the bytes look the same.
-    fn part(&mut self, bytes: &[u8]) {
-        self.state.update((bytes.len() as u64).to_le_bytes());
-        self.state.update(bytes);
-    }
-
-    fn text(&self) -> String {
-        self.state
-            .clone()
-            .finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -545,41 +482,5 @@ mod tests {
         assert!(pace.due(u64::MAX).is_some());
         assert_eq!(Pace::new(Speed::Max).due(5), None);
         assert!("0".parse::<Speed>().is_err() && "-1".parse::<Speed>().is_err());
-    }
-
-    // MSG-10
-    #[test]
-    fn hash_ignores_the_nodes_stamps_and_sees_the_payload() {
-        let hash = |record: &arqonbus::proto::v1::Record| {
-            let bytes = prost::Message::encode_to_vec(record);
-            let mut hash = Hash::default();
-            hash.add(&RecordView::parse(&bytes).unwrap());
-            hash.text()
-        };
-        let envelope = |data: &'static [u8]| {
-            let mut batch = Vec::new();
-            let event = arqonbus::proto::v1::Event {
-                r#type: "t".into(),
-                data: data.into(),
-            };
-            let payload = Some(arqonbus::proto::v1::envelope::Payload::Event(event));
-            let envelope = arqonbus::proto::v1::Envelope {
-                id: "x".into(),
-                timestamp: 1,
-                payload,
-                ..Default::default()
-            };
-            prost::Message::encode(&envelope, &mut batch).unwrap();
-            batch
-        };
-        let record = |sequence, data| arqonbus::proto::v1::Record {
-            sequence,
-            appended_at: sequence * 7,
-            topic: "a".into(),
-            envelope: envelope(data).into(),
-            ..Default::default()
-        };
-        assert_eq!(hash(&record(1, b"1")), hash(&record(2, b"1")));
-        assert_ne!(hash(&record(1, b"1")), hash(&record(1, b"2")));
     }
 }

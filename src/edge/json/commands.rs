@@ -65,8 +65,6 @@ pub const BUILTIN: &[Builtin] = &[
 const NOT_SERVED: &[&str] = &[
     "create_channel",
     "delete_channel",
-    "history.get",
-    "history.replay",
     "truth.verify",
 ];
 const NOT_SERVED_BELOW: &str = "op.";

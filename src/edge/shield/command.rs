@@ -12,7 +12,7 @@ use super::{Guard, Shield, status};
 use crate::broker::command as broker_command;
 use crate::broker::verb::{Argument, Arguments, Command};
 use crate::broker::{self, Broker, Identity, Role, Tenancy};
-use crate::edge::{casil, mirror, policy, projector, rate, revocation, schema, signature};
+use crate::edge::{casil, history, mirror, policy, projector, rate, revocation, schema, signature};
 use crate::projections::Projections;
 use crate::proto::v1::Value;
 
@@ -22,6 +22,7 @@ pub type Handler = fn(&Call<'_>) -> Result<Value, Fault>;
 /// The edge's commands, by the part that they belong to.
 const PARTS: &[&[Command<Handler>]] = &[
     casil::COMMANDS,
+    history::COMMANDS,
     mirror::COMMANDS,
     policy::COMMANDS,
     projector::continuum::COMMANDS,
