@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -16,10 +17,11 @@ use super::error::{ArgumentFault, Error};
 use super::filter::Filter;
 use super::history::{Edge, Window};
 use super::name::RealityName;
+use super::operators::OPERATORS;
 use super::reality::Reality;
 use super::register::Birth;
 use super::tenancy::Tenancy;
-use super::verb::{Argument, Arguments, Command, Kind};
+use super::verb::{Argument, Arguments, Command, Effect, Kind};
 use super::{Broker, name};
 use crate::log::{KeyId, Sequence};
 use crate::proto::v1::{Value, value};
@@ -41,11 +43,18 @@ const BACKUP: Argument = Argument {
     doc: "number of the backup, as backup.begin has answered",
 };
 
-/// All commands, by name.
+/// All commands that the broker carries out, its operators' included, in no order.
+pub fn all() -> impl Iterator<Item = &'static Command<Handler>> {
+    let of_operators = OPERATORS.iter().flat_map(|operator| operator.commands);
+    COMMANDS.iter().chain(of_operators)
+}
+
+/// The broker's own commands, by name.
 pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "backup.begin",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[],
         doc: "Takes a picture of all logs of the tenant, and holds it as long as it is read.",
         handler: backup_begin,
@@ -53,6 +62,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "backup.end",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[BACKUP],
         doc: "Lets go of a backup's picture.",
         handler: backup_end,
@@ -60,6 +70,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "backup.read",
         role: Role::Admin,
+        effect: Effect::Shows,
         arguments: &[
             BACKUP,
             REALITY,
@@ -82,6 +93,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "causal.concurrent",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: ask::ABOUT_ONE,
         doc: "Shows the records that happened neither before a record nor after it.",
         handler: ask::concurrent,
@@ -89,6 +101,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "causal.past",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: ask::ABOUT_ONE,
         doc: "Shows the records that happened before a record.",
         handler: ask::past,
@@ -96,6 +109,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "causal.path",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: ask::ABOUT_TWO,
         doc: "Shows the chain of direct causes from one record to another.",
         handler: ask::path,
@@ -103,6 +117,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "consumer.list",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: &[],
         doc: "Lists the named consumers of the tenant and where each has got to.",
         handler: consumer_list,
@@ -110,6 +125,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "log.repair",
         role: Role::Operator,
+        effect: Effect::Changes,
         arguments: &[REALITY],
         doc: "Repairs a reality's damaged log: damaged bytes are put aside, the rest takes writes again.",
         handler: log_repair,
@@ -117,6 +133,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "log.rotate_key",
         role: Role::Operator,
+        effect: Effect::Changes,
         arguments: &[REALITY],
         doc: "Encrypts a reality's log with a new data key from its next segment on.",
         handler: log_rotate_key,
@@ -124,6 +141,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "log.scrub",
         role: Role::Operator,
+        effect: Effect::Shows,
         arguments: &[REALITY],
         doc: "Reads all of a reality's log and says what is damaged; answered when it is done.",
         handler: log_scrub,
@@ -131,6 +149,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "log.shred_keys",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[
             Argument {
                 name: "reality",
@@ -151,6 +170,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "log.status",
         role: Role::Operator,
+        effect: Effect::Shows,
         arguments: &[REALITY],
         doc: "Shows the state of a reality's log.",
         handler: log_status,
@@ -158,6 +178,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "reality.compare",
         role: Role::Operator,
+        effect: Effect::Shows,
         arguments: &[
             Argument {
                 name: "a",
@@ -178,6 +199,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "reality.create",
         role: Role::Operator,
+        effect: Effect::Changes,
         arguments: &[Argument {
             name: "name",
             kind: Kind::Text,
@@ -190,6 +212,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "reality.delete",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[
             Argument {
                 name: "name",
@@ -210,6 +233,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "reality.fork",
         role: Role::Operator,
+        effect: Effect::Changes,
         arguments: &[
             Argument {
                 name: "from",
@@ -263,6 +287,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "reality.list",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: &[],
         doc: "Lists the realities of the tenant.",
         handler: reality_list,
@@ -270,6 +295,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "status",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: &[],
         doc: "Shows the node, the caller and the open realities of the tenant.",
         handler: status,
@@ -277,6 +303,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "topics.list",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: &[REALITY],
         doc: "Lists the topics of a reality that the caller may subscribe to.",
         handler: topics_list,
@@ -287,8 +314,11 @@ pub const COMMANDS: &[Command<Handler>] = &[
 #[derive(Debug)]
 pub struct Call<'a> {
     pub(super) command: &'static str,
-    broker: &'a Broker,
-    tenancy: &'a Tenancy,
+    pub(super) broker: &'a Arc<Broker>,
+    pub(super) tenancy: &'a Arc<Tenancy>,
+    /// How long it may wait for something at most.
+    #[expect(dead_code, reason = "for operators that wait")]
+    pub(super) wait_max: Duration,
     pub(super) caller: &'a Identity,
     pub(super) arguments: Arguments,
 }
@@ -299,14 +329,15 @@ pub struct Call<'a> {
 /// There is no such command; the caller may not give it; an argument is missing, unknown or of the
 /// wrong type; the command itself failed.
 pub fn run(
-    broker: &Broker,
-    tenancy: &Tenancy,
+    broker: &Arc<Broker>,
+    tenancy: &Arc<Tenancy>,
+    wait_max: Duration,
     caller: &Identity,
     name: &str,
     arguments: &BTreeMap<String, Value>,
 ) -> Result<Value, Error> {
-    let Some(command) = COMMANDS.iter().find(|command| command.name == name) else {
-        let known: Vec<_> = COMMANDS.iter().map(|command| command.name).collect();
+    let Some(command) = all().find(|command| command.name == name) else {
+        let known: Vec<_> = all().map(|command| command.name).collect();
         return Err(Error::UnknownCommand {
             name: name.chars().take(64).collect(),
             known: known.join(", "),
@@ -317,6 +348,7 @@ pub fn run(
         command: command.name,
         broker,
         tenancy,
+        wait_max,
         caller,
         arguments,
     };

@@ -24,9 +24,12 @@ pub mod fanout;
 pub mod filter;
 pub mod history;
 pub mod journal;
+pub mod ledger;
 pub mod maintenance;
 pub mod name;
 pub mod openings;
+pub mod operators;
+mod own;
 pub mod producers;
 pub mod reality;
 mod register;
@@ -59,6 +62,7 @@ pub use consumer::Consumers;
 pub use error::Error;
 pub use filter::{Filter, Traits};
 pub use name::{NameError, RealityName, Tenant, check_token};
+pub use own::{Expected, OwnRecord};
 pub use reality::{ReadOnly, Reality};
 pub use register::Birth;
 pub use subscription::Subscription;
@@ -101,6 +105,8 @@ pub struct Options {
     pub consumers_max: usize,
     /// Most producers of a reality whose own clocks are remembered.
     pub producers_max: usize,
+    /// Where what folds come to is kept between two openings; `None`: nowhere, they are read anew.
+    pub states: Option<PathBuf>,
     /// How logs are kept up.
     pub maintenance: maintenance::Options,
 }
@@ -120,6 +126,7 @@ impl Options {
             tenant_bytes_max: None,
             consumers_max: 10_000,
             producers_max: 65_536,
+            states: None,
             maintenance: maintenance::Options::default(),
         }
     }
@@ -161,6 +168,7 @@ pub struct Broker {
     threads: Mutex<Vec<JoinHandle<()>>>,
     backups: Backups,
     maintenance: Arc<Maintenance>,
+    duties: operators::Duties,
 }
 
 impl Broker {
@@ -170,7 +178,9 @@ impl Broker {
     /// # Errors
     /// A thread cannot be started.
     pub fn start(environment: Environment, options: Options) -> std::io::Result<Arc<Self>> {
+        let cache = options.states.as_deref().map(ledger::Cache::open);
         let ground = Arc::new(Ground {
+            cache: cache.transpose()?,
             environment,
             options: options.log.clone(),
             node: options.node,
@@ -189,6 +199,7 @@ impl Broker {
             threads: Mutex::default(),
             backups: Backups::default(),
             maintenance: Arc::default(),
+            duties: operators::Duties::default(),
         });
         broker.spawn("arqon-repair", |ground, broker| {
             while let Some(due) = ground.repairs.next() {
@@ -251,6 +262,9 @@ impl Broker {
         if self.tenants.holds(tenant) {
             let tenant = tenant.clone();
             return Err(Error::TenantInUse { tenant });
+        }
+        if let Some(cache) = &self.ground.cache {
+            cache.forget(tenant.as_str());
         }
         removal::delete_tenant(&self.ground, &self.options.directory, tenant, by)
     }
@@ -351,6 +365,7 @@ impl Broker {
         }
         let tenancy = opened?;
         self.tenants.insert(tenant.clone(), Arc::clone(&tenancy));
+        self.duties.look(tenant);
         Ok(tenancy)
     }
 
@@ -400,6 +415,12 @@ impl Broker {
                 drop(tenancy);
                 self.seats.fetch_sub(1, Ordering::SeqCst);
             });
+    }
+
+    /// What the built-in operators have to do.
+    #[must_use]
+    pub const fn duties(&self) -> &operators::Duties {
+        &self.duties
     }
 
     /// Which realities were opened. For one listener.
@@ -538,6 +559,9 @@ impl Broker {
         self.tenants.shut();
         for tenancy in self.tenancies() {
             tenancy.close();
+        }
+        if let Some(cache) = &self.ground.cache {
+            cache.flush();
         }
     }
 }

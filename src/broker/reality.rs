@@ -17,6 +17,7 @@ use super::damage::Encounters;
 use super::error::Error;
 use super::fanout::{Fanout, Subscriber, Visibility, Wanted};
 use super::filter::Filter;
+use super::ledger::Cache;
 use super::name::{RealityName, Tenant};
 use super::openings::Openings;
 use super::producers::{Producer, ProducerClocks};
@@ -46,6 +47,7 @@ pub(super) struct Ground {
     pub(super) repairs: Repairs,
     pub(super) past: Past,
     pub(super) openings: Openings,
+    pub(super) cache: Option<Cache>,
 }
 
 /// What logs had counted that are closed now.
@@ -392,8 +394,18 @@ impl Reality {
         sink: Arc<dyn AppendSink>,
         token: u64,
     ) -> Result<(), AppendError> {
+        self.append_all_own(vec![record], sink, token)
+    }
+
+    /// The same for several records, all or none.
+    pub(super) fn append_all_own(
+        &self,
+        records: Vec<NewRecord>,
+        sink: Arc<dyn AppendSink>,
+        token: u64,
+    ) -> Result<(), AppendError> {
         self.log().append(Append {
-            records: vec![record],
+            records,
             durability: system::DURABILITY,
             then: None,
             sink,
