@@ -260,6 +260,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "reality.hash",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: &[
             REALITY,
             Argument {

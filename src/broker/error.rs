@@ -213,6 +213,28 @@ pub enum Error {
         /// What was asked for.
         sequence: Sequence,
     },
+    /// There is no operator of that name.
+    #[error("there is no operator {name:?}; `arqon wasm list` shows those that are there")]
+    NoSuchOperator {
+        /// The name.
+        name: String,
+    },
+    /// A module cannot be an operator.
+    #[error("{reason}")]
+    NoOperator {
+        /// Why.
+        reason: String,
+    },
+    /// What an operator has done cannot be done again.
+    #[error(
+        "operator {name} has done some of its work with the version {digest:.16}, which is not kept any more"
+    )]
+    VersionForgotten {
+        /// Its name.
+        name: String,
+        /// SHA-256 of the module.
+        digest: String,
+    },
     /// The caller may not see all that was asked for.
     #[error("this token may not see all that {filter} matches; name topics that it may")]
     TopicsHidden {
@@ -292,6 +314,12 @@ pub enum ArgumentFault {
     Kind {
         /// The right type.
         wanted: &'static str,
+    },
+    /// Against a rule of its own.
+    #[error("{what}")]
+    Wrong {
+        /// What is wrong, and what to try.
+        what: String,
     },
     /// Not a number, or not one that is allowed.
     #[error("is {found:?}; needed is a whole number from 1 to {max}")]
@@ -416,6 +444,7 @@ impl Error {
             | Self::NotConfirmed { .. }
             | Self::TenantInUse { .. }
             | Self::ConsumerInUse { .. }
+            | Self::NoOperator { .. }
             | Self::ConsumerFilter { .. } => ErrorCode::ValidationError,
             Self::Rejected(rejection) => rejection.fault.code(),
             Self::SlowConsumer { .. } => ErrorCode::SlowConsumer,
@@ -424,6 +453,8 @@ impl Error {
             | Self::RealityDeleted { .. }
             | Self::NoSuchTenant { .. }
             | Self::NoSuchBackup { .. }
+            | Self::NoSuchOperator { .. }
+            | Self::VersionForgotten { .. }
             | Self::NoSuchRecord { .. } => ErrorCode::NotFound,
             Self::BackupsFull { .. } => ErrorCode::RateLimited,
             Self::TenantsFull { .. }
@@ -511,6 +542,8 @@ impl Error {
             | Self::StateDamaged { .. }
             | Self::RecordHidden { .. } => "sequence".into(),
             Self::TopicsHidden { .. } => "topic".into(),
+            Self::NoSuchOperator { .. } | Self::VersionForgotten { .. } => "arguments.name".into(),
+            Self::NoOperator { .. } => "arguments.module".into(),
             Self::RealityExists { .. } => "arguments.name".into(),
             Self::UnknownCommand { .. } => "name".into(),
             Self::Argument { argument, .. } => format!("arguments.{argument}"),

@@ -10,6 +10,7 @@
 use super::consumer;
 use super::filter::Filter;
 use super::name::{self, NameError};
+use super::operators::wasm;
 use super::system;
 use crate::config::TopicEntry;
 use crate::log::{Facts, KeyRule, Limits, Micros, RecordRef};
@@ -97,7 +98,9 @@ impl TopicRules {
     /// What is kept of `topic`.
     #[must_use]
     pub fn limits(&self, topic: &str) -> Limits {
-        if name::is_system_topic(topic) && !may_be_limited(topic) {
+        let is_state = name::is_system_topic(topic) && !may_be_limited(topic);
+        // Where an operator stands must outlast what it has made.
+        if is_state || topic.starts_with(wasm::run::TOPIC_PREFIX) {
             return Limits::default();
         }
         self.of(topic)

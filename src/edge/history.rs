@@ -12,7 +12,7 @@ use super::shield::Fault;
 use super::shield::command::{Call, Handler};
 use crate::broker::history::{Check, Edge, Part, Window};
 use crate::broker::scan::Lost;
-use crate::broker::verb::{Argument, Command, Kind};
+use crate::broker::verb::{Argument, Command, Effect, Kind};
 use crate::broker::{Filter, Reality, RealityName, Role, room};
 use crate::log::{Micros, Sequence};
 use crate::proto::ErrorCode;
@@ -81,6 +81,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "history.get",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: GET,
         doc: GET_DOC,
         handler: get,
@@ -88,6 +89,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "history.replay",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: AGAIN,
         doc: AGAIN_DOC,
         handler: replay,
@@ -95,6 +97,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "op.history.get",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: GET,
         doc: GET_DOC,
         handler: get,
@@ -102,6 +105,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "op.history.replay",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: AGAIN,
         doc: AGAIN_DOC,
         handler: replay,

@@ -11,6 +11,7 @@ mod duty;
 mod office;
 #[cfg(test)]
 mod tests;
+pub mod wasm;
 
 pub use duty::{Duties, Duty, supervise};
 pub use office::Office;
@@ -32,7 +33,7 @@ pub struct BuiltIn {
 }
 
 /// All of them, by name.
-pub const OPERATORS: &[BuiltIn] = &[];
+pub const OPERATORS: &[BuiltIn] = &[wasm::OPERATOR];
 
 /// The one called `name`.
 #[must_use]
