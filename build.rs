@@ -18,6 +18,7 @@ const FILES: [&str; 16] = [
     "arqon/v1/record.proto",
     "arqon/v1/frames.proto",
     "arqon/v1/cursor.proto",
+    "arqon/v1/letter.proto",
     "arqon/v1/backup.proto",
     "arqon/v1/edge.proto",
     "arqon/v1/revocation.proto",
@@ -33,10 +34,11 @@ const FILES: [&str; 16] = [
 ];
 
 /// (message, field) pairs of package `arqon.v1` that Rust code keeps encoded.
-const UNDECODED: [(&str, &str); 3] = [
+const UNDECODED: [(&str, &str); 4] = [
     ("Produce", "envelopes"),
     ("Deliver", "records"),
     ("Record", "envelope"),
+    ("DeadLetter", "envelope"),
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -25,6 +25,7 @@ pub mod filter;
 pub mod history;
 pub mod journal;
 pub mod ledger;
+pub mod letter;
 pub mod maintenance;
 pub mod name;
 pub mod openings;

@@ -35,10 +35,23 @@ pub(super) fn event(
     schema: &str,
     data: Bytes,
 ) -> NewRecord {
+    keyed_event(system, topic, kind, schema, "", data)
+}
+
+/// An event of the broker with a key, by which its topic may be compacted.
+pub(super) fn keyed_event(
+    system: &Reality,
+    topic: String,
+    kind: &str,
+    schema: &str,
+    key: &str,
+    data: Bytes,
+) -> NewRecord {
     let content_type = content_type(schema);
     let envelope = Envelope {
         topic: topic.clone(),
         schema: schema.into(),
+        key: key.into(),
         headers: [("content-type".to_owned(), content_type.to_owned())].into(),
         payload: Some(envelope::Payload::Event(Event {
             r#type: kind.into(),
