@@ -17,6 +17,7 @@ mod fork;
 mod full_disk;
 mod handshake;
 mod histories;
+mod history;
 #[path = "../contract/interpreter.rs"]
 mod interpreter;
 mod json_adapter;
@@ -51,4 +52,5 @@ mod tokens;
 mod traces;
 mod upkeep;
 mod verbs;
+mod wasm;
 mod wire;

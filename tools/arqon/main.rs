@@ -35,6 +35,7 @@ mod tail;
 mod token;
 mod topics;
 mod version;
+mod wasm;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -94,6 +95,7 @@ enum Verb {
     Reality(reality::Arguments),
     Log(log::Arguments),
     Policy(policy::Arguments),
+    Wasm(wasm::Arguments),
     Projector(projector::Arguments),
     Backup(backup::Arguments),
     Restore(restore::Arguments),
@@ -166,6 +168,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Reality(arguments) => reality::run(&target, output, arguments).await,
             Verb::Log(arguments) => log::run(&target, output, arguments).await,
             Verb::Policy(arguments) => policy::run(&target, output, arguments).await,
+            Verb::Wasm(arguments) => wasm::run(&target, output, arguments).await,
             Verb::Projector(arguments) => projector::run(&target, output, arguments).await,
             Verb::Backup(arguments) => backup::run(&target, output, arguments).await,
             Verb::Restore(arguments) => restore::run(output, &arguments),

@@ -132,6 +132,7 @@ const VIEWS: &[View] = &[
     view("/v1/casil", "op.casil.get"),
     view("/v1/consumers", "consumer.list"),
     view("/v1/edge/status", "edge.status"),
+    view("/v1/history", "history.get"),
     view("/v1/mirrors", "edge.mirror.list"),
     view("/v1/policies", "edge.policy.list"),
     view("/v1/projections", "projection.list"),
@@ -142,6 +143,7 @@ const VIEWS: &[View] = &[
     view("/v1/schemas", "edge.schema.list"),
     view("/v1/signatures", "edge.signature.key.list"),
     view("/v1/topics", "topics.list"),
+    view("/v1/wasm", "op.wasm.list"),
 ];
 
 const fn view(path: &'static str, command: &'static str) -> View {
