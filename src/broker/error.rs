@@ -213,6 +213,14 @@ pub enum Error {
         /// What was asked for.
         sequence: Sequence,
     },
+    /// A replay of that name is of another reality.
+    #[error("the replay {name:?} in that reality is of {from}; choose another name")]
+    ReplayOfAnother {
+        /// Its name.
+        name: String,
+        /// What it is of.
+        from: String,
+    },
     /// There is no operator of that name.
     #[error("there is no operator {name:?}; `arqon wasm list` shows those that are there")]
     NoSuchOperator {
@@ -445,6 +453,7 @@ impl Error {
             | Self::TenantInUse { .. }
             | Self::ConsumerInUse { .. }
             | Self::NoOperator { .. }
+            | Self::ReplayOfAnother { .. }
             | Self::ConsumerFilter { .. } => ErrorCode::ValidationError,
             Self::Rejected(rejection) => rejection.fault.code(),
             Self::SlowConsumer { .. } => ErrorCode::SlowConsumer,
@@ -542,7 +551,9 @@ impl Error {
             | Self::StateDamaged { .. }
             | Self::RecordHidden { .. } => "sequence".into(),
             Self::TopicsHidden { .. } => "topic".into(),
-            Self::NoSuchOperator { .. } | Self::VersionForgotten { .. } => "arguments.name".into(),
+            Self::NoSuchOperator { .. }
+            | Self::ReplayOfAnother { .. }
+            | Self::VersionForgotten { .. } => "arguments.name".into(),
             Self::NoOperator { .. } => "arguments.module".into(),
             Self::RealityExists { .. } => "arguments.name".into(),
             Self::UnknownCommand { .. } => "name".into(),

@@ -75,7 +75,7 @@ impl Reality {
 }
 
 impl OwnRecord {
-    fn encode(self, reality: &Reality) -> NewRecord {
+    pub(super) fn encode(self, reality: &Reality) -> NewRecord {
         let id = self.id.unwrap_or_else(|| reality.next_id(reality.now()));
         let mut headers = self.headers;
         headers

@@ -93,6 +93,8 @@ pub struct Reality {
     bytes: Arc<RealityBytes>,
     /// Of the node's own that are told of records.
     attending: Arc<AtomicUsize>,
+    /// Held while something is replayed into it: one at a time.
+    pub(super) replaying: Mutex<()>,
 }
 
 /// What the log tells, on commit threads.
@@ -167,6 +169,7 @@ impl Reality {
             encounters: Arc::new(Encounters::new(tenant.clone(), name.clone())),
             bytes,
             attending: Arc::default(),
+            replaying: Mutex::default(),
         };
         reality.measure();
         reality.note_damage();

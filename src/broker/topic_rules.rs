@@ -11,6 +11,7 @@ use super::consumer;
 use super::filter::Filter;
 use super::name::{self, NameError};
 use super::operators::wasm;
+use super::replaying;
 use super::system;
 use crate::config::TopicEntry;
 use crate::log::{Facts, KeyRule, Limits, Micros, RecordRef};
@@ -99,8 +100,11 @@ impl TopicRules {
     #[must_use]
     pub fn limits(&self, topic: &str) -> Limits {
         let is_state = name::is_system_topic(topic) && !may_be_limited(topic);
-        // Where an operator stands must outlast what it has made.
-        if is_state || topic.starts_with(wasm::run::TOPIC_PREFIX) {
+        // Where an operator or a replay stands must outlast what it has made.
+        let is_position = [wasm::run::TOPIC_PREFIX, replaying::TOPIC_PREFIX]
+            .iter()
+            .any(|prefix| topic.starts_with(prefix));
+        if is_state || is_position {
             return Limits::default();
         }
         self.of(topic)

@@ -13,7 +13,7 @@ use super::shield::command::{Call, Handler};
 use crate::broker::history::{Check, Edge, Part, Window};
 use crate::broker::scan::Lost;
 use crate::broker::verb::{Argument, Command, Effect, Kind};
-use crate::broker::{Filter, Reality, RealityName, Role, room};
+use crate::broker::{Filter, Reality, RealityName, Role, check_token, room};
 use crate::log::{Micros, Sequence};
 use crate::proto::ErrorCode;
 use crate::proto::json::{Origin, RecordJson, Schemas, micros, read_micros};
@@ -76,6 +76,32 @@ const AGAIN: &[Argument] = &[
 ];
 const AGAIN_DOC: &str = "Reads what was said again, in order, and checks that nothing is missing.";
 
+const INTO: &[Argument] = &[
+    Argument {
+        required: true,
+        ..optional("into", Kind::Text, "the other reality, which must be there")
+    },
+    REALITY,
+    TOPIC,
+    ROOM,
+    CHANNEL,
+    optional("from_ts", Kind::Text, "where it begins: RFC 3339, or a sequence"),
+    optional("to_ts", Kind::Text, "where it ends: RFC 3339, or a sequence"),
+    optional(
+        "strict_sequence",
+        Kind::Boolean,
+        "whether every sequence must be there; true if left out",
+    ),
+    optional("limit", Kind::Integer, "most records of one call, 1 to 5000; 1000 if left out"),
+    optional(
+        "name",
+        Kind::Text,
+        "what the replay is called, to be gone on with; the reality's name if left out",
+    ),
+];
+const INTO_DOC: &str =
+    "Replays into another reality, each record once however often it is called; until finished.";
+
 /// The commands of this part. Each has two names, of which the older system knew both.
 pub const COMMANDS: &[Command<Handler>] = &[
     Command {
@@ -95,6 +121,14 @@ pub const COMMANDS: &[Command<Handler>] = &[
         handler: replay,
     },
     Command {
+        name: "history.replay_into",
+        role: Role::Operator,
+        effect: Effect::Changes,
+        arguments: INTO,
+        doc: INTO_DOC,
+        handler: replay_into,
+    },
+    Command {
         name: "op.history.get",
         role: Role::User,
         effect: Effect::Shows,
@@ -109,6 +143,14 @@ pub const COMMANDS: &[Command<Handler>] = &[
         arguments: AGAIN,
         doc: AGAIN_DOC,
         handler: replay,
+    },
+    Command {
+        name: "op.history.replay_into",
+        role: Role::Operator,
+        effect: Effect::Changes,
+        arguments: INTO,
+        doc: INTO_DOC,
+        handler: replay_into,
     },
 ];
 
@@ -151,7 +193,47 @@ fn replay(call: &Call<'_>) -> Result<Value, Fault> {
     answer(call, &asked, &reality, &part, extra, began)
 }
 
-/// What both commands are asked.
+fn replay_into(call: &Call<'_>) -> Result<Value, Fault> {
+    let began = Instant::now();
+    let asked = Asked::of(call, ("from_ts", "to_ts"), (REPLAY, REPLAY_MAX))?;
+    let strict = call.arguments.boolean("strict_sequence").unwrap_or(true);
+    let check = if strict { Check::Sequences } else { Check::Damage };
+    let reality = asked.reality(call)?;
+    let into = RealityName::new(call.arguments.text("into").unwrap_or_default())
+        .map_err(|fault| Fault::invalid("arguments.into", format!("into {fault}")))?;
+    if into == asked.reality || into.is_system() {
+        let message = "into must be another reality, and not the node's own";
+        return Err(Fault::invalid("arguments.into", message));
+    }
+    let target = call.tenancy.reality(&into)?;
+    let name = text(call, "name").unwrap_or(asked.reality.as_str());
+    check_token(name)
+        .map_err(|fault| Fault::invalid("arguments.name", format!("name {fault}")))?;
+    if strict {
+        within(&reality, &asked)?;
+    }
+    let may = |topic: &str| call.caller.may_publish(topic);
+    let copied = reality.copy_into(&target, name, &asked.window, asked.limit, check, may)?;
+    if strict {
+        whole(&copied.part)?;
+    }
+    let progress = &copied.progress;
+    Ok(Value::object([
+        ("name", Value::from(name)),
+        ("reality", asked.reality.as_str().into()),
+        ("into", into.as_str().into()),
+        ("count", (copied.part.records.len() as u64).into()),
+        ("records", progress.records.into()),
+        ("left_out", progress.left_out.into()),
+        ("finished", copied.finished.into()),
+        ("next", progress.next.into()),
+        ("strict_sequence", strict.into()),
+        ("lost", ranges(&copied.part.lost)),
+        ("latency_ms", (began.elapsed().as_secs_f64() * 1_000.0).into()),
+    ]))
+}
+
+/// What the commands are asked.
 struct Asked {
     reality: RealityName,
     window: Window,

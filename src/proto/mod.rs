@@ -9,6 +9,7 @@ pub mod code;
 pub mod determinism;
 pub mod json;
 pub mod topic;
+pub mod twist;
 pub mod value;
 pub mod view;
 

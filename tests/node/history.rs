@@ -145,6 +145,43 @@ async fn a_replay_is_in_order_and_goes_on_where_it_was_cut() {
     assert!(before.stderr.contains("--before 2"), "{}", before.stderr);
 }
 
+// MSG-08, MSG-12
+#[tokio::test]
+async fn a_replay_into_another_reality_is_gone_on_with_and_counts_each_record_once() {
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let node = Node::dev_on(data.path()).with_earthquakes();
+    let client = connect(&node).await;
+    let asked = json!({"into": "copy", "limit": 700});
+    let (code, _) = ask(&client, "history.replay_into", &asked).await.expect_err("refused");
+    assert_eq!(code, "NOT_FOUND");
+    node.ok(&["reality", "create", "copy"]);
+    let first = ask(&client, "history.replay_into", &asked).await.expect("begun");
+    assert_eq!((&first["records"], &first["finished"]), (&json!(700), &json!(false)));
+    node.signal("KILL");
+    drop(node.ended());
+    let node = Node::dev_on(data.path());
+    let client = connect(&node).await;
+    let mut calls = 0;
+    let done = loop {
+        let done = ask(&client, "op.history.replay_into", &asked).await.expect("gone on");
+        calls += 1;
+        if done["finished"] == true {
+            break done;
+        }
+    };
+    assert!(calls >= 2);
+    assert_eq!(done["records"], EVENTS);
+    let again = ask(&client, "history.replay_into", &asked).await.expect("nothing to do");
+    assert_eq!((&again["records"], &again["count"]), (&json!(EVENTS), &json!(0)));
+    let hash = async |reality: &str| {
+        let hash = ask(&client, "reality.hash", &json!({"reality": reality})).await;
+        hash.expect("a hash")["sha256"].clone()
+    };
+    assert_eq!(hash("main").await, hash("copy").await);
+    let same = ask(&client, "history.replay_into", &json!({"into": "main"}));
+    assert_eq!(same.await.expect_err("refused").0, "VALIDATION_ERROR");
+}
+
 // MSG-10
 #[tokio::test]
 async fn hashes_are_equal_for_equal_histories_on_the_node_and_in_its_files() {

@@ -97,8 +97,8 @@ async fn each_record_counts_once_whatever_is_killed_and_a_replay_gives_the_same_
     produce(&client, "in.a", (0..RECORDS / 2).map(|n| format!("record {n}"))).await;
     let pushed = push(&node, &place, "count", &[]);
     assert_eq!((&pushed["version"], &pushed["active"]), (&json!(1), &json!(true)));
-    for round in 0..3 {
-        until(&node, "begun", |row| row["emitted"].as_u64() > Some(round * 300));
+    for after_ms in [10, 50, 100] {
+        std::thread::sleep(Duration::from_millis(after_ms));
         node.signal("KILL");
         drop(node.ended());
         node = Node::dev_on(&place.data());
@@ -156,8 +156,8 @@ async fn a_record_that_cannot_be_dealt_with_becomes_a_dead_letter_and_nothing_wa
     push(&node, &place, "count", &["--tries", "2"]);
     let row = until(&node, "done", |row| row["records"] == 6);
     assert_eq!(
-        (&row["emitted"], &row["dead_letters"], &row["sequence"]),
-        (&json!(3), &json!(3), &row["input_last"].as_u64().map_or(json!(null), |_| row["sequence"].clone()))
+        (&row["emitted"], &row["dead_letters"], &row["lost"]),
+        (&json!(3), &json!(3), &json!(0))
     );
     let emitted = node.records(&["consume", "out.>", "--stop-at-end"]);
     assert_eq!(emitted.len(), 3);

@@ -8,9 +8,9 @@ use arqonbus::client::{
 };
 use arqonbus::proto::determinism::HistoryHash;
 use arqonbus::proto::topic;
+use arqonbus::proto::twist::twisted;
 use arqonbus::proto::view::RecordView;
 use clap::Args;
-use prost::encoding::string;
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -26,15 +26,6 @@ use crate::{Output, table};
 /// Envelopes stored together in the other reality.
 const BATCH: usize = 500;
 const BATCH_BYTES: usize = 512 << 10;
-/// Numbers of `Envelope.timestamp` and of the strings that the node may have filled in.
-const TRACE_ID: u32 = 1;
-const TIMESTAMP: u32 = 4;
-const TWIST_ID: u32 = 5;
-const ID: u32 = 30;
-const TOPIC: u32 = 31;
-const PRODUCER_ID: u32 = 32;
-const REALITY_ID: u32 = 33;
-
 /// Play a range of the log again
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -355,41 +346,14 @@ impl<'a> Copy<'a> {
                 self.cut().await?;
                 pace.wait(record.appended_at).await;
             }
-            self.batch.push_encoded(&self.twisted(&record));
+            let twisted = twisted(&record, self.from, &self.options.reality);
+            self.batch.push_encoded(&twisted);
             hash.add(&record);
             if self.batch.len() >= BATCH || self.batch.encoded_bytes() >= BATCH_BYTES {
                 self.cut().await?;
             }
         }
         Ok(())
-    }
-
-    /// The envelope as it was sent, with what the node had filled in and where it comes from
-    /// behind it: of a field that occurs twice the later counts, and nothing is re-encoded.
-    fn twisted(&self, record: &RecordView<'_>) -> Vec<u8> {
-        let envelope = &record.envelope;
-        let mut bytes = envelope.encoded.to_vec();
-        let mut add = |field, text: &str| string::encode(field, &text.to_owned(), &mut bytes);
-        add(TWIST_ID, self.from);
-        if envelope.trace_id.is_empty() {
-            add(TRACE_ID, &record.trace_id());
-        }
-        if envelope.id.is_empty() {
-            add(ID, &record.id());
-        }
-        if envelope.topic != record.topic {
-            add(TOPIC, record.topic);
-        }
-        if envelope.producer_id.is_empty() {
-            add(PRODUCER_ID, record.producer());
-        }
-        if !envelope.reality_id.is_empty() {
-            add(REALITY_ID, &self.options.reality);
-        }
-        if envelope.timestamp == 0 {
-            prost::encoding::int64::encode(TIMESTAMP, &record.timestamp(), &mut bytes);
-        }
-        bytes
     }
 
     async fn cut(&mut self) -> anyhow::Result<()> {

@@ -155,8 +155,8 @@ impl Register {
 
     /// The operators that work, with the version of each.
     pub fn working(&self) -> impl Iterator<Item = (&String, &Arc<Version>)> {
-        let working = |(name, named): (_, &'_ _)| Some((name, Named::working(named)?));
-        self.0.iter().filter_map(working)
+        let named = self.0.iter();
+        named.filter_map(|(name, named)| Some((name, named.working()?)))
     }
 
     /// The names along which what `manifest` writes, as the operator `name`, would come back to it.

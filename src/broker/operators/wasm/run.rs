@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -34,6 +35,8 @@ const SCHEMA: &str = "arqon.v1.WasmProgress";
 const RECORDS_MAX: usize = 512;
 /// Bytes of effects after which they are stored.
 const BYTES_MAX: usize = 512 << 10;
+/// Time after which they are stored, too. What is stored does not depend on it, only how often.
+const TIME_MAX: Duration = Duration::from_millis(250);
 /// How much is read at a time.
 const READ_BYTES: usize = 64 << 10;
 /// Changes of versions that are remembered.
@@ -187,14 +190,15 @@ impl Run {
         let end = self.input.bounds().durable_end;
         let mut batch = Batch::default();
         let (mut at, mut progress) = (self.at, self.progress.clone());
-        let before = progress.clone();
-        while at < end && batch.taken < RECORDS_MAX && batch.bytes < BYTES_MAX {
+        let (before, began) = (progress.clone(), Instant::now());
+        let enough = |batch: &Batch| batch.bytes >= BYTES_MAX || began.elapsed() >= TIME_MAX;
+        while at < end && batch.taken < RECORDS_MAX && !enough(&batch) {
             match self.read(at, end)? {
                 Found::Records(chunk) => {
                     let mut next = chunk.last.next();
                     for record in chunk.iter().filter(|record| record.sequence >= at) {
                         // What was read is dealt with, unless too much comes of it.
-                        if batch.bytes >= BYTES_MAX {
+                        if enough(&batch) {
                             next = record.sequence;
                             break;
                         }
