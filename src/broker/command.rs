@@ -318,7 +318,6 @@ pub struct Call<'a> {
     pub(super) broker: &'a Arc<Broker>,
     pub(super) tenancy: &'a Arc<Tenancy>,
     /// How long it may wait for something at most.
-    #[expect(dead_code, reason = "for operators that wait")]
     pub(super) wait_max: Duration,
     pub(super) caller: &'a Identity,
     pub(super) arguments: Arguments,
