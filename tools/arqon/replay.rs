@@ -31,10 +31,11 @@ const BATCH_BYTES: usize = 512 << 10;
 #[command(after_help = "\
 A replay ends at what is the end of the log when it starts, or before it with --to. With --into the
 envelopes are stored in another reality, in order, with the same ids; their `twist_id` names the
-reality they come from; dead letters are left out. --verify hashes everything but append times and the node's own stamps: of
-the range and, with --into, of what the other reality then holds; else of the range read twice;
-with --output json the last line is an object with both hashes. It ends with 65 if records were
-skipped because they are damaged on the node's disk.
+reality they come from; what only the node writes is left out. --verify hashes everything but append
+times and the node's own stamps (docs/determinism.md): of the range and, with --into, of what the
+other reality then holds; else of the range read twice; with --output json the last line is an object
+with both hashes. It ends with 65 if records were skipped because they are damaged on the node's
+disk. What operators made of a history is made once more by `arqon wasm replay --verify`.
 
 Examples:
   arqon replay 'quake.>' --from 1000 --output json
@@ -165,7 +166,7 @@ fn tell_left_out(count: u64) -> anyhow::Result<()> {
     let mut err = std::io::stderr().lock();
     writeln!(
         err,
-        "{count} records of dead letters left out: the node alone writes them"
+        "{count} records left out that the node alone writes, such as dead letters"
     )?;
     Ok(())
 }
@@ -280,7 +281,7 @@ struct Copy<'a> {
     options: ProduceOptions,
     batch: Batch,
     produced: Option<Produced>,
-    /// Dead letters, which no client can store.
+    /// What no client can store, such as dead letters.
     left_out: u64,
     progress: Progress,
 }

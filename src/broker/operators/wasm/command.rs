@@ -260,7 +260,9 @@ fn push(call: &Call<'_>) -> Result<Value, Error> {
     let broken = |Wrong { field, what }: Wrong| wrong(call, field, what);
     let manifest = Manifest::new(&given).map_err(broken)?;
     let input = call.tenancy.reality(&manifest.input)?;
-    call.tenancy.reality(&manifest.output)?;
+    let output = call.tenancy.reality(&manifest.output)?;
+    let standing = run::progress(&output, name)?.unwrap_or_default();
+    run::check_input(&standing, &manifest.input)?;
     given.from = from(call, &input)?;
     let module = arguments.bytes("module").cloned().unwrap_or_default();
     compiled(&module)?;

@@ -58,7 +58,8 @@ async fn work(office: Office) -> Result<(), Error> {
         let (mut kept, mut further, mut failed) = (BTreeMap::new(), false, false);
         for (name, version) in working {
             let seat = seats.remove(&name);
-            let seat = seat.filter(|seat| seat.version.number == version.number);
+            // What was removed and pushed again is another version of the same number.
+            let seat = seat.filter(|seat| Arc::ptr_eq(&seat.version, &version));
             match step(&office, &name, version, seat).await {
                 Ok((seat, step)) => {
                     further |= step == Step::Further;

@@ -20,7 +20,7 @@ use crate::broker::error::Error;
 use crate::broker::letter;
 use crate::broker::own::OwnRecord;
 use crate::broker::sandbox::{Digest, hex};
-use crate::broker::{Reality, Tenancy};
+use crate::broker::{Reality, RealityName, Tenancy};
 use crate::log::{Found, Sequence, TopicReader};
 use crate::proto::v1::{
     OperatorEmission, OperatorHeader, OperatorInput, OperatorOutput, WasmLeg, WasmProgress,
@@ -148,6 +148,7 @@ impl Run {
         let input = tenancy.reality(&version.manifest.input)?;
         let from = Sequence::at_least_first(version.given.from);
         let progress = progress(&output, name)?.unwrap_or_default();
+        check_input(&progress, &version.manifest.input)?;
         let at = Sequence::at_least_first(progress.sequence).next();
         let at = if progress.sequence == 0 { from } else { at };
         Ok(Self {
@@ -354,6 +355,21 @@ impl Leg {
     }
 }
 
+/// Where an operator stands counts for the reality that it has read.
+///
+/// # Errors
+/// That is another one than `input`.
+pub fn check_input(progress: &WasmProgress, input: &RealityName) -> Result<(), Error> {
+    let read = &progress.input;
+    if read.is_empty() || read == input.as_str() {
+        return Ok(());
+    }
+    let reason = format!(
+        "an operator of this name has read the reality {read} and written here; to read {input}, choose another name or another output"
+    );
+    Err(Error::NoOperator { reason })
+}
+
 /// What is to be stored together.
 #[derive(Debug, Default)]
 struct Batch {
@@ -433,6 +449,11 @@ fn emitted(
     let given = headers.into_iter().map(|header| (header.name, header.value));
     let mut headers: BTreeMap<String, String> = given.collect();
     let short: String = hex(digest).chars().take(16).collect();
+    if schema.is_empty() {
+        // Nobody knows what it is, unless the module says so.
+        let kind = headers.entry("content-type".to_owned());
+        kind.or_insert_with(|| "application/octet-stream".to_owned());
+    }
     headers.insert(BY.to_owned(), format!("{name}@{short}"));
     headers.insert(OF.to_owned(), of.to_owned());
     OwnRecord {
