@@ -13,7 +13,7 @@ use prost_build::Config;
 use protox::prost_reflect::prost_types::FileDescriptorSet;
 use protox::prost_reflect::prost_types::field_descriptor_proto::Type;
 
-const FILES: [&str; 16] = [
+const FILES: [&str; 17] = [
     "arqon/v1/envelope.proto",
     "arqon/v1/record.proto",
     "arqon/v1/frames.proto",
@@ -23,6 +23,7 @@ const FILES: [&str; 16] = [
     "arqon/v1/edge.proto",
     "arqon/v1/revocation.proto",
     "arqon/v1/policy.proto",
+    "arqon/v1/operator.proto",
     "arqon/v1/casil.proto",
     "arqon/v1/schema.proto",
     "arqon/v1/mirror.proto",

@@ -274,6 +274,42 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// A replay of that name is of another reality.
+    #[error("the replay {name:?} in that reality is of {from}; choose another name")]
+    ReplayOfAnother {
+        /// Its name.
+        name: String,
+        /// What it is of.
+        from: String,
+    },
+    /// There is no operator of that name.
+    #[error("there is no operator {name:?}; `arqon wasm list` shows those that are there")]
+    NoSuchOperator {
+        /// The name.
+        name: String,
+    },
+    /// A module cannot be an operator.
+    #[error("{reason}")]
+    NoOperator {
+        /// Why.
+        reason: String,
+    },
+    /// What an operator has done cannot be done again.
+    #[error(
+        "operator {name} has done some of its work with the version {digest:.16}, which is not kept any more"
+    )]
+    VersionForgotten {
+        /// Its name.
+        name: String,
+        /// SHA-256 of the module.
+        digest: String,
+    },
+    /// The caller may not see all that was asked for.
+    #[error("this token may not see all that {filter} matches; name topics that it may")]
+    TopicsHidden {
+        /// What was asked for.
+        filter: Filter,
+    },
     /// The caller may not do this.
     #[error("command {command} needs the role {needed}")]
     RoleMissing {
@@ -350,6 +386,12 @@ pub enum ArgumentFault {
     Kind {
         /// The right type.
         wanted: &'static str,
+    },
+    /// Against a rule of its own.
+    #[error("{what}")]
+    Wrong {
+        /// What is wrong, and what to try.
+        what: String,
     },
     /// Not a number, or not one that is allowed.
     #[error("is {found:?}; needed is a whole number from 1 to {max}")]
@@ -492,6 +534,8 @@ impl Error {
             | Self::NotConfirmed { .. }
             | Self::TenantInUse { .. }
             | Self::ConsumerInUse { .. }
+            | Self::NoOperator { .. }
+            | Self::ReplayOfAnother { .. }
             | Self::ConsumerFilter { .. } => ErrorCode::ValidationError,
             Self::Refused(refused) => refused.code,
             Self::Rejected(rejection) => rejection.fault.code(),
@@ -502,6 +546,8 @@ impl Error {
             | Self::RealityDeleted { .. }
             | Self::NoSuchTenant { .. }
             | Self::NoSuchBackup { .. }
+            | Self::NoSuchOperator { .. }
+            | Self::VersionForgotten { .. }
             | Self::NoSuchRecord { .. } => ErrorCode::NotFound,
             Self::BackupsFull { .. } => ErrorCode::RateLimited,
             Self::TenantsFull { .. }
@@ -509,7 +555,10 @@ impl Error {
             | Self::TenantBytesFull { .. }
             | Self::ConsumersFull { .. } => ErrorCode::TooLarge,
             Self::OutOfRange { .. } | Self::CursorBeyondEnd { .. } => ErrorCode::OffsetOutOfRange,
-            Self::RoleMissing { .. } | Self::RealityClosed { .. } | Self::RecordHidden { .. } => {
+            Self::RoleMissing { .. }
+            | Self::RealityClosed { .. }
+            | Self::RecordHidden { .. }
+            | Self::TopicsHidden { .. } => {
                 ErrorCode::Forbidden
             }
             Self::UnknownCommand { .. } => ErrorCode::UnknownCommand,
@@ -594,6 +643,11 @@ impl Error {
             | Self::RecordDamaged { .. }
             | Self::StateDamaged { .. }
             | Self::RecordHidden { .. } => "sequence".into(),
+            Self::TopicsHidden { .. } => "topic".into(),
+            Self::NoSuchOperator { .. }
+            | Self::ReplayOfAnother { .. }
+            | Self::VersionForgotten { .. } => "arguments.name".into(),
+            Self::NoOperator { .. } => "arguments.module".into(),
             Self::RealityExists { .. } | Self::JobExists { .. } => "arguments.name".into(),
             Self::UnknownCommand { .. } => "name".into(),
             Self::Argument { argument, .. } => format!("arguments.{argument}"),

@@ -40,6 +40,8 @@ pub struct OwnRecord {
     pub producer: String,
     /// The room that it is said in; may be empty.
     pub room: String,
+    /// When what it says happened, milliseconds since the Unix epoch; 0 = when it is stored.
+    pub timestamp: i64,
 }
 
 /// What must hold for records to be stored (BRK-07).
@@ -143,6 +145,7 @@ impl OwnRecord {
             key: self.key,
             schema: self.schema,
             expires_at: self.expires_at,
+            timestamp: self.timestamp,
             payload: Some(envelope::Payload::Event(Event {
                 r#type: self.kind,
                 data: self.data,

@@ -24,6 +24,7 @@ pub mod casil;
 pub mod checkup;
 pub mod development;
 pub mod handshake;
+pub mod history;
 pub mod json;
 mod keys;
 pub mod listener;

@@ -18,6 +18,7 @@ mod fork;
 mod full_disk;
 mod handshake;
 mod histories;
+mod history;
 #[path = "../contract/interpreter.rs"]
 mod interpreter;
 mod json_adapter;
@@ -56,5 +57,6 @@ mod tokens;
 mod traces;
 mod upkeep;
 mod verbs;
+mod wasm;
 mod webhook;
 mod wire;

@@ -18,6 +18,7 @@ mod dispatch;
 mod edge;
 mod failure;
 mod grammar;
+mod history;
 mod log;
 mod loss;
 mod mirror;
@@ -44,6 +45,7 @@ mod tail;
 mod token;
 mod topics;
 mod version;
+mod wasm;
 mod webhooks;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -96,6 +98,7 @@ enum Verb {
     Consume(consume::Arguments),
     Tail(tail::Arguments),
     Replay(replay::Arguments),
+    History(history::Arguments),
     Topics(topics::Arguments),
     Causal(causal::Arguments),
     Consumers(consumers::Arguments),
@@ -107,6 +110,7 @@ enum Verb {
     Audit(audit::Arguments),
     Node(node::Arguments),
     Policy(policy::Arguments),
+    Wasm(wasm::Arguments),
     Projector(projector::Arguments),
     Dispatch(dispatch::Arguments),
     Operators(operators::Arguments),
@@ -178,6 +182,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Consume(arguments) => consume::run(&target, output, arguments).await,
             Verb::Tail(arguments) => tail::run(&target, output, arguments).await,
             Verb::Replay(arguments) => replay::run(&target, output, arguments).await,
+            Verb::History(arguments) => history::run(&target, output, arguments).await,
             Verb::Topics(arguments) => topics::run(&target, output, arguments).await,
             Verb::Causal(arguments) => causal::run(&target, form, arguments).await,
             Verb::Consumers(arguments) => consumers::run(&target, output, arguments).await,
@@ -189,6 +194,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Rooms(arguments) => rooms::run(&target, output, arguments).await,
             Verb::Log(arguments) => log::run(&target, output, arguments).await,
             Verb::Policy(arguments) => policy::run(&target, output, arguments).await,
+            Verb::Wasm(arguments) => wasm::run(&target, output, arguments).await,
             Verb::Projector(arguments) => projector::run(&target, output, arguments).await,
             Verb::Dispatch(arguments) => dispatch::run(&target, output, arguments).await,
             Verb::Operators(arguments) => operators::run(&target, output, arguments).await,
