@@ -315,6 +315,19 @@ sections! {
         tenant_bytes_max: usize = 32 << 20, Bound::Within(KIB, GIB);
     }
 
+    /// Envelopes that are sent again, known by the ids that their producers gave them. See
+    /// docs/protocol.md.
+    dedup: Dedup {
+        /// An id is known for at least so long after its envelope was stored, by the log's own time,
+        /// and at most a fifth longer.
+        window_ms: u64 = 600_000, Bound::Within(1_000, 7 * DAY_S * 1_000);
+        /// Ids of one reality that are known at a time; at most a fifth more are. Beyond that the
+        /// oldest go before their time. About 40 bytes of memory each, as many as are in the window,
+        /// and none in realities whose producers give no ids. 0: an envelope that is sent again is
+        /// stored again.
+        ids_max: usize = 1_000_000, Bound::Within(0, 1 << 28);
+    }
+
     /// The thread that keeps logs up: retention, compaction, compression.
     maintenance: Maintenance {
         /// From the end of one round over all open realities to the start of the next.

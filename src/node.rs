@@ -349,6 +349,8 @@ fn start_broker(
         tenant_bytes_max: (limits.tenant_bytes_max > 0).then_some(limits.tenant_bytes_max),
         consumers_max: limits.consumers_max,
         producers_max: limits.producers_max,
+        dedup_window: Duration::from_millis(config.dedup.window_ms),
+        dedup_ids_max: config.dedup.ids_max,
         maintenance: broker::maintenance::Options::of(config).context("settings")?,
     };
     Broker::start(environment, options).context("cannot start the broker")

@@ -6,6 +6,7 @@
 use super::accept::Rejection;
 use super::damage::without_directories;
 use super::filter::Filter;
+use super::gate::Unmet;
 use super::name::{NameError, RealityName, Tenant};
 use super::reality::ReadOnly;
 use crate::log::{self, AppendError, KeyProblem, Sequence};
@@ -25,6 +26,9 @@ pub enum Error {
     /// An envelope breaks a rule.
     #[error(transparent)]
     Rejected(#[from] Rejection),
+    /// A batch does not meet what it was sent under.
+    #[error(transparent)]
+    Unmet(#[from] Unmet),
     /// There is no such reality.
     #[error("there is no reality {reality}; create it with `arqon reality create {reality}`")]
     NoSuchReality {
@@ -302,6 +306,9 @@ fn append_text(error: &AppendError) -> String {
         AppendError::Indeterminate { .. } => {
             "a write failed under way: the batch may or may not be stored".into()
         }
+        AppendError::ConditionNotMet { expected, found } => {
+            format!("expected {expected}, found {found}; nothing was stored")
+        }
         AppendError::TooLarge { bytes, limit } => {
             format!("the batch takes {bytes} bytes in the log, more than the limit of {limit}")
         }
@@ -402,6 +409,7 @@ impl Error {
             | Self::ConsumerInUse { .. }
             | Self::ConsumerFilter { .. } => ErrorCode::ValidationError,
             Self::Rejected(rejection) => rejection.fault.code(),
+            Self::Unmet(unmet) => unmet.code(),
             Self::SlowConsumer { .. } => ErrorCode::SlowConsumer,
             Self::NoSuchReality { .. }
             | Self::NotAmongRealities { .. }
@@ -424,6 +432,7 @@ impl Error {
                 | AppendError::ReadOnly { .. }
                 | AppendError::Indeterminate { .. } => ErrorCode::StorageFailure,
                 AppendError::Busy { .. } => ErrorCode::RateLimited,
+                AppendError::ConditionNotMet { .. } => ErrorCode::SequenceConflict,
                 AppendError::TooLarge { .. } => ErrorCode::TooLarge,
             },
             Self::Log(log::Error::NotEncrypted { .. }) => ErrorCode::ValidationError,
@@ -454,6 +463,16 @@ impl Error {
         }
     }
 
+    /// What would have been right, where a count was expected: the topic's last sequence, or the
+    /// producer's next number. 0 otherwise.
+    #[must_use]
+    pub const fn actual(&self) -> u64 {
+        match self {
+            Self::Unmet(unmet) => unmet.actual(),
+            _ => 0,
+        }
+    }
+
     /// How long to wait before that, in milliseconds.
     #[must_use]
     pub fn retry_after_ms(&self) -> u64 {
@@ -470,6 +489,7 @@ impl Error {
         match self {
             Self::Name { field, .. } => (*field).into(),
             Self::Rejected(rejection) => rejection.path(),
+            Self::Unmet(unmet) => unmet.field(),
             // Named because it is found before anything of the request is done.
             Self::NoSuchReality { .. }
             | Self::NotAmongRealities { .. }

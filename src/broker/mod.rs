@@ -22,6 +22,7 @@ pub mod damage;
 pub mod error;
 pub mod fanout;
 pub mod filter;
+mod gate;
 pub mod journal;
 pub mod maintenance;
 pub mod name;
@@ -56,6 +57,7 @@ pub use access::{Identity, Role, Topics};
 pub use consumer::Consumers;
 pub use error::Error;
 pub use filter::{Filter, Traits};
+pub use gate::{Duplicate, Expected, Receipt, Unmet};
 pub use name::{NameError, RealityName, Tenant, check_token};
 pub use reality::{ReadOnly, Reality};
 pub use register::Birth;
@@ -99,6 +101,10 @@ pub struct Options {
     pub consumers_max: usize,
     /// Most producers of a reality whose own clocks are remembered.
     pub producers_max: usize,
+    /// For how long the ids that producers give are remembered.
+    pub dedup_window: Duration,
+    /// Most ids of a reality that are remembered for so long; 0: none are.
+    pub dedup_ids_max: usize,
     /// How logs are kept up.
     pub maintenance: maintenance::Options,
 }
@@ -118,6 +124,8 @@ impl Options {
             tenant_bytes_max: None,
             consumers_max: 10_000,
             producers_max: 65_536,
+            dedup_window: Duration::from_secs(600),
+            dedup_ids_max: 1_000_000,
             maintenance: maintenance::Options::default(),
         }
     }
@@ -174,6 +182,10 @@ impl Broker {
             node: options.node,
             node_name: options.node_name.clone(),
             producers_max: options.producers_max,
+            reach: gate::Reach {
+                window: Micros(u64::try_from(options.dedup_window.as_micros()).unwrap_or(u64::MAX)),
+                ids_max: options.dedup_ids_max,
+            },
             ids: IdSource::new(),
             repairs: Repairs::default(),
             past: Past::default(),

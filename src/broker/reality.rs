@@ -17,12 +17,13 @@ use super::damage::Encounters;
 use super::error::Error;
 use super::fanout::{Fanout, Subscriber, Visibility, Wanted};
 use super::filter::Filter;
+use super::gate::{Claims, Memory, Reach};
 use super::name::{RealityName, Tenant};
 use super::openings::Openings;
 use super::producers::{Producer, ProducerClocks};
 use super::repair::Repairs;
 use super::stamp::IdSource;
-use super::stored::RealityBytes;
+use super::stored::{RealityBytes, Room};
 use super::system;
 use crate::log::{
     self, Append, AppendError, AppendSink, Bounds, Chunk, Durability, Environment, Found, Log,
@@ -42,6 +43,7 @@ pub(super) struct Ground {
     pub(super) node: u32,
     pub(super) node_name: String,
     pub(super) producers_max: usize,
+    pub(super) reach: Reach,
     pub(super) ids: IdSource,
     pub(super) repairs: Repairs,
     pub(super) past: Past,
@@ -87,6 +89,7 @@ pub struct Reality {
     gone: AtomicBool,
     watch: Arc<Watch>,
     producers: Mutex<ProducerClocks>,
+    memory: Arc<Memory>,
     encounters: Arc<Encounters>,
     bytes: Arc<RealityBytes>,
     /// Of the node's own that are told of records.
@@ -162,6 +165,7 @@ impl Reality {
             gone: AtomicBool::new(false),
             watch,
             producers: Mutex::new(ProducerClocks::new(ground.producers_max)),
+            memory: Arc::new(Memory::new(ground.reach, ground.producers_max)),
             encounters: Arc::new(Encounters::new(tenant.clone(), name.clone())),
             bytes,
             attending: Arc::default(),
@@ -293,7 +297,12 @@ impl Reality {
         sink: Arc<dyn AppendSink>,
         token: u64,
     ) -> Result<(), Error> {
-        let Batch { records, own, .. } = batch;
+        let Batch {
+            records,
+            own,
+            claims,
+            ..
+        } = batch;
         let reserved = self.reserve(&records)?;
         let append = Append {
             records,
@@ -302,19 +311,49 @@ impl Reality {
             sink,
             token,
         };
-        let queued = self.queue(append, own);
+        let queued = self.queue(append, own, claims, reserved);
         if queued.is_err() {
             self.bytes.give_back(reserved);
         }
         queued
     }
 
-    fn queue(&self, append: Append, own: Vec<super::accept::OwnEntry>) -> Result<(), Error> {
+    /// Whether appending `batch` has to read the log first, and so may block.
+    #[must_use]
+    pub fn must_read_for(&self, batch: &Batch<'_>) -> bool {
+        let (generation, log) = self.opened_log();
+        batch.claims.remembers() && !self.memory.knows(generation)
+            || batch.claims.expects() && !log.knows_lasts()
+    }
+
+    fn queue(
+        &self,
+        append: Append,
+        own: Vec<super::accept::OwnEntry>,
+        claims: Claims,
+        reserved: u64,
+    ) -> Result<(), Error> {
+        let (generation, log) = self.opened_log();
+        if claims.remembers() {
+            self.memory.recall(generation, &log)?;
+        }
+        if claims.expects() {
+            log.know_lasts()?;
+        }
+        let put = |append| {
+            let queued = if claims.is_empty() {
+                log.queue(append)
+            } else {
+                let room = Room {
+                    bytes: Arc::clone(&self.bytes),
+                    taken: reserved,
+                };
+                log.queue_if(append, claims.into_gate(&self.memory, generation, room))
+            };
+            queued.map_err(|error| self.refusal(error))
+        };
         if own.is_empty() {
-            return self
-                .log()
-                .queue(append)
-                .map_err(|error| self.refusal(error));
+            return put(append);
         }
         // Held across the append, so that two sessions of one producer cannot pass each other
         // between the check and their place in the log.
@@ -323,9 +362,7 @@ impl Reality {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         check_own(&own, |producer| producers.reached(producer))?;
-        self.log()
-            .queue(append)
-            .map_err(|error| self.refusal(error))?;
+        put(append)?;
         for entry in own {
             producers.observe(&entry.producer, entry.counter);
         }
@@ -381,6 +418,7 @@ impl Reality {
             AppendError::NoSpace { .. }
             | AppendError::Busy { .. }
             | AppendError::Indeterminate { .. }
+            | AppendError::ConditionNotMet { .. }
             | AppendError::TooLarge { .. } => Error::Append(error),
         }
     }

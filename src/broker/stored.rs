@@ -30,6 +30,20 @@ pub(super) struct RealityBytes {
     own: AtomicU64,
 }
 
+/// Room that was taken for a batch of which it is not known yet whether it is stored.
+#[derive(Debug)]
+pub(super) struct Room {
+    pub(super) bytes: Arc<RealityBytes>,
+    pub(super) taken: u64,
+}
+
+impl Room {
+    /// Nothing is stored.
+    pub(super) fn give_back(&mut self) {
+        self.bytes.give_back(std::mem::take(&mut self.taken));
+    }
+}
+
 impl TenantBytes {
     pub(super) fn new(limit: Option<u64>) -> Arc<Self> {
         Arc::new(Self {
