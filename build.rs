@@ -13,11 +13,12 @@ use prost_build::Config;
 use protox::prost_reflect::prost_types::FileDescriptorSet;
 use protox::prost_reflect::prost_types::field_descriptor_proto::Type;
 
-const FILES: [&str; 15] = [
+const FILES: [&str; 16] = [
     "arqon/v1/envelope.proto",
     "arqon/v1/record.proto",
     "arqon/v1/frames.proto",
     "arqon/v1/cursor.proto",
+    "arqon/v1/letter.proto",
     "arqon/v1/backup.proto",
     "arqon/v1/edge.proto",
     "arqon/v1/revocation.proto",
@@ -32,10 +33,11 @@ const FILES: [&str; 15] = [
 ];
 
 /// (message, field) pairs of package `arqon.v1` that Rust code keeps encoded.
-const UNDECODED: [(&str, &str); 3] = [
+const UNDECODED: [(&str, &str); 4] = [
     ("Produce", "envelopes"),
     ("Deliver", "records"),
     ("Record", "envelope"),
+    ("DeadLetter", "envelope"),
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

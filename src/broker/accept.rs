@@ -11,8 +11,9 @@ use prost::Message as _;
 use uuid::Uuid;
 
 use super::access::Identity;
-use super::gate::{Claims, Expected, Receipt};
+use super::gate::{Claims, Receipt};
 use super::name::{self, NameError};
+use super::own::Expected;
 use super::producers::Producer;
 use super::reality::Reality;
 use super::stamp;

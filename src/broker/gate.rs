@@ -18,21 +18,12 @@ use self::ids::Key;
 pub(super) use self::ids::Reach;
 pub(super) use self::memory::Memory;
 use self::memory::Window;
+use super::own::Expected;
 use super::producers::Producer;
 use super::stored::Room;
 use crate::log::{Condition, Judgement, NewRecord, Sequence, Standing};
 use crate::proto::code::ErrorCode;
 use crate::proto::view::EnvelopeView;
-
-/// What a producer has seen: a batch is stored only if `last` is still the last sequence on
-/// `topic`, the batches before it in the same instant included.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Expected {
-    /// The topic.
-    pub topic: String,
-    /// Its last sequence; 0: no record of it is in the log.
-    pub last: u64,
-}
 
 /// Why a batch does not pass. Nothing of it is stored.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

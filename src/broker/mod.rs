@@ -24,9 +24,13 @@ pub mod fanout;
 pub mod filter;
 mod gate;
 pub mod journal;
+pub mod ledger;
+pub mod letter;
 pub mod maintenance;
 pub mod name;
 pub mod openings;
+pub mod operators;
+mod own;
 pub mod producers;
 pub mod reality;
 mod register;
@@ -57,8 +61,9 @@ pub use access::{Identity, Role, Topics};
 pub use consumer::Consumers;
 pub use error::Error;
 pub use filter::{Filter, Traits};
-pub use gate::{Duplicate, Expected, Receipt, Unmet};
+pub use gate::{Duplicate, Receipt, Unmet};
 pub use name::{NameError, RealityName, Tenant, check_token};
+pub use own::{Expected, OwnRecord};
 pub use reality::{ReadOnly, Reality};
 pub use register::Birth;
 pub use subscription::Subscription;
@@ -105,6 +110,8 @@ pub struct Options {
     pub dedup_window: Duration,
     /// Most ids of a reality that are remembered for so long; 0: none are.
     pub dedup_ids_max: usize,
+    /// Where what folds come to is kept between two openings; `None`: nowhere, they are read anew.
+    pub states: Option<PathBuf>,
     /// How logs are kept up.
     pub maintenance: maintenance::Options,
 }
@@ -126,6 +133,7 @@ impl Options {
             producers_max: 65_536,
             dedup_window: Duration::from_secs(600),
             dedup_ids_max: 1_000_000,
+            states: None,
             maintenance: maintenance::Options::default(),
         }
     }
@@ -167,6 +175,7 @@ pub struct Broker {
     threads: Mutex<Vec<JoinHandle<()>>>,
     backups: Backups,
     maintenance: Arc<Maintenance>,
+    duties: operators::Duties,
 }
 
 impl Broker {
@@ -176,7 +185,9 @@ impl Broker {
     /// # Errors
     /// A thread cannot be started.
     pub fn start(environment: Environment, options: Options) -> std::io::Result<Arc<Self>> {
+        let cache = options.states.as_deref().map(ledger::Cache::open);
         let ground = Arc::new(Ground {
+            cache: cache.transpose()?,
             environment,
             options: options.log.clone(),
             node: options.node,
@@ -199,6 +210,7 @@ impl Broker {
             threads: Mutex::default(),
             backups: Backups::default(),
             maintenance: Arc::default(),
+            duties: operators::Duties::default(),
         });
         broker.spawn("arqon-repair", |ground, broker| {
             while let Some(due) = ground.repairs.next() {
@@ -261,6 +273,9 @@ impl Broker {
         if self.tenants.holds(tenant) {
             let tenant = tenant.clone();
             return Err(Error::TenantInUse { tenant });
+        }
+        if let Some(cache) = &self.ground.cache {
+            cache.forget(tenant.as_str());
         }
         removal::delete_tenant(&self.ground, &self.options.directory, tenant, by)
     }
@@ -361,6 +376,7 @@ impl Broker {
         }
         let tenancy = opened?;
         self.tenants.insert(tenant.clone(), Arc::clone(&tenancy));
+        self.duties.look(tenant);
         Ok(tenancy)
     }
 
@@ -410,6 +426,12 @@ impl Broker {
                 drop(tenancy);
                 self.seats.fetch_sub(1, Ordering::SeqCst);
             });
+    }
+
+    /// What the built-in operators have to do.
+    #[must_use]
+    pub const fn duties(&self) -> &operators::Duties {
+        &self.duties
     }
 
     /// Which realities were opened. For one listener.
@@ -548,6 +570,9 @@ impl Broker {
         self.tenants.shut();
         for tenancy in self.tenancies() {
             tenancy.close();
+        }
+        if let Some(cache) = &self.ground.cache {
+            cache.flush();
         }
     }
 }

@@ -18,6 +18,7 @@ use super::error::Error;
 use super::fanout::{Fanout, Subscriber, Visibility, Wanted};
 use super::filter::Filter;
 use super::gate::{Claims, Memory, Reach};
+use super::ledger::Cache;
 use super::name::{RealityName, Tenant};
 use super::openings::Openings;
 use super::producers::{Producer, ProducerClocks};
@@ -48,6 +49,7 @@ pub(super) struct Ground {
     pub(super) repairs: Repairs,
     pub(super) past: Past,
     pub(super) openings: Openings,
+    pub(super) cache: Option<Cache>,
 }
 
 /// What logs had counted that are closed now.
@@ -430,13 +432,42 @@ impl Reality {
         sink: Arc<dyn AppendSink>,
         token: u64,
     ) -> Result<(), AppendError> {
+        self.append_all_own(vec![record], sink, token)
+    }
+
+    /// The same for several records, all or none.
+    pub(super) fn append_all_own(
+        &self,
+        records: Vec<NewRecord>,
+        sink: Arc<dyn AppendSink>,
+        token: u64,
+    ) -> Result<(), AppendError> {
         self.log().append(Append {
-            records: vec![record],
+            records,
             durability: system::DURABILITY,
             then: None,
             sink,
             token,
         })
+    }
+
+    /// The same under a condition. May block on the disk.
+    pub(super) fn append_all_if(
+        &self,
+        records: Vec<NewRecord>,
+        claims: Claims,
+        sink: Arc<dyn AppendSink>,
+    ) -> Result<(), Error> {
+        let append = Append {
+            records,
+            durability: system::DURABILITY,
+            then: None,
+            sink,
+            token: 0,
+        };
+        self.queue(append, Vec::new(), claims, 0)?;
+        self.start();
+        Ok(())
     }
 
     /// Replaces a poisoned log by its reopened successor. Blocks.

@@ -16,7 +16,16 @@ use crate::proto::view::EnvelopeView;
 /// Topic of statements about the logs themselves.
 pub(super) const LOG_TOPIC: &str = "sys.log";
 /// Name under which the broker produces.
-const PRODUCER: &str = "arqonbus";
+pub(super) const PRODUCER: &str = "arqonbus";
+
+/// What data of a schema is; of none, it is JSON.
+pub(super) const fn content_type(schema: &str) -> &'static str {
+    if schema.is_empty() {
+        "application/json"
+    } else {
+        "application/x-protobuf"
+    }
+}
 
 /// An event of the broker.
 pub(super) fn event(
@@ -26,14 +35,23 @@ pub(super) fn event(
     schema: &str,
     data: Bytes,
 ) -> NewRecord {
-    let content_type = if schema.is_empty() {
-        "application/json"
-    } else {
-        "application/x-protobuf"
-    };
+    keyed_event(system, topic, kind, schema, "", data)
+}
+
+/// An event of the broker with a key, by which its topic may be compacted.
+pub(super) fn keyed_event(
+    system: &Reality,
+    topic: String,
+    kind: &str,
+    schema: &str,
+    key: &str,
+    data: Bytes,
+) -> NewRecord {
+    let content_type = content_type(schema);
     let envelope = Envelope {
         topic: topic.clone(),
         schema: schema.into(),
+        key: key.into(),
         headers: [("content-type".to_owned(), content_type.to_owned())].into(),
         payload: Some(envelope::Payload::Event(Event {
             r#type: kind.into(),
@@ -108,13 +126,29 @@ pub(super) fn state_loss(system: &Reality, of: &Reality, loss: &LossStatement) {
 
 /// Appends and waits until it is on disk. Blocks.
 pub(super) fn append_and_wait(system: &Reality, record: NewRecord) -> Result<Appended, Error> {
+    append_all_and_wait(system, vec![record])
+}
+
+/// The same for several, all or none.
+pub(super) fn append_all_and_wait(
+    system: &Reality,
+    records: Vec<NewRecord>,
+) -> Result<Appended, Error> {
+    waited(system, |sink| {
+        let queued = system.append_all_own(records, sink, 0);
+        queued.map_err(|error| system.refusal(error))
+    })
+}
+
+/// Has `queue` append something to `reality`, and waits until that is on disk. Blocks.
+pub(super) fn waited(
+    reality: &Reality,
+    queue: impl FnOnce(Arc<dyn AppendSink>) -> Result<(), Error>,
+) -> Result<Appended, Error> {
     let (sender, receiver): (_, Receiver<Result<Appended, AppendError>>) = sync_channel(1);
-    let refused = |error| system.refusal(error);
-    system
-        .append_own(record, Arc::new(Waited(sender)), 0)
-        .map_err(refused)?;
+    queue(Arc::new(Waited(sender)))?;
     match receiver.recv() {
-        Ok(outcome) => outcome.map_err(refused),
+        Ok(outcome) => outcome.map_err(|error| reality.refusal(error)),
         // The log was closed and forgot the sink.
         Err(_) => Err(Error::ShuttingDown),
     }

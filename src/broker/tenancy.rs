@@ -15,6 +15,7 @@ use bytes::Bytes;
 
 use super::consumer::Consumers;
 use super::error::Error;
+use super::ledger::{Cache, Ledgers};
 use super::name::{RealityName, Tenant};
 use super::reality::{Ground, Reality};
 use super::register::{self, Birth, Register};
@@ -33,6 +34,7 @@ pub struct Tenancy {
     directory: PathBuf,
     system: Arc<Reality>,
     consumers: Arc<Consumers>,
+    ledgers: Ledgers,
     there: Mutex<BTreeMap<RealityName, Birth>>,
     /// Those that are open, the system's own excepted.
     open: Roster<RealityName, Reality>,
@@ -87,6 +89,7 @@ impl Tenancy {
             open: Roster::default(),
             system,
             consumers,
+            ledgers: Ledgers::default(),
             there: Mutex::new(there),
             creating: Mutex::new(()),
             bytes,
@@ -301,6 +304,15 @@ impl Tenancy {
         }
     }
 
+    pub(super) const fn ledgers(&self) -> &Ledgers {
+        &self.ledgers
+    }
+
+    /// Where folds are kept between two openings, if they are.
+    pub(super) fn cache(&self) -> Option<&Cache> {
+        self.ground.cache.as_ref()
+    }
+
     pub(super) const fn ground(&self) -> &Arc<Ground> {
         &self.ground
     }
@@ -454,6 +466,9 @@ impl Tenancy {
         self.open.shut();
         for reality in self.open.all() {
             reality.close();
+        }
+        if let Some(cache) = self.cache() {
+            self.ledgers.keep(cache, self.tenant.as_str());
         }
         self.system.close();
     }
