@@ -355,6 +355,8 @@ sections! {
         topic_bytes_max: usize = 255, Bound::Within(16, 255);
         /// Tokens of a topic.
         topic_depth_max: usize = 32, Bound::Within(1, 32);
+        /// One encoded envelope on the topics `reflex.>`, where there are references only.
+        reflex_bytes_max: usize = 4 << 10, Bound::Within(256, 64 * KIB);
         /// Headers of an envelope.
         headers_max: usize = 64, Bound::Within(0, 1024);
         /// Names and values of an envelope's headers together.
@@ -375,6 +377,10 @@ sections! {
         /// Bytes of records that all realities of one tenant may store, framing included, beyond
         /// which Produce is refused; 0 for no limit.
         tenant_bytes_max: u64 = 0, Bound::Within(0, u64::MAX);
+        /// Topics that all realities of one tenant may have, `_system` excepted, beyond which a
+        /// Produce to another one is refused; 0 for no limit. Those of a reality count from when it
+        /// is first opened after a start; a topic whose last record is gone counts no more.
+        tenant_topics_max: u64 = 0, Bound::Within(0, 1 << 28);
         /// Messages that one session may produce in a second; 0 for no limit.
         session_messages_per_second: u64 = 0, Bound::Within(0, 1 << 40);
         /// Bytes of envelopes that one session may produce in a second; 0 for no limit.

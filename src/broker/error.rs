@@ -137,6 +137,18 @@ pub enum Error {
         /// Most that it may store.
         limit: u64,
     },
+    /// The tenant may not have so many topics.
+    #[error(
+        "the tenant has {held} topics and may have {limit}, so that {wanted} new ones do not fit; nothing was stored; publish on topics that are there, or have `limits.tenant_topics_max` raised"
+    )]
+    TopicsFull {
+        /// How many it has.
+        held: u64,
+        /// How many it wanted to add.
+        wanted: u64,
+        /// Most that it may have.
+        limit: u64,
+    },
     /// The tenant has no room for another named consumer.
     #[error("the tenant has {limit} named consumers, which is the limit")]
     ConsumersFull {
@@ -431,6 +443,7 @@ impl Error {
             Self::TenantsFull { .. }
             | Self::RealitiesFull { .. }
             | Self::TenantBytesFull { .. }
+            | Self::TopicsFull { .. }
             | Self::ConsumersFull { .. } => ErrorCode::TooLarge,
             Self::OutOfRange { .. } | Self::CursorBeyondEnd { .. } => ErrorCode::OffsetOutOfRange,
             Self::RoleMissing { .. } | Self::RealityClosed { .. } | Self::RecordHidden { .. } => {
@@ -527,6 +540,7 @@ impl Error {
             Self::TenantsFull { .. }
             | Self::RealitiesFull { .. }
             | Self::TenantBytesFull { .. }
+            | Self::TopicsFull { .. }
             | Self::ConsumersFull { .. }
             | Self::BackupsFull { .. }
             | Self::NoSuchBackup { .. }

@@ -32,6 +32,7 @@ pub mod openings;
 pub mod operators;
 mod own;
 pub mod producers;
+mod quota;
 pub mod reality;
 mod register;
 mod removal;
@@ -102,6 +103,8 @@ pub struct Options {
     pub realities_max: usize,
     /// Most bytes that the realities of a tenant may store.
     pub tenant_bytes_max: Option<u64>,
+    /// Most topics that the realities of a tenant may have.
+    pub tenant_topics_max: Option<u64>,
     /// Most named consumers of a tenant.
     pub consumers_max: usize,
     /// Most producers of a reality whose own clocks are remembered.
@@ -129,6 +132,7 @@ impl Options {
             tenants_max: 1_000,
             realities_max: 256,
             tenant_bytes_max: None,
+            tenant_topics_max: None,
             consumers_max: 10_000,
             producers_max: 65_536,
             dedup_window: Duration::from_secs(600),
@@ -368,6 +372,7 @@ impl Broker {
             realities_max: self.options.realities_max,
             consumers_max: self.options.consumers_max,
             bytes_max: self.options.tenant_bytes_max,
+            topics_max: self.options.tenant_topics_max,
         };
         let directory = self.options.directory.join(tenant.as_str());
         let opened = Tenancy::open(&self.ground, tenant, directory, allowance);

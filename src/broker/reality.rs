@@ -306,6 +306,10 @@ impl Reality {
             ..
         } = batch;
         let reserved = self.reserve(&records)?;
+        if let Err(error) = self.bytes.admit(&records) {
+            self.bytes.give_back(reserved);
+            return Err(error);
+        }
         let append = Append {
             records,
             durability,
@@ -388,6 +392,15 @@ impl Reality {
 
     /// Replaces what was counted of its bytes by what the log says. May wait for a flush.
     pub(super) fn measure(&self) {
+        // Those of the node itself are no tenant's doing.
+        if self.bytes.counts_topics() && !self.name.is_system() {
+            match self.log().topics() {
+                Ok(topics) => self.bytes.set_topics(&topics),
+                Err(error) => {
+                    tracing::warn!(tenant = %self.tenant, reality = %self.name, %error, "topics not counted");
+                }
+            }
+        }
         if self.bytes.counts() {
             let log = self.log();
             let waiting = log.waiting_bytes();

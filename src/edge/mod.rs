@@ -31,6 +31,7 @@ pub mod policy;
 pub mod profile;
 pub mod projector;
 pub mod rate;
+pub mod reflex;
 pub mod revocation;
 pub mod schema;
 pub mod seats;

@@ -20,6 +20,7 @@ mod policy;
 mod produce;
 mod progress;
 mod projector;
+mod quota;
 mod rate;
 mod reality;
 mod registered;
@@ -99,6 +100,7 @@ enum Verb {
     Status(status::Arguments),
     Edge(edge::Arguments),
     Mirror(mirror::Arguments),
+    Quota(quota::Arguments),
     Rate(rate::Arguments),
     Signature(signature::Arguments),
     Token(token::Arguments),
@@ -169,6 +171,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Schema(arguments) => schema::run(&target, output, arguments).await,
             Verb::Status(arguments) => status::run(&target, output, arguments).await,
             Verb::Edge(arguments) => edge::run(&target, output, arguments).await,
+            Verb::Quota(arguments) => quota::run(&target, output, arguments).await,
             Verb::Rate(arguments) => rate::run(&target, output, arguments).await,
             Verb::Mirror(arguments) => mirror::run(&target, output, arguments).await,
             Verb::Signature(arguments) => signature::run(&target, output, arguments).await,
