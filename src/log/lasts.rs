@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
+use std::sync::{Arc, PoisonError};
 
 use super::error::Error;
 use super::index::Index;
@@ -136,8 +137,11 @@ impl State {
     /// The last sequence on `topic`; `None` if no record of it is in the log.
     pub(super) fn last_of(&self, topic: &str) -> Result<Option<Sequence>, Error> {
         let last_in = |index: &Index| index.topics.get(topic).map(|topic| topic.last);
-        let segments = self.segments();
-        if let Some(growing) = segments.last()
+        let growing = {
+            let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+            segments.last().map(Arc::clone)
+        };
+        if let Some(growing) = &growing
             && let Some(last) = growing.with_index(&*self.storage, last_in)?
         {
             return Ok(Some(last));
@@ -148,7 +152,7 @@ impl State {
                 return Ok(known.get(&lasts.key(topic)).copied());
             }
         }
-        for segment in segments.iter().rev().skip(1) {
+        for segment in self.segments().iter().rev() {
             let last = segment.with_index(&*self.storage, last_in)?;
             self.keep_index(segment);
             if last.is_some() {

@@ -303,3 +303,60 @@ fn a_repetition_a_conflict_and_a_gap_are_told_apart() {
     assert_eq!((back.code.as_str(), back.actual), ("STALE", 2));
     produced(ask(&mut wire, numbered(2)));
 }
+
+// BRK-17: of what is no reference nothing is stored, whoever says it and in whatever form.
+#[test]
+fn on_the_topics_of_reflex_there_are_references_only() {
+    let node = Node::dev();
+    let mut wire = Wire::of(&node, &claims("acme", Role::Admin));
+    let said = |data: &str| {
+        let event = v1::Event {
+            r#type: "hint".into(),
+            data: data.to_owned().into(),
+        };
+        produce(&[Envelope {
+            payload: Some(v1::envelope::Payload::Event(event)),
+            ..named("reflex.hints", "")
+        }])
+    };
+    let body = r#"{"episode_id":"e","kind":"stored","uri":"ram:e","episode_body":"all"}"#;
+    let refusal = refused(ask(&mut wire, said(body)));
+    assert_eq!(refusal.code, "SCHEMA_VIOLATION");
+    assert_eq!(refusal.field, "envelopes[0].data.episode_body");
+    let long = format!(r#"{{"episode_id":"{}"}}"#, "e".repeat(5_000));
+    assert_eq!(refused(ask(&mut wire, said(&long))).code, "TOO_LARGE");
+    let pointer = r#"{"episode_id":"e","kind":"stored","uri":"ram:e"}"#;
+    assert_eq!(produced(ask(&mut wire, said(pointer))).first, 1);
+}
+
+// BRK-12: over the limit nothing of a batch is stored, and what is there goes on.
+#[test]
+fn a_tenant_has_no_more_topics_than_it_may() {
+    let node = Node::dev_with(&[("ARQONBUS_LIMITS_TENANT_TOPICS_MAX", "2")]);
+    let mut wire = Wire::of(&node, &claims("acme", Role::User));
+    produced(ask(&mut wire, produce(&[named("a", ""), named("b", "")])));
+    let refusal = refused(ask(&mut wire, produce(&[named("a", ""), named("c", "")])));
+    assert_eq!(refusal.code, "TOO_LARGE");
+    assert!(
+        refusal.message.contains("limits.tenant_topics_max"),
+        "{refusal:?}"
+    );
+    assert_eq!(
+        produced(ask(&mut wire, produce(&[named("a", "")]))).first,
+        3
+    );
+    let asked = v1::CommandRequest {
+        name: "quota.show".into(),
+        arguments: HashMap::new(),
+    };
+    wire.send(Ask::Command(asked));
+    let Some(Answer::CommandResult(result)) = wire.next().expect("an answer").body else {
+        panic!("no result");
+    };
+    let shown = result.result.expect("a value").to_json();
+    assert_eq!(
+        (shown["topics"].as_u64(), shown["topics_max"].as_u64()),
+        (Some(2), Some(2))
+    );
+    assert_eq!(shown["realities"], 1);
+}

@@ -11,10 +11,10 @@ mod pointer;
 
 use self::pointer::Pointer;
 use crate::config::Config;
+use crate::edge::schema::json::of_struct;
 use crate::edge::shield::{Blocked, Message};
 use crate::proto::ErrorCode;
 use crate::proto::pybus::BusPayload;
-use crate::proto::value::of_struct;
 
 /// First token of the topics.
 const TOKEN: &str = "reflex";

@@ -3,6 +3,7 @@ use serde_json::json;
 
 use super::*;
 use crate::broker::{Identity, Role, Tenant, Topics};
+use crate::edge::json::structure::structure;
 use crate::proto::v1::{Envelope, Event, ReflexPointer, ReflexRecord, envelope};
 use crate::proto::view::EnvelopeView;
 
@@ -167,7 +168,7 @@ fn every_field_is_held_against_the_contract() {
 fn what_older_clients_wrap_is_held_against_it_too() {
     let wrapped = |value: serde_json::Value| {
         let payload = BusPayload {
-            payload: Some(crate::proto::value::to_struct(&value)),
+            payload: Some(structure(value.as_object().unwrap().clone(), false).unwrap()),
             ..BusPayload::default()
         };
         judged("reflex.a", with(BUS_PAYLOAD, payload.encode_to_vec()))

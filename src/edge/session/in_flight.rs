@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::json::Receipt;
 use crate::broker;
+use crate::edge::mirror::Copy;
 
 /// How an append is answered.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub(super) struct Pending {
     pub(super) projected: Vec<String>,
     /// What the broker has to say beside the log's answer.
     pub(super) receipt: Option<Arc<broker::Receipt>>,
+    /// Copies that are made once it is known that the originals are stored.
+    pub(super) copies: Vec<Copy>,
     pub(super) started: Instant,
 }
 

@@ -14,7 +14,7 @@ use crate::broker::name::check_topic;
 use crate::broker::{self, Duplicate, Expected, NameError, Reality, RealityName};
 use crate::config::Limits;
 use crate::edge::json::frame::Frame;
-use crate::edge::mirror::Original;
+use crate::edge::mirror::{Copy, Original};
 use crate::edge::rate::Payers;
 use crate::edge::shield::{Blocked, Message, Rules};
 use crate::log::{AppendError, AppendSink, Appended, Durability};
@@ -64,7 +64,11 @@ impl Promise {
             }
             then = Some(later);
         }
-        let expected = produce.expected.as_ref().map(expected).transpose()?;
+        let expected = produce
+            .expected
+            .as_ref()
+            .map(|expected| self::expected(&expected.topic, expected.last))
+            .transpose()?;
         Ok(Self {
             durability,
             then,
@@ -74,14 +78,12 @@ impl Promise {
     }
 }
 
-fn expected(expected: &v1::ExpectedSequence) -> Result<Expected, Refusal> {
-    let v1::ExpectedSequence { topic, last } = expected;
+/// What a producer says of a topic.
+pub(super) fn expected(topic: &str, last: u64) -> Result<Expected, Refusal> {
     check_topic(topic)
         .map_err(|fault| Refusal::invalid("expected.topic", format!("expected.topic {fault}")))?;
-    Ok(Expected {
-        topic: topic.clone(),
-        last: *last,
-    })
+    let topic = topic.to_owned();
+    Ok(Expected { topic, last })
 }
 
 fn durability(wanted: i32, field: &str) -> Result<Durability, Refusal> {
@@ -154,13 +156,8 @@ impl Session {
             return Err(broker::Error::RealityClosed { reality: name }.into());
         }
         self.check_projected(&name, &promise.projected)?;
-        if let Some(Expected { topic, .. }) = &promise.expected
-            && !self.identity.may_publish(topic)
-            && !self.identity.may_see(topic)
-        {
-            // Where it ends is not for everybody to know.
-            let text = "expected.topic is not a topic that this token may publish on or see";
-            return Err(Refusal::new(ErrorCode::Forbidden, "expected.topic", text));
+        if let Some(expected) = &promise.expected {
+            self.check_expected(expected)?;
         }
         let envelopes = produce.envelopes;
         match self.opened(&name) {
@@ -175,6 +172,16 @@ impl Session {
                 Ok(())
             }
         }
+    }
+
+    /// Where a topic ends is not for everybody to know.
+    pub(super) fn check_expected(&self, expected: &Expected) -> Result<(), Refusal> {
+        let topic = &expected.topic;
+        if self.identity.may_publish(topic) || self.identity.may_see(topic) {
+            return Ok(());
+        }
+        let text = "expected.topic is not a topic that this token may publish on or see";
+        Err(Refusal::new(ErrorCode::Forbidden, "expected.topic", text))
     }
 
     /// Appends the envelopes of a Produce.
@@ -360,13 +367,21 @@ impl Session {
         if let Some(expected) = promise.expected {
             batch.expect(expected);
         }
+        let receipt = batch.receipt();
+        let copies = std::mem::take(&mut self.copies);
+        // What may be refused when its sequences are given, or be there already, is not copied yet.
+        let (copies, later) = match &receipt {
+            Some(_) => (Vec::new(), copies),
+            None => (copies, Vec::new()),
+        };
         // First remembered: the log may answer before it returns.
         let token = self.in_flight.insert(Pending {
             reply,
             bytes,
             answers: 1 + u8::from(promise.then.is_some()),
             projected: promise.projected,
-            receipt: batch.receipt(),
+            receipt,
+            copies: later,
             started: Instant::now(),
         });
         let sink = Arc::clone(&self.signals) as Arc<dyn AppendSink>;
@@ -374,19 +389,22 @@ impl Session {
         let append = || reality.append(batch, promise.durability, promise.then, sink, token);
         let appended = if reads { aside(append) } else { append() };
         self.held.hold(reality);
-        let copies = std::mem::take(&mut self.copies);
         match appended {
             Ok(()) => {
-                if !copies.is_empty() {
-                    let copier = self.guard.copier();
-                    copier.submit(&self.tenancy, &self.identity, copies);
-                }
+                self.copy(copies);
                 Ok(())
             }
             Err(error) => {
                 self.in_flight.remove(token);
                 Err(error.into())
             }
+        }
+    }
+
+    fn copy(&self, copies: Vec<Copy>) {
+        if !copies.is_empty() {
+            let copier = self.guard.copier();
+            copier.submit(&self.tenancy, &self.identity, copies);
         }
     }
 
@@ -403,6 +421,7 @@ impl Session {
         let (bytes, started) = (pending.bytes, pending.started);
         let receipt = pending.receipt.clone();
         let receipt = receipt.as_deref();
+        let copies = std::mem::take(&mut pending.copies);
         let duplicates = receipt.map_or(&[][..], broker::Receipt::duplicates);
         let mut projected = Vec::new();
         let reply = match (last, &pending.reply) {
@@ -415,6 +434,9 @@ impl Session {
         };
         match outcome {
             Ok(appended) => {
+                if !receipt.is_some_and(broker::Receipt::is_repetition) {
+                    self.copy(copies);
+                }
                 if first_answer && (last || appended.durability == Durability::Written) {
                     let records = match receipt {
                         Some(receipt) if receipt.is_repetition() => 0,
