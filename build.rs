@@ -30,6 +30,7 @@ const FILES: [&str; 17] = [
     "arqon/v1/signature.proto",
     "arqon/v1/rate.proto",
     "arqon/v1/audit.proto",
+    "arqon/v1/reflex.proto",
     "arqon/pybus/v1/bus_payload.proto",
     "arqon/continuum/v1/episode.proto",
 ];

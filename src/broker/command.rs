@@ -177,6 +177,14 @@ pub const COMMANDS: &[Command<Handler>] = &[
         handler: log_status,
     },
     Command {
+        name: "quota.show",
+        role: Role::User,
+        effect: Effect::Shows,
+        arguments: &[],
+        doc: "Shows what the tenant stores and how much it may; a maximum of 0 is none.",
+        handler: super::quota::show,
+    },
+    Command {
         name: "reality.compare",
         role: Role::Operator,
         effect: Effect::Shows,
@@ -862,7 +870,7 @@ fn text(text: &str) -> Value {
     of(value::Kind::Text(text.to_owned()))
 }
 
-fn number(number: u64) -> Value {
+pub(super) fn number(number: u64) -> Value {
     of(value::Kind::Unsigned(number))
 }
 
@@ -875,7 +883,7 @@ fn list(items: impl Iterator<Item = Value>) -> Value {
     of(value::Kind::List(value::List { items }))
 }
 
-fn fields(fields: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
+pub(super) fn fields(fields: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
     let items = fields
         .into_iter()
         .map(|(name, value)| value::Field {

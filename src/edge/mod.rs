@@ -35,6 +35,7 @@ pub mod policy;
 pub mod profile;
 pub mod projector;
 pub mod rate;
+pub mod reflex;
 pub mod reload;
 pub mod revocation;
 pub mod schema;

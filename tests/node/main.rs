@@ -7,6 +7,7 @@ mod backup;
 mod browser;
 mod casil;
 mod causal;
+mod conditional;
 #[path = "../log/dice.rs"]
 mod dice;
 mod drain;

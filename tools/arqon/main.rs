@@ -28,6 +28,7 @@ mod policy;
 mod produce;
 mod progress;
 mod projector;
+mod quota;
 mod rate;
 mod reality;
 mod registered;
@@ -124,6 +125,7 @@ enum Verb {
     Delayed(delayed::Arguments),
     Edge(edge::Arguments),
     Mirror(mirror::Arguments),
+    Quota(quota::Arguments),
     Rate(rate::Arguments),
     Signature(signature::Arguments),
     Token(token::Arguments),
@@ -207,6 +209,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Cron(arguments) => cron::run(&target, output, arguments).await,
             Verb::Delayed(arguments) => delayed::run(&target, output, arguments).await,
             Verb::Edge(arguments) => edge::run(&target, output, arguments).await,
+            Verb::Quota(arguments) => quota::run(&target, output, arguments).await,
             Verb::Rate(arguments) => rate::run(&target, output, arguments).await,
             Verb::Mirror(arguments) => mirror::run(&target, output, arguments).await,
             Verb::Signature(arguments) => signature::run(&target, output, arguments).await,

@@ -145,6 +145,7 @@ const VIEWS: &[View] = &[
     view("/v1/policies", "edge.policy.list"),
     view("/v1/projections", "projection.list"),
     view("/v1/projections/{name}", "projection.status"),
+    view("/v1/quota", "quota.show"),
     view("/v1/rates", "edge.rate.list"),
     view("/v1/realities", "reality.list"),
     view("/v1/revocations", "edge.revocations"),
