@@ -370,6 +370,19 @@ sections! {
         tenant_bytes_max: usize = 32 << 20, Bound::Within(KIB, GIB);
     }
 
+    /// Envelopes that are sent again, known by the ids that their producers gave them. See
+    /// docs/protocol.md.
+    dedup: Dedup {
+        /// An id is known for at least so long after its envelope was stored, by the log's own time,
+        /// and at most a fifth longer.
+        window_ms: u64 = 600_000, Bound::Within(1_000, 7 * DAY_S * 1_000);
+        /// Ids of one reality that are known at a time; at most a fifth more are. Beyond that the
+        /// oldest go before their time. About 40 bytes of memory each, as many as are in the window,
+        /// and none in realities whose producers give no ids. 0: an envelope that is sent again is
+        /// stored again.
+        ids_max: usize = 1_000_000, Bound::Within(0, 1 << 28);
+    }
+
     /// The thread that keeps logs up: retention, compaction, compression.
     maintenance: Maintenance {
         /// From the end of one round over all open realities to the start of the next.
@@ -397,6 +410,8 @@ sections! {
         topic_bytes_max: usize = 255, Bound::Within(16, 255);
         /// Tokens of a topic.
         topic_depth_max: usize = 32, Bound::Within(1, 32);
+        /// One encoded envelope on the topics `reflex.>`, where there are references only.
+        reflex_bytes_max: usize = 4 << 10, Bound::Within(256, 64 * KIB);
         /// Headers of an envelope.
         headers_max: usize = 64, Bound::Within(0, 1024), live;
         /// Names and values of an envelope's headers together.
@@ -417,6 +432,10 @@ sections! {
         /// Bytes of records that all realities of one tenant may store, framing included, beyond
         /// which Produce is refused; 0 for no limit.
         tenant_bytes_max: u64 = 0, Bound::Within(0, u64::MAX);
+        /// Topics that all realities of one tenant may have, `_system` excepted, beyond which a
+        /// Produce to another one is refused; 0 for no limit. Those of a reality count from when it
+        /// is first opened after a start; a topic whose last record is gone counts no more.
+        tenant_topics_max: u64 = 0, Bound::Within(0, 1 << 28);
         /// Messages that one session may produce in a second; 0 for no limit.
         session_messages_per_second: u64 = 0, Bound::Within(0, 1 << 40), live;
         /// Bytes of envelopes that one session may produce in a second; 0 for no limit.

@@ -517,8 +517,11 @@ fn start_broker(
         tenants_max: limits.tenants_max,
         realities_max: limits.realities_max,
         tenant_bytes_max: (limits.tenant_bytes_max > 0).then_some(limits.tenant_bytes_max),
+        tenant_topics_max: (limits.tenant_topics_max > 0).then_some(limits.tenant_topics_max),
         consumers_max: limits.consumers_max,
         producers_max: limits.producers_max,
+        dedup_window: Duration::from_millis(config.dedup.window_ms),
+        dedup_ids_max: config.dedup.ids_max,
         // What is encrypted in the log must not lie beside it in the clear.
         states: (!encrypted).then(|| data_dir.path().join(STATES)),
         operators: operators::Settings::of(config),

@@ -25,6 +25,8 @@ pub mod error;
 mod expiry;
 pub mod fanout;
 pub mod filter;
+mod gate;
+pub mod history;
 pub mod journal;
 pub mod ledger;
 pub mod letter;
@@ -34,13 +36,16 @@ pub mod openings;
 pub mod operators;
 mod own;
 pub mod producers;
+mod quota;
 pub mod reality;
 mod register;
 mod removal;
 pub mod repair;
+pub mod replaying;
 pub mod room;
 pub mod rooms;
 mod roster;
+pub mod sandbox;
 pub mod scan;
 #[cfg(test)]
 mod scenarios;
@@ -66,6 +71,7 @@ pub use access::{Identity, Role, Topics};
 pub use consumer::Consumers;
 pub use error::Error;
 pub use filter::{Filter, Traits};
+pub use gate::{Duplicate, Receipt, Unmet};
 pub use name::{NameError, RealityName, Tenant, check_token};
 pub use own::{Expected, OwnRecord};
 pub use reality::{ReadOnly, Reality};
@@ -106,10 +112,16 @@ pub struct Options {
     pub realities_max: usize,
     /// Most bytes that the realities of a tenant may store.
     pub tenant_bytes_max: Option<u64>,
+    /// Most topics that the realities of a tenant may have.
+    pub tenant_topics_max: Option<u64>,
     /// Most named consumers of a tenant.
     pub consumers_max: usize,
     /// Most producers of a reality whose own clocks are remembered.
     pub producers_max: usize,
+    /// For how long the ids that producers give are remembered.
+    pub dedup_window: Duration,
+    /// Most ids of a reality that are remembered for so long; 0: none are.
+    pub dedup_ids_max: usize,
     /// Where what folds come to is kept between two openings; `None`: nowhere, they are read anew.
     pub states: Option<PathBuf>,
     /// Bounds of the built-in operators.
@@ -135,8 +147,11 @@ impl Options {
             tenants_max: 1_000,
             realities_max: 256,
             tenant_bytes_max: None,
+            tenant_topics_max: None,
             consumers_max: 10_000,
             producers_max: 65_536,
+            dedup_window: Duration::from_secs(600),
+            dedup_ids_max: 1_000_000,
             states: None,
             operators: operators::Settings::default(),
             rooms: rooms::Limits::default(),
@@ -205,6 +220,10 @@ impl Broker {
             node: options.node,
             node_name: options.node_name.clone(),
             producers_max: options.producers_max,
+            reach: gate::Reach {
+                window: Micros(u64::try_from(options.dedup_window.as_micros()).unwrap_or(u64::MAX)),
+                ids_max: options.dedup_ids_max,
+            },
             ids: IdSource::new(),
             repairs: Repairs::default(),
             past: Past::default(),
@@ -395,6 +414,7 @@ impl Broker {
             consumers_max: self.options.consumers_max,
             rooms: self.options.rooms,
             bytes_max: self.options.tenant_bytes_max,
+            topics_max: self.options.tenant_topics_max,
         };
         let directory = self.options.directory.join(tenant.as_str());
         let opened = Tenancy::open(&self.ground, tenant, directory, allowance);

@@ -61,6 +61,7 @@ pub(super) struct Allowance {
     pub(super) rooms: rooms::Limits,
     pub(super) consumers_max: usize,
     pub(super) bytes_max: Option<u64>,
+    pub(super) topics_max: Option<u64>,
 }
 
 impl Tenancy {
@@ -75,7 +76,7 @@ impl Tenancy {
             return Err(log::Error::Unfinished { path: directory }.into());
         }
         let name = RealityName::system();
-        let bytes = TenantBytes::new(allowance.bytes_max);
+        let bytes = TenantBytes::new(allowance.bytes_max, allowance.topics_max);
         let of_system = RealityBytes::new(&bytes);
         let system_directory = directory.join(name.as_str());
         let (system, loss) = Reality::open(ground, tenant, &name, system_directory, of_system)?;
@@ -173,6 +174,20 @@ impl Tenancy {
     #[must_use]
     pub fn stored_bytes(&self) -> Option<(u64, u64)> {
         Some((self.bytes.stored(), self.bytes.limit()?))
+    }
+
+    /// Topics of its realities that have been opened, and most that there may be; `None` if there is
+    /// no limit, and nothing is counted.
+    #[must_use]
+    pub fn topics_held(&self) -> Option<(u64, u64)> {
+        let topics = self.bytes.topics();
+        Some((topics.held(), topics.limit()?))
+    }
+
+    /// Most realities that it may have.
+    #[must_use]
+    pub const fn realities_max(&self) -> usize {
+        self.realities_max
     }
 
     /// Names of all realities, open or not, the system's own excepted.
@@ -316,7 +331,7 @@ impl Tenancy {
         self.lock().remove(name);
         let mut bytes_of = self.bytes_of.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bytes) = bytes_of.remove(name) {
-            bytes.set(0);
+            bytes.gone();
         }
     }
 
@@ -471,7 +486,7 @@ impl Tenancy {
 
     /// Replaces what was counted of the open realities' bytes by what their logs say. Blocks.
     pub(super) fn measure(&self) {
-        if self.bytes.limit().is_some() {
+        if self.bytes.limit().is_some() || self.bytes.topics().limit().is_some() {
             for reality in self.all_opened() {
                 reality.measure();
             }

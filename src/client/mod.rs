@@ -103,6 +103,9 @@ pub struct Produced {
     pub first: u64,
     /// Sequence of its last record.
     pub last: u64,
+    /// How many of its envelopes were stored before, by their ids, and not again. If all were,
+    /// `first` and `last` are what they were given then, else what the others were given now.
+    pub duplicates: usize,
 }
 
 /// What to read without subscribing.
@@ -156,6 +159,7 @@ impl Ticket {
             Answer::Produced(produced) => Ok(Produced {
                 first: produced.first,
                 last: produced.last,
+                duplicates: produced.duplicates.len(),
             }),
             _ => Err(Error::unexpected("a Produced")),
         }

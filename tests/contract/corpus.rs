@@ -471,6 +471,20 @@ fn server_bodies() -> Vec<(&'static str, server::Body)> {
                 last: 43,
                 durability: v1::Durability::Synced.into(),
                 projected: "episodes".into(),
+                ..v1::Produced::default()
+            }),
+        ),
+        (
+            "produced_before",
+            server::Body::Produced(v1::Produced {
+                first: 42,
+                last: 43,
+                durability: v1::Durability::Synced.into(),
+                duplicates: vec![v1::Duplicate {
+                    index: 3,
+                    sequence: 17,
+                }],
+                ..v1::Produced::default()
             }),
         ),
         (
@@ -546,6 +560,16 @@ fn server_bodies() -> Vec<(&'static str, server::Body)> {
                 retry_after_ms: 250,
                 field: "envelopes[3].topic".into(),
                 subscription: 3,
+                ..v1::Error::default()
+            }),
+        ),
+        (
+            "error_conflict",
+            server::Body::Error(v1::Error {
+                code: "SEQUENCE_CONFLICT".into(),
+                field: "expected.last".into(),
+                actual: 17,
+                ..v1::Error::default()
             }),
         ),
         (

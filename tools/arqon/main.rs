@@ -18,6 +18,7 @@ mod dispatch;
 mod edge;
 mod failure;
 mod grammar;
+mod history;
 mod log;
 mod loss;
 mod mirror;
@@ -27,6 +28,7 @@ mod policy;
 mod produce;
 mod progress;
 mod projector;
+mod quota;
 mod rate;
 mod reality;
 mod registered;
@@ -44,6 +46,7 @@ mod tail;
 mod token;
 mod topics;
 mod version;
+mod wasm;
 mod webhooks;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -96,6 +99,7 @@ enum Verb {
     Consume(consume::Arguments),
     Tail(tail::Arguments),
     Replay(replay::Arguments),
+    History(history::Arguments),
     Topics(topics::Arguments),
     Causal(causal::Arguments),
     Consumers(consumers::Arguments),
@@ -107,6 +111,7 @@ enum Verb {
     Audit(audit::Arguments),
     Node(node::Arguments),
     Policy(policy::Arguments),
+    Wasm(wasm::Arguments),
     Projector(projector::Arguments),
     Dispatch(dispatch::Arguments),
     Operators(operators::Arguments),
@@ -120,6 +125,7 @@ enum Verb {
     Delayed(delayed::Arguments),
     Edge(edge::Arguments),
     Mirror(mirror::Arguments),
+    Quota(quota::Arguments),
     Rate(rate::Arguments),
     Signature(signature::Arguments),
     Token(token::Arguments),
@@ -178,6 +184,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Consume(arguments) => consume::run(&target, output, arguments).await,
             Verb::Tail(arguments) => tail::run(&target, output, arguments).await,
             Verb::Replay(arguments) => replay::run(&target, output, arguments).await,
+            Verb::History(arguments) => history::run(&target, output, arguments).await,
             Verb::Topics(arguments) => topics::run(&target, output, arguments).await,
             Verb::Causal(arguments) => causal::run(&target, form, arguments).await,
             Verb::Consumers(arguments) => consumers::run(&target, output, arguments).await,
@@ -189,6 +196,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Rooms(arguments) => rooms::run(&target, output, arguments).await,
             Verb::Log(arguments) => log::run(&target, output, arguments).await,
             Verb::Policy(arguments) => policy::run(&target, output, arguments).await,
+            Verb::Wasm(arguments) => wasm::run(&target, output, arguments).await,
             Verb::Projector(arguments) => projector::run(&target, output, arguments).await,
             Verb::Dispatch(arguments) => dispatch::run(&target, output, arguments).await,
             Verb::Operators(arguments) => operators::run(&target, output, arguments).await,
@@ -201,6 +209,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Cron(arguments) => cron::run(&target, output, arguments).await,
             Verb::Delayed(arguments) => delayed::run(&target, output, arguments).await,
             Verb::Edge(arguments) => edge::run(&target, output, arguments).await,
+            Verb::Quota(arguments) => quota::run(&target, output, arguments).await,
             Verb::Rate(arguments) => rate::run(&target, output, arguments).await,
             Verb::Mirror(arguments) => mirror::run(&target, output, arguments).await,
             Verb::Signature(arguments) => signature::run(&target, output, arguments).await,

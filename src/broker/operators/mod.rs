@@ -18,6 +18,7 @@ pub mod store;
 mod testing;
 #[cfg(test)]
 mod tests;
+pub mod wasm;
 pub mod webhook;
 
 pub use duty::{Duties, Duty, supervise};
@@ -83,6 +84,7 @@ pub const OPERATORS: &[BuiltIn] = &[
     rooms::OPERATOR,
     sam::OPERATOR,
     store::STORE,
+    wasm::OPERATOR,
     webhook::OPERATOR,
 ];
 

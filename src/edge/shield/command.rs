@@ -14,8 +14,8 @@ use crate::broker::command as broker_command;
 use crate::broker::verb::{Arguments, Command, Effect};
 use crate::broker::{self, Broker, Identity, Tenancy};
 use crate::edge::{
-    audit, casil, mirror, policy, projector, rate, reload, revocation, schema, session, signature,
-    topics,
+    audit, casil, history, mirror, policy, projector, rate, reload, revocation, schema, session,
+    signature, topics,
 };
 use crate::projections::Projections;
 use crate::proto::v1::Value;
@@ -27,6 +27,7 @@ pub type Handler = fn(&Call<'_>) -> Result<Value, Fault>;
 const PARTS: &[&[Command<Handler>]] = &[
     audit::COMMANDS,
     casil::COMMANDS,
+    history::COMMANDS,
     mirror::COMMANDS,
     policy::COMMANDS,
     projector::continuum::COMMANDS,
