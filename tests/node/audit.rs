@@ -200,7 +200,7 @@ fn settings_are_read_again_and_the_answer_says_what_became_of_them() {
     assert_eq!(subscriptions(), 3);
     write(
         &file,
-        b"[limits]\nsubscriptions_max = 4\nmessage_bytes_max = 100000\n[trace]\nfilter = 'debug'\n",
+        b"[limits]\nsubscriptions_max = 4\nmessage_bytes_max = 7000000\n[trace]\nfilter = 'debug'\n",
     );
     let reloaded = reload();
     assert_eq!(reloaded.code, 0, "{}", reloaded.stderr);
@@ -359,19 +359,11 @@ fn control_parameters_reach_every_subscriber_in_order_and_those_who_come_late() 
 #[test]
 fn a_topic_is_described() {
     let node = Node::dev_with(&[(
-        "ARQONBUS_RETENTION__TOPICS",
+        "ARQONBUS_RETENTION_TOPICS",
         "[{pattern = \"usgs.>\", retain_age_s = 86400, retain_records = 5000}]",
     )])
     .with_earthquakes();
-    node.ok(&[
-        "consume",
-        "usgs.>",
-        "--consumer",
-        "billing",
-        "--limit",
-        "5",
-        "--ack",
-    ]);
+    node.ok(&["consume", "usgs.>", "--consumer", "billing", "--limit", "5"]);
     let described = node.ok(&["topics", "describe", "usgs.quake", "--output", "json"]);
     let described: Value = serde_json::from_str(&described).expect("JSON");
     assert_eq!(described["records"], crate::shell::EVENTS, "{described}");
