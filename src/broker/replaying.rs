@@ -72,7 +72,10 @@ impl Reality {
         check: Check,
         may: impl Fn(&str) -> bool,
     ) -> Result<Copied, Error> {
-        let _turn = into.replaying.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = into
+            .replaying
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let mut progress = progress(into, name)?.unwrap_or_default();
         if !progress.from.is_empty() && progress.from != self.name().as_str() {
             return Err(Error::ReplayOfAnother {
@@ -82,7 +85,8 @@ impl Reality {
         }
         let from = Sequence::new(progress.next);
         let part = self.onwards(window, from, limit, check)?;
-        let broken = check == Check::Sequences && !(part.lost.is_empty() && part.missing.is_empty());
+        let broken =
+            check == Check::Sequences && !(part.lost.is_empty() && part.missing.is_empty());
         let finished = part.next.is_none();
         if broken || (part.records.is_empty() && finished && progress.finished) {
             return Ok(Copied {

@@ -245,7 +245,11 @@ impl Run {
         let (opened, log) = self.input.opened_log();
         // A log that was reopened after a failure has another reader.
         if self.reader.as_ref().is_none_or(|(of, _)| *of != opened) {
-            let wanted: Vec<_> = self.legs.iter().map(|leg| leg.version.manifest.clone()).collect();
+            let wanted: Vec<_> = self
+                .legs
+                .iter()
+                .map(|leg| leg.version.manifest.clone())
+                .collect();
             let any = move |topic: &str| wanted.iter().any(|manifest| manifest.reads(topic));
             self.reader = Some((opened, log.topic_reader(Box::new(any))));
         }
@@ -446,7 +450,9 @@ fn emitted(
         payload,
         headers,
     } = emission;
-    let given = headers.into_iter().map(|header| (header.name, header.value));
+    let given = headers
+        .into_iter()
+        .map(|header| (header.name, header.value));
     let mut headers: BTreeMap<String, String> = given.collect();
     let short: String = hex(digest).chars().take(16).collect();
     if schema.is_empty() {
@@ -458,7 +464,11 @@ fn emitted(
     headers.insert(OF.to_owned(), of.to_owned());
     OwnRecord {
         topic,
-        kind: if r#type.is_empty() { KIND_EMITTED.to_owned() } else { r#type },
+        kind: if r#type.is_empty() {
+            KIND_EMITTED.to_owned()
+        } else {
+            r#type
+        },
         schema,
         data: payload,
         key,

@@ -178,12 +178,18 @@ impl Lane {
             Ok::<_, Error>((secret, signing.until_ms))
         });
         let secrets = secrets.collect::<Result<_, _>>()?;
-        let stored = tenancy.ledger::<Hooks>().read(|hooks| hooks.position(rule))?;
+        let stored = tenancy
+            .ledger::<Hooks>()
+            .read(|hooks| hooks.position(rule))?;
         let next = Sequence::at_least_first(stored.next).max(reality.bounds().first);
         let known = letter::known(&reality, &consumer(&rule.id), next)?;
         let done = stored.done.iter().copied();
         let skip = done.chain(known.iter().map(|at| at.get())).collect();
-        let order = if rule.ordered_by_key { Order::ByKey } else { Order::Whole };
+        let order = if rule.ordered_by_key {
+            Order::ByKey
+        } else {
+            Order::Whole
+        };
         let tenant = tenancy.tenant();
         let sender = Sender {
             rule: rule.clone(),
@@ -197,7 +203,9 @@ impl Lane {
             older: settings.older,
         };
         let troubles = stored.troubles.iter().cloned();
-        let troubles = troubles.map(|trouble| (trouble.sequence, trouble)).collect();
+        let troubles = troubles
+            .map(|trouble| (trouble.sequence, trouble))
+            .collect();
         Ok(Self {
             account: desk.account(tenant, &rule.id),
             breaker: Breaker::new(settings.breaker_open),
@@ -242,7 +250,10 @@ impl Lane {
             self.take_extra().await?;
             let until = self.launch();
             self.tell(until);
-            if self.changed.is_some_and(|changed| changed.elapsed() >= GATHER) {
+            if self
+                .changed
+                .is_some_and(|changed| changed.elapsed() >= GATHER)
+            {
                 self.store().await?;
             }
             let due = self.changed.map(|changed| changed + GATHER);
@@ -317,7 +328,10 @@ impl Lane {
             return Ok(());
         };
         let reality = Arc::clone(&self.sender.reality);
-        let found = self.office.blocking(move |_| one(&reality, sequence)).await?;
+        let found = self
+            .office
+            .blocking(move |_| one(&reality, sequence))
+            .await?;
         let Some(event) = found else {
             // Retention has taken it.
             return self.finish_extra(sequence).await;
@@ -394,11 +408,15 @@ impl Lane {
 
     fn spawn(&mut self, sequence: Sequence, event: Bytes, is_extra: bool) {
         let (sender, kept) = (Arc::clone(&self.sender), self.kept.pop());
-        self.flying.spawn(sender.attempt(sequence, event, is_extra, kept));
+        self.flying
+            .spawn(sender.attempt(sequence, event, is_extra, kept));
     }
 
     /// Notes how an attempt has ended; `true` if the rule does not go on.
-    async fn settle(&mut self, ended: Result<Ended, tokio::task::JoinError>) -> Result<bool, Error> {
+    async fn settle(
+        &mut self,
+        ended: Result<Ended, tokio::task::JoinError>,
+    ) -> Result<bool, Error> {
         let Ok(ended) = ended else {
             // A bug; the lane begins again from what is stored.
             return Err(Error::Internal);
@@ -408,7 +426,12 @@ impl Lane {
         self.kept.extend(ended.kept);
         let number = match (&self.extra, ended.is_extra) {
             (Some(extra), true) => extra.attempts + 1,
-            _ => self.troubles.get(&sequence).map_or(0, |trouble| trouble.attempts) + 1,
+            _ => {
+                self.troubles
+                    .get(&sequence)
+                    .map_or(0, |trouble| trouble.attempts)
+                    + 1
+            }
         };
         let status = ended.result.as_ref().ok().map(|answer| answer.status);
         let taken = status.is_some_and(|status| status.is_success());
@@ -420,13 +443,23 @@ impl Lane {
         let asked = ended.result.as_ref().ok();
         let asked = asked.and_then(|answer| answer.retry_after.as_deref());
         let asked = asked.and_then(|text| retry::asked(text, now));
-        let wait = self.desk().settings().schedule.wait(number, asked, retry::chance());
-        let next_at = now.0.saturating_add(u64::try_from(wait.as_micros()).unwrap_or(u64::MAX));
+        let wait = self
+            .desk()
+            .settings()
+            .schedule
+            .wait(number, asked, retry::chance());
+        let next_at = now
+            .0
+            .saturating_add(u64::try_from(wait.as_micros()).unwrap_or(u64::MAX));
         let is_last = number >= self.rule().attempts_max;
         self.desk().count(taken);
         {
             let mut account = lock(&self.account);
-            let counter = if taken { &mut account.delivered } else { &mut account.failed };
+            let counter = if taken {
+                &mut account.delivered
+            } else {
+                &mut account.failed
+            };
             *counter += 1;
             account.note(Attempt {
                 at: ended.at,
@@ -436,7 +469,10 @@ impl Lane {
                 status: status.map(|status| status.as_u16()),
                 took_ms: u64::try_from(ended.took.as_millis()).unwrap_or(u64::MAX),
                 error: error.clone(),
-                excerpt: ended.result.map(|answer| answer.excerpt).unwrap_or_default(),
+                excerpt: ended
+                    .result
+                    .map(|answer| answer.excerpt)
+                    .unwrap_or_default(),
                 next_at: (!taken && !is_last).then_some(Micros(next_at)),
             });
         }
@@ -534,11 +570,19 @@ impl Lane {
         self.note_change();
         self.store().await?;
         let (id, generation) = (self.rule().id.clone(), self.rule().generation);
-        tracing::warn!(tenant = self.sender.tenant, rule = id, because, "a webhook was disabled");
+        tracing::warn!(
+            tenant = self.sender.tenant,
+            rule = id,
+            because,
+            "a webhook was disabled"
+        );
         self.office
             .blocking(move |tenancy| {
                 tenancy.ledger::<Hooks>().change(|hooks| {
-                    let same = hooks.rules.get(&id).filter(|rule| rule.generation == generation);
+                    let same = hooks
+                        .rules
+                        .get(&id)
+                        .filter(|rule| rule.generation == generation);
                     let changed = same.filter(|rule| rule.enabled).map(|rule| {
                         set(&Rule {
                             enabled: false,
@@ -554,7 +598,10 @@ impl Lane {
 
     fn position(&self) -> Position {
         let next = self.window.position().get();
-        let troubles = self.troubles.range(next..).map(|(_, trouble)| trouble.clone());
+        let troubles = self
+            .troubles
+            .range(next..)
+            .map(|(_, trouble)| trouble.clone());
         // Those that have not been read yet are done with still.
         let done = self.window.done_ahead().into_iter();
         let done = done.chain(self.skip.range(next..).copied());
@@ -634,7 +681,11 @@ impl Sender {
         let (id, letter) = self.letter(&event, at);
         let timeout = Duration::from_millis(self.rule.timeout_ms);
         let result = match letter {
-            Some(letter) => self.poster.post(&self.target, &letter, timeout, &mut kept).await,
+            Some(letter) => {
+                self.poster
+                    .post(&self.target, &letter, timeout, &mut kept)
+                    .await
+            }
             None => Err(Failed::Broken("the record cannot be decoded".to_owned())),
         };
         Ended {
@@ -729,7 +780,10 @@ fn gather(
                     gathered.events.push((record.sequence, key, event));
                 }
             }
-            Found::Damaged { damage, next: after } => {
+            Found::Damaged {
+                damage,
+                next: after,
+            } => {
                 let after = after.max(next.next());
                 reality.encounters().note(&damage, next, after);
                 next = after;

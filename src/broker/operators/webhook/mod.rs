@@ -68,7 +68,11 @@ impl Refused {
     /// An argument that cannot be taken as it is.
     fn invalid(argument: &str, text: impl std::fmt::Display) -> Error {
         let field = format!("arguments.{argument}");
-        Self::new(ErrorCode::ValidationError, &field, format!("{argument}: {text}"))
+        Self::new(
+            ErrorCode::ValidationError,
+            &field,
+            format!("{argument}: {text}"),
+        )
     }
 
     /// Something that is not as it would have to be.
