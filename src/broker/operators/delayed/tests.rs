@@ -43,7 +43,7 @@ fn produce(desk: &Desk, envelopes: &[Envelope]) -> Result<u64, Rejection> {
     let main = desk.main();
     let mut batch = Batch::new(&main, &desk.who, envelopes.len());
     for envelope in envelopes {
-        let encoded = envelope.encode_to_vec().into();
+        let encoded = bytes::Bytes::from(envelope.encode_to_vec());
         let view = EnvelopeView::parse(&encoded).unwrap();
         let admitted = batch.admit(&encoded, &view, None)?;
         batch.take(admitted, &view, encoded.clone(), &[]);
