@@ -28,6 +28,7 @@ const FILES: [&str; 16] = [
     "arqon/v1/mirror.proto",
     "arqon/v1/signature.proto",
     "arqon/v1/rate.proto",
+    "arqon/v1/audit.proto",
     "arqon/pybus/v1/bus_payload.proto",
     "arqon/continuum/v1/episode.proto",
 ];

@@ -12,6 +12,7 @@ use prost::Message as _;
 use super::access::{Identity, Role};
 use super::ask;
 use super::compare;
+use super::control;
 use super::damage::without_directories;
 use super::error::{ArgumentFault, Error};
 use super::name::RealityName;
@@ -44,7 +45,7 @@ const BACKUP: Argument = Argument {
 /// All commands that the broker carries out, its operators' included, in no order.
 pub fn all() -> impl Iterator<Item = &'static Command<Handler>> {
     let of_operators = OPERATORS.iter().flat_map(|operator| operator.commands);
-    COMMANDS.iter().chain(of_operators)
+    COMMANDS.iter().chain(control::COMMANDS).chain(of_operators)
 }
 
 /// The broker's own commands, by name.
@@ -288,7 +289,6 @@ pub struct Call<'a> {
     pub(super) broker: &'a Arc<Broker>,
     pub(super) tenancy: &'a Arc<Tenancy>,
     /// How long it may wait for something at most.
-    #[expect(dead_code, reason = "for operators that wait")]
     pub(super) wait_max: Duration,
     pub(super) caller: &'a Identity,
     pub(super) arguments: Arguments,

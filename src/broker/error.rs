@@ -315,6 +315,9 @@ pub enum Error {
     /// The log cannot be opened or read.
     #[error("{}", log_text(.0))]
     Log(#[source] log::Error),
+    /// Something about a webhook is not done.
+    #[error(transparent)]
+    Webhook(Box<super::operators::webhook::Refused>),
     /// The node is going down.
     #[error("the node is going down; connect again later")]
     ShuttingDown,
@@ -514,6 +517,7 @@ impl Error {
             | Self::CursorsDamaged { .. }
             | Self::StateDamaged { .. }
             | Self::RecordDamaged { .. } => ErrorCode::StorageFailure,
+            Self::Webhook(refused) => refused.code,
             Self::ShuttingDown => ErrorCode::ShuttingDown,
             Self::Internal => ErrorCode::Internal,
         }
@@ -580,6 +584,7 @@ impl Error {
             Self::RealityExists { .. } | Self::JobExists { .. } => "arguments.name".into(),
             Self::UnknownCommand { .. } => "name".into(),
             Self::Argument { argument, .. } => format!("arguments.{argument}"),
+            Self::Webhook(refused) => refused.field.clone(),
             Self::TenantsFull { .. }
             | Self::RealitiesFull { .. }
             | Self::TenantBytesFull { .. }

@@ -13,11 +13,13 @@ pub mod accept;
 pub mod access;
 mod ask;
 pub mod attendance;
+pub mod audit;
 mod backup;
 pub mod causality;
 pub mod command;
 pub mod compare;
 pub mod consumer;
+mod control;
 pub mod damage;
 pub mod error;
 mod expiry;
@@ -56,6 +58,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
 
 pub use access::{Identity, Role, Topics};
 pub use consumer::Consumers;
@@ -111,6 +115,8 @@ pub struct Options {
     pub operators: operators::Settings,
     /// How logs are kept up.
     pub maintenance: maintenance::Options,
+    /// How webhooks are sent.
+    pub webhooks: operators::webhook::Settings,
 }
 
 impl Options {
@@ -131,6 +137,7 @@ impl Options {
             states: None,
             operators: operators::Settings::default(),
             maintenance: maintenance::Options::default(),
+            webhooks: operators::webhook::Settings::default(),
         }
     }
 }
@@ -171,7 +178,9 @@ pub struct Broker {
     threads: Mutex<Vec<JoinHandle<()>>>,
     backups: Backups,
     maintenance: Arc<Maintenance>,
+    upkeep: ArcSwap<maintenance::Options>,
     duties: operators::Duties,
+    webhooks: operators::webhook::Desk,
 }
 
 impl Broker {
@@ -195,7 +204,9 @@ impl Broker {
             past: Past::default(),
             openings: openings::Openings::default(),
         });
+        let upkeep = ArcSwap::from_pointee(options.maintenance.clone());
         let broker = Arc::new(Self {
+            webhooks: operators::webhook::Desk::new(options.webhooks.clone()),
             ground,
             options,
             tenants: Roster::default(),
@@ -203,6 +214,7 @@ impl Broker {
             threads: Mutex::default(),
             backups: Backups::default(),
             maintenance: Arc::default(),
+            upkeep,
             duties: operators::Duties::default(),
         });
         broker.spawn("arqon-repair", |ground, broker| {
@@ -225,12 +237,13 @@ impl Broker {
         })?;
         broker.finish_unfinished();
         let maintenance = Arc::clone(&broker.maintenance);
-        let interval = broker.options.maintenance.interval;
+        let mut interval = broker.upkeep.load().interval;
         broker.spawn("arqon-upkeep", move |_, broker| {
             while maintenance.sleep(interval) {
                 let Some(broker) = broker.upgrade() else {
                     return;
                 };
+                interval = broker.upkeep.load().interval;
                 if !maintenance::round(&broker) {
                     return;
                 }
@@ -311,6 +324,18 @@ impl Broker {
     #[must_use]
     pub fn now(&self) -> Micros {
         self.ground.environment.clock.now()
+    }
+
+    /// Keeps logs up in another way from the next round on.
+    pub fn keep_up(&self, options: maintenance::Options) {
+        self.upkeep.store(Arc::new(options));
+    }
+
+    /// What is kept of a topic: its limits, and how it is compacted if it is.
+    #[must_use]
+    pub fn kept(&self, topic: &str) -> (log::Limits, Option<log::KeyRule>) {
+        let upkeep = self.upkeep.load();
+        (upkeep.rules.limits(topic), upkeep.rules.compaction(topic))
     }
 
     fn backups(&self) -> &Backups {
@@ -430,6 +455,12 @@ impl Broker {
     #[must_use]
     pub const fn duties(&self) -> &operators::Duties {
         &self.duties
+    }
+
+    /// What webhooks share.
+    #[must_use]
+    pub const fn webhooks(&self) -> &operators::webhook::Desk {
+        &self.webhooks
     }
 
     /// Which realities were opened. For one listener.

@@ -1,5 +1,6 @@
 //! Whole stories of the broker over a real log in a temporary directory.
 
+mod audit;
 mod forks;
 mod idle;
 mod lag;

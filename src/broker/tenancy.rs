@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
+use super::audit::Audit;
 use super::consumer::Consumers;
 use super::error::Error;
 use super::ledger::{Cache, Ledgers};
@@ -34,6 +35,7 @@ pub struct Tenancy {
     directory: PathBuf,
     system: Arc<Reality>,
     consumers: Arc<Consumers>,
+    audit: Audit,
     ledgers: Ledgers,
     there: Mutex<BTreeMap<RealityName, Birth>>,
     /// Those that are open, the system's own excepted.
@@ -89,6 +91,7 @@ impl Tenancy {
             open: Roster::default(),
             system,
             consumers,
+            audit: Audit::default(),
             ledgers: Ledgers::default(),
             there: Mutex::new(there),
             creating: Mutex::new(()),
@@ -302,6 +305,15 @@ impl Tenancy {
         if let Some(bytes) = bytes_of.remove(name) {
             bytes.set(0);
         }
+    }
+
+    /// Name of the node in vector clocks.
+    pub(super) fn node_name(&self) -> &str {
+        &self.ground.node_name
+    }
+
+    pub(super) const fn chain(&self) -> &Audit {
+        &self.audit
     }
 
     pub(super) const fn ledgers(&self) -> &Ledgers {

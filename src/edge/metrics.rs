@@ -16,6 +16,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::ops::webhooks::Sent;
 use super::policy::Tallies;
 use super::projector::measured::Measured;
 
@@ -48,6 +49,8 @@ pub struct Metrics {
     pub policies: Tallies,
     /// What is counted of projections; measured when it is asked for.
     pub projections: Measured,
+    /// What is counted of webhooks; measured when it is asked for.
+    pub webhooks: Sent,
     requests: Family<Request, Counter>,
     request: Family<Route, Histogram, fn() -> Histogram>,
     /// Realities that are open.
@@ -168,6 +171,7 @@ impl Metrics {
             decisions: Family::default(),
             policies: Tallies::default(),
             projections: Measured::default(),
+            webhooks: Sent::default(),
             requests: Family::default(),
             request: Family::new_with_constructor(|| {
                 Histogram::new(exponential_buckets(0.000_1, 4.0, 9))
@@ -194,6 +198,7 @@ impl Metrics {
         metrics.register_policies();
         metrics.register_logs();
         metrics.projections.register(&mut metrics.registry);
+        metrics.webhooks.register(&mut metrics.registry);
         metrics
     }
 

@@ -15,6 +15,16 @@ pub fn is_system(topic: &str) -> bool {
     begins_with(topic, SYSTEM_TOKEN)
 }
 
+/// First tokens of the topics of control parameters.
+const CONTROL_PREFIX: &str = "sys.control.";
+
+/// Whether a controller's parameters stand on `topic`, or all that a filter of this text matches
+/// are such topics.
+#[must_use]
+pub fn is_control(topic: &str) -> bool {
+    topic.starts_with(CONTROL_PREFIX)
+}
+
 /// Whether dead letters stand on `topic`. The node alone appends them, so that what they say can be
 /// relied on; whoever may subscribe reads them.
 #[must_use]

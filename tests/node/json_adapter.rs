@@ -20,7 +20,7 @@ use crate::support::{Node, PATIENCE, claims, signed};
 const JSON: &str = "arqon.json.v1";
 
 /// A session, text in and text out.
-struct Client(WebSocket<TcpStream>);
+pub(crate) struct Client(WebSocket<TcpStream>);
 
 impl Client {
     fn open(node: &Node, token: &str, subprotocol: Option<&str>) -> Self {
@@ -38,11 +38,18 @@ impl Client {
     }
 
     /// A JSON session, welcomed, and what the node calls it.
-    fn json(node: &Node) -> (Self, String) {
+    pub(crate) fn json(node: &Node) -> (Self, String) {
         let mut client = Self::open(node, &node.dev_token(), Some(JSON));
         let welcome = client.next();
         let id = welcome["payload"]["client_id"].as_str().expect("a text");
         (client, id.to_owned())
+    }
+
+    /// The same with another token.
+    pub(crate) fn with(node: &Node, token: &str) -> Self {
+        let mut client = Self::open(node, token, Some(JSON));
+        let _welcome = client.next();
+        client
     }
 
     fn send(&mut self, json: &Value) {
@@ -73,7 +80,7 @@ impl Client {
         }
     }
 
-    fn ask(&mut self, json: &Value) -> Value {
+    pub(crate) fn ask(&mut self, json: &Value) -> Value {
         self.send(json);
         self.next()
     }
@@ -96,7 +103,7 @@ fn message(room: &str, channel: &str, payload: &Value) -> Value {
     json!({"type": "message", "room": room, "channel": channel, "payload": payload})
 }
 
-fn command(name: &str, args: &Value) -> Value {
+pub(crate) fn command(name: &str, args: &Value) -> Value {
     json!({"type": "command", "id": "arq_1_2_00ffaa", "command": name, "args": args})
 }
 

@@ -2,6 +2,7 @@
 
 mod admin;
 mod adversarial;
+mod audit;
 mod backup;
 mod browser;
 mod casil;
@@ -26,6 +27,7 @@ mod live;
 mod many;
 mod mirror;
 mod operations;
+mod permissions;
 mod operators_kv;
 mod policy;
 mod policy_kit;
@@ -52,4 +54,5 @@ mod tokens;
 mod traces;
 mod upkeep;
 mod verbs;
+mod webhook;
 mod wire;

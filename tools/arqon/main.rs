@@ -1,5 +1,6 @@
 //! `arqon`: ArqonBus from a shell. Reads the arguments and hands them to one file per verb.
 
+mod audit;
 mod backup;
 mod bench;
 mod bounds;
@@ -10,6 +11,7 @@ mod connection;
 mod consume;
 mod consumers;
 mod context;
+mod control;
 mod cron;
 mod delayed;
 mod edge;
@@ -18,6 +20,7 @@ mod grammar;
 mod log;
 mod loss;
 mod mirror;
+mod node;
 mod policy;
 mod produce;
 mod progress;
@@ -37,6 +40,7 @@ mod tail;
 mod token;
 mod topics;
 mod version;
+mod webhooks;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -91,9 +95,12 @@ enum Verb {
     Topics(topics::Arguments),
     Causal(causal::Arguments),
     Consumers(consumers::Arguments),
+    Control(control::Arguments),
     Casil(casil::Arguments),
     Reality(reality::Arguments),
     Log(log::Arguments),
+    Audit(audit::Arguments),
+    Node(node::Arguments),
     Policy(policy::Arguments),
     Projector(projector::Arguments),
     Backup(backup::Arguments),
@@ -110,6 +117,7 @@ enum Verb {
     Token(token::Arguments),
     Context(context::Arguments),
     Bench(bench::Arguments),
+    Webhooks(webhooks::Arguments),
     Version(version::Arguments),
     Completions(completions::Arguments),
 }
@@ -167,6 +175,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Consumers(arguments) => consumers::run(&target, output, arguments).await,
             Verb::Casil(arguments) => casil::run(&target, output, arguments).await,
             Verb::Reality(arguments) => reality::run(&target, output, arguments).await,
+            Verb::Control(arguments) => control::run(&target, output, arguments).await,
+            Verb::Audit(arguments) => audit::run(&target, output, arguments).await,
+            Verb::Node(arguments) => node::run(&target, output, arguments).await,
             Verb::Log(arguments) => log::run(&target, output, arguments).await,
             Verb::Policy(arguments) => policy::run(&target, output, arguments).await,
             Verb::Projector(arguments) => projector::run(&target, output, arguments).await,
@@ -184,6 +195,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Token(arguments) => token::run(&target, output, arguments).await,
             Verb::Context(arguments) => context::run(&target, output, arguments),
             Verb::Bench(arguments) => bench::run(&target, output, arguments).await,
+            Verb::Webhooks(arguments) => webhooks::run(&target, output, arguments).await,
             Verb::Version(arguments) => version::run(&target, output, arguments).await,
             Verb::Completions(arguments) => completions::run(&arguments),
         }

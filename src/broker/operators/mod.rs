@@ -16,6 +16,7 @@ pub mod store;
 mod testing;
 #[cfg(test)]
 mod tests;
+pub mod webhook;
 
 pub use duty::{Duties, Duty, supervise};
 pub use office::Office;
@@ -73,7 +74,7 @@ impl Settings {
 }
 
 /// All of them, by name.
-pub const OPERATORS: &[BuiltIn] = &[cron::CRON, delayed::DELAYED, store::STORE];
+pub const OPERATORS: &[BuiltIn] = &[cron::CRON, delayed::DELAYED, store::STORE, webhook::OPERATOR];
 
 /// The one called `name`.
 #[must_use]

@@ -42,6 +42,7 @@ pub(super) async fn metrics(State(ops): State<Arc<Ops>>) -> Response {
     metrics
         .projections
         .measure(&ops.projections, ops.clock.now());
+    metrics.webhooks.measure(&ops.broker.webhooks().totals());
     if let Some(tls) = &ops.tls {
         tls.measure();
     }

@@ -129,7 +129,11 @@ pub const ROUTES: &[Route] = &[
 
 /// Commands that have a path of their own. One that this node does not have has none.
 const VIEWS: &[View] = &[
+    view("/v1/audit", "audit.list"),
+    view("/v1/audit/head", "audit.head"),
+    view("/v1/audit/verification", "audit.verify"),
     view("/v1/casil", "op.casil.get"),
+    view("/v1/control", "control.list"),
     view("/v1/consumers", "consumer.list"),
     view("/v1/cron", "op.cron.list"),
     view("/v1/delayed", "delayed.list"),
@@ -145,6 +149,8 @@ const VIEWS: &[View] = &[
     view("/v1/signatures", "edge.signature.key.list"),
     view("/v1/store", "op.store.list"),
     view("/v1/topics", "topics.list"),
+    view("/v1/topics/{topic}", "topics.describe"),
+    view("/v1/webhooks", "op.webhook.list"),
 ];
 
 const fn view(path: &'static str, command: &'static str) -> View {

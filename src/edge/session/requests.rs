@@ -327,6 +327,7 @@ impl Session {
             wait_max: COMMAND_WAIT_MAX.min(silence),
             tenancy: Arc::clone(&self.tenancy),
             guard: Arc::clone(&self.guard),
+            from: Arc::clone(&self.context.peer),
         }
     }
 }

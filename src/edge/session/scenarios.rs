@@ -80,6 +80,7 @@ impl Node {
                 json: Adapter::of(&config::Config::default(), config::Profile::Development),
                 drain: config::Drain::default(),
                 draining,
+                peer: Arc::from("127.0.0.1:1"),
             },
             drain,
             clock,
