@@ -177,7 +177,7 @@ fn what_waits_is_cancelled_by_who_sent_it_or_an_operator() {
     desk.who.subject = "eve".into();
     let second = json!({"sequence": first + 1});
     assert_eq!(desk.refused("delayed.cancel", second.clone()), not_found);
-    desk.who.role = crate::broker::Role::Operator;
+    desk.who.role = Role::Operator;
     desk.ok("delayed.cancel", second);
     desk.who.subject = "ada".into();
     desk.clock.pass(1_000);
