@@ -257,6 +257,27 @@ sections! {
         join_on_send: bool = true, Bound::Any("true or false");
         /// Take a time without an offset for UTC, instead of refusing it.
         naive_times: bool = false, Bound::Any("true or false");
+        /// Tell JSON clients who comes to the channels that they have joined, and who goes, by
+        /// messages of the type `telemetry`.
+        presence: bool = false, Bound::Any("true or false");
+    }
+
+    /// Rooms and channels, and who is in them. See docs/rooms.md.
+    rooms: Rooms {
+        /// Whether a room or channel can be joined and spoken in that nobody has created. Without
+        /// it, only those are open that were created, and their `main`.
+        free: bool = true, Bound::Any("true or false");
+        /// Most rooms of a tenant that were created, and most that have members.
+        rooms_max: usize = 10_000, Bound::Within(1, 1_000_000);
+        /// Most channels of a room that were created, and most that have members.
+        channels_max: usize = 1_000, Bound::Within(1, 100_000);
+        /// Most members of a channel.
+        members_max: usize = 10_000, Bound::Within(1, 1_000_000);
+        /// Most channels that a session is a member of.
+        joined_max: usize = 100, Bound::Within(1, 10_000);
+        /// How often it is said who is in each channel, where presence is kept in Valkey: there a
+        /// member is forgotten after three times this. 0: presence is not kept there.
+        heartbeat_s: u64 = 60, Bound::Within(0, 3_600);
     }
 
     /// The logs. See docs/log-format.md and docs/durability.md.
@@ -349,6 +370,19 @@ sections! {
         tenant_bytes_max: usize = 32 << 20, Bound::Within(KIB, GIB);
     }
 
+    /// Envelopes that are sent again, known by the ids that their producers gave them. See
+    /// docs/protocol.md.
+    dedup: Dedup {
+        /// An id is known for at least so long after its envelope was stored, by the log's own time,
+        /// and at most a fifth longer.
+        window_ms: u64 = 600_000, Bound::Within(1_000, 7 * DAY_S * 1_000);
+        /// Ids of one reality that are known at a time; at most a fifth more are. Beyond that the
+        /// oldest go before their time. About 40 bytes of memory each, as many as are in the window,
+        /// and none in realities whose producers give no ids. 0: an envelope that is sent again is
+        /// stored again.
+        ids_max: usize = 1_000_000, Bound::Within(0, 1 << 28);
+    }
+
     /// The thread that keeps logs up: retention, compaction, compression.
     maintenance: Maintenance {
         /// From the end of one round over all open realities to the start of the next.
@@ -376,6 +410,8 @@ sections! {
         topic_bytes_max: usize = 255, Bound::Within(16, 255);
         /// Tokens of a topic.
         topic_depth_max: usize = 32, Bound::Within(1, 32);
+        /// One encoded envelope on the topics `reflex.>`, where there are references only.
+        reflex_bytes_max: usize = 4 << 10, Bound::Within(256, 64 * KIB);
         /// Headers of an envelope.
         headers_max: usize = 64, Bound::Within(0, 1024), live;
         /// Names and values of an envelope's headers together.
@@ -396,6 +432,10 @@ sections! {
         /// Bytes of records that all realities of one tenant may store, framing included, beyond
         /// which Produce is refused; 0 for no limit.
         tenant_bytes_max: u64 = 0, Bound::Within(0, u64::MAX);
+        /// Topics that all realities of one tenant may have, `_system` excepted, beyond which a
+        /// Produce to another one is refused; 0 for no limit. Those of a reality count from when it
+        /// is first opened after a start; a topic whose last record is gone counts no more.
+        tenant_topics_max: u64 = 0, Bound::Within(0, 1 << 28);
         /// Messages that one session may produce in a second; 0 for no limit.
         session_messages_per_second: u64 = 0, Bound::Within(0, 1 << 40), live;
         /// Bytes of envelopes that one session may produce in a second; 0 for no limit.

@@ -23,6 +23,7 @@ use arqonbus::edge::metrics::Metrics;
 use arqonbus::edge::ops::{self, Ops};
 use arqonbus::edge::profile::{self, Missing};
 use arqonbus::edge::reload::{self, Reloader};
+use arqonbus::edge::schema::contracts;
 use arqonbus::edge::seats::Seats;
 use arqonbus::edge::session::SessionContext;
 use arqonbus::edge::shield::Shield;
@@ -334,6 +335,8 @@ async fn live(
             offer: terms,
         },
     );
+    let contracts = contracts::Registry::new(&broker, Arc::clone(&shield));
+    broker.contracts().install(Box::new(contracts));
     let (close_offices, closing) = watch::channel(false);
     let offices = tokio::spawn(operators::supervise(Arc::clone(&broker), closing));
     verifier.keep_fresh(&draining);
@@ -514,11 +517,22 @@ fn start_broker(
         tenants_max: limits.tenants_max,
         realities_max: limits.realities_max,
         tenant_bytes_max: (limits.tenant_bytes_max > 0).then_some(limits.tenant_bytes_max),
+        tenant_topics_max: (limits.tenant_topics_max > 0).then_some(limits.tenant_topics_max),
         consumers_max: limits.consumers_max,
         producers_max: limits.producers_max,
+        dedup_window: Duration::from_millis(config.dedup.window_ms),
+        dedup_ids_max: config.dedup.ids_max,
         // What is encrypted in the log must not lie beside it in the clear.
         states: (!encrypted).then(|| data_dir.path().join(STATES)),
         operators: operators::Settings::of(config),
+        rooms: broker::rooms::Limits {
+            rooms_max: config.rooms.rooms_max,
+            channels_max: config.rooms.channels_max,
+            members_max: config.rooms.members_max,
+            joined_max: config.rooms.joined_max,
+            free: config.rooms.free,
+            heartbeat: projecting::heartbeat(config),
+        },
         maintenance: broker::maintenance::Options::of(config).context("settings")?,
         webhooks: operators::webhook::Settings::of(&config.webhook, profile, |record| {
             arqonbus::edge::json::envelope::shown(record).to_line()

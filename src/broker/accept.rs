@@ -4,14 +4,18 @@
 //! edge's). The envelope's bytes are kept as they are; what is missing in them is stamped beside
 //! them.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
 use uuid::Uuid;
 
 use super::access::Identity;
 use super::expiry::is_over;
+use super::gate::{Claims, Receipt};
 use super::name::{self, NameError};
 use super::operators::delayed::{self, Refusal};
+use super::own::Expected;
 use super::producers::Producer;
 use super::reality::Reality;
 use super::stamp;
@@ -187,6 +191,8 @@ pub struct Batch<'a> {
     pub(super) expires: bool,
     /// So many of them wait for the time of their delivery.
     delayed: usize,
+    /// What is to be met when sequences are given.
+    pub(super) claims: Claims,
 }
 
 /// An envelope that meets the rules.
@@ -230,7 +236,19 @@ impl<'a> Batch<'a> {
             own: Vec::new(),
             expires: false,
             delayed: 0,
+            claims: Claims::default(),
         }
+    }
+
+    /// Has the batch stored only if `expected` holds when its sequences are given.
+    pub fn expect(&mut self, expected: Expected) {
+        self.claims.expect(expected);
+    }
+
+    /// Where to look, once the append is answered, for what it was answered with; `None` if there
+    /// will be nothing. Called when all envelopes are in.
+    pub fn receipt(&mut self) -> Option<Arc<Receipt>> {
+        self.claims.receipt()
     }
 
     /// Holds one envelope against the rules, `view` being of `encoded`. `topic` is its topic,
@@ -269,6 +287,11 @@ impl<'a> Batch<'a> {
             clock_entries,
         } = admitted;
         let id = view.id.is_empty().then(|| self.reality.next_id(self.now));
+        let name = std::str::from_utf8(&topic).unwrap_or_default();
+        let sender = self.sender;
+        self.claims.note(self.records.len(), name, view, || {
+            Producer::of(sender, view.producer_id)
+        });
         let stamp = self.stamp(id, view, verdict);
         let (topic, envelope) = if self.waits(view) {
             self.delayed += 1;
@@ -494,17 +517,11 @@ impl<'a> Batch<'a> {
                 return Err(("clock", Fault::ClockAhead { key, found, last }));
             }
         }
-        let producer = match producer {
-            "" => self.sender.subject.as_str(),
-            named => named,
-        };
-        if let Some(&counter) = clock.entries.get(producer) {
+        let producer = Producer::of(self.sender, producer);
+        if let Some(&counter) = clock.entries.get(&*producer.name) {
             self.own.push(OwnEntry {
                 index: self.records.len(),
-                producer: Producer {
-                    subject: self.sender.subject.as_str().into(),
-                    name: producer.into(),
-                },
+                producer,
                 counter,
             });
         }

@@ -6,10 +6,12 @@
 use super::accept::Rejection;
 use super::damage::without_directories;
 use super::filter::Filter;
+use super::gate::Unmet;
 use super::name::{NameError, RealityName, Tenant};
 use super::operators::cron::BadPlan;
 use super::operators::store::BadKey;
 use super::reality::ReadOnly;
+use super::rooms::RoomError;
 use crate::log::{self, AppendError, KeyProblem, Sequence};
 use crate::proto::code::ErrorCode;
 
@@ -24,9 +26,18 @@ pub enum Error {
         /// What is wrong with it.
         fault: NameError,
     },
+    /// Something about rooms is not to be.
+    #[error(transparent)]
+    Room(#[from] Box<RoomError>),
+    /// An operator or a task is refused.
+    #[error(transparent)]
+    Refused(#[from] super::operators::sam::Refused),
     /// An envelope breaks a rule.
     #[error(transparent)]
     Rejected(#[from] Rejection),
+    /// A batch does not meet what it was sent under.
+    #[error(transparent)]
+    Unmet(#[from] Unmet),
     /// There is no such reality.
     #[error("there is no reality {reality}; create it with `arqon reality create {reality}`")]
     NoSuchReality {
@@ -133,6 +144,18 @@ pub enum Error {
         /// What it wanted to add.
         wanted: u64,
         /// Most that it may store.
+        limit: u64,
+    },
+    /// The tenant may not have so many topics.
+    #[error(
+        "the tenant has {held} topics and may have {limit}, so that {wanted} new ones do not fit; nothing was stored; publish on topics that are there, or have `limits.tenant_topics_max` raised"
+    )]
+    TopicsFull {
+        /// How many it has.
+        held: u64,
+        /// How many it wanted to add.
+        wanted: u64,
+        /// Most that it may have.
         limit: u64,
     },
     /// The tenant has no room for another named consumer.
@@ -267,6 +290,42 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// A replay of that name is of another reality.
+    #[error("the replay {name:?} in that reality is of {from}; choose another name")]
+    ReplayOfAnother {
+        /// Its name.
+        name: String,
+        /// What it is of.
+        from: String,
+    },
+    /// There is no operator of that name.
+    #[error("there is no operator {name:?}; `arqon wasm list` shows those that are there")]
+    NoSuchOperator {
+        /// The name.
+        name: String,
+    },
+    /// A module cannot be an operator.
+    #[error("{reason}")]
+    NoOperator {
+        /// Why.
+        reason: String,
+    },
+    /// What an operator has done cannot be done again.
+    #[error(
+        "operator {name} has done some of its work with the version {digest:.16}, which is not kept any more"
+    )]
+    VersionForgotten {
+        /// Its name.
+        name: String,
+        /// SHA-256 of the module.
+        digest: String,
+    },
+    /// The caller may not see all that was asked for.
+    #[error("this token may not see all that {filter} matches; name topics that it may")]
+    TopicsHidden {
+        /// What was asked for.
+        filter: Filter,
+    },
     /// The caller may not do this.
     #[error("command {command} needs the role {needed}")]
     RoleMissing {
@@ -344,6 +403,12 @@ pub enum ArgumentFault {
         /// The right type.
         wanted: &'static str,
     },
+    /// Against a rule of its own.
+    #[error("{what}")]
+    Wrong {
+        /// What is wrong, and what to try.
+        what: String,
+    },
     /// Not a number, or not one that is allowed.
     #[error("is {found:?}; needed is a whole number from 1 to {max}")]
     Number {
@@ -377,6 +442,9 @@ fn append_text(error: &AppendError) -> String {
         }
         AppendError::Indeterminate { .. } => {
             "a write failed under way: the batch may or may not be stored".into()
+        }
+        AppendError::ConditionNotMet { expected, found } => {
+            format!("expected {expected}, found {found}; nothing was stored")
         }
         AppendError::TooLarge { bytes, limit } => {
             format!("the batch takes {bytes} bytes in the log, more than the limit of {limit}")
@@ -485,22 +553,33 @@ impl Error {
             | Self::NotConfirmed { .. }
             | Self::TenantInUse { .. }
             | Self::ConsumerInUse { .. }
+            | Self::NoOperator { .. }
+            | Self::ReplayOfAnother { .. }
             | Self::ConsumerFilter { .. } => ErrorCode::ValidationError,
+            Self::Refused(refused) => refused.code,
             Self::Rejected(rejection) => rejection.fault.code(),
+            Self::Room(error) => error.refused.code(),
+            Self::Unmet(unmet) => unmet.code(),
             Self::SlowConsumer { .. } => ErrorCode::SlowConsumer,
             Self::NoSuchReality { .. }
             | Self::NotAmongRealities { .. }
             | Self::RealityDeleted { .. }
             | Self::NoSuchTenant { .. }
             | Self::NoSuchBackup { .. }
+            | Self::NoSuchOperator { .. }
+            | Self::VersionForgotten { .. }
             | Self::NoSuchRecord { .. } => ErrorCode::NotFound,
             Self::BackupsFull { .. } => ErrorCode::RateLimited,
             Self::TenantsFull { .. }
             | Self::RealitiesFull { .. }
             | Self::TenantBytesFull { .. }
+            | Self::TopicsFull { .. }
             | Self::ConsumersFull { .. } => ErrorCode::TooLarge,
             Self::OutOfRange { .. } | Self::CursorBeyondEnd { .. } => ErrorCode::OffsetOutOfRange,
-            Self::RoleMissing { .. } | Self::RealityClosed { .. } | Self::RecordHidden { .. } => {
+            Self::RoleMissing { .. }
+            | Self::RealityClosed { .. }
+            | Self::RecordHidden { .. }
+            | Self::TopicsHidden { .. } => {
                 ErrorCode::Forbidden
             }
             Self::UnknownCommand { .. } => ErrorCode::UnknownCommand,
@@ -509,6 +588,7 @@ impl Error {
                 | AppendError::ReadOnly { .. }
                 | AppendError::Indeterminate { .. } => ErrorCode::StorageFailure,
                 AppendError::Busy { .. } => ErrorCode::RateLimited,
+                AppendError::ConditionNotMet { .. } => ErrorCode::SequenceConflict,
                 AppendError::TooLarge { .. } => ErrorCode::TooLarge,
             },
             Self::Log(log::Error::NotEncrypted { .. }) => ErrorCode::ValidationError,
@@ -538,7 +618,18 @@ impl Error {
             | Self::StateDamaged { .. }
             | Self::RecordDamaged { .. } => false,
             Self::ReadOnly { state, .. } => state.repairing,
+            Self::Refused(refused) => refused.retry_after_ms > 0,
             _ => self.code().retryable(),
+        }
+    }
+
+    /// What would have been right, where a count was expected: the topic's last sequence, or the
+    /// producer's next number. 0 otherwise.
+    #[must_use]
+    pub const fn actual(&self) -> u64 {
+        match self {
+            Self::Unmet(unmet) => unmet.actual(),
+            _ => 0,
         }
     }
 
@@ -547,6 +638,7 @@ impl Error {
     pub fn retry_after_ms(&self) -> u64 {
         match self {
             Self::Append(AppendError::Busy { .. }) => 20,
+            Self::Refused(refused) => refused.retry_after_ms,
             _ if self.retryable() => 1_000,
             _ => 0,
         }
@@ -557,7 +649,10 @@ impl Error {
     pub fn field(&self) -> String {
         match self {
             Self::Name { field, .. } => (*field).into(),
+            Self::Refused(refused) => refused.field.clone(),
             Self::Rejected(rejection) => rejection.path(),
+            Self::Room(error) => error.refused.field().into(),
+            Self::Unmet(unmet) => unmet.field(),
             // Named because it is found before anything of the request is done.
             Self::NoSuchReality { .. }
             | Self::NotAmongRealities { .. }
@@ -581,6 +676,11 @@ impl Error {
             | Self::RecordDamaged { .. }
             | Self::StateDamaged { .. }
             | Self::RecordHidden { .. } => "sequence".into(),
+            Self::TopicsHidden { .. } => "topic".into(),
+            Self::NoSuchOperator { .. }
+            | Self::ReplayOfAnother { .. }
+            | Self::VersionForgotten { .. } => "arguments.name".into(),
+            Self::NoOperator { .. } => "arguments.module".into(),
             Self::RealityExists { .. } | Self::JobExists { .. } => "arguments.name".into(),
             Self::UnknownCommand { .. } => "name".into(),
             Self::Argument { argument, .. } => format!("arguments.{argument}"),
@@ -588,6 +688,7 @@ impl Error {
             Self::TenantsFull { .. }
             | Self::RealitiesFull { .. }
             | Self::TenantBytesFull { .. }
+            | Self::TopicsFull { .. }
             | Self::ConsumersFull { .. }
             | Self::BackupsFull { .. }
             | Self::NoSuchBackup { .. }

@@ -25,6 +25,8 @@ pub mod error;
 mod expiry;
 pub mod fanout;
 pub mod filter;
+mod gate;
+pub mod history;
 pub mod journal;
 pub mod ledger;
 pub mod letter;
@@ -34,12 +36,16 @@ pub mod openings;
 pub mod operators;
 mod own;
 pub mod producers;
+mod quota;
 pub mod reality;
 mod register;
 mod removal;
 pub mod repair;
+pub mod replaying;
 pub mod room;
+pub mod rooms;
 mod roster;
+pub mod sandbox;
 pub mod scan;
 #[cfg(test)]
 mod scenarios;
@@ -65,6 +71,7 @@ pub use access::{Identity, Role, Topics};
 pub use consumer::Consumers;
 pub use error::Error;
 pub use filter::{Filter, Traits};
+pub use gate::{Duplicate, Receipt, Unmet};
 pub use name::{NameError, RealityName, Tenant, check_token};
 pub use own::{Expected, OwnRecord};
 pub use reality::{ReadOnly, Reality};
@@ -105,14 +112,22 @@ pub struct Options {
     pub realities_max: usize,
     /// Most bytes that the realities of a tenant may store.
     pub tenant_bytes_max: Option<u64>,
+    /// Most topics that the realities of a tenant may have.
+    pub tenant_topics_max: Option<u64>,
     /// Most named consumers of a tenant.
     pub consumers_max: usize,
     /// Most producers of a reality whose own clocks are remembered.
     pub producers_max: usize,
+    /// For how long the ids that producers give are remembered.
+    pub dedup_window: Duration,
+    /// Most ids of a reality that are remembered for so long; 0: none are.
+    pub dedup_ids_max: usize,
     /// Where what folds come to is kept between two openings; `None`: nowhere, they are read anew.
     pub states: Option<PathBuf>,
     /// Bounds of the built-in operators.
     pub operators: operators::Settings,
+    /// How large rooms may grow.
+    pub rooms: rooms::Limits,
     /// How logs are kept up.
     pub maintenance: maintenance::Options,
     /// How webhooks are sent.
@@ -132,10 +147,14 @@ impl Options {
             tenants_max: 1_000,
             realities_max: 256,
             tenant_bytes_max: None,
+            tenant_topics_max: None,
             consumers_max: 10_000,
             producers_max: 65_536,
+            dedup_window: Duration::from_secs(600),
+            dedup_ids_max: 1_000_000,
             states: None,
             operators: operators::Settings::default(),
+            rooms: rooms::Limits::default(),
             maintenance: maintenance::Options::default(),
             webhooks: operators::webhook::Settings::default(),
         }
@@ -181,6 +200,8 @@ pub struct Broker {
     upkeep: ArcSwap<maintenance::Options>,
     duties: operators::Duties,
     webhooks: operators::webhook::Desk,
+    contracts: operators::contracts::Registry,
+    sam_counts: operators::sam::Counts,
 }
 
 impl Broker {
@@ -199,6 +220,10 @@ impl Broker {
             node: options.node,
             node_name: options.node_name.clone(),
             producers_max: options.producers_max,
+            reach: gate::Reach {
+                window: Micros(u64::try_from(options.dedup_window.as_micros()).unwrap_or(u64::MAX)),
+                ids_max: options.dedup_ids_max,
+            },
             ids: IdSource::new(),
             repairs: Repairs::default(),
             past: Past::default(),
@@ -216,6 +241,8 @@ impl Broker {
             maintenance: Arc::default(),
             upkeep,
             duties: operators::Duties::default(),
+            contracts: operators::contracts::Registry::default(),
+            sam_counts: operators::sam::Counts::default(),
         });
         broker.spawn("arqon-repair", |ground, broker| {
             while let Some(due) = ground.repairs.next() {
@@ -385,7 +412,9 @@ impl Broker {
         let allowance = Allowance {
             realities_max: self.options.realities_max,
             consumers_max: self.options.consumers_max,
+            rooms: self.options.rooms,
             bytes_max: self.options.tenant_bytes_max,
+            topics_max: self.options.tenant_topics_max,
         };
         let directory = self.options.directory.join(tenant.as_str());
         let opened = Tenancy::open(&self.ground, tenant, directory, allowance);
@@ -463,6 +492,18 @@ impl Broker {
         &self.webhooks
     }
 
+    /// What payloads of operators must look like.
+    #[must_use]
+    pub const fn contracts(&self) -> &operators::contracts::Registry {
+        &self.contracts
+    }
+
+    /// What has become of operators' tasks.
+    #[must_use]
+    pub const fn sam_counts(&self) -> &operators::sam::Counts {
+        &self.sam_counts
+    }
+
     /// Which realities were opened. For one listener.
     #[must_use]
     pub fn openings(&self) -> &openings::Openings {
@@ -520,6 +561,13 @@ impl Broker {
             totals.damaged_reads += reality.encounters().reads();
         }
         totals
+    }
+
+    /// Members of rooms, and channels that have some, of all tenants that are open.
+    #[must_use]
+    pub fn room_members(&self) -> (usize, usize) {
+        let totals = self.tenancies().into_iter().map(|one| one.rooms().totals());
+        totals.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
     }
 
     /// Realities that take no writes, and why: reasons not to be ready.

@@ -7,7 +7,8 @@ use std::fmt;
 
 pub(super) use crate::proto::topic::is_token_byte;
 pub use crate::proto::topic::{
-    SYSTEM_TOKEN, is_control as is_control_topic, is_reserved as is_reserved_topic,
+    SYSTEM_TOKEN, is_control as is_control_topic, is_direct as is_direct_topic,
+    is_hidden as is_hidden_topic, is_hidden_token, is_reserved as is_reserved_topic,
     is_system as is_system_topic,
 };
 

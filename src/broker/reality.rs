@@ -18,6 +18,7 @@ use super::error::Error;
 use super::expiry::Expiry;
 use super::fanout::{Fanout, Subscriber, Visibility, Wanted};
 use super::filter::Filter;
+use super::gate::{Claims, Memory, Reach};
 use super::ledger::Cache;
 use super::name::{RealityName, Tenant};
 use super::openings::Openings;
@@ -25,7 +26,7 @@ use super::operators::{Settings, delayed, store};
 use super::producers::{Producer, ProducerClocks};
 use super::repair::Repairs;
 use super::stamp::IdSource;
-use super::stored::RealityBytes;
+use super::stored::{RealityBytes, Room};
 use super::system;
 use crate::log::{
     self, Append, AppendError, AppendSink, Bounds, Chunk, Durability, Environment, Found, Log,
@@ -45,6 +46,7 @@ pub(super) struct Ground {
     pub(super) node: u32,
     pub(super) node_name: String,
     pub(super) producers_max: usize,
+    pub(super) reach: Reach,
     pub(super) ids: IdSource,
     pub(super) repairs: Repairs,
     pub(super) past: Past,
@@ -92,6 +94,7 @@ pub struct Reality {
     gone: AtomicBool,
     watch: Arc<Watch>,
     producers: Mutex<ProducerClocks>,
+    memory: Arc<Memory>,
     encounters: Arc<Encounters>,
     bytes: Arc<RealityBytes>,
     expiry: Arc<Expiry>,
@@ -99,6 +102,8 @@ pub struct Reality {
     later: delayed::Later,
     /// Of the node's own that are told of records.
     attending: Arc<AtomicUsize>,
+    /// Held while something is replayed into it: one at a time.
+    pub(super) replaying: Mutex<()>,
 }
 
 /// What the log tells, on commit threads.
@@ -174,12 +179,14 @@ impl Reality {
             gone: AtomicBool::new(false),
             watch,
             producers: Mutex::new(ProducerClocks::new(ground.producers_max)),
+            memory: Arc::new(Memory::new(ground.reach, ground.producers_max)),
             encounters: Arc::new(Encounters::new(tenant.clone(), name.clone())),
             bytes,
             expiry,
             keys: Mutex::default(),
             later,
             attending: Arc::default(),
+            replaying: Mutex::default(),
         };
         reality.measure();
         reality.note_damage();
@@ -327,12 +334,17 @@ impl Reality {
             records,
             own,
             expires,
+            claims,
             ..
         } = batch;
         if expires {
             self.expiry.note();
         }
         let reserved = self.reserve(&records)?;
+        if let Err(error) = self.bytes.admit(&records) {
+            self.bytes.give_back(reserved);
+            return Err(error);
+        }
         let append = Append {
             records,
             durability,
@@ -340,19 +352,49 @@ impl Reality {
             sink,
             token,
         };
-        let queued = self.queue(append, own);
+        let queued = self.queue(append, own, claims, reserved);
         if queued.is_err() {
             self.bytes.give_back(reserved);
         }
         queued
     }
 
-    fn queue(&self, append: Append, own: Vec<super::accept::OwnEntry>) -> Result<(), Error> {
+    /// Whether appending `batch` has to read the log first, and so may block.
+    #[must_use]
+    pub fn must_read_for(&self, batch: &Batch<'_>) -> bool {
+        let (generation, log) = self.opened_log();
+        batch.claims.remembers() && !self.memory.knows(generation)
+            || batch.claims.expects() && !log.knows_lasts()
+    }
+
+    fn queue(
+        &self,
+        append: Append,
+        own: Vec<super::accept::OwnEntry>,
+        claims: Claims,
+        reserved: u64,
+    ) -> Result<(), Error> {
+        let (generation, log) = self.opened_log();
+        if claims.remembers() {
+            self.memory.recall(generation, &log)?;
+        }
+        if claims.expects() {
+            log.know_lasts()?;
+        }
+        let put = |append| {
+            let queued = if claims.is_empty() {
+                log.queue(append)
+            } else {
+                let room = Room {
+                    bytes: Arc::clone(&self.bytes),
+                    taken: reserved,
+                };
+                log.queue_if(append, claims.into_gate(&self.memory, generation, room))
+            };
+            queued.map_err(|error| self.refusal(error))
+        };
         if own.is_empty() {
-            return self
-                .log()
-                .queue(append)
-                .map_err(|error| self.refusal(error));
+            return put(append);
         }
         // Held across the append, so that two sessions of one producer cannot pass each other
         // between the check and their place in the log.
@@ -361,9 +403,7 @@ impl Reality {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         check_own(&own, |producer| producers.reached(producer))?;
-        self.log()
-            .queue(append)
-            .map_err(|error| self.refusal(error))?;
+        put(append)?;
         for entry in own {
             producers.observe(&entry.producer, entry.counter);
         }
@@ -387,6 +427,15 @@ impl Reality {
 
     /// Replaces what was counted of its bytes by what the log says. May wait for a flush.
     pub(super) fn measure(&self) {
+        // Those of the node itself are no tenant's doing.
+        if self.bytes.counts_topics() && !self.name.is_system() {
+            match self.log().topics() {
+                Ok(topics) => self.bytes.set_topics(&topics),
+                Err(error) => {
+                    tracing::warn!(tenant = %self.tenant, reality = %self.name, %error, "topics not counted");
+                }
+            }
+        }
         if self.bytes.counts() {
             let log = self.log();
             let waiting = log.waiting_bytes();
@@ -419,6 +468,7 @@ impl Reality {
             AppendError::NoSpace { .. }
             | AppendError::Busy { .. }
             | AppendError::Indeterminate { .. }
+            | AppendError::ConditionNotMet { .. }
             | AppendError::TooLarge { .. } => Error::Append(error),
         }
     }
@@ -450,6 +500,25 @@ impl Reality {
             sink,
             token,
         })
+    }
+
+    /// The same under a condition. May block on the disk.
+    pub(super) fn append_all_if(
+        &self,
+        records: Vec<NewRecord>,
+        claims: Claims,
+        sink: Arc<dyn AppendSink>,
+    ) -> Result<(), Error> {
+        let append = Append {
+            records,
+            durability: system::DURABILITY,
+            then: None,
+            sink,
+            token: 0,
+        };
+        self.queue(append, Vec::new(), claims, 0)?;
+        self.start();
+        Ok(())
     }
 
     /// Replaces a poisoned log by its reopened successor. Blocks.

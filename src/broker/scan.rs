@@ -186,7 +186,12 @@ impl Source {
         Self::Topics(log.topic_reader(Box::new(move |topic| filter.matches(topic))))
     }
 
-    fn read(&mut self, from: Sequence, end: Sequence, bytes: usize) -> Result<Found, log::Error> {
+    pub(super) fn read(
+        &mut self,
+        from: Sequence,
+        end: Sequence,
+        bytes: usize,
+    ) -> Result<Found, log::Error> {
         match self {
             Self::Everything(log) => log.read(from, end, bytes),
             Self::Topics(reader) => reader.read(from, end, bytes),

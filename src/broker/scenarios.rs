@@ -2,6 +2,7 @@
 
 mod audit;
 mod forks;
+mod gate;
 mod idle;
 mod lag;
 

@@ -13,7 +13,8 @@ use super::consumer;
 use super::control;
 use super::filter::Filter;
 use super::name::{self, NameError};
-use super::operators::{cron, delayed, store};
+use super::operators::{cron, delayed, store, wasm};
+use super::replaying;
 use super::system;
 use crate::config::TopicEntry;
 use crate::log::{Facts, KeyRule, Limits, Micros, RecordRef};
@@ -121,17 +122,17 @@ impl TopicRules {
     /// The topics of operators hold what nobody would expect `>` to take away.
     fn of(&self, topic: &str) -> Option<&TopicRule> {
         let named = is_of_operators(topic);
-        let mut rules = self.rules.iter().filter(|rule| rule.pattern.matches(topic));
+        let mut rules = self.rules.iter().filter(|rule| rule.pattern.governs(topic));
         rules.find(|rule| !named || rule.pattern.names_operators())
     }
 
     /// What is kept of `topic`.
     #[must_use]
     pub fn limits(&self, topic: &str) -> Limits {
-        if name::is_system_topic(topic) && !may_be_limited(topic) {
-            return Limits::default();
-        }
-        if STAND.iter().any(|first| topic.starts_with(first)) {
+        let is_state = name::is_system_topic(topic) && !may_be_limited(topic);
+        // Where an operator or a replay stands must outlast what it has made.
+        let is_position = STAND.iter().any(|first| topic.starts_with(first));
+        if is_state || is_position {
             return Limits::default();
         }
         let limits = self
@@ -163,7 +164,10 @@ impl TopicRules {
         if name::is_system_topic(topic) {
             return None;
         }
-        if STAND.iter().any(|first| topic.starts_with(first)) || topic == delayed::MARKER {
+        let newest_counts = topic.starts_with(cron::TOPIC_PREFIX)
+            || topic.starts_with(delayed::TOPIC_PREFIX)
+            || topic == delayed::MARKER;
+        if newest_counts {
             return Some(KeyRule {
                 tombstone_grace_micros: 0,
             });
@@ -180,9 +184,13 @@ impl TopicRules {
 /// Where operators keep how far they have got, each topic one key.
 const POSITIONS: &str = "sys.position.";
 
-/// Topics of operators whose last records say where something stands: always compacted, never
-/// limited.
-const STAND: [&str; 2] = [cron::TOPIC_PREFIX, delayed::TOPIC_PREFIX];
+/// Topics of operators whose last records say where something stands: never limited.
+const STAND: [&str; 4] = [
+    cron::TOPIC_PREFIX,
+    delayed::TOPIC_PREFIX,
+    replaying::TOPIC_PREFIX,
+    wasm::run::TOPIC_PREFIX,
+];
 
 /// Of the broker's own topics only those that nothing is folded from can be given limits.
 fn may_be_limited(topic: &str) -> bool {

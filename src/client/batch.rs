@@ -44,6 +44,8 @@ pub struct Batch {
     encoded: Vec<u8>,
     count: usize,
     producer: String,
+    /// `Produce.expected`.
+    expected: Option<v1::ExpectedSequence>,
 }
 
 impl Batch {
@@ -57,7 +59,19 @@ impl Batch {
             encoded: Vec::new(),
             count: 0,
             producer: producer.to_owned(),
+            expected: None,
         }
+    }
+
+    /// Has the batch stored only if `last` is the last sequence on `topic` when it is (0: no record
+    /// of it is in the reality). Otherwise the node answers `SEQUENCE_CONFLICT`, and
+    /// [`Error::actual`] is what it has found.
+    ///
+    /// A batch that was stored and is sent again with the same ids is acknowledged whatever the
+    /// topic's last sequence is by then.
+    pub fn expect(&mut self, topic: &str, last: u64) {
+        let topic = topic.to_owned();
+        self.expected = Some(v1::ExpectedSequence { topic, last });
     }
 
     /// How many envelopes it holds.
@@ -164,8 +178,17 @@ impl Batch {
             Durability::Written => v1::Durability::Written,
             Durability::Synced => v1::Durability::Synced,
         } as u64;
-        let produce =
-            text_len(1, reality) + key_len(2) + encoded_len_varint(durability) + self.encoded.len();
+        let expected = self
+            .expected
+            .as_ref()
+            .map(v1::ExpectedSequence::encode_to_vec);
+        let produce = text_len(1, reality)
+            + key_len(2)
+            + encoded_len_varint(durability)
+            + self.encoded.len()
+            + expected
+                .as_ref()
+                .map_or(0, |expected| delimited_len(6, expected.len()));
         let length = key_len(1) + encoded_len_varint(request) + delimited_len(2, produce);
         let mut frame = Vec::with_capacity(length);
         encode_key(1, WireType::Varint, &mut frame);
@@ -175,6 +198,10 @@ impl Batch {
         encode_key(2, WireType::Varint, &mut frame);
         encode_varint(durability, &mut frame);
         frame.extend_from_slice(&self.encoded);
+        if let Some(expected) = expected {
+            open(&mut frame, 6, expected.len());
+            frame.extend_from_slice(&expected);
+        }
         assert_eq!(
             frame.len(),
             length,
@@ -299,6 +326,7 @@ mod tests {
         batch.push_message(&message);
         batch.push_encoded(&message.encode_to_vec());
 
+        batch.expect("a.b", 7);
         let frame = batch.frame(300, "main", Durability::Written);
         let frame = ClientFrame::decode(frame.as_slice()).unwrap();
         assert_eq!(frame.request_id, 300);
@@ -306,6 +334,8 @@ mod tests {
             panic!("{frame:?}")
         };
         assert_eq!((produce.reality.as_str(), produce.durability), ("main", 1));
+        let expected = produce.expected.unwrap();
+        assert_eq!((expected.topic.as_str(), expected.last), ("a.b", 7));
         let envelopes: Vec<Envelope> = produce
             .envelopes
             .into_iter()

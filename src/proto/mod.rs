@@ -7,8 +7,10 @@ pub mod causal;
 pub mod claims;
 pub mod clock;
 pub mod code;
+pub mod determinism;
 pub mod json;
 pub mod topic;
+pub mod twist;
 pub mod value;
 pub mod view;
 

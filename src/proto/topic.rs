@@ -9,6 +9,37 @@ pub const OPERATOR_TOKEN: &str = "op";
 /// Dead letters of the Continuum contract; its name is older than that token.
 pub const CONTINUUM_DEAD_LETTERS: &str = "continuum.episode.dlq.v1";
 
+/// First token of private messages: `direct.<addressee>.<sender>`.
+pub const DIRECT_TOKEN: &str = "direct";
+
+/// Whether a wildcard as the first token of a filter does not reach what begins with `token`.
+#[must_use]
+pub fn is_hidden_token(token: &str) -> bool {
+    token == SYSTEM_TOKEN || token == DIRECT_TOKEN
+}
+
+/// Whether only filters that name the first token of `topic` match it.
+#[must_use]
+pub fn is_hidden(topic: &str) -> bool {
+    is_system(topic) || is_direct(topic)
+}
+
+/// Whether `topic` is one of private messages, which concern its addressee and its sender alone.
+#[must_use]
+pub fn is_direct(topic: &str) -> bool {
+    begins_with(topic, DIRECT_TOKEN)
+}
+
+/// The addressee and the sender that a topic or filter of private messages names, as tokens.
+#[must_use]
+pub fn parties(topic: &str) -> Option<(&str, &str)> {
+    let (addressee, sender) = topic
+        .strip_prefix(DIRECT_TOKEN)?
+        .strip_prefix('.')?
+        .split_once('.')?;
+    (!sender.contains('.')).then_some((addressee, sender))
+}
+
 /// Whether `topic` is one that the broker keeps for itself.
 #[must_use]
 pub fn is_system(topic: &str) -> bool {
@@ -122,5 +153,23 @@ mod tests {
             assert!(!is_reserved(open), "{open}");
         }
         assert!(!is_system("dlq.orders") && !is_of_dead_letters("sys.log"));
+    }
+
+    // BRK-09
+    #[test]
+    fn private_messages_have_two_parties() {
+        assert_eq!(parties("direct.ann.bob"), Some(("ann", "bob")));
+        assert_eq!(parties("direct.ann.>"), Some(("ann", ">")));
+        for none in [
+            "direct",
+            "direct.ann",
+            "direct.a.b.c",
+            "directs.a.b",
+            "a.direct.b.c",
+        ] {
+            assert_eq!(parties(none), None, "{none}");
+        }
+        assert!(is_direct("direct") && is_hidden("direct.a.b") && is_hidden("sys.x"));
+        assert!(!is_hidden("directs.a") && !is_reserved("direct.a.b"));
     }
 }

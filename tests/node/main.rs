@@ -7,6 +7,7 @@ mod backup;
 mod browser;
 mod casil;
 mod causal;
+mod conditional;
 #[path = "../log/dice.rs"]
 mod dice;
 mod drain;
@@ -18,6 +19,7 @@ mod fork;
 mod full_disk;
 mod handshake;
 mod histories;
+mod history;
 #[path = "../contract/interpreter.rs"]
 mod interpreter;
 mod json_adapter;
@@ -40,7 +42,9 @@ mod projector_jobs;
 mod quakes;
 mod raw;
 mod restart;
+mod rooms;
 mod runbook;
+mod sam;
 mod schema;
 #[expect(dead_code, reason = "servers can more than these tests need")]
 #[path = "../servers/mod.rs"]
@@ -54,5 +58,6 @@ mod tokens;
 mod traces;
 mod upkeep;
 mod verbs;
+mod wasm;
 mod webhook;
 mod wire;

@@ -41,6 +41,7 @@ Examples:
   echo '{\"kind\":\"greetings.en\",\"n\":1}' | arqon produce --topic-field kind --rate 100
   echo '{\"amount\":1}' | arqon produce pay.now --sign-key svc.pem
   echo '{\"text\":\"time to go\"}' | arqon produce reminders.ada --delay 15m --ttl 1h
+  echo '{\"left\":3}' | arqon produce stock.42 --expect-last stock.42=17
 
 On failure it says which lines are stored and which are not, and ends non-zero. With --output json
 that is `failed_lines` (ranges, inclusive), `unsent_from` (first line that was not sent, or null)
@@ -81,6 +82,10 @@ pub(crate) struct Arguments {
     /// Of no use any more after this span, from when it may be delivered
     #[arg(long, value_name = "SPAN", value_parser = bounds::span)]
     ttl: Option<Duration>,
+    /// Store the events only if SEQ is the last sequence on TOPIC; 0: it has no records. All of them
+    /// go in one batch
+    #[arg(long, value_name = "TOPIC=SEQ", value_parser = expected_last)]
+    expect_last: Option<(String, u64)>,
     /// Sign each payload with the Ed25519 private key in this PEM file
     #[arg(long, value_name = "FILE")]
     sign_key: Option<PathBuf>,
@@ -131,6 +136,13 @@ impl When {
         let expires_at = self.ttl.map(|ttl| after(now.max(deliver_at), ttl));
         (deliver_at, expires_at.unwrap_or_default())
     }
+}
+
+fn expected_last(text: &str) -> Result<(String, u64), String> {
+    let wrong = || format!("{text:?} is not TOPIC=SEQ, such as stock.42=17");
+    let (topic, last) = text.rsplit_once('=').ok_or_else(wrong)?;
+    let last = last.parse().ok().ok_or_else(wrong)?;
+    Ok((topic.to_owned(), last))
 }
 
 /// One event as it was read.
@@ -217,6 +229,8 @@ struct Sender {
     inflight: usize,
     sign_key: Option<Ed25519KeyPair>,
     when: When,
+    /// Everything goes in one batch, which is stored only if this holds.
+    expected: Option<(String, u64)>,
     batch: Batch,
     lines: (u64, u64),
     /// Bytes of the input that are in `batch`.
@@ -280,6 +294,7 @@ pub(crate) async fn run(
             delay: arguments.delay,
             ttl: arguments.ttl,
         },
+        expected: arguments.expect_last.clone(),
         batch: connection.client.batch(),
         client: connection.client,
         lines: (0, 0),
@@ -428,7 +443,8 @@ impl Sender {
         let mut pace = Pace::new(arguments.rate);
         let mut stop = std::pin::pin!(interrupt());
         loop {
-            let linger = (!self.batch.is_empty()).then_some(LINGER);
+            let whole = self.expected.is_some();
+            let linger = (!self.batch.is_empty() && !whole).then_some(LINGER);
             let next = tokio::select! {
                 biased;
                 () = &mut stop => {
@@ -441,14 +457,25 @@ impl Sender {
             match next {
                 Some(Some(Ok(line))) => {
                     pace.wait().await;
+                    let room = self.batch_bytes_max.saturating_sub(line.room_bytes());
+                    if whole && (self.batch.len() >= full || self.batch.encoded_bytes() > room) {
+                        let text = format!(
+                            "line {} is more than one batch takes, and with --expect-last all events go in one; nothing was sent; --batch allows up to 100000 events",
+                            line.number
+                        );
+                        self.batch = self.client.batch();
+                        self.lines = (1, 0);
+                        return Err(Stopped::By(Failure::data(text).into()));
+                    }
                     if self.batch.encoded_bytes() + line.room_bytes() > self.batch_bytes_max {
                         self.cut().await?;
                     }
                     self.add(&line);
-                    if self.batch.len() >= full {
+                    if self.batch.len() >= full && !whole {
                         self.cut().await?;
                     }
                 }
+                Some(Some(Err(error))) if whole => return Err(Stopped::By(error)),
                 Some(Some(Err(error))) => {
                     self.cut().await?;
                     return Err(Stopped::By(error));
@@ -498,7 +525,10 @@ impl Sender {
             return Ok(());
         }
         self.settle(self.inflight - 1).await?;
-        let batch = std::mem::replace(&mut self.batch, self.client.batch());
+        let mut batch = std::mem::replace(&mut self.batch, self.client.batch());
+        if let Some((topic, last)) = &self.expected {
+            batch.expect(topic, *last);
+        }
         let lines = self.lines;
         let ticket = match self.client.send(&batch, &self.options).await {
             Ok(ticket) => ticket,

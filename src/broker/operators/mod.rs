@@ -7,21 +7,25 @@
 //! An operator is a consumer with a job: what it knows is a fold of the log, what it has done stands
 //! there, and a task that ends anyhow begins again from that.
 
+pub mod contracts;
 pub mod cron;
 pub mod delayed;
 mod duty;
 mod office;
+pub mod sam;
 pub mod store;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
+pub mod wasm;
 pub mod webhook;
 
 pub use duty::{Duties, Duty, supervise};
 pub use office::Office;
 
 use super::command::Handler;
+use super::rooms;
 use super::verb::Command;
 use crate::config::Config;
 
@@ -74,7 +78,15 @@ impl Settings {
 }
 
 /// All of them, by name.
-pub const OPERATORS: &[BuiltIn] = &[cron::CRON, delayed::DELAYED, store::STORE, webhook::OPERATOR];
+pub const OPERATORS: &[BuiltIn] = &[
+    cron::CRON,
+    delayed::DELAYED,
+    rooms::OPERATOR,
+    sam::OPERATOR,
+    store::STORE,
+    wasm::OPERATOR,
+    webhook::OPERATOR,
+];
 
 /// The one called `name`.
 #[must_use]

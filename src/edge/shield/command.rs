@@ -11,10 +11,11 @@ use super::audited::Audited;
 use super::rules::Fault;
 use super::{Guard, Shield, status};
 use crate::broker::command as broker_command;
-use crate::broker::verb::{Arguments, Command, Effect};
-use crate::broker::{self, Broker, Identity, Tenancy};
+use crate::broker::verb::{Argument, Arguments, Command, Effect};
+use crate::broker::{self, Broker, Identity, Role, Tenancy};
 use crate::edge::{
-    audit, casil, mirror, policy, projector, rate, reload, revocation, schema, signature, topics,
+    audit, casil, history, mirror, policy, projector, rate, reload, revocation, schema, session,
+    signature, topics,
 };
 use crate::projections::Projections;
 use crate::proto::v1::Value;
@@ -26,6 +27,7 @@ pub type Handler = fn(&Call<'_>) -> Result<Value, Fault>;
 const PARTS: &[&[Command<Handler>]] = &[
     audit::COMMANDS,
     casil::COMMANDS,
+    history::COMMANDS,
     mirror::COMMANDS,
     policy::COMMANDS,
     projector::continuum::COMMANDS,
@@ -36,6 +38,7 @@ const PARTS: &[&[Command<Handler>]] = &[
     reload::COMMANDS,
     revocation::COMMANDS,
     schema::COMMANDS,
+    session::rooms::COMMANDS,
     signature::COMMANDS,
     status::COMMANDS,
     topics::COMMANDS,

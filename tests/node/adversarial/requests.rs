@@ -485,7 +485,7 @@ fn requests() -> Vec<Case> {
         ),
         asks(
             "the result of a task that nobody gave",
-            "FEATURE_DISABLED task_result",
+            "STALE lease",
             || Ask::TaskResult(v1::TaskResult::default()),
         ),
         asks("a new token that is none", "UNAUTHENTICATED token", || {
