@@ -41,7 +41,7 @@ impl Scheme {
 
 /// Why a text is no secret. Quotes nothing of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoSecret {
+pub(super) enum NoSecret {
     /// It begins otherwise.
     #[error("it must begin with whsec_, or with whsk_ for an Ed25519 key; leave it out to have one made")]
     Prefix,
@@ -89,7 +89,7 @@ impl Secret {
     }
 
     pub(super) fn parse(text: &str) -> Result<Self, NoSecret> {
-        let decode = |rest: &str| BASE64.decode(rest).map_err(|_| NoSecret::Base64);
+        let decode = |rest: &str| BASE64.decode(rest).map_err(|_not_base64| NoSecret::Base64);
         let key = if let Some(rest) = text.strip_prefix(SHARED) {
             let bytes = decode(rest)?;
             if !SHARED_BYTES.contains(&bytes.len()) {
