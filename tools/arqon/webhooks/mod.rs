@@ -186,7 +186,10 @@ impl Add {
             ),
             ("timeout_seconds", self.timeout_seconds.map(Value::from)),
             ("secret", text(self.secret)),
-            ("signature", self.ed25519.then(|| "ed25519".to_owned().into())),
+            (
+                "signature",
+                self.ed25519.then(|| "ed25519".to_owned().into()),
+            ),
             ("ordered_by_key", self.ordered_by_key.then(|| true.into())),
             ("max_attempts", self.max_attempts.map(Value::from)),
             ("from", Some(self.from.into())),
@@ -197,7 +200,9 @@ impl Add {
             ),
         ];
         let given = given.into_iter();
-        Ok(given.filter_map(|(name, value)| Some((name, value?))).collect())
+        Ok(given
+            .filter_map(|(name, value)| Some((name, value?)))
+            .collect())
     }
 }
 

@@ -79,7 +79,11 @@ impl Guard {
     /// Whether a connection to `address` may be made.
     pub(super) fn admits(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        is_public(address) || self.allowed.iter().any(|network| network.contains(&address))
+        is_public(address)
+            || self
+                .allowed
+                .iter()
+                .any(|network| network.contains(&address))
     }
 }
 

@@ -165,7 +165,7 @@ impl Lane {
         let desk = office.broker.webhooks();
         let settings = desk.settings();
         let broken = |what: String| super::Refused::conflict("rule", what);
-        let poster = desk.poster().map_err(|error| broken(error))?;
+        let poster = desk.poster().map_err(&broken)?;
         let target = Target::parse(&rule.url, &settings.rules);
         let target = target.map_err(|unfit| broken(format!("its url: {unfit}")))?;
         let name = RealityName::new(&rule.reality);
@@ -178,12 +178,18 @@ impl Lane {
             Ok::<_, Error>((secret, signing.until_ms))
         });
         let secrets = secrets.collect::<Result<_, _>>()?;
-        let stored = tenancy.ledger::<Hooks>().read(|hooks| hooks.position(rule))?;
+        let stored = tenancy
+            .ledger::<Hooks>()
+            .read(|hooks| hooks.position(rule))?;
         let next = Sequence::at_least_first(stored.next).max(reality.bounds().first);
         let known = letter::known(&reality, &consumer(&rule.id), next)?;
         let done = stored.done.iter().copied();
         let skip = done.chain(known.iter().map(|at| at.get())).collect();
-        let order = if rule.ordered_by_key { Order::ByKey } else { Order::Whole };
+        let order = if rule.ordered_by_key {
+            Order::ByKey
+        } else {
+            Order::Whole
+        };
         let tenant = tenancy.tenant();
         let sender = Sender {
             rule: rule.clone(),
@@ -197,7 +203,9 @@ impl Lane {
             older: settings.older,
         };
         let troubles = stored.troubles.iter().cloned();
-        let troubles = troubles.map(|trouble| (trouble.sequence, trouble)).collect();
+        let troubles = troubles
+            .map(|trouble| (trouble.sequence, trouble))
+            .collect();
         Ok(Self {
             account: desk.account(tenant, &rule.id),
             breaker: Breaker::new(settings.breaker_open),
@@ -242,7 +250,10 @@ impl Lane {
             self.take_extra().await?;
             let until = self.launch();
             self.tell(until);
-            if self.changed.is_some_and(|changed| changed.elapsed() >= GATHER) {
+            if self
+                .changed
+                .is_some_and(|changed| changed.elapsed() >= GATHER)
+            {
                 self.store().await?;
             }
             let due = self.changed.map(|changed| changed + GATHER);
@@ -317,7 +328,10 @@ impl Lane {
             return Ok(());
         };
         let reality = Arc::clone(&self.sender.reality);
-        let found = self.office.blocking(move |_| one(&reality, sequence)).await?;
+        let found = self
+            .office
+            .blocking(move |_| one(&reality, sequence))
+            .await?;
         let Some(event) = found else {
             // Retention has taken it.
             return self.finish_extra(sequence).await;
@@ -395,11 +409,15 @@ impl Lane {
 
     fn spawn(&mut self, sequence: Sequence, event: Bytes, is_extra: bool) {
         let (sender, kept) = (Arc::clone(&self.sender), self.kept.pop());
-        self.flying.spawn(sender.attempt(sequence, event, is_extra, kept));
+        self.flying
+            .spawn(sender.attempt(sequence, event, is_extra, kept));
     }
 
     /// Notes how an attempt has ended; `true` if the rule does not go on.
-    async fn settle(&mut self, ended: Result<Ended, tokio::task::JoinError>) -> Result<bool, Error> {
+    async fn settle(
+        &mut self,
+        ended: Result<Ended, tokio::task::JoinError>,
+    ) -> Result<bool, Error> {
         let Ok(mut ended) = ended else {
             // A bug; the lane begins again from what is stored.
             return Err(Error::Internal);
@@ -504,7 +522,9 @@ impl Lane {
             status: answer.map(|answer| answer.status.as_u16()),
             took_ms: u64::try_from(ended.took.as_millis()).unwrap_or(u64::MAX),
             error: said(&ended.result),
-            excerpt: answer.map(|answer| answer.excerpt.clone()).unwrap_or_default(),
+            excerpt: answer
+                .map(|answer| answer.excerpt.clone())
+                .unwrap_or_default(),
             next_at,
         });
     }
@@ -553,11 +573,19 @@ impl Lane {
         self.note_change();
         self.store().await?;
         let (id, generation) = (self.rule().id.clone(), self.rule().generation);
-        tracing::warn!(tenant = self.sender.tenant, rule = id, because, "a webhook was disabled");
+        tracing::warn!(
+            tenant = self.sender.tenant,
+            rule = id,
+            because,
+            "a webhook was disabled"
+        );
         self.office
             .blocking(move |tenancy| {
                 tenancy.ledger::<Hooks>().change(|hooks| {
-                    let same = hooks.rules.get(&id).filter(|rule| rule.generation == generation);
+                    let same = hooks
+                        .rules
+                        .get(&id)
+                        .filter(|rule| rule.generation == generation);
                     let changed = same.filter(|rule| rule.enabled).map(|rule| {
                         set(&Rule {
                             enabled: false,
@@ -573,7 +601,10 @@ impl Lane {
 
     fn position(&self) -> Position {
         let next = self.window.position().get();
-        let troubles = self.troubles.range(next..).map(|(_, trouble)| trouble.clone());
+        let troubles = self
+            .troubles
+            .range(next..)
+            .map(|(_, trouble)| trouble.clone());
         // Those that have not been read yet are done with still.
         let done = self.window.done_ahead().into_iter();
         let done = done.chain(self.skip.range(next..).copied());
@@ -612,11 +643,16 @@ impl Lane {
             .office
             .blocking(move |tenancy| {
                 tenancy.ledger::<Hooks>().change(|hooks| {
-                    let rule = hooks.rules.get(&id);
-                    let Some(rule) = rule.filter(|rule| rule.generation == position.generation)
-                    else {
+                    let Some(rule) = hooks.rules.get(&id) else {
                         return Ok((position, Vec::new()));
                     };
+                    if rule.generation != position.generation {
+                        // Another has begun; but what was sent once more need not be again.
+                        let mut other = hooks.position(rule);
+                        other.again.retain(|other| Some(*other) != extra);
+                        let event = extra.map(|_| reached(&id, &other));
+                        return Ok((position, event.into_iter().collect()));
+                    }
                     // Others may have been added meanwhile.
                     position.again = hooks.position(rule).again;
                     position.again.retain(|other| Some(*other) != extra);
@@ -653,7 +689,11 @@ impl Sender {
         let (id, letter) = self.letter(&event, at);
         let timeout = Duration::from_millis(self.rule.timeout_ms);
         let result = match letter {
-            Some(letter) => self.poster.post(&self.target, &letter, timeout, &mut kept).await,
+            Some(letter) => {
+                self.poster
+                    .post(&self.target, &letter, timeout, &mut kept)
+                    .await
+            }
             None => Err(Failed::Broken("the record cannot be decoded".to_owned())),
         };
         Ended {
@@ -757,7 +797,10 @@ fn gather(
                     gathered.events.push((record.sequence, key, event));
                 }
             }
-            Found::Damaged { damage, next: after } => {
+            Found::Damaged {
+                damage,
+                next: after,
+            } => {
                 let after = after.max(next.next());
                 reality.encounters().note(&damage, next, after);
                 next = after;

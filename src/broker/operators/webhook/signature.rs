@@ -43,7 +43,9 @@ impl Scheme {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NoSecret {
     /// It begins otherwise.
-    #[error("it must begin with whsec_, or with whsk_ for an Ed25519 key; leave it out to have one made")]
+    #[error(
+        "it must begin with whsec_, or with whsk_ for an Ed25519 key; leave it out to have one made"
+    )]
     Prefix,
     /// What follows is no base64.
     #[error("what follows its prefix must be base64")]
@@ -100,7 +102,7 @@ impl Secret {
             let bytes = decode(rest)?;
             let (seed, public) = bytes.split_at_checked(SEED_BYTES).ok_or(NoSecret::Length)?;
             let pair = Ed25519KeyPair::from_seed_unchecked(seed);
-            let pair = pair.map_err(|_: ring::error::KeyRejected| NoSecret::Length)?;
+            let pair = pair.map_err(|_rejected: ring::error::KeyRejected| NoSecret::Length)?;
             match public.len() {
                 0 => {}
                 SEED_BYTES if public == pair.public_key().as_ref() => {}
@@ -131,9 +133,10 @@ impl Secret {
     pub(super) fn public(&self) -> Option<String> {
         match &self.key {
             Key::Shared(_) => None,
-            Key::Pair(pair) => {
-                Some(format!("{PUBLIC}{}", BASE64.encode(pair.public_key().as_ref())))
-            }
+            Key::Pair(pair) => Some(format!(
+                "{PUBLIC}{}",
+                BASE64.encode(pair.public_key().as_ref())
+            )),
         }
     }
 
