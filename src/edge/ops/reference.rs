@@ -113,7 +113,6 @@ fn json_form(command: &Listed) -> String {
         Kind::Bytes => serde_json::json!("YmFzZTY0"),
         Kind::Integer => serde_json::json!(1),
         Kind::Number => serde_json::json!(0.5),
-        Kind::Any => serde_json::json!("…"),
         Kind::Boolean => serde_json::json!(true),
         Kind::Texts => serde_json::json!(["…"]),
         Kind::Object => serde_json::json!({}),
