@@ -29,15 +29,18 @@ const FILES: [&str; 17] = [
     "arqon/v1/mirror.proto",
     "arqon/v1/signature.proto",
     "arqon/v1/rate.proto",
+    "arqon/v1/audit.proto",
+    "arqon/v1/reflex.proto",
     "arqon/pybus/v1/bus_payload.proto",
     "arqon/continuum/v1/episode.proto",
 ];
 
 /// (message, field) pairs of package `arqon.v1` that Rust code keeps encoded.
-const UNDECODED: [(&str, &str); 4] = [
+const UNDECODED: [(&str, &str); 5] = [
     ("Produce", "envelopes"),
     ("Deliver", "records"),
     ("Record", "envelope"),
+    ("Task", "record"),
     ("DeadLetter", "envelope"),
 ];
 

@@ -12,6 +12,7 @@ use prost::Message as _;
 use super::access::{Identity, Role};
 use super::ask;
 use super::compare;
+use super::control;
 use super::damage::without_directories;
 use super::error::{ArgumentFault, Error};
 use super::filter::Filter;
@@ -46,7 +47,7 @@ const BACKUP: Argument = Argument {
 /// All commands that the broker carries out, its operators' included, in no order.
 pub fn all() -> impl Iterator<Item = &'static Command<Handler>> {
     let of_operators = OPERATORS.iter().flat_map(|operator| operator.commands);
-    COMMANDS.iter().chain(of_operators)
+    COMMANDS.iter().chain(control::COMMANDS).chain(of_operators)
 }
 
 /// The broker's own commands, by name.
@@ -174,6 +175,14 @@ pub const COMMANDS: &[Command<Handler>] = &[
         arguments: &[REALITY],
         doc: "Shows the state of a reality's log.",
         handler: log_status,
+    },
+    Command {
+        name: "quota.show",
+        role: Role::User,
+        effect: Effect::Shows,
+        arguments: &[],
+        doc: "Shows what the tenant stores and how much it may; a maximum of 0 is none.",
+        handler: super::quota::show,
     },
     Command {
         name: "reality.compare",
@@ -861,7 +870,7 @@ fn text(text: &str) -> Value {
     of(value::Kind::Text(text.to_owned()))
 }
 
-fn number(number: u64) -> Value {
+pub(super) fn number(number: u64) -> Value {
     of(value::Kind::Unsigned(number))
 }
 
@@ -874,7 +883,7 @@ fn list(items: impl Iterator<Item = Value>) -> Value {
     of(value::Kind::List(value::List { items }))
 }
 
-fn fields(fields: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
+pub(super) fn fields(fields: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
     let items = fields
         .into_iter()
         .map(|(name, value)| value::Field {

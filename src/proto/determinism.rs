@@ -58,7 +58,8 @@ impl HistoryHash {
         self.part(envelope.signature);
         self.part(envelope.spectral.unwrap_or_default());
         let sequence = envelope.producer_sequence.cast_signed();
-        for number in [form, record.timestamp(), envelope.expires_at, sequence] {
+        let (expires_at, deliver_at) = (envelope.expires_at, envelope.deliver_at);
+        for number in [form, record.timestamp(), expires_at, deliver_at, sequence] {
             self.state.update(number.to_le_bytes());
         }
         // Of two with one name the later counts, and their order says nothing.
@@ -166,6 +167,7 @@ mod tests {
             |e| e.schema = "s".into(),
             |e| e.expires_at = 5,
             |e| e.producer_sequence = 3,
+            |e| e.deliver_at = 4,
             |e| e.signature = b"s".as_slice().into(),
             |e| drop(e.headers.insert("a".into(), "2".into())),
             |e| e.payload = None,

@@ -2,6 +2,7 @@
 //!
 //! Knows no socket, no file and no rule of the broker; both the node and the client use it.
 
+pub mod audit;
 pub mod causal;
 pub mod claims;
 pub mod clock;

@@ -2,10 +2,12 @@
 
 mod admin;
 mod adversarial;
+mod audit;
 mod backup;
 mod browser;
 mod casil;
 mod causal;
+mod conditional;
 #[path = "../log/dice.rs"]
 mod dice;
 mod drain;
@@ -27,6 +29,8 @@ mod live;
 mod many;
 mod mirror;
 mod operations;
+mod permissions;
+mod operators_kv;
 mod policy;
 mod policy_kit;
 mod preflight;
@@ -38,7 +42,9 @@ mod projector_jobs;
 mod quakes;
 mod raw;
 mod restart;
+mod rooms;
 mod runbook;
+mod sam;
 mod schema;
 #[expect(dead_code, reason = "servers can more than these tests need")]
 #[path = "../servers/mod.rs"]
@@ -53,4 +59,5 @@ mod traces;
 mod upkeep;
 mod verbs;
 mod wasm;
+mod webhook;
 mod wire;

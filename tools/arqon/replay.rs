@@ -368,10 +368,7 @@ impl<'a> Copy<'a> {
             .await
             .with_context(|| format!("storing in the reality `{reality}`"))?;
         let first = self.produced.map_or(produced.first, |range| range.first);
-        self.produced = Some(Produced {
-            first,
-            last: produced.last,
-        });
+        self.produced = Some(Produced { first, ..produced });
         self.progress.add(batch.len() as u64);
         Ok(())
     }
