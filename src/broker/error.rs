@@ -579,9 +579,7 @@ impl Error {
             Self::RoleMissing { .. }
             | Self::RealityClosed { .. }
             | Self::RecordHidden { .. }
-            | Self::TopicsHidden { .. } => {
-                ErrorCode::Forbidden
-            }
+            | Self::TopicsHidden { .. } => ErrorCode::Forbidden,
             Self::UnknownCommand { .. } => ErrorCode::UnknownCommand,
             Self::Append(error) => match error {
                 AppendError::NoSpace { .. }

@@ -201,7 +201,11 @@ impl Reality {
         walk.over(range.clone(), |sequence, record| {
             match RecordView::parse(&record) {
                 Ok(view) => hash.add(&view),
-                Err(error) => push(&mut undecodable, sequence..sequence.next(), error.to_string()),
+                Err(error) => push(
+                    &mut undecodable,
+                    sequence..sequence.next(),
+                    error.to_string(),
+                ),
             }
             true
         })?;
@@ -287,7 +291,11 @@ impl<'a> Walk<'a> {
             } else {
                 "goes back"
             };
-            push(&mut self.missing, at.min(found)..at.max(found), reason.to_owned());
+            push(
+                &mut self.missing,
+                at.min(found)..at.max(found),
+                reason.to_owned(),
+            );
         }
     }
 }

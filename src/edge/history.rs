@@ -33,17 +33,17 @@ const NAMED_MAX: usize = 3;
 const REALITY: Argument = optional("reality", Kind::Text, "the reality; main if left out");
 const TOPIC: Argument = optional("topic", Kind::Text, "filter of topics; not with `room`");
 const ROOM: Argument = optional("room", Kind::Text, "a room, instead of `topic`");
-const CHANNEL: Argument = optional("channel", Kind::Text, "a channel of the room; all if left out");
+const CHANNEL: Argument = optional(
+    "channel",
+    Kind::Text,
+    "a channel of the room; all if left out",
+);
 const FORM: Argument = optional(
     "form",
     Kind::Text,
     "of entries: `message` as JSON clients get it, which is the default, `record`, or `bytes`",
 );
-const CURSOR: Argument = optional(
-    "cursor",
-    Kind::Text,
-    "where the last answer said to go on",
-);
+const CURSOR: Argument = optional("cursor", Kind::Text, "where the last answer said to go on");
 
 const GET: &[Argument] = &[
     REALITY,
@@ -52,7 +52,11 @@ const GET: &[Argument] = &[
     CHANNEL,
     optional("since", Kind::Text, "from then on: RFC 3339, or a sequence"),
     optional("until", Kind::Text, "up to then: RFC 3339, or a sequence"),
-    optional("limit", Kind::Integer, "most entries, 1 to 1000; 100 if left out"),
+    optional(
+        "limit",
+        Kind::Integer,
+        "most entries, 1 to 1000; 100 if left out",
+    ),
     CURSOR,
     FORM,
 ];
@@ -63,14 +67,26 @@ const AGAIN: &[Argument] = &[
     TOPIC,
     ROOM,
     CHANNEL,
-    optional("from_ts", Kind::Text, "where it begins: RFC 3339, or a sequence"),
-    optional("to_ts", Kind::Text, "where it ends: RFC 3339, or a sequence"),
+    optional(
+        "from_ts",
+        Kind::Text,
+        "where it begins: RFC 3339, or a sequence",
+    ),
+    optional(
+        "to_ts",
+        Kind::Text,
+        "where it ends: RFC 3339, or a sequence",
+    ),
     optional(
         "strict_sequence",
         Kind::Boolean,
         "whether every sequence must be there; true if left out",
     ),
-    optional("limit", Kind::Integer, "most entries, 1 to 5000; 1000 if left out"),
+    optional(
+        "limit",
+        Kind::Integer,
+        "most entries, 1 to 5000; 1000 if left out",
+    ),
     CURSOR,
     FORM,
 ];
@@ -85,14 +101,26 @@ const INTO: &[Argument] = &[
     TOPIC,
     ROOM,
     CHANNEL,
-    optional("from_ts", Kind::Text, "where it begins: RFC 3339, or a sequence"),
-    optional("to_ts", Kind::Text, "where it ends: RFC 3339, or a sequence"),
+    optional(
+        "from_ts",
+        Kind::Text,
+        "where it begins: RFC 3339, or a sequence",
+    ),
+    optional(
+        "to_ts",
+        Kind::Text,
+        "where it ends: RFC 3339, or a sequence",
+    ),
     optional(
         "strict_sequence",
         Kind::Boolean,
         "whether every sequence must be there; true if left out",
     ),
-    optional("limit", Kind::Integer, "most records of one call, 1 to 5000; 1000 if left out"),
+    optional(
+        "limit",
+        Kind::Integer,
+        "most records of one call, 1 to 5000; 1000 if left out",
+    ),
     optional(
         "name",
         Kind::Text,
@@ -168,7 +196,10 @@ fn get(call: &Call<'_>) -> Result<Value, Fault> {
     let asked = Asked::of(call, ("since", "until"), (NEWEST, NEWEST_MAX))?;
     let reality = asked.reality(call)?;
     let part = reality.newest(&asked.window, asked.cursor, asked.limit)?;
-    let extra = [("since", given(call, "since")), ("until", given(call, "until"))];
+    let extra = [
+        ("since", given(call, "since")),
+        ("until", given(call, "until")),
+    ];
     answer(call, &asked, &reality, &part, extra.into(), began)
 }
 
@@ -176,7 +207,11 @@ fn replay(call: &Call<'_>) -> Result<Value, Fault> {
     let began = Instant::now();
     let asked = Asked::of(call, ("from_ts", "to_ts"), (REPLAY, REPLAY_MAX))?;
     let strict = call.arguments.boolean("strict_sequence").unwrap_or(true);
-    let check = if strict { Check::Sequences } else { Check::Damage };
+    let check = if strict {
+        Check::Sequences
+    } else {
+        Check::Damage
+    };
     let reality = asked.reality(call)?;
     if strict {
         within(&reality, &asked)?;
@@ -197,7 +232,11 @@ fn replay_into(call: &Call<'_>) -> Result<Value, Fault> {
     let began = Instant::now();
     let asked = Asked::of(call, ("from_ts", "to_ts"), (REPLAY, REPLAY_MAX))?;
     let strict = call.arguments.boolean("strict_sequence").unwrap_or(true);
-    let check = if strict { Check::Sequences } else { Check::Damage };
+    let check = if strict {
+        Check::Sequences
+    } else {
+        Check::Damage
+    };
     let reality = asked.reality(call)?;
     let into = RealityName::new(call.arguments.text("into").unwrap_or_default())
         .map_err(|fault| Fault::invalid("arguments.into", format!("into {fault}")))?;
@@ -207,8 +246,7 @@ fn replay_into(call: &Call<'_>) -> Result<Value, Fault> {
     }
     let target = call.tenancy.reality(&into)?;
     let name = text(call, "name").unwrap_or(asked.reality.as_str());
-    check_token(name)
-        .map_err(|fault| Fault::invalid("arguments.name", format!("name {fault}")))?;
+    check_token(name).map_err(|fault| Fault::invalid("arguments.name", format!("name {fault}")))?;
     if strict {
         within(&reality, &asked)?;
     }
@@ -229,7 +267,10 @@ fn replay_into(call: &Call<'_>) -> Result<Value, Fault> {
         ("next", progress.next.into()),
         ("strict_sequence", strict.into()),
         ("lost", ranges(&copied.part.lost)),
-        ("latency_ms", (began.elapsed().as_secs_f64() * 1_000.0).into()),
+        (
+            "latency_ms",
+            (began.elapsed().as_secs_f64() * 1_000.0).into(),
+        ),
     ]))
 }
 
@@ -283,13 +324,15 @@ impl Asked {
             .ok()
             .filter(|_| (1..=limit_max).contains(&wanted));
         let limit = limit.ok_or_else(|| {
-            let message = format!("limit is {wanted}; needed is a whole number from 1 to {limit_max}");
+            let message =
+                format!("limit is {wanted}; needed is a whole number from 1 to {limit_max}");
             Fault::invalid("arguments.limit", message)
         })?;
         let cursor = text(call, "cursor").map(|cursor| {
             let sequence = cursor.parse().ok().and_then(Sequence::new);
             sequence.ok_or_else(|| {
-                let message = "cursor is not one that an answer has named; leave it out to begin anew";
+                let message =
+                    "cursor is not one that an answer has named; leave it out to begin anew";
                 Fault::invalid("arguments.cursor", message)
             })
         });
@@ -335,7 +378,11 @@ fn given(call: &Call<'_>, name: &str) -> Value {
 
 /// Which topics, if the caller may see all of them. Who is no admin must say which.
 fn filter(call: &Call<'_>) -> Result<Filter, Fault> {
-    let (topic, named, channel) = (text(call, "topic"), text(call, "room"), text(call, "channel"));
+    let (topic, named, channel) = (
+        text(call, "topic"),
+        text(call, "room"),
+        text(call, "channel"),
+    );
     let (field, filter) = match (topic, named, channel) {
         (Some(_), Some(_), _) | (Some(_), None, Some(_)) => {
             let message = "name either a topic or a room, not both";
@@ -374,7 +421,8 @@ fn edge(call: &Call<'_>, name: &'static str) -> Result<Option<Edge>, Fault> {
     let time = read_micros(text, false).and_then(|time| u64::try_from(time).ok());
     let edge = time.map(|time| Some(Edge::Time(Micros(time))));
     edge.ok_or_else(|| {
-        let message = format!("{name} must be a time in RFC 3339 with Z or an offset, or a sequence");
+        let message =
+            format!("{name} must be a time in RFC 3339 with Z or an offset, or a sequence");
         Fault::invalid(&format!("arguments.{name}"), message)
     })
 }
@@ -396,7 +444,11 @@ fn whole(part: &Part) -> Result<(), Fault> {
     if broken.is_empty() {
         return Ok(());
     }
-    let mut named: Vec<String> = broken.iter().take(NAMED_MAX).map(|lost| named(lost)).collect();
+    let mut named: Vec<String> = broken
+        .iter()
+        .take(NAMED_MAX)
+        .map(|lost| named(lost))
+        .collect();
     if broken.len() > NAMED_MAX {
         named.push(format!("and {} more ranges", broken.len() - NAMED_MAX));
     }
@@ -409,7 +461,11 @@ fn whole(part: &Part) -> Result<(), Fault> {
 }
 
 fn named(lost: &Lost) -> String {
-    let Lost { first, last, reason } = lost;
+    let Lost {
+        first,
+        last,
+        reason,
+    } = lost;
     format!("{first} to {last}: {reason}")
 }
 
@@ -437,7 +493,9 @@ fn answer(
     let entries: Result<Vec<Value>, Fault> = part.records.iter().map(entry).collect();
     let entries = entries?;
     let count = entries.len() as u64;
-    let cursor = part.next.map_or_else(Value::default, |next| next.to_string().into());
+    let cursor = part
+        .next
+        .map_or_else(Value::default, |next| next.to_string().into());
     let mut fields = vec![
         ("entries", entries.into_iter().collect()),
         ("count", count.into()),
@@ -452,7 +510,10 @@ fn answer(
         ("truncated", part.next.is_some().into()),
         ("cursor", cursor),
         ("lost", ranges(&part.lost)),
-        ("latency_ms", (began.elapsed().as_secs_f64() * 1_000.0).into()),
+        (
+            "latency_ms",
+            (began.elapsed().as_secs_f64() * 1_000.0).into(),
+        ),
     ]);
     Ok(Value::object(fields))
 }

@@ -176,13 +176,20 @@ mod tests {
             let mut other = envelope();
             change(&mut other);
             let other = record(&other);
-            assert_ne!(hash(std::slice::from_ref(&base)), hash(&[other]), "change {at}");
+            assert_ne!(
+                hash(std::slice::from_ref(&base)),
+                hash(&[other]),
+                "change {at}"
+            );
         }
         let elsewhere = Record {
             topic: "b".into(),
             ..base.clone()
         };
-        assert_ne!(hash(&[base.clone(), elsewhere.clone()]), hash(&[elsewhere, base]));
+        assert_ne!(
+            hash(&[base.clone(), elsewhere.clone()]),
+            hash(&[elsewhere, base])
+        );
     }
 
     // MSG-10

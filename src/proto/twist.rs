@@ -80,7 +80,10 @@ mod tests {
         let view = RecordView::parse(&bytes).unwrap();
         let envelope = twisted(&view, "main", "copy");
         let found = Envelope::decode(envelope.as_slice()).unwrap();
-        assert_eq!((found.twist_id.as_str(), found.reality_id.as_str()), ("main", "copy"));
+        assert_eq!(
+            (found.twist_id.as_str(), found.reality_id.as_str()),
+            ("main", "copy")
+        );
         let copy = Record {
             sequence: 1,
             appended_at: 1_800_000_000_000_000,

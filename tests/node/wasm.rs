@@ -41,7 +41,9 @@ fn json(text: &str) -> Json {
 
 fn push(node: &Node, place: &Place, name: &str, more: &[&str]) -> Json {
     let module = place.module();
-    let push = ["wasm", "push", name, &module, "--topics", "in.>", "--emits", "out.>"];
+    let push = [
+        "wasm", "push", name, &module, "--topics", "in.>", "--emits", "out.>",
+    ];
     json(&node.ok(&[&push, more, &["--output", "json"]].concat()))
 }
 
@@ -94,9 +96,17 @@ async fn each_record_counts_once_whatever_is_killed_and_a_replay_gives_the_same_
     let place = Place::new();
     let mut node = Node::dev_on(&place.data());
     let client = connect(&node).await;
-    produce(&client, "in.a", (0..RECORDS / 2).map(|n| format!("record {n}"))).await;
+    produce(
+        &client,
+        "in.a",
+        (0..RECORDS / 2).map(|n| format!("record {n}")),
+    )
+    .await;
     let pushed = push(&node, &place, "count", &[]);
-    assert_eq!((&pushed["version"], &pushed["active"]), (&json!(1), &json!(true)));
+    assert_eq!(
+        (&pushed["version"], &pushed["active"]),
+        (&json!(1), &json!(true))
+    );
     for after_ms in [10, 50, 100] {
         std::thread::sleep(Duration::from_millis(after_ms));
         node.signal("KILL");
@@ -118,9 +128,14 @@ async fn each_record_counts_once_whatever_is_killed_and_a_replay_gives_the_same_
     assert_eq!(first["records"], RECORDS);
 
     node.ok(&["reality", "create", "again"]);
-    let replay = ["wasm", "replay", "count", "--into", "again", "--verify", "--output", "json"];
+    let replay = [
+        "wasm", "replay", "count", "--into", "again", "--verify", "--output", "json",
+    ];
     let verified = json(&node.ok(&replay));
-    assert_eq!((&verified["equal"], &verified["records_again"]), (&json!(true), &json!(RECORDS)));
+    assert_eq!(
+        (&verified["equal"], &verified["records_again"]),
+        (&json!(true), &json!(RECORDS))
+    );
     // Once more: what is done is not done again.
     assert_eq!(json(&node.ok(&replay)), verified);
     assert_eq!(hash(&client, "again").await["sha256"], first["sha256"]);
@@ -130,7 +145,9 @@ async fn each_record_counts_once_whatever_is_killed_and_a_replay_gives_the_same_
     node.ok(&["replay", "in.>", "--from", "earliest", "--into", "input"]);
     node.ok(&["wasm", "remove", "count"]);
     push(&node, &place, "count", &["--reality", "input"]);
-    until(&node, "done", |row| row["input"] == "input" && row["emitted"] == RECORDS);
+    until(&node, "done", |row| {
+        row["input"] == "input" && row["emitted"] == RECORDS
+    });
     assert_eq!(hash(&client, "input").await["sha256"], first["sha256"]);
 
     node.signal("TERM");
@@ -139,7 +156,10 @@ async fn each_record_counts_once_whatever_is_killed_and_a_replay_gives_the_same_
     let node = Node::dev_on(&place.data());
     let client = connect(&node).await;
     let row = listed(&node);
-    assert_eq!((&row["state"], &row["input"]), (&json!("working"), &json!("input")));
+    assert_eq!(
+        (&row["state"], &row["input"]),
+        (&json!("working"), &json!("input"))
+    );
     produce(&client, "in.a", std::iter::once("one more".to_owned())).await;
     assert_eq!(hash(&client, "main").await["sha256"], first["sha256"]);
     assert_eq!(hash(&client, "input").await["sha256"], first["sha256"]);
@@ -172,7 +192,10 @@ async fn a_record_that_cannot_be_dealt_with_becomes_a_dead_letter_and_nothing_wa
     assert_eq!(letters[0].rest["topic"], "dlq.wasm.count");
     assert_eq!(said[0]["attempts"], 2, "{said:?}");
     let error = said[2]["error"].as_str().unwrap_or_default();
-    assert!(error.contains("evil.top") && error.contains("manifest"), "{error}");
+    assert!(
+        error.contains("evil.top") && error.contains("manifest"),
+        "{error}"
+    );
 }
 
 // OPS-11
@@ -184,7 +207,11 @@ async fn versions_are_pushed_activated_rolled_back_and_circles_refused() {
     let new = place.0.path().join("new.wat");
     let new = new.to_str().expect("a path of text");
     node.ok(&["wasm", "new", new]);
-    assert_eq!(node.run(&["wasm", "new", new]).code, 1, "nothing is overwritten");
+    assert_eq!(
+        node.run(&["wasm", "new", new]).code,
+        1,
+        "nothing is overwritten"
+    );
     let tried = json(&node.ok(&["wasm", "test", new, "--payload", "hi", "--output", "json"]));
     assert_eq!(tried["emissions"][0]["topic"], "out.seen");
 
@@ -201,27 +228,52 @@ async fn versions_are_pushed_activated_rolled_back_and_circles_refused() {
     write(&place.0.path().join("count.wat"), other.as_bytes());
     push(&node, &place, "count", &[]);
     node.ok(&["wasm", "resume", "count"]);
-    until(&node, "done", |row| row["emitted"] == 5 && row["version"] == 2);
+    until(&node, "done", |row| {
+        row["emitted"] == 5 && row["version"] == 2
+    });
     node.ok(&["wasm", "rollback", "count"]);
     produce(&client, "in.a", std::iter::once("5".to_owned())).await;
-    until(&node, "done", |row| row["emitted"] == 6 && row["version"] == 1);
+    until(&node, "done", |row| {
+        row["emitted"] == 6 && row["version"] == 1
+    });
     // Each version does again what it did.
     node.ok(&["reality", "create", "again"]);
-    let replay = ["wasm", "replay", "count", "--into", "again", "--verify", "--output", "json"];
+    let replay = [
+        "wasm", "replay", "count", "--into", "again", "--verify", "--output", "json",
+    ];
     assert_eq!(json(&node.ok(&replay))["equal"], true);
 
     let module = place.module();
-    let circle = ["wasm", "push", "back", &module, "--topics", "out.>", "--emits", "in.x"];
+    let circle = [
+        "wasm", "push", "back", &module, "--topics", "out.>", "--emits", "in.x",
+    ];
     let ran = node.run(&circle);
-    assert!(ran.stderr.contains("feed itself") && ran.stderr.contains("count"), "{}", ran.stderr);
-    let own = ["wasm", "push", "own", &module, "--topics", "a", "--emits", "op.store.x"];
+    assert!(
+        ran.stderr.contains("feed itself") && ran.stderr.contains("count"),
+        "{}",
+        ran.stderr
+    );
+    let own = [
+        "wasm",
+        "push",
+        "own",
+        &module,
+        "--topics",
+        "a",
+        "--emits",
+        "op.store.x",
+    ];
     let ran = node.run(&own);
     assert!(ran.stderr.contains("of the node itself"), "{}", ran.stderr);
     let bad = place.0.path().join("bad.wat");
     write(&bad, b"(module)");
     let bad = bad.to_str().expect("a path of text");
     let ran = node.run(&["wasm", "push", "bad", bad, "--topics", "a", "--emits", "b"]);
-    assert!(ran.stderr.contains("does not export arqon_apply"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("does not export arqon_apply"),
+        "{}",
+        ran.stderr
+    );
 
     let user = signed(&claims("dev", Role::User), &node.dev_secret());
     let mut list = arqon(&node.url(), &user, &["wasm", "list"]);

@@ -89,7 +89,10 @@ pub(crate) async fn run(
     let registered = Registered::of(&client).await;
     let mut printer = Printer::new(output, &origin, registered);
     for entry in items(&answer, "entries") {
-        let record = match entry.field("envelope").and_then(|value| value.kind.as_ref()) {
+        let record = match entry
+            .field("envelope")
+            .and_then(|value| value.kind.as_ref())
+        {
             Some(value::Kind::Bytes(record)) => record,
             _ => anyhow::bail!("the node's answer has an entry without its record"),
         };

@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::NAME;
 use super::host::{Host, Unfit};
 use super::manifest::{Manifest, Wrong};
 use super::register::{self, Named, Register, TOPIC_PREFIX, Version};
-use super::NAME;
 use super::run::{self, Run, Step};
 use crate::broker::command::{Call, Handler};
 use crate::broker::error::{ArgumentFault, Error};
@@ -94,7 +94,11 @@ pub(super) const COMMANDS: &[Command<Handler>] = &[
                 Kind::Texts,
                 "filters of the topics that it may write to",
             ),
-            optional("input", Kind::Text, "reality that it reads; main if left out"),
+            optional(
+                "input",
+                Kind::Text,
+                "reality that it reads; main if left out",
+            ),
             optional(
                 "output",
                 Kind::Text,
@@ -130,7 +134,11 @@ pub(super) const COMMANDS: &[Command<Handler>] = &[
         effect: Effect::Changes,
         arguments: &[
             OPERATOR,
-            argument("into", Kind::Text, "reality that the same is made in once more"),
+            argument(
+                "into",
+                Kind::Text,
+                "reality that the same is made in once more",
+            ),
         ],
         doc: "Does once more in another reality what an operator has done; call it until finished.",
         handler: replay,
@@ -199,7 +207,10 @@ fn name<'a>(call: &'a Call<'_>) -> Result<&'a str, Error> {
     let field = "arguments.name";
     check_token(name).map_err(|fault| Error::Name { field, fault })?;
     if name.len() > NAME_BYTES_MAX {
-        let what = format!("has {} bytes, over the limit of {NAME_BYTES_MAX}", name.len());
+        let what = format!(
+            "has {} bytes, over the limit of {NAME_BYTES_MAX}",
+            name.len()
+        );
         return Err(wrong(call, "name", what));
     }
     Ok(name)
@@ -215,8 +226,16 @@ fn named(register: &Register, name: &str) -> Result<Named, Error> {
 fn version(call: &Call<'_>, named: &Named, number: u64) -> Result<Arc<Version>, Error> {
     let version = named.version(number).cloned();
     version.ok_or_else(|| {
-        let kept: Vec<String> = named.versions.iter().map(|one| one.number.to_string()).collect();
-        wrong(call, "version", format!("{number} is not kept; there are {}", kept.join(", ")))
+        let kept: Vec<String> = named
+            .versions
+            .iter()
+            .map(|one| one.number.to_string())
+            .collect();
+        wrong(
+            call,
+            "version",
+            format!("{number} is not kept; there are {}", kept.join(", ")),
+        )
     })
 }
 
@@ -261,7 +280,7 @@ fn push(call: &Call<'_>) -> Result<Value, Error> {
     let manifest = Manifest::new(&given).map_err(broken)?;
     let input = call.tenancy.reality(&manifest.input)?;
     let output = call.tenancy.reality(&manifest.output)?;
-    let standing = run::progress(&output, name)?.unwrap_or_default();
+    let (standing, _) = run::progress(&output, name)?;
     run::check_input(&standing, &manifest.input)?;
     given.from = from(call, &input)?;
     let module = arguments.bytes("module").cloned().unwrap_or_default();
@@ -346,7 +365,11 @@ fn activate(call: &Call<'_>) -> Result<Value, Error> {
 fn rollback(call: &Call<'_>) -> Result<Value, Error> {
     let name = name(call)?;
     put_to_work(call, name, |named| match named.previous {
-        0 => Err(wrong(call, "name", "has no version that worked before this one")),
+        0 => Err(wrong(
+            call,
+            "name",
+            "has no version that worked before this one",
+        )),
         previous => Ok(previous),
     })
 }
@@ -448,7 +471,10 @@ fn about(
     };
     let manifest = &version.manifest;
     let texts = |filters: &[crate::broker::Filter]| -> Value {
-        filters.iter().map(|filter| filter.as_str().to_owned()).collect()
+        filters
+            .iter()
+            .map(|filter| filter.as_str().to_owned())
+            .collect()
     };
     about.extend([
         ("input", manifest.input.as_str().into()),
@@ -471,7 +497,7 @@ fn standing(
 ) -> Result<Vec<(&'static str, Value)>, Error> {
     let input = call.tenancy.reality(&manifest.input)?;
     let output = call.tenancy.reality(&manifest.output)?;
-    let progress = run::progress(&output, name)?.unwrap_or_default();
+    let (progress, _) = run::progress(&output, name)?;
     Ok(vec![
         ("sequence", progress.sequence.into()),
         ("input_last", (input.bounds().durable_end.get() - 1).into()),
@@ -525,7 +551,9 @@ fn test(call: &Call<'_>) -> Result<Value, Error> {
     let headers = arguments.object("headers").into_iter().flatten();
     let header = |(name, value): (&String, &serde_json::Value)| OperatorHeader {
         name: name.clone(),
-        value: value.as_str().map_or_else(|| value.to_string(), str::to_owned),
+        value: value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned),
     };
     let time_ms = arguments.integer("time_ms").unwrap_or(0);
     let input = OperatorInput {
@@ -561,7 +589,10 @@ fn test(call: &Call<'_>) -> Result<Value, Error> {
     Ok(Value::object([
         ("digest", hex(module.digest()).into()),
         ("emissions", emissions.collect()),
-        ("state", answer.state.map_or_else(Value::default, Value::from)),
+        (
+            "state",
+            answer.state.map_or_else(Value::default, Value::from),
+        ),
         ("took_us", took.into()),
     ]))
 }

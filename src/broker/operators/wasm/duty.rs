@@ -13,10 +13,10 @@ use futures_util::future::BoxFuture;
 
 use super::register::{Register, Version};
 use super::run::{Run, Step};
+use crate::broker::Tenancy;
 use crate::broker::attendance::Attendance;
 use crate::broker::error::Error;
 use crate::broker::operators::Office;
-use crate::broker::Tenancy;
 
 /// An operator that failed begins again after this.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -46,9 +46,8 @@ async fn work(office: Office) -> Result<(), Error> {
         }
         let working = office.blocking(|tenancy| {
             let register = tenancy.ledger::<Register>();
-            let owned = |(name, version): (&String, &Arc<Version>)| {
-                (name.clone(), Arc::clone(version))
-            };
+            let owned =
+                |(name, version): (&String, &Arc<Version>)| (name.clone(), Arc::clone(version));
             register.read(|register| register.working().map(owned).collect::<Vec<_>>())
         });
         let working = working.await?;

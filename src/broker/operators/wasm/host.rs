@@ -33,7 +33,11 @@ type Signature = (&'static str, &'static [ValType], &'static [ValType]);
 const EXPORTS: [Signature; 3] = [
     ("arqon_operator", &[], &[ValType::I32]),
     ("arqon_alloc", &[ValType::I32], &[ValType::I32]),
-    ("arqon_apply", &[ValType::I32, ValType::I32], &[ValType::I64]),
+    (
+        "arqon_apply",
+        &[ValType::I32, ValType::I32],
+        &[ValType::I64],
+    ),
 ];
 
 /// Everything that keeps bytes from being an operator.
@@ -116,7 +120,8 @@ impl Host {
         let mut settings = sandbox::settings();
         settings.consume_fuel(true);
         let engine = wasmtime::Engine::new(&settings);
-        let engine = engine.map_err(|error| Unfit::one(format!("cannot be run here: {error:#}")))?;
+        let engine =
+            engine.map_err(|error| Unfit::one(format!("cannot be run here: {error:#}")))?;
         Ok(Self { engine })
     }
 
@@ -144,7 +149,9 @@ impl Host {
             digest: sandbox::digest(wasm),
             ready,
         };
-        module.begin(0).map_err(|failure| Unfit::one(failure.to_string()))?;
+        module
+            .begin(0)
+            .map_err(|failure| Unfit::one(failure.to_string()))?;
         Ok(module)
     }
 }
@@ -160,7 +167,10 @@ fn check(module: &wasmtime::Module, reasons: &mut Vec<String>) {
         let name = signature.0;
         match module.get_export(name) {
             Some(ExternType::Func(found)) if fits(&found, signature) => {}
-            Some(_) => reasons.push(format!("exports {name}, which must be {}", written(signature))),
+            Some(_) => reasons.push(format!(
+                "exports {name}, which must be {}",
+                written(signature)
+            )),
             None => reasons.push(format!("does not export {}", written(signature))),
         }
     }
@@ -225,7 +235,9 @@ impl Module {
             apply,
         } = self.begin(given.len())?;
         let len = signed(given.len())?;
-        let at = alloc.call(&mut store, len).map_err(|error| stopped(&error))?;
+        let at = alloc
+            .call(&mut store, len)
+            .map_err(|error| stopped(&error))?;
         let start = unsigned(at);
         let end = start.checked_add(given.len());
         let room = end.and_then(|end| memory.data_mut(&mut store).get_mut(start..end));
@@ -233,7 +245,9 @@ impl Module {
             Some(room) => room.copy_from_slice(&given),
             None => return Err(Failure::Abi("arqon_alloc had no memory for the record")),
         }
-        let packed = apply.call(&mut store, (at, len)).map_err(|error| stopped(&error))?;
+        let packed = apply
+            .call(&mut store, (at, len))
+            .map_err(|error| stopped(&error))?;
         if packed == 0 {
             return Ok(OperatorOutput::default());
         }
@@ -270,7 +284,9 @@ impl Module {
         let version = instance
             .get_typed_func::<(), i32>(&mut store, "arqon_operator")
             .map_err(not_there)?;
-        let found = version.call(&mut store, ()).map_err(|error| stopped(&error))?;
+        let found = version
+            .call(&mut store, ())
+            .map_err(|error| stopped(&error))?;
         if found != VERSION {
             return Err(Failure::Abi("arqon_operator does not answer 1"));
         }

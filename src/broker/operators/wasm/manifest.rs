@@ -130,7 +130,9 @@ impl Manifest {
             return Err(answer(format!("it emits to {shown:?}, which {fault}")));
         }
         if is_reserved_topic(topic) {
-            return Err(answer(format!("it emits to {shown:?}, which is the node's own")));
+            return Err(answer(format!(
+                "it emits to {shown:?}, which is the node's own"
+            )));
         }
         if !self.emits.iter().any(|filter| filter.matches(topic)) {
             return Err(answer(format!(
@@ -233,7 +235,10 @@ mod tests {
             output: "copy".into(),
             ..given(&["a.>"], &["a.>"])
         };
-        assert!(Manifest::new(&elsewhere).is_ok(), "another reality is no circle");
+        assert!(
+            Manifest::new(&elsewhere).is_ok(),
+            "another reality is no circle"
+        );
     }
 
     // OPS-11
@@ -249,7 +254,9 @@ mod tests {
                 emissions: vec![emission],
                 state: None,
             };
-            manifest.check(&output).map_err(|failure| failure.to_string())
+            manifest
+                .check(&output)
+                .map_err(|failure| failure.to_string())
         };
         assert_eq!(said("out.x"), Ok(()));
         for (topic, what) in [

@@ -91,7 +91,9 @@ impl Named {
     /// A version that is kept.
     #[must_use]
     pub fn version(&self, number: u64) -> Option<&Arc<Version>> {
-        self.versions.iter().find(|version| version.number == number)
+        self.versions
+            .iter()
+            .find(|version| version.number == number)
     }
 
     /// The one that works, unless it stands still.
@@ -310,7 +312,11 @@ mod tests {
     fn versions_come_go_and_are_kept() {
         let mut register = Register::default();
         for version in 1..=20 {
-            take(&mut register, "a", Change::Pushed(pushed(version, "in", "out")));
+            take(
+                &mut register,
+                "a",
+                Change::Pushed(pushed(version, "in", "out")),
+            );
         }
         take(&mut register, "b", Change::Pushed(pushed(1, "in", "out.b")));
         take(&mut register, "b", Change::Paused(WasmOperatorPaused {}));
@@ -342,6 +348,10 @@ mod tests {
         let circle = register.circle("ca", &manifest("c", "a"));
         assert_eq!(circle, Some(vec!["ca".into(), "ab".into(), "bc".into()]));
         assert_eq!(register.circle("cd", &manifest("c", "d")), None);
-        assert_eq!(register.circle("bc", &manifest("x", "b")), None, "it replaces itself");
+        assert_eq!(
+            register.circle("bc", &manifest("x", "b")),
+            None,
+            "it replaces itself"
+        );
     }
 }

@@ -65,7 +65,10 @@ fn a_module_that_fails_says_how() {
     assert_eq!(failed(b"L"), Failure::Fuel);
     for (body, said) in [
         ("i64.const -1", "its answer is longer than 1 MiB"),
-        ("i64.const 0x7fffffff00000010", "its answer lies out of its memory"),
+        (
+            "i64.const 0x7fffffff00000010",
+            "its answer lies out of its memory",
+        ),
         (
             "(i32.store8 (i32.const 8) (i32.const 255)) i64.const 0x800000001",
             "its answer is no arqon.v1.OperatorOutput",
@@ -76,11 +79,17 @@ fn a_module_that_fails_says_how() {
         ),
     ] {
         let module = compiled(&applying(body)).unwrap();
-        assert_eq!(module.apply(&input(b"", b"")).unwrap_err().to_string(), said);
+        assert_eq!(
+            module.apply(&input(b"", b"")).unwrap_err().to_string(),
+            said
+        );
     }
     let small = applying("i64.const 0").replace("i32.const 1024)", "i32.const 0)");
     let failure = compiled(&small).unwrap().apply(&input(b"x", b""));
-    assert_eq!(failure, Err(Failure::Abi("arqon_alloc had no memory for the record")));
+    assert_eq!(
+        failure,
+        Err(Failure::Abi("arqon_alloc had no memory for the record"))
+    );
 }
 
 // OPS-11
@@ -96,8 +105,13 @@ fn what_is_no_operator_is_refused_with_every_reason() {
         "(module (import \"wasi_snapshot_preview1\" \"clock_time_get\" (func (param i32 i64 i32) (result i32)))",
     );
     assert!(refused(&imports).contains("an operator has nothing to call"));
-    let other = applying("i64.const 0").replace("(result i32) i32.const 1)", "(result i32) i32.const 2)");
-    assert!(refused(&other).contains("does not answer 1"), "{}", refused(&other));
+    let other =
+        applying("i64.const 0").replace("(result i32) i32.const 1)", "(result i32) i32.const 2)");
+    assert!(
+        refused(&other).contains("does not answer 1"),
+        "{}",
+        refused(&other)
+    );
     let huge = applying("i64.const 0").replace("\"memory\") 1", "\"memory\") 300");
     assert!(refused(&huge).contains("begins with 300 pages"));
     let starts = applying("i64.const 0").replace("(global", "(func $s) (start $s) (global");
