@@ -287,6 +287,7 @@ fn what_is_created_and_deleted_survives_without_its_cache() {
     };
     let mut before = info(&node);
     drop((user, owner, other));
+    drop(node);
     for lose_cache in [false, true] {
         node_gone(&data, lose_cache);
         let node = Node::dev_on(&data);
