@@ -116,8 +116,6 @@ fn json_form(command: &Listed) -> String {
         Kind::Boolean => serde_json::json!(true),
         Kind::Texts => serde_json::json!(["…"]),
         Kind::Object => serde_json::json!({}),
-        Kind::Number => serde_json::json!(1.5),
-        Kind::Any => serde_json::json!("…"),
     };
     let needed = command.arguments.iter().filter(|one| one.required);
     let arguments: serde_json::Map<_, _> = needed
