@@ -111,7 +111,8 @@ fn json_form(command: &Listed) -> String {
     let value = |argument: &Argument| match argument.kind {
         Kind::Text | Kind::Any => serde_json::json!("…"),
         Kind::Bytes => serde_json::json!("YmFzZTY0"),
-        Kind::Integer | Kind::Number => serde_json::json!(1),
+        Kind::Integer => serde_json::json!(1),
+        Kind::Number => serde_json::json!(0.5),
         Kind::Boolean => serde_json::json!(true),
         Kind::Texts => serde_json::json!(["…"]),
         Kind::Object => serde_json::json!({}),
