@@ -246,8 +246,8 @@ fn guess_edge(command: &str, argument: &Argument) -> Option<value::Kind> {
         (_, Kind::Bytes) => bytes(NAME.as_bytes()),
         (_, Kind::Texts) => texts(PATTERN),
         (_, Kind::Boolean) => value::Kind::Boolean(true),
-        (_, Kind::Integer) => value::Kind::Unsigned(1),
-        (_, Kind::Text | Kind::Object) => return None,
+        (_, Kind::Integer | Kind::Number) => value::Kind::Unsigned(1),
+        (_, Kind::Text | Kind::Object | Kind::Any) => return None,
     };
     Some(guess)
 }
