@@ -15,10 +15,16 @@ fn segment_with(data: &std::path::Path, text: &str) -> (PathBuf, Vec<u8>, usize)
         let path = entry.path();
         if path.extension().is_some_and(|end| end == "seg") {
             let bytes = std::fs::read(&path).expect("a segment");
-            let found = bytes
-                .windows(text.len())
-                .position(|part| part == text.as_bytes());
-            if let Some(at) = found {
+            // The audit, which names it before, is not what is to be damaged.
+            let position = |from: usize, text: &str| {
+                let rest = bytes.get(from..)?;
+                let found = rest
+                    .windows(text.len())
+                    .position(|part| part == text.as_bytes());
+                found.map(|at| from + at)
+            };
+            let event = position(0, "sys.edge.").unwrap_or_default();
+            if let Some(at) = position(event, text) {
                 return (path, bytes, at);
             }
         }
