@@ -197,6 +197,7 @@ impl Metrics {
             log_waiting_bytes: Gauge::default(),
         };
         metrics.register();
+        metrics.register_rooms();
         metrics.register_policies();
         metrics.register_logs();
         metrics.projections.register(&mut metrics.registry);
@@ -296,6 +297,10 @@ impl Metrics {
             "Open subscriptions",
             self.subscriptions.clone(),
         );
+    }
+
+    fn register_rooms(&mut self) {
+        let r = &mut self.registry;
         r.register(
             "room_members",
             "Sessions that are members of rooms",

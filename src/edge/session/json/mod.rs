@@ -177,7 +177,7 @@ impl Session {
             && self.may_join(room, channel).is_ok()
         {
             let place = (room.to_owned(), channel.to_owned());
-            return self.join(place, rooms::Then::Send(Box::new(frame)));
+            return self.join(&place, rooms::Then::Send(Box::new(frame)));
         }
         self.store_json(frame);
     }
