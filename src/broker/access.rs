@@ -4,7 +4,7 @@
 //! hands over what it says.
 
 use super::filter::Filter;
-use super::name::{Tenant, is_direct_topic, is_reserved_topic, is_system_topic};
+use super::name::{Tenant, is_control_topic, is_direct_topic, is_reserved_topic, is_system_topic};
 use super::room;
 use crate::log::Micros;
 use crate::proto::topic::parties;
@@ -115,18 +115,50 @@ impl Identity {
         open && self.publish.allow(topic)
     }
 
+    /// Whether it may have the node append to `topic`, which may be one that only the node appends
+    /// to.
+    #[must_use]
+    pub fn may_have_written(&self, topic: &str) -> bool {
+        !is_system_topic(topic) && self.publish.allow(topic)
+    }
+
+    /// Whether its token names `topic` among those it may publish on, be it one that the node alone
+    /// appends to: then it may have the node append there, by a command.
+    #[must_use]
+    pub fn is_granted(&self, topic: &str) -> bool {
+        !is_system_topic(topic) && self.publish.allow(topic)
+    }
+
     /// Whether it may see everything that `filter` matches. The `sys.` topics are for admins that
     /// name them, as far as their token does not limit them; private messages are for their two
     /// parties, and for such admins.
     #[must_use]
     pub fn may_subscribe(&self, filter: &Filter) -> bool {
+        if is_control_topic(filter.as_str()) {
+            return self.may_hear_control(filter);
+        }
         let open = self.role == Role::Admin || self.is_open(filter.as_str());
         open && self.subscribe.cover(filter)
+    }
+
+    /// Control parameters are for whoever may subscribe to anything of the reality, unless they are
+    /// denied by name (MSG-13).
+    fn may_hear_control(&self, wanted: &Filter) -> bool {
+        match &self.subscribe {
+            Topics::All => true,
+            Topics::Only(allowed) => !allowed.is_empty(),
+            Topics::Except(allowed, denied) => {
+                !allowed.is_empty() && !denied.iter().any(|filter| filter.overlaps(wanted))
+            }
+        }
     }
 
     /// Whether it may see `topic`.
     #[must_use]
     pub fn may_see(&self, topic: &str) -> bool {
+        if is_control_topic(topic) {
+            return Filter::new(topic).is_ok_and(|filter| self.may_hear_control(&filter));
+        }
         (self.role == Role::Admin || self.is_open(topic)) && self.subscribe.allow(topic)
     }
 
@@ -188,6 +220,37 @@ mod tests {
             assert_eq!(who.may_see("sys.log"), role == Role::Admin);
             assert!(who.may_publish("a.b"));
         }
+    }
+
+    // MSG-13: what a controller sets is for every subscriber of the reality, and nothing else of
+    // the system's is.
+    #[test]
+    fn control_parameters_are_for_whoever_may_subscribe() {
+        let filter = |text: &str| Filter::new(text).unwrap();
+        let some = Topics::Only(vec![filter("a.>")]);
+        let all = [
+            "sys.control.>",
+            "sys.control.set.*",
+            "sys.control.set.speed",
+        ];
+        for topics in [Topics::All, some] {
+            for role in [Role::User, Role::Operator, Role::Controller, Role::Admin] {
+                let who = identity(role, topics.clone());
+                for text in all {
+                    assert!(who.may_subscribe(&filter(text)), "{role:?} {text}");
+                }
+                assert!(who.may_see("sys.control.set.speed"));
+                assert!(!who.may_publish("sys.control.set.speed"));
+            }
+        }
+        let user = identity(Role::User, Topics::All);
+        for other in ["sys.>", "sys.*.set.speed", "sys.controls.>", "sys.audit"] {
+            assert!(!user.may_subscribe(&filter(other)), "{other}");
+        }
+        let denied = Topics::listed(vec![filter("a.>")], vec![filter("sys.control.>")]);
+        assert!(!identity(Role::User, denied).may_see("sys.control.set.speed"));
+        let nothing = identity(Role::User, Topics::Only(Vec::new()));
+        assert!(!nothing.may_subscribe(&filter("sys.control.>")));
     }
 
     // PRJ-04, EDGE-07: a letter that a client wrote would be taken for the node's word.

@@ -10,6 +10,7 @@ use std::fmt;
 use prost::Message as _;
 
 use super::name::{self, NameError, SYSTEM_TOKEN};
+use crate::proto::topic::is_of_operators;
 use crate::proto::v1::{SpectralMetadata, SpectralRange};
 use crate::proto::view::RecordView;
 
@@ -111,6 +112,11 @@ impl Filter {
     #[must_use]
     pub fn names_system(&self) -> bool {
         name::is_system_topic(&self.text)
+    }
+
+    /// Whether it names the topics of operators.
+    pub(super) fn names_operators(&self) -> bool {
+        is_of_operators(&self.text)
     }
 
     /// Whether it names the topics of private messages.

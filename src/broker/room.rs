@@ -3,8 +3,7 @@
 //! Names of rooms are free texts. What may not stand in a token of a topic is written `~` and two
 //! hexadecimal digits for each byte, so that no two rooms share a topic. Knows no member.
 
-use super::name::is_token_byte;
-use crate::proto::topic::DIRECT_TOKEN;
+use crate::proto::topic::{DIRECT_TOKEN, read_token as read, write_token as write};
 
 /// The channel of a room that is named alone.
 pub const CHANNEL: &str = "main";
@@ -90,38 +89,6 @@ pub fn of_topic(topic: &str) -> Option<(String, String)> {
 pub fn of_presence(topic: &str) -> Option<(String, String)> {
     let (room, channel) = topic.strip_prefix(PRESENCE)?.split_once('.')?;
     Some((read(room)?, read(channel)?))
-}
-
-fn write(name: &str, out: &mut String) {
-    for byte in name.bytes() {
-        if is_token_byte(byte) && byte != b'~' {
-            out.push(char::from(byte));
-        } else {
-            for digit in [byte >> 4, byte & 15] {
-                let digit = char::from_digit(u32::from(digit), 16).unwrap_or('0');
-                out.push(digit.to_ascii_uppercase());
-            }
-            out.insert(out.len() - 2, '~');
-        }
-    }
-}
-
-/// `None` for what `write` does not write.
-fn read(token: &str) -> Option<String> {
-    let mut name = Vec::with_capacity(token.len());
-    let mut bytes = token.bytes();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'.' => return None,
-            b'~' => {
-                let mut digit = || char::from(bytes.next()?).to_digit(16);
-                let byte = u8::try_from(digit()? << 4 | digit()?).ok()?;
-                name.push(byte);
-            }
-            plain => name.push(plain),
-        }
-    }
-    String::from_utf8(name).ok()
 }
 
 #[cfg(test)]

@@ -35,10 +35,23 @@ pub(super) fn event(
     schema: &str,
     data: Bytes,
 ) -> NewRecord {
+    keyed_event(system, topic, kind, schema, "", data)
+}
+
+/// An event of the broker with a key, by which its topic may be compacted.
+pub(super) fn keyed_event(
+    system: &Reality,
+    topic: String,
+    kind: &str,
+    schema: &str,
+    key: &str,
+    data: Bytes,
+) -> NewRecord {
     let content_type = content_type(schema);
     let envelope = Envelope {
         topic: topic.clone(),
         schema: schema.into(),
+        key: key.into(),
         headers: [("content-type".to_owned(), content_type.to_owned())].into(),
         payload: Some(envelope::Payload::Event(Event {
             r#type: kind.into(),
@@ -137,10 +150,20 @@ pub(super) fn append_all(system: &Reality, records: Vec<NewRecord>) -> Result<Qu
     Ok(receiver)
 }
 
+/// Has `queue` append something to `reality`, and waits until that is on disk. Blocks.
+pub(super) fn waited(
+    reality: &Reality,
+    queue: impl FnOnce(Arc<dyn AppendSink>) -> Result<(), Error>,
+) -> Result<Appended, Error> {
+    let (sender, receiver) = sync_channel(1);
+    queue(Arc::new(Waited(sender)))?;
+    awaited(reality, &receiver)
+}
+
 /// Waits until what is queued is on disk. Blocks.
-pub(super) fn awaited(system: &Reality, queued: &Queued) -> Result<Appended, Error> {
+pub(super) fn awaited(reality: &Reality, queued: &Queued) -> Result<Appended, Error> {
     match queued.recv() {
-        Ok(outcome) => outcome.map_err(|error| system.refusal(error)),
+        Ok(outcome) => outcome.map_err(|error| reality.refusal(error)),
         // The log was closed and forgot the sink.
         Err(_) => Err(Error::ShuttingDown),
     }

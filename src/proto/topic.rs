@@ -46,6 +46,16 @@ pub fn is_system(topic: &str) -> bool {
     begins_with(topic, SYSTEM_TOKEN)
 }
 
+/// First tokens of the topics of control parameters.
+const CONTROL_PREFIX: &str = "sys.control.";
+
+/// Whether a controller's parameters stand on `topic`, or all that a filter of this text matches
+/// are such topics.
+#[must_use]
+pub fn is_control(topic: &str) -> bool {
+    topic.starts_with(CONTROL_PREFIX)
+}
+
 /// Whether dead letters stand on `topic`. The node alone appends them, so that what they say can be
 /// relied on; whoever may subscribe reads them.
 #[must_use]
@@ -70,6 +80,47 @@ fn begins_with(topic: &str, token: &str) -> bool {
     topic
         .strip_prefix(token)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// Whether `byte` may stand in a topic token.
+#[must_use]
+pub const fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'~' | b':' | b'@' | b'+' | b'=' | b'-')
+}
+
+/// Appends `name`, which is a free text, as a token of a topic: what may not stand in one is written
+/// `~` and two hexadecimal digits for each byte, so that no two names are one token.
+pub fn write_token(name: &str, out: &mut String) {
+    for byte in name.bytes() {
+        if is_token_byte(byte) && byte != b'~' {
+            out.push(char::from(byte));
+        } else {
+            for digit in [byte >> 4, byte & 15] {
+                let digit = char::from_digit(u32::from(digit), 16).unwrap_or('0');
+                out.push(digit.to_ascii_uppercase());
+            }
+            out.insert(out.len() - 2, '~');
+        }
+    }
+}
+
+/// The name that a token stands for; `None` for what [`write_token`] does not write.
+#[must_use]
+pub fn read_token(token: &str) -> Option<String> {
+    let mut name = Vec::with_capacity(token.len());
+    let mut bytes = token.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'.' => return None,
+            b'~' => {
+                let mut digit = || char::from(bytes.next()?).to_digit(16);
+                let byte = u8::try_from(digit()? << 4 | digit()?).ok()?;
+                name.push(byte);
+            }
+            plain => name.push(plain),
+        }
+    }
+    String::from_utf8(name).ok()
 }
 
 #[cfg(test)]

@@ -45,6 +45,13 @@ impl Client {
         (client, id.to_owned())
     }
 
+    /// The same with another token.
+    pub(crate) fn with(node: &Node, token: &str) -> Self {
+        let mut client = Self::open(node, token, Some(JSON));
+        let _welcome = client.next();
+        client
+    }
+
     pub(crate) fn send(&mut self, json: &Value) {
         self.text(&json.to_string());
     }
@@ -342,8 +349,9 @@ fn what_is_wrong_is_told_by_its_field() {
         let text = errors[0].as_str().expect("a text");
         assert!(text.to_lowercase().contains(field), "{field}: {text}");
     }
-    let join = client.ask(&json!({"type": "operator.join", "payload": {"group": "g"}}));
-    assert_eq!(join["error_code"], "FEATURE_DISABLED", "{join}");
+    let join = client.ask(&json!({"type": "operator.join", "payload": {"group": "a.b"}}));
+    assert_eq!(join["error_code"], "VALIDATION_ERROR", "{join}");
+    assert_eq!(join["metadata"]["field"], "group", "{join}");
     // Nothing of that is in the log but that its sender has joined, and the session goes on.
     let good = client.ask(&message("r", "c", &json!({})));
     assert_eq!(good["metadata"]["sequence"], 2, "{good}");
@@ -655,4 +663,40 @@ fn python_clients_of_the_older_system_work_unchanged() {
             .is_some_and(|text| text.starts_with("Bearer"))
     );
     assert_eq!(refused["body"]["error"]["code"], "UNAUTHENTICATED");
+}
+
+// OPS-01, OPS-02: an operator of the older system joins with what it knows, gets tasks as commands,
+// and answers them with its types.
+#[test]
+fn an_older_operator_joins_and_answers() {
+    let node = Node::dev();
+    let (mut worker, id) = Client::json(&node);
+    let join = json!({"group": "truth_workers", "auth_token": "of the older system"});
+    let joined = worker.ask(&json!({"type": "operator.join", "payload": join}));
+    assert_eq!(joined["status"], "success", "{joined}");
+    assert_eq!(joined["payload"]["data"]["instance"], json!(id));
+
+    let (mut asker, _) = Client::json(&node);
+    let answer = asker.ask(&command("truth.verify", &json!({"claim": "x", "n": 5})));
+    assert_eq!(answer["payload"]["message"], "Task enqueued", "{answer}");
+    let task = worker.next();
+    let (kind, name) = (&task["type"], &task["command"]);
+    assert_eq!(
+        (kind, name),
+        (&json!("command"), &json!("truth.verify")),
+        "{task}"
+    );
+    assert_eq!(task["args"], json!({"claim": "x", "n": 5}));
+    assert_eq!(task["id"], answer["payload"]["data"]["task"]);
+    let error = json!({"type": "operator_error", "request_id": task["id"], "error": "busy"});
+    let again = worker.ask(&error);
+    assert_eq!(again["payload"]["data"]["state"], "again", "{again}");
+    let task = worker.next();
+    assert_eq!(task["metadata"]["attempt"], 2, "{task}");
+    let result =
+        json!({"type": "operator_result", "request_id": task["id"], "payload": {"verdict": true}});
+    let taken = worker.ask(&result);
+    assert_eq!(taken["payload"]["data"]["state"], "done", "{taken}");
+    let twice = worker.ask(&result);
+    assert_eq!(twice["error_code"], "STALE", "{twice}");
 }

@@ -64,15 +64,14 @@ pub const BUILTIN: &[Builtin] = &[
     builtin("ping", &[], "Answers."),
 ];
 
-/// Commands of the older system that this node does not carry out, unless it lists them among its
-/// own by now.
-const NOT_SERVED: &[&str] = &["history.get", "history.replay", "truth.verify"];
+/// What commands of the older system begin with that this node does not carry out, unless it lists
+/// them among its own.
 const NOT_SERVED_BELOW: &str = "op.";
 
 /// Whether the older system has the command.
 #[must_use]
 pub fn is_of_older_system(name: &str) -> bool {
-    NOT_SERVED.contains(&name) || name.starts_with(NOT_SERVED_BELOW)
+    name.starts_with(NOT_SERVED_BELOW)
 }
 
 /// The node's command called so.

@@ -177,6 +177,30 @@ impl Text {
         }
     }
 
+    /// A task for an operator, as the command that the older system sent.
+    #[must_use]
+    pub fn task(
+        id: &str,
+        command: &str,
+        said: Content,
+        metadata: Map<String, Json>,
+        now: Micros,
+    ) -> Self {
+        let args = match &said {
+            Content::Value(Json::Object(fields)) => fields.clone(),
+            Content::Object(fields) => fields.clone(),
+            Content::Value(_) | Content::Raw(_) => Map::new(),
+        };
+        Self {
+            id: id.to_owned(),
+            command: Some(command.to_owned()),
+            payload: said,
+            args,
+            metadata,
+            ..Self::of_node("command", now)
+        }
+    }
+
     /// The first message of a session.
     #[must_use]
     pub fn welcome(client_id: &str, now: Micros) -> Self {

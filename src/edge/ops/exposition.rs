@@ -42,9 +42,11 @@ pub(super) async fn metrics(State(ops): State<Arc<Ops>>) -> Response {
     });
     gauge(&metrics.log_held_bytes, upkeep.held_bytes);
     gauge(&metrics.log_scrub_damages, upkeep.scrub_damages);
+    metrics.tasks.set(ops.broker.sam_counts().all());
     metrics
         .projections
         .measure(&ops.projections, ops.clock.now());
+    metrics.webhooks.measure(&ops.broker.webhooks().totals());
     if let Some(tls) = &ops.tls {
         tls.measure();
     }

@@ -16,6 +16,7 @@ mod frame;
 mod in_flight;
 mod json;
 mod metered;
+mod operator;
 mod outbox;
 mod passing;
 mod produce;
@@ -73,6 +74,8 @@ pub struct SessionContext {
     pub drain: config::Drain,
     /// Turns true when it does.
     pub draining: watch::Receiver<bool>,
+    /// The address of whoever is served, for the audit.
+    pub peer: Arc<str>,
 }
 
 /// Serves one session until it ends, and returns when nothing of it is left.

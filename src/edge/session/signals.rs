@@ -13,6 +13,7 @@ use futures_util::task::AtomicWaker;
 use super::passing::Passed;
 use crate::broker::consumer::CursorSink;
 use crate::broker::fanout::Subscriber;
+use crate::broker::operators::sam::Given;
 use crate::broker::rooms::{Occupant, Place};
 use crate::broker::scan::History;
 use crate::edge::shield::roll::{Cause, Ended};
@@ -33,6 +34,8 @@ pub(super) struct News {
     pub(super) passed: Vec<Passed>,
     /// Channels that the session is a member of no more, and why.
     pub(super) put_out: Vec<(Place, &'static str)>,
+    /// Tasks for the session's operators; as many as they take at a time.
+    pub(super) tasks: Vec<Given>,
     /// The session must end.
     pub(super) ended: Option<Cause>,
 }
@@ -45,6 +48,7 @@ impl News {
             && self.read.is_empty()
             && self.passed.is_empty()
             && self.put_out.is_empty()
+            && self.tasks.is_empty()
             && self.ended.is_none()
     }
 }
@@ -79,6 +83,11 @@ impl Signals {
 
     pub(super) fn passed(&self, passed: Passed) {
         self.lock().passed.push(passed);
+        self.task.wake();
+    }
+
+    pub(super) fn task(&self, task: Given) {
+        self.lock().tasks.push(task);
         self.task.wake();
     }
 

@@ -19,12 +19,14 @@ use super::SessionContext;
 use super::delivery::Subscriptions;
 use super::in_flight::InFlight;
 use super::json::{Joined, JsonClient, Told};
+use super::operator::Admitted;
 use super::outbox::Outbox;
 use super::passing::Passing;
 use super::produce::{Held, Parked};
 use super::refusal::Refusal;
 use super::rooms::{Arrived, SessionSeat};
 use super::signals::{News, Signals};
+use crate::broker::operators::sam::Membership;
 use crate::broker::rooms::Place;
 use crate::broker::subscription::Started;
 use crate::broker::{self, Identity, Reality, RealityName, Subscription, Tenancy};
@@ -69,6 +71,8 @@ pub(super) enum Done {
     Departed(u64, Place, Result<(), broker::Error>),
     /// A channel that a JSON client hears.
     Joined(Box<Joined>),
+    /// An operator that was let in, or not.
+    Admitted(Box<Admitted>),
     /// What a command of a JSON client has come to.
     Told(Box<Told>),
     /// An answer that is ready to be sent.
@@ -115,6 +119,8 @@ pub(super) struct Session {
     pub(super) held: Held,
     pub(super) passing: Passing,
     pub(super) subscriptions: Subscriptions,
+    /// What it works as.
+    pub(super) operators: Vec<Arc<Membership>>,
     pub(super) last_reality: Option<Arc<Reality>>,
     pub(super) draining: bool,
     pub(super) close: Option<Close>,
@@ -169,6 +175,7 @@ impl Session {
             held: Held::default(),
             passing: Passing::default(),
             subscriptions: Subscriptions::default(),
+            operators: Vec::new(),
             last_reality: None,
             draining: false,
             close: None,
@@ -236,6 +243,9 @@ impl Session {
     /// Says that the node is going down; produces are refused from now on.
     pub(super) fn drain(&mut self) {
         self.draining = true;
+        for operator in &self.operators {
+            operator.pause();
+        }
         if self.subprotocol == Subprotocol::Frames {
             let drain = Drain {
                 reason: "the node is going down".into(),
@@ -321,6 +331,7 @@ impl Session {
         if let Some(cause) = self.guard.rules().revocations.revoked(&identity) {
             self.signals.end(cause);
         }
+        self.operators.retain(|one| one.is_allowed(&identity));
         self.identity = identity;
         self.warned = false;
     }
@@ -360,6 +371,9 @@ impl Session {
         }
         for (key, history) in news.read.drain(..) {
             self.subscriptions.read(key, history, &self.signals);
+        }
+        for task in news.tasks.drain(..) {
+            self.give_task(task);
         }
         for key in news.ready.drain(..) {
             self.subscriptions.ready(key);
@@ -433,6 +447,7 @@ impl Session {
                 self.departed(request_id, &place, outcome);
             }
             Done::Joined(joined) => self.joined(*joined),
+            Done::Admitted(admitted) => self.admitted(*admitted),
             Done::Told(told) => self.respond(&told.asked, told.outcome),
             Done::Frame(frame) => self.outbox.push(frame),
             Done::Answer(request_id, answer) => match *answer {

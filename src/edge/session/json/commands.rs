@@ -127,13 +127,18 @@ impl Session {
             let outcome = Err(not_known(&name));
             return self.respond(&asked, outcome);
         };
-        let arguments = typed(frame.args, listed.arguments);
+        let (said, message) = if name == "truth.verify" {
+            (flat(frame), "Task enqueued")
+        } else {
+            (frame.args, "Command completed")
+        };
+        let arguments = typed(said, listed.arguments);
         let desk = self.desk();
         let identity = Arc::clone(&self.identity);
         self.find_out(asked, move || {
             let result = desk.run(&identity, &name, &arguments);
             let data = result.map_err(Refusal::from)?.to_json();
-            Ok(("Command completed", data))
+            Ok((message, data))
         });
     }
 
@@ -236,6 +241,20 @@ impl Session {
         };
         Ok((Wanted { of, limit, since }, filters))
     }
+}
+
+/// Older clients give what is to be verified as the arguments themselves, or as the payload.
+fn flat(frame: Frame) -> serde_json::Map<String, Json> {
+    if frame.args.contains_key("payload") {
+        return frame.args;
+    }
+    let said = match frame.payload {
+        Json::Object(fields) if frame.args.is_empty() => fields,
+        _ => frame.args,
+    };
+    [("payload".to_owned(), Json::Object(said))]
+        .into_iter()
+        .collect()
 }
 
 fn bad_since() -> Refusal {

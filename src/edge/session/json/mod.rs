@@ -5,6 +5,7 @@
 //! how it answers; `commands` carries out what it is told to, `rooms` what it hears.
 
 mod commands;
+mod operators;
 mod rooms;
 
 use std::collections::BTreeMap;
@@ -15,12 +16,12 @@ use prost::Message as _;
 
 use super::in_flight::Reply;
 use super::outbox::Outgoing;
-use super::produce::{Parked, Promise};
+use super::produce::{self, Parked, Promise};
 use super::refusal::Refusal;
 use super::rooms::JSON_MEMBER;
 use super::state::{Close, Session};
 use crate::broker::accept::Batch;
-use crate::broker::{Reality, RealityName};
+use crate::broker::{Expected, Reality, RealityName};
 use crate::edge::handshake::Subprotocol;
 use crate::edge::json::envelope::shown;
 use crate::edge::json::frame::{Bounds, Fault, Frame, Invalid, Kind};
@@ -123,10 +124,8 @@ impl Session {
         };
         match frame.kind {
             Kind::Command => self.command_of_json(frame),
-            Kind::OperatorJoin => {
-                let refusal = Refusal::not_served("operator.join");
-                self.json_refused(&asked(&frame), &refusal);
-            }
+            Kind::OperatorJoin => self.operator_join_json(frame),
+            Kind::OperatorResult | Kind::OperatorError => self.task_result_json(frame),
             Kind::Message | Kind::Telemetry | Kind::Response | Kind::Error => {
                 self.message_of_json(frame);
             }
@@ -213,6 +212,10 @@ impl Session {
         } else {
             frame.payload.clone()
         };
+        let expected = expected(&frame.metadata)?;
+        if let Some(expected) = &expected {
+            self.check_expected(expected)?;
+        }
         let sender = self.client.as_ref().map_or("", |client| &client.id);
         let now_ms = i64::try_from(self.context.broker.now().as_millis()).unwrap_or(i64::MAX);
         let envelope = frame.envelope(sender, now_ms).map_err(NotStored::Invalid)?;
@@ -243,7 +246,11 @@ impl Session {
         }));
         // Its payload is kept twice until it is on disk.
         let bytes = 2 * encoded.len();
-        self.hand_over(reality, batch, bytes, Promise::DEFAULT, reply)?;
+        let promise = Promise {
+            expected,
+            ..Promise::DEFAULT
+        };
+        self.hand_over(reality, batch, bytes, promise, reply)?;
         Ok(())
     }
 
@@ -267,7 +274,7 @@ impl Session {
     }
 
     /// Tells why a message is refused.
-    pub(super) fn json_refused(&mut self, asked: &Asked, refusal: &Refusal) {
+    pub(in crate::edge::session) fn json_refused(&mut self, asked: &Asked, refusal: &Refusal) {
         self.json_failed(asked, refusal, &[]);
     }
 
@@ -337,4 +344,27 @@ fn stored_payload(encoded: &Bytes) -> Content {
         ..RecordView::default()
     };
     shown(&record).payload
+}
+
+/// What the sender expects of a topic: `metadata.arqonbus.expected`.
+fn expected(
+    metadata: &serde_json::Map<String, serde_json::Value>,
+) -> Result<Option<Expected>, Refusal> {
+    let ours = metadata
+        .get("arqonbus")
+        .and_then(|ours| ours.get("expected"));
+    let Some(expected) = ours else {
+        return Ok(None);
+    };
+    let topic = expected.get("topic").and_then(serde_json::Value::as_str);
+    let last = expected.get("last").and_then(serde_json::Value::as_u64);
+    match (topic, last) {
+        (Some(topic), Some(last)) => produce::expected(topic, last).map(Some),
+        _ => {
+            let field = "metadata.arqonbus.expected";
+            let text =
+                "metadata.arqonbus.expected must have topic, a text, and last, a whole number";
+            Err(Refusal::invalid(field, text))
+        }
+    }
 }
