@@ -221,8 +221,16 @@ fn every_event_comes_in_order_through_failures_silence_and_a_killed_node() {
     let added = hooks(
         &node,
         &[
-            "add", &url, "--topic", "orders.>", "--name", "orders", "--max-attempts", "1000",
-            "--header", "authorization: Bearer x",
+            "add",
+            &url,
+            "--topic",
+            "orders.>",
+            "--name",
+            "orders",
+            "--max-attempts",
+            "1000",
+            "--header",
+            "authorization: Bearer x",
         ],
     );
     let secret = added["secret"].as_str().expect("a secret").to_owned();
@@ -270,7 +278,16 @@ fn every_event_comes_in_order_through_failures_silence_and_a_killed_node() {
     std::fs::remove_dir_all(data.join("_state")).expect("the cache was there");
     let node = Node::dev_on_with(&data, &QUICK);
     let after = settled(&node);
-    for same in ["rule_id", "url", "topic", "position", "owner", "created_at", "enabled", "secrets"] {
+    for same in [
+        "rule_id",
+        "url",
+        "topic",
+        "position",
+        "owner",
+        "created_at",
+        "enabled",
+        "secrets",
+    ] {
         assert_eq!(before[same], after[same], "{same}");
     }
     produce(&node, "orders.new", 40..41);
@@ -289,7 +306,19 @@ fn what_is_not_taken_becomes_a_dead_letter_and_can_be_sent_again() {
     });
     let node = Node::dev_with(&QUICK);
     let url = receiver.url();
-    let added = hooks(&node, &["add", &url, "--topic", "a.>", "--name", "a", "--max-attempts", "3"]);
+    let added = hooks(
+        &node,
+        &[
+            "add",
+            &url,
+            "--topic",
+            "a.>",
+            "--name",
+            "a",
+            "--max-attempts",
+            "3",
+        ],
+    );
     produce(&node, "a.b", 0..4);
     let all = receiver.until("the last", |all| all.iter().any(|one| one.number() == 3));
     let numbers: Vec<_> = all.iter().map(Received::number).collect();
@@ -300,8 +329,11 @@ fn what_is_not_taken_becomes_a_dead_letter_and_can_be_sent_again() {
     let letter = json(letters[0].payload.get());
     assert_eq!(letter["attempts"], 3, "{letter}");
     assert_eq!(letter["topic"], "a.b");
-    assert_eq!(letter["record_id"], all[1].id());
-    assert!(letter["error"].as_str().expect("why").contains("500"), "{letter}");
+    assert_eq!(letter["recordId"], all[1].id());
+    assert!(
+        letter["error"].as_str().expect("why").contains("500"),
+        "{letter}"
+    );
     refuse.store(false, std::sync::atomic::Ordering::SeqCst);
     let id = letter["id"].as_str().expect("an id");
     hooks(&node, &["redeliver", "a", "--letter", id]);
@@ -336,18 +368,40 @@ fn a_receiver_that_is_gone_or_down_is_left_alone_and_holds_up_nobody() {
     let well = Receiver::start(|_, _| 200);
     let node = Node::dev_with(&QUICK);
     for (name, of) in [("gone", &gone), ("silent", &silent), ("well", &well)] {
-        hooks(&node, &["add", &of.url(), "--topic", "a", "--name", name, "--max-attempts", "99"]);
+        hooks(
+            &node,
+            &[
+                "add",
+                &of.url(),
+                "--topic",
+                "a",
+                "--name",
+                name,
+                "--max-attempts",
+                "99",
+            ],
+        );
     }
     produce(&node, "a", 0..10);
     let all = well.until("all of them", |all| all.len() >= 10);
     assert_eq!(taken_in_order(&all), (0..10).collect::<Vec<_>>());
     let shown = shown_until(&node, "gone", |shown| shown["enabled"] == false);
-    assert!(shown["disabled_because"].to_string().contains("410"), "{shown}");
+    assert!(
+        shown["disabled_because"].to_string().contains("410"),
+        "{shown}"
+    );
     assert_eq!(gone.all().len(), 3);
     let shown = shown_until(&node, "silent", |shown| shown["breaker"] != "closed");
-    assert!(shown["last_error"].to_string().contains("in time"), "{shown}");
+    assert!(
+        shown["last_error"].to_string().contains("in time"),
+        "{shown}"
+    );
     assert_eq!(shown["position"], 0, "{shown}");
-    assert_eq!(shown["troubles"].as_array().map(Vec::len), Some(1), "{shown}");
+    assert_eq!(
+        shown["troubles"].as_array().map(Vec::len),
+        Some(1),
+        "{shown}"
+    );
     // Disabled and enabled by hand, it goes on where it was.
     hooks(&node, &["disable", "well"]);
     produce(&node, "a", 10..12);
@@ -360,28 +414,52 @@ fn a_receiver_that_is_gone_or_down_is_left_alone_and_holds_up_nobody() {
     let newest = json(deliveries.lines().next().expect("one"));
     assert_eq!(newest["status"], Value::Null, "{newest}");
     let metrics = crate::raw::Request::get("/metrics").send(node.ops).text();
-    assert!(metrics.contains("arqon_webhook_events_total{outcome=\"delivered\"}"), "{metrics}");
+    assert!(
+        metrics.contains("arqon_webhook_events_total{outcome=\"delivered\"}"),
+        "{metrics}"
+    );
 }
 
 // OPS-05
 #[test]
 fn by_key_only_the_key_waits() {
     let receiver = Receiver::start(|before, one| {
-        if one.number() % 3 == 0 && before < 8 { 500 } else { 200 }
+        if one.number() % 3 == 0 && before < 8 {
+            500
+        } else {
+            200
+        }
     });
     let node = Node::dev_with(&QUICK);
     let url = receiver.url();
-    hooks(&node, &["add", &url, "--topic", "a", "--ordered-by-key", "--max-attempts", "99"]);
+    hooks(
+        &node,
+        &[
+            "add",
+            &url,
+            "--topic",
+            "a",
+            "--ordered-by-key",
+            "--max-attempts",
+            "99",
+        ],
+    );
     produce(&node, "a", 0..9);
     let enough = |all: &[Received]| all.iter().filter(|one| one.answer == 200).count() >= 9;
     let all = receiver.until("all", enough);
     for key in 0..3 {
-        let of_key = all.iter().filter(|one| one.answer == 200 && one.number() % 3 == key);
+        let of_key = all
+            .iter()
+            .filter(|one| one.answer == 200 && one.number() % 3 == key);
         let numbers: Vec<_> = of_key.map(Received::number).collect();
         assert_eq!(numbers, [key, key + 3, key + 6]);
     }
-    let first_of_others = all.iter().position(|one| one.answer == 200 && one.number() % 3 != 0);
-    let first_of_key = all.iter().position(|one| one.answer == 200 && one.number() % 3 == 0);
+    let first_of_others = all
+        .iter()
+        .position(|one| one.answer == 200 && one.number() % 3 != 0);
+    let first_of_key = all
+        .iter()
+        .position(|one| one.answer == 200 && one.number() % 3 == 0);
     assert!(first_of_others < first_of_key, "{all:?}");
 }
 
@@ -391,7 +469,10 @@ fn what_may_not_be_is_refused_and_others_see_nothing() {
     let node = Node::dev();
     for (url, said) in [
         ("http://10.0.0.1/", "not on the public internet"),
-        ("http://169.254.169.254/latest/meta-data", "not on the public internet"),
+        (
+            "http://169.254.169.254/latest/meta-data",
+            "not on the public internet",
+        ),
         ("http://[::ffff:10.0.0.1]/", "not on the public internet"),
         ("http://user:pass@127.0.0.1/", "no user"),
         ("ftp://127.0.0.1/", "http"),
@@ -411,23 +492,43 @@ fn what_may_not_be_is_refused_and_others_see_nothing() {
         user.sub = subject.into();
         user.subscribe = subscribe.map(|topic| vec![topic.to_owned()]);
         let token = signed(&user, &node.dev_secret());
-        let child = arqon(&node.url(), &token, arguments).spawn().expect("arqon");
+        let child = arqon(&node.url(), &token, arguments)
+            .spawn()
+            .expect("arqon");
         crate::shell::finished(child)
     };
     let ran = as_user("bob", Some("b.>"), &add);
     assert!(ran.stderr.contains("FORBIDDEN"), "{}", ran.stderr);
     let json_of = ["--output", "json"];
-    let ran = as_user("bob", Some("a.>"), &[&add[..], &["--name", "bobs"], &json_of].concat());
+    let ran = as_user(
+        "bob",
+        Some("a.>"),
+        &[&add[..], &["--name", "bobs"], &json_of].concat(),
+    );
     assert_eq!(ran.code, 0, "{}", ran.stderr);
-    let rule = json(&ran.stdout)["rule_id"].as_str().expect("an id").to_owned();
-    for verb in ["show", "remove", "test", "deliveries", "enable", "disable", "rotate"] {
+    let rule = json(&ran.stdout)["rule_id"]
+        .as_str()
+        .expect("an id")
+        .to_owned();
+    for verb in [
+        "show",
+        "remove",
+        "test",
+        "deliveries",
+        "enable",
+        "disable",
+        "rotate",
+    ] {
         let ran = as_user("eve", None, &["webhooks", verb, &rule]);
         assert!(ran.stderr.contains("NOT_FOUND"), "{verb}: {}", ran.stderr);
     }
     let ran = as_user("eve", None, &[&["webhooks", "list"][..], &json_of].concat());
     assert_eq!(ran.stdout, "");
     let listed = node.ok(&["webhooks", "list", "--output", "json"]);
-    assert!(listed.contains(&rule) && !listed.contains("whsec_"), "{listed}");
+    assert!(
+        listed.contains(&rule) && !listed.contains("whsec_"),
+        "{listed}"
+    );
     let ran = as_user("bob", None, &["webhooks", "remove", "bobs"]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     assert_eq!(node.ok(&["webhooks", "list", "--output", "json"]), "");
@@ -436,14 +537,28 @@ fn what_may_not_be_is_refused_and_others_see_nothing() {
 /// A child of `arqon webhooks listen`, and where it listens.
 fn listener(secret: &str, limit: &str) -> (std::process::Child, String) {
     let arguments = [
-        "webhooks", "listen", "--listen", "127.0.0.1:0", "--secret", secret, "--limit", limit,
-        "--output", "json",
+        "webhooks",
+        "listen",
+        "--listen",
+        "127.0.0.1:0",
+        "--secret",
+        secret,
+        "--limit",
+        limit,
+        "--output",
+        "json",
     ];
-    let mut child = arqon("ws://127.0.0.1:1/", "none", &arguments).spawn().expect("arqon");
+    let mut child = arqon("ws://127.0.0.1:1/", "none", &arguments)
+        .spawn()
+        .expect("arqon");
     let mut line = String::new();
     let mut stderr = BufReader::new(child.stderr.take().expect("a pipe"));
     stderr.read_line(&mut line).expect("a line");
-    let url = line.trim().strip_prefix("listening on ").expect(&line).to_owned();
+    let url = line
+        .trim()
+        .strip_prefix("listening on ")
+        .expect(&line)
+        .to_owned();
     (child, url)
 }
 
@@ -453,9 +568,16 @@ fn a_receiver_at_hand_verifies_what_is_sent_and_secrets_are_exchanged() {
     const OLD: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
     let node = Node::dev_with(&QUICK);
     let (child, url) = listener(OLD, "3");
-    hooks(&node, &["add", &url, "--topic", "a", "--name", "a", "--secret", OLD]);
+    hooks(
+        &node,
+        &["add", &url, "--topic", "a", "--name", "a", "--secret", OLD],
+    );
     let tested = hooks(&node, &["test", "a"]);
-    assert_eq!((&tested["taken"], &tested["status"]), (&true.into(), &200.into()), "{tested}");
+    assert_eq!(
+        (&tested["taken"], &tested["status"]),
+        (&true.into(), &200.into()),
+        "{tested}"
+    );
     // Both sign for a time; then the new one alone.
     let rotated = hooks(&node, &["rotate", "a"]);
     assert_eq!(rotated["secrets"], 2, "{rotated}");
@@ -465,22 +587,52 @@ fn a_receiver_at_hand_verifies_what_is_sent_and_secrets_are_exchanged() {
     assert_eq!(ran.code, 1, "{}", ran.stdout);
     assert!(ran.stderr.contains("401"), "{}", ran.stderr);
     let output = child.wait_with_output().expect("its output");
-    let lines: Vec<Value> = String::from_utf8_lossy(&output.stdout).lines().map(json).collect();
+    let lines: Vec<Value> = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .map(json)
+        .collect();
     let verified: Vec<_> = lines.iter().map(|line| line["verified"].clone()).collect();
     assert_eq!(verified, [true, true, false]);
     assert_eq!(lines[0]["body"]["type"], "webhook.test");
 
     // By a key whose public half is no secret.
-    let made = hooks(&node, &["add", &url, "--topic", "a", "--name", "b", "--ed25519", "--format", "protobuf"]);
+    let made = hooks(
+        &node,
+        &[
+            "add",
+            &url,
+            "--topic",
+            "a",
+            "--name",
+            "b",
+            "--ed25519",
+            "--format",
+            "protobuf",
+        ],
+    );
     let public = made["public_key"].as_str().expect("a key").to_owned();
-    assert!(made["secret"].as_str().expect("a secret").starts_with("whsk_"), "{made}");
+    assert!(
+        made["secret"]
+            .as_str()
+            .expect("a secret")
+            .starts_with("whsk_"),
+        "{made}"
+    );
     let (child, url) = listener(&public, "1");
     hooks(&node, &["remove", "b"]);
     let secret = made["secret"].as_str().expect("a secret");
-    hooks(&node, &["add", &url, "--topic", "a", "--name", "b", "--secret", secret]);
+    hooks(
+        &node,
+        &[
+            "add", &url, "--topic", "a", "--name", "b", "--secret", secret,
+        ],
+    );
     assert_eq!(hooks(&node, &["test", "b"])["taken"], true);
     let output = child.wait_with_output().expect("its output");
-    assert_eq!(json(&String::from_utf8_lossy(&output.stdout))["verified"], true);
+    assert_eq!(
+        json(&String::from_utf8_lossy(&output.stdout))["verified"],
+        true
+    );
 }
 
 // OPS-05, MSG-09

@@ -32,7 +32,11 @@ impl Sent {
             "Attempts to send events to URLs that were taken or failed, and events that became dead letters",
             self.events.clone(),
         );
-        registry.register("webhook_rules", "Webhooks that were at work", self.rules.clone());
+        registry.register(
+            "webhook_rules",
+            "Webhooks that were at work",
+            self.rules.clone(),
+        );
         registry.register(
             "webhook_open_breakers",
             "Webhooks whose circuit breaker is not closed",

@@ -11,9 +11,7 @@ use super::refusal::Refusal;
 use super::state::Session;
 use crate::broker::accept::{Admitted, Batch, Fault, Rejection};
 use crate::broker::name::check_topic;
-use crate::broker::{
-    self, Duplicate, Expected, NameError, Reality, RealityName, operators,
-};
+use crate::broker::{self, Duplicate, Expected, NameError, Reality, RealityName, operators};
 use crate::config::Limits;
 use crate::edge::json::frame::Frame;
 use crate::edge::mirror::{Copy, Original};

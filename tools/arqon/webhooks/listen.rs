@@ -20,8 +20,8 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
-use ring::signature::{ED25519, UnparsedPublicKey};
 use ring::hmac;
+use ring::signature::{ED25519, UnparsedPublicKey};
 use serde_json::{Value as Json, json};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -48,7 +48,12 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:8077")]
     listen: SocketAddr,
     /// What verifies: the whsec_ secret, or the whpk_ public key
-    #[arg(long, value_name = "SECRET", env = "ARQON_WEBHOOK_SECRET", hide_env_values = true)]
+    #[arg(
+        long,
+        value_name = "SECRET",
+        env = "ARQON_WEBHOOK_SECRET",
+        hide_env_values = true
+    )]
     secret: Option<String>,
     /// What events are answered with
     #[arg(long, value_name = "CODE", default_value_t = 200,
@@ -68,9 +73,12 @@ enum Verifier {
 impl Verifier {
     fn parse(text: &str) -> Result<Self, Failure> {
         let wrong = || Failure::usage("a secret is whsec_ or whpk_ with base64 behind it");
-        let decode = |rest: &str| BASE64.decode(rest).map_err(|_| wrong());
+        let decode = |rest: &str| BASE64.decode(rest).map_err(|_not_base64| wrong());
         if let Some(rest) = text.strip_prefix("whsec_") {
-            return Ok(Self::Shared(hmac::Key::new(hmac::HMAC_SHA256, &decode(rest)?)));
+            return Ok(Self::Shared(hmac::Key::new(
+                hmac::HMAC_SHA256,
+                &decode(rest)?,
+            )));
         }
         let public = text.strip_prefix("whpk_").ok_or_else(wrong)?;
         Ok(Self::Public(decode(public)?))
@@ -107,7 +115,7 @@ fn doubt(verifier: &Verifier, headers: &HeaderMap, body: &[u8], now_s: i64) -> O
     let judge = || {
         let (id, time) = (header("webhook-id")?, header("webhook-timestamp")?);
         let seconds = time.parse::<i64>();
-        let seconds = seconds.map_err(|_| "webhook-timestamp is no number".to_owned())?;
+        let seconds = seconds.map_err(|_no_number| "webhook-timestamp is no number".to_owned())?;
         if seconds.abs_diff(now_s) > TOLERANCE_S.unsigned_abs() {
             return Err("webhook-timestamp is more than five minutes off".to_owned());
         }
@@ -157,7 +165,11 @@ impl Receiver {
             // Enough was printed.
             return answer(StatusCode::SERVICE_UNAVAILABLE);
         }
-        answer(if refused { StatusCode::UNAUTHORIZED } else { self.answer })
+        answer(if refused {
+            StatusCode::UNAUTHORIZED
+        } else {
+            self.answer
+        })
     }
 }
 
@@ -168,7 +180,11 @@ fn answer(status: StatusCode) -> Response<Full<Bytes>> {
 }
 
 pub(super) async fn run(output: Output, arguments: Arguments) -> anyhow::Result<()> {
-    let verifier = arguments.secret.as_deref().map(Verifier::parse).transpose()?;
+    let verifier = arguments
+        .secret
+        .as_deref()
+        .map(Verifier::parse)
+        .transpose()?;
     let answer = StatusCode::from_u16(arguments.answer)?;
     let listener = TcpListener::bind(arguments.listen).await;
     let listener = listener.with_context(|| format!("listening on {}", arguments.listen))?;

@@ -111,7 +111,8 @@ enum Action {
 #[derive(Debug, Args)]
 struct Add {
     /// Where events are sent
-    url: String,
+    #[arg(value_name = "URL")]
+    to: String,
     /// Which: `*` stands for one token, a last `>` for one or more
     #[arg(long, value_name = "PATTERN")]
     topic: Option<String>,
@@ -173,7 +174,7 @@ impl Add {
         });
         let text = |value: Option<String>| value.map(Value::from);
         let given = [
-            ("url", Some(self.url.into())),
+            ("url", Some(self.to.into())),
             ("topic", text(self.topic)),
             ("room", text(self.room)),
             ("channel", text(self.channel)),
@@ -185,7 +186,10 @@ impl Add {
             ),
             ("timeout_seconds", self.timeout_seconds.map(Value::from)),
             ("secret", text(self.secret)),
-            ("signature", self.ed25519.then(|| "ed25519".to_owned().into())),
+            (
+                "signature",
+                self.ed25519.then(|| "ed25519".to_owned().into()),
+            ),
             ("ordered_by_key", self.ordered_by_key.then(|| true.into())),
             ("max_attempts", self.max_attempts.map(Value::from)),
             ("from", Some(self.from.into())),
@@ -196,7 +200,9 @@ impl Add {
             ),
         ];
         let given = given.into_iter();
-        Ok(given.filter_map(|(name, value)| Some((name, value?))).collect())
+        Ok(given
+            .filter_map(|(name, value)| Some((name, value?)))
+            .collect())
     }
 }
 

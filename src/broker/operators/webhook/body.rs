@@ -65,7 +65,11 @@ struct Legacy<'a> {
 
 fn legacy(record: &RecordView<'_>, older: OlderView) -> String {
     let sender = record.envelope.headers.get("sender").unwrap_or_default();
-    let sender = if sender.is_empty() { record.producer() } else { sender };
+    let sender = if sender.is_empty() {
+        record.producer()
+    } else {
+        sender
+    };
     let envelope = RawValue::from_string(older(record)).unwrap_or_default();
     let message = Legacy {
         rule_version: VERSION,
@@ -76,7 +80,9 @@ fn legacy(record: &RecordView<'_>, older: OlderView) -> String {
 }
 
 fn time(at: Micros) -> String {
-    let at = i64::try_from(at.0).ok().and_then(|at| Timestamp::from_microsecond(at).ok());
+    let at = i64::try_from(at.0)
+        .ok()
+        .and_then(|at| Timestamp::from_microsecond(at).ok());
     at.unwrap_or_default().to_string()
 }
 
@@ -107,7 +113,7 @@ pub(super) fn letter<'a>(
 fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
     // An id of a producer's own can hold what a header cannot.
     let value = HeaderValue::from_str(value);
-    let value = value.unwrap_or_else(|_| HeaderValue::from_static("unprintable"));
+    let value = value.unwrap_or_else(|_no_value| HeaderValue::from_static("unprintable"));
     headers.insert(HeaderName::from_static(name), value);
 }
 
@@ -120,13 +126,21 @@ pub(super) fn trace(record: &RecordView<'_>, span: u64, headers: &mut HeaderMap)
     if !is_trace || span == 0 {
         return;
     }
-    let parent = record.envelope.headers.get("traceparent").unwrap_or_default();
+    let parent = record
+        .envelope
+        .headers
+        .get("traceparent")
+        .unwrap_or_default();
     let parts: Vec<_> = parent.split('-').collect();
     let flags = match parts[..] {
         [_, of, _, flags, ..] if of == trace && flags.len() == 2 && flags.bytes().all(hex) => flags,
         _ => "00",
     };
-    insert(headers, "traceparent", &format!("00-{trace}-{span:016x}-{flags}"));
+    insert(
+        headers,
+        "traceparent",
+        &format!("00-{trace}-{span:016x}-{flags}"),
+    );
     if let Some(state) = record.envelope.headers.get(TRACE_STATE)
         && state.len() <= TRACE_STATE_BYTES_MAX
     {
@@ -202,7 +216,10 @@ mod tests {
         let bytes = record(&[("traceparent", &parent), ("tracestate", "a=1")]);
         let mut headers = HeaderMap::new();
         trace(&RecordView::parse(&bytes).unwrap(), 255, &mut headers);
-        assert_eq!(headers["traceparent"], format!("00-{trace_id}-00000000000000ff-01"));
+        assert_eq!(
+            headers["traceparent"],
+            format!("00-{trace_id}-00000000000000ff-01")
+        );
         assert_eq!(headers["tracestate"], "a=1");
         let bytes = record(&[]);
         let mut headers = HeaderMap::new();
@@ -220,7 +237,12 @@ mod tests {
         let body = Bytes::from_static(br#"{"test": 2432232314}"#);
         let id = "msg_p5jXN8AQM9LWM0D4loKWxJek";
         let now = Micros(1_614_265_330_999_999);
-        let letter = letter((id, "application/json", body), &own, [&secret].into_iter(), now);
+        let letter = letter(
+            (id, "application/json", body),
+            &own,
+            [&secret].into_iter(),
+            now,
+        );
         assert_eq!(letter.headers["webhook-id"], id);
         assert_eq!(letter.headers["webhook-timestamp"], "1614265330");
         let signed = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";

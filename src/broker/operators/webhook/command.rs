@@ -4,7 +4,6 @@
 //! once, to whoever made or changed it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hyper::header::{HeaderName, HeaderValue};
@@ -131,22 +130,50 @@ pub(super) const COMMANDS: &[Command<Handler>] = &[
                 required: true,
                 doc: "where events are sent",
             },
-            argument("topic", Kind::Text, "which topics, as a filter; instead of room and channel"),
+            argument(
+                "topic",
+                Kind::Text,
+                "which topics, as a filter; instead of room and channel",
+            ),
             argument("room", Kind::Text, "which room; all of them if left out"),
-            argument("channel", Kind::Text, "which channel of it; all if left out"),
+            argument(
+                "channel",
+                Kind::Text,
+                "which channel of it; all if left out",
+            ),
             argument("reality", Kind::Text, "the reality; main if left out"),
-            argument("headers", Kind::Object, "headers sent along, such as authorization or x-..."),
-            argument("timeout_seconds", Kind::Integer, "how long an answer may take"),
+            argument(
+                "headers",
+                Kind::Object,
+                "headers sent along, such as authorization or x-...",
+            ),
+            argument(
+                "timeout_seconds",
+                Kind::Integer,
+                "how long an answer may take",
+            ),
             SECRET,
-            argument("signature", Kind::Text, "hmac (if left out) or ed25519, where a secret is made"),
+            argument(
+                "signature",
+                Kind::Text,
+                "hmac (if left out) or ed25519, where a secret is made",
+            ),
             argument("name", Kind::Text, "what it is called"),
             argument(
                 "ordered_by_key",
                 Kind::Boolean,
                 "order is kept for each key of events and not for all, so that one that is not taken holds up its key alone",
             ),
-            argument("max_attempts", Kind::Integer, "how often an event is sent at most"),
-            argument("from", Kind::Text, "now (if left out), earliest, or a sequence in digits"),
+            argument(
+                "max_attempts",
+                Kind::Integer,
+                "how often an event is sent at most",
+            ),
+            argument(
+                "from",
+                Kind::Text,
+                "now (if left out), earliest, or a sequence in digits",
+            ),
             argument(
                 "format",
                 Kind::Text,
@@ -208,8 +235,18 @@ fn name_of(error: NameError, name: &str) -> Error {
 }
 
 fn time(ms: u64) -> String {
-    let at = i64::try_from(ms).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    let at = i64::try_from(ms)
+        .ok()
+        .and_then(|ms| Timestamp::from_millisecond(ms).ok());
     at.unwrap_or_default().to_string()
+}
+
+/// Seconds, with a fraction only where there is one.
+fn seconds(ms: u64) -> Json {
+    match (ms % 1_000, u32::try_from(ms)) {
+        (1.., Ok(ms)) => (f64::from(ms) / 1_000.0).into(),
+        _ => (ms / 1_000).into(),
+    }
 }
 
 fn time_of(at: Micros) -> String {
@@ -228,12 +265,19 @@ fn digits(bytes: usize) -> Result<String, Error> {
 fn find<'h>(call: &Call<'_>, hooks: &'h Hooks) -> Result<&'h Rule, Error> {
     let asked = call.arguments.text("rule_id").unwrap_or_default();
     let mine = |rule: &&Rule| call.caller.role == Role::Admin || rule.owner == call.caller.subject;
-    let by_name = || hooks.rules.values().filter(mine).find(|rule| rule.name == asked);
+    let by_name = || {
+        hooks
+            .rules
+            .values()
+            .filter(mine)
+            .find(|rule| rule.name == asked)
+    };
     let found = hooks.rules.get(asked).filter(mine).or_else(by_name);
     found.ok_or_else(|| {
         let asked: String = asked.chars().take(64).collect();
-        let text = format!("you have no webhook {asked:?}; op.webhook.list shows those that you have");
-        Refused::new(ErrorCode::NotFound, "arguments.rule_id", text)
+        let text =
+            format!("you have no webhook {asked:?}; op.webhook.list shows those that you have");
+        Refused::because(ErrorCode::NotFound, "arguments.rule_id", text)
     })
 }
 
@@ -284,7 +328,7 @@ fn described(rule: &Rule) -> Map<String, Json> {
         "owner": rule.owner,
         "format": rule.format.as_str(),
         "headers": names,
-        "timeout_seconds": rule.timeout_ms / 1_000,
+        "timeout_seconds": seconds(rule.timeout_ms),
         "ordered_by_key": rule.ordered_by_key,
         "max_attempts": rule.attempts_max,
         "on_exhausted": rule.on_exhausted.as_str(),
@@ -334,9 +378,8 @@ fn list(call: &Call<'_>) -> Result<Value, Error> {
     let ledger = call.tenancy.ledger::<Hooks>();
     let rules = ledger.read(|hooks| {
         let all = hooks.rules.values();
-        let mine = all.filter(|rule| {
-            call.caller.role == Role::Admin || rule.owner == call.caller.subject
-        });
+        let mine =
+            all.filter(|rule| call.caller.role == Role::Admin || rule.owner == call.caller.subject);
         let with_position = mine.map(|rule| (rule.clone(), hooks.position(rule)));
         with_position.collect::<Vec<_>>()
     })?;
@@ -375,7 +418,10 @@ fn show(call: &Call<'_>) -> Result<Value, Error> {
 
 fn deliveries(call: &Call<'_>) -> Result<Value, Error> {
     let (rule, _) = look(call)?;
-    let account = call.broker.webhooks().account(call.tenancy.tenant(), &rule.id);
+    let account = call
+        .broker
+        .webhooks()
+        .account(call.tenancy.tenant(), &rule.id);
     let attempts = lock(&account).attempts.clone();
     let shown: Vec<Json> = attempts.iter().rev().map(shown).collect();
     answer(json!({ "rule_id": rule.id, "count": shown.len(), "deliveries": shown }))
@@ -403,7 +449,11 @@ fn register(call: &Call<'_>) -> Result<Value, Error> {
     let filter = filter(call)?;
     if !call.caller.may_subscribe(&filter) {
         let text = format!("this token may not subscribe to all that {filter} matches; name less");
-        return Err(Refused::new(ErrorCode::Forbidden, "arguments.topic", text));
+        return Err(Refused::because(
+            ErrorCode::Forbidden,
+            "arguments.topic",
+            text,
+        ));
     }
     let reality = call.reality()?;
     let secret = secret(call)?;
@@ -413,7 +463,8 @@ fn register(call: &Call<'_>) -> Result<Value, Error> {
         (Some(format), _) => Format::parse(format)
             .ok_or_else(|| Refused::invalid("format", "must be json, legacy or protobuf"))?,
     };
-    let on_exhausted = text("on_exhausted").map_or(Some(OnExhausted::DeadLetter), OnExhausted::parse);
+    let on_exhausted =
+        text("on_exhausted").map_or(Some(OnExhausted::DeadLetter), OnExhausted::parse);
     let on_exhausted = on_exhausted
         .ok_or_else(|| Refused::invalid("on_exhausted", "must be dead_letter or pause"))?;
     let id = format!("wh_{}", digits(6)?);
@@ -455,12 +506,19 @@ fn register(call: &Call<'_>) -> Result<Value, Error> {
     call.tenancy.ledger::<Hooks>().change(|hooks| {
         let most = settings.rules_max;
         if hooks.rules.len() >= most {
-            let text = format!("the tenant has {most} webhooks, which is the limit; remove one first");
-            return Err(Refused::new(ErrorCode::TooLarge, "", text));
+            let text =
+                format!("the tenant has {most} webhooks, which is the limit; remove one first");
+            return Err(Refused::because(ErrorCode::TooLarge, "", text));
         }
-        let mut owned = hooks.rules.values().filter(|other| other.owner == rule.owner);
+        let mut owned = hooks
+            .rules
+            .values()
+            .filter(|other| other.owner == rule.owner);
         if owned.any(|other| other.name == rule.name) {
-            return Err(Refused::invalid("name", "you have a webhook of that name already"));
+            return Err(Refused::invalid(
+                "name",
+                "you have a webhook of that name already",
+            ));
         }
         Ok(((), vec![set(&rule)]))
     })?;
@@ -481,7 +539,10 @@ fn filter(call: &Call<'_>) -> Result<Filter, Error> {
     let pattern = match (text("topic"), text("room"), text("channel")) {
         (Some(topic), None, None) => topic.to_owned(),
         (Some(_), _, _) => {
-            return Err(Refused::invalid("topic", "stands instead of room and channel; give one of both"));
+            return Err(Refused::invalid(
+                "topic",
+                "stands instead of room and channel; give one of both",
+            ));
         }
         (None, Some(room), Some(channel)) => room::topic(room, channel),
         (None, Some(room), None) => format!("{}>", room::prefix(room)),
@@ -509,7 +570,10 @@ fn whole(call: &Call<'_>, name: &str, most: u64) -> Result<Option<u64>, Error> {
     match call.arguments.integer(name) {
         None => Ok(None),
         Some(number) if (1..=most).contains(&number) => Ok(Some(number)),
-        Some(_) => Err(Refused::invalid(name, format!("must be a whole number from 1 to {most}"))),
+        Some(_) => Err(Refused::invalid(
+            name,
+            format!("must be a whole number from 1 to {most}"),
+        )),
     }
 }
 
@@ -535,7 +599,8 @@ fn own_headers(call: &Call<'_>) -> Result<BTreeMap<String, String>, Error> {
             value.len() <= HEADER_BYTES_MAX && HeaderValue::from_str(value).is_ok()
         });
         let Some(value) = value else {
-            let text = format!("{parsed} must be a text of at most {HEADER_BYTES_MAX} printable bytes");
+            let text =
+                format!("{parsed} must be a text of at most {HEADER_BYTES_MAX} printable bytes");
             return Err(Refused::invalid("headers", text));
         };
         headers.insert(parsed.to_string(), value.to_owned());
@@ -548,8 +613,9 @@ fn start(call: &Call<'_>, reality: &Reality) -> Result<Sequence, Error> {
     match call.arguments.text("from") {
         None | Some("" | "now") => Ok(bounds.durable_end),
         Some("earliest") => Ok(bounds.first),
-        Some(digits) => sequence(digits)
-            .ok_or_else(|| Refused::invalid("from", "must be now, earliest, or a sequence in digits")),
+        Some(digits) => sequence(digits).ok_or_else(|| {
+            Refused::invalid("from", "must be now, earliest, or a sequence in digits")
+        }),
     }
 }
 
@@ -660,17 +726,22 @@ fn redeliver_letter(call: &Call<'_>, id: &str) -> Result<Value, Error> {
     let name = RealityName::new(&rule.reality).map_err(|error| name_of(error, "reality"))?;
     let reality = call.tenancy.reality(&name)?;
     let mut found = None;
-    letter::each(&reality, &consumer(&rule.id), reality.bounds().first, |_, entry| {
-        if let Entry::Letter(letter) = entry
-            && letter.id == id
-        {
-            found = Some(letter.sequence);
-        }
-    })?;
+    letter::each(
+        &reality,
+        &consumer(&rule.id),
+        reality.bounds().first,
+        |_, entry| {
+            if let Entry::Letter(letter) = entry
+                && letter.id == id
+            {
+                found = Some(letter.sequence);
+            }
+        },
+    )?;
     let sequence = found.ok_or_else(|| {
         let topic = letter::topic(&consumer(&rule.id));
         let text = format!("there is no such dead letter on {topic}");
-        Refused::new(ErrorCode::NotFound, "arguments.letter", text)
+        Refused::because(ErrorCode::NotFound, "arguments.letter", text)
     })?;
     call.tenancy.ledger::<Hooks>().change(|hooks| {
         let rule = find(call, hooks)?;
@@ -679,8 +750,9 @@ fn redeliver_letter(call: &Call<'_>, id: &str) -> Result<Value, Error> {
             return Ok(((), Vec::new()));
         }
         if position.again.len() >= AGAIN_MAX {
-            let text = format!("{AGAIN_MAX} records are to be sent once more already; wait for them");
-            return Err(Refused::new(ErrorCode::RateLimited, "", text));
+            let text =
+                format!("{AGAIN_MAX} records are to be sent once more already; wait for them");
+            return Err(Refused::because(ErrorCode::RateLimited, "", text));
         }
         position.again.push(sequence);
         Ok(((), vec![reached(&rule.id, &position)]))
@@ -716,7 +788,9 @@ fn test(call: &Call<'_>) -> Result<Value, Error> {
     let (rule, _) = look(call)?;
     let desk = call.broker.webhooks();
     let settings = desk.settings();
-    let poster = desk.poster().map_err(|error| Refused::conflict("", error))?;
+    let poster = desk
+        .poster()
+        .map_err(|error| Refused::conflict("", error))?;
     let target = Target::parse(&rule.url, &settings.rules);
     let target = target.map_err(|unfit| Refused::conflict("", format!("its url: {unfit}")))?;
     let now = call.tenancy.now();

@@ -163,7 +163,11 @@ impl Desk {
     }
 
     pub(super) fn count(&self, delivered: bool) {
-        let counter = if delivered { &self.delivered } else { &self.failed };
+        let counter = if delivered {
+            &self.delivered
+        } else {
+            &self.failed
+        };
         counter.fetch_add(1, Ordering::Relaxed);
     }
 

@@ -57,7 +57,7 @@ pub struct Refused {
 }
 
 impl Refused {
-    fn new(code: ErrorCode, field: &str, text: impl Into<String>) -> Error {
+    fn because(code: ErrorCode, field: &str, text: impl Into<String>) -> Error {
         Error::Webhook(Box::new(Self {
             code,
             field: field.to_owned(),
@@ -68,11 +68,15 @@ impl Refused {
     /// An argument that cannot be taken as it is.
     fn invalid(argument: &str, text: impl std::fmt::Display) -> Error {
         let field = format!("arguments.{argument}");
-        Self::new(ErrorCode::ValidationError, &field, format!("{argument}: {text}"))
+        Self::because(
+            ErrorCode::ValidationError,
+            &field,
+            format!("{argument}: {text}"),
+        )
     }
 
     /// Something that is not as it would have to be.
     fn conflict(field: &str, text: impl Into<String>) -> Error {
-        Self::new(ErrorCode::ValidationError, field, text)
+        Self::because(ErrorCode::ValidationError, field, text)
     }
 }

@@ -14,7 +14,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
+use hyper::header::{
+    CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT,
+};
 use hyper::{Method, Request, Response, StatusCode, body::Incoming};
 use hyper_util::rt::TokioIo;
 use rustls_platform_verifier::Verifier;
@@ -148,10 +150,6 @@ impl Poster {
         })
     }
 
-    pub(super) const fn rules(&self) -> &Rules {
-        &self.rules
-    }
-
     /// Sends `letter` and waits for its answer, `timeout` in all. Takes the connection in `kept`
     /// if it still leads where it should, and leaves one there that can be used again.
     pub(super) async fn post(
@@ -190,7 +188,8 @@ impl Poster {
     async fn connect(&self, target: &Target, addresses: &[SocketAddr]) -> Result<Kept, Failed> {
         let mut last = io::ErrorKind::AddrNotAvailable;
         for address in addresses {
-            let connected = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
+            let connected =
+                tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
             let stream = match connected {
                 Ok(Ok(stream)) => stream,
                 Ok(Err(error)) => {
@@ -254,7 +253,8 @@ fn of_file(
     let builder =
         WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
     let verifier = builder.build();
-    Ok(verifier.map_err(|error| NoTls::Unusable(error.to_string()))?)
+    let verifier = verifier.map_err(|error| NoTls::Unusable(error.to_string()))?;
+    Ok(verifier)
 }
 
 fn broken(error: &hyper::Error) -> Failed {
@@ -265,13 +265,14 @@ fn request(target: &Target, letter: &Letter) -> Result<Request<Full<Bytes>>, Fai
     let mut request = Request::new(Full::new(letter.body.clone()));
     *request.method_mut() = Method::POST;
     let path = target.path().parse();
-    *request.uri_mut() = path.map_err(|_| Failed::Broken("its path cannot be sent".to_owned()))?;
+    *request.uri_mut() =
+        path.map_err(|_no_path| Failed::Broken("its path cannot be sent".to_owned()))?;
     let headers = request.headers_mut();
     headers.extend(letter.headers.clone());
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(letter.content_type));
     headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
     let host = HeaderValue::from_str(target.authority());
-    let host = host.map_err(|_| Failed::Broken("its name cannot be sent".to_owned()))?;
+    let host = host.map_err(|_no_value| Failed::Broken("its name cannot be sent".to_owned()))?;
     headers.insert(HOST, host);
     Ok(request)
 }
@@ -283,7 +284,10 @@ async fn exchange(
 ) -> Result<(Answer, Option<Kept>), Failed> {
     let ready = connection.sender.ready().await;
     ready.map_err(|error| broken(&error))?;
-    let answered = connection.sender.send_request(request(target, letter)?).await;
+    let answered = connection
+        .sender
+        .send_request(request(target, letter)?)
+        .await;
     let (answer, whole) = read(answered.map_err(|error| broken(&error))?).await;
     Ok((answer, whole.then_some(connection)))
 }
@@ -324,10 +328,15 @@ async fn read(mut response: Response<Incoming>) -> (Answer, bool) {
 /// or that it is signed.
 pub(super) fn header_allowed(name: &HeaderName) -> bool {
     let name = name.as_str();
-    matches!(name, "authorization" | "accept" | "accept-language" | "prefer")
-        || (name.starts_with("x-")
-            && !name.starts_with("x-forwarded")
-            && !matches!(name, "x-real-ip" | "x-original-url" | "x-rewrite-url" | "x-http-method-override"))
+    matches!(
+        name,
+        "authorization" | "accept" | "accept-language" | "prefer"
+    ) || (name.starts_with("x-")
+        && !name.starts_with("x-forwarded")
+        && !matches!(
+            name,
+            "x-real-ip" | "x-original-url" | "x-rewrite-url" | "x-http-method-override"
+        ))
 }
 
 #[cfg(test)]
@@ -398,14 +407,15 @@ mod tests {
     const LONG: Duration = Duration::from_secs(10);
 
     async fn post(poster: &Poster, url: &str, kept: &mut Option<Kept>) -> Result<Answer, Failed> {
-        let target = Target::parse(url, poster.rules()).unwrap();
+        let target = Target::parse(url, &poster.rules).unwrap();
         poster.post(&target, &letter(), LONG, kept).await
     }
 
     // OPS-05
     #[tokio::test]
     async fn a_name_that_leads_elsewhere_a_moment_later_is_not_followed() {
-        let (port, connections) = serve("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".into()).await;
+        let (port, connections) =
+            serve("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".into()).await;
         let (poster, mut kept) = (poster(), None);
         let url = format!("http://rebinding.example:{port}/");
         assert_eq!(post(&poster, &url, &mut kept).await.unwrap().status, 200);
@@ -458,14 +468,20 @@ mod tests {
     #[tokio::test]
     async fn an_answer_is_read_up_to_its_bound() {
         let long = "a".repeat(ANSWER_BYTES_MAX * 2);
-        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{long}", long.len());
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{long}",
+            long.len()
+        );
         let (port, _) = serve(answer).await;
         let (poster, mut kept) = (poster(), None);
         let url = format!("http://127.0.0.1:{port}/");
         let answer = post(&poster, &url, &mut kept).await.unwrap();
         assert_eq!(answer.excerpt.len(), EXCERPT_BYTES_MAX);
         assert!(kept.is_none());
-        let head = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "a".repeat(HEAD_BYTES_MAX * 2));
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nx: {}\r\n\r\n",
+            "a".repeat(HEAD_BYTES_MAX * 2)
+        );
         let (port, _) = serve(head).await;
         let url = format!("http://127.0.0.1:{port}/");
         let failed = post(&poster, &url, &mut kept).await.unwrap_err();
@@ -478,7 +494,7 @@ mod tests {
         let (port, _) = serve(String::new()).await;
         let (poster, mut kept) = (poster(), None);
         let target = format!("http://127.0.0.1:{port}/");
-        let target = Target::parse(&target, poster.rules()).unwrap();
+        let target = Target::parse(&target, &poster.rules).unwrap();
         let short = Duration::from_millis(100);
         let failed = poster.post(&target, &letter(), short, &mut kept).await;
         assert!(matches!(failed, Err(Failed::Timeout)), "{failed:?}");

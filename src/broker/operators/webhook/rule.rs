@@ -88,7 +88,9 @@ pub(super) struct Signing {
 
 impl std::fmt::Debug for Signing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Signing").field("until_ms", &self.until_ms).finish_non_exhaustive()
+        f.debug_struct("Signing")
+            .field("until_ms", &self.until_ms)
+            .finish_non_exhaustive()
     }
 }
 

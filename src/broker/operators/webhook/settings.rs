@@ -57,7 +57,11 @@ impl Settings {
         older: OlderView,
     ) -> Result<Self, Unusable> {
         let development = profile == Profile::Development;
-        let own: &[&str] = if development { &["127.0.0.0/8", "::1"] } else { &[] };
+        let own: &[&str] = if development {
+            &["127.0.0.0/8", "::1"]
+        } else {
+            &[]
+        };
         let allowed = config.allow.0.iter().map(String::as_str);
         let guard = Guard::new(allowed.chain(own.iter().copied()))?;
         let ports = match &*config.ports {

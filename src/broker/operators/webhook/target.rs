@@ -47,7 +47,7 @@ pub(super) struct Rules {
 
 /// Why a URL cannot be used. Quotes nothing of it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unfit {
+pub(super) enum Unfit {
     /// It is none.
     #[error("it is no URL: {0}")]
     NoUrl(String),
@@ -131,7 +131,9 @@ impl Target {
             let allowed = allowed.join(", ");
             return Err(Unfit::Port { port, allowed });
         }
-        let bare = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        let bare = name
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'));
         let host = match bare.unwrap_or(name).parse() {
             Ok(address) if !rules.guard.admits(address) => return Err(Unfit::Address),
             Ok(address) => Host::Address(address),
@@ -301,7 +303,10 @@ mod tests {
         for _ in 0..4 {
             found.push(target.addresses(&resolver, &rules.guard).await);
         }
-        assert_eq!(found[0].as_ref().unwrap(), &["8.8.8.8:443".parse().unwrap()]);
+        assert_eq!(
+            found[0].as_ref().unwrap(),
+            &["8.8.8.8:443".parse().unwrap()]
+        );
         assert!(matches!(found[1], Err(Unreachable::Closed)));
         assert!(matches!(found[2], Err(Unreachable::Closed)));
         assert!(matches!(found[3], Err(Unreachable::Nothing)));

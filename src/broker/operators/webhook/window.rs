@@ -121,13 +121,20 @@ impl<T> Window<T> {
 
     /// Those behind the position that are done all the same.
     pub(super) fn done_ahead(&self) -> Vec<u64> {
-        let done = self.items.iter().filter(|item| item.standing == Standing::Done);
+        let done = self
+            .items
+            .iter()
+            .filter(|item| item.standing == Standing::Done);
         done.map(|item| item.sequence.get()).collect()
     }
 
     /// Events that can still be taken.
     pub(super) fn room(&self) -> usize {
-        if self.has_room() { EVENTS_MAX - self.items.len() } else { 0 }
+        if self.has_room() {
+            EVENTS_MAX - self.items.len()
+        } else {
+            0
+        }
     }
 
     /// What can be done at `now`.
@@ -152,13 +159,14 @@ impl<T> Window<T> {
     fn held_up(&self, at: usize) -> bool {
         let key = &self.items[at].key;
         self.items.range(..at).any(|before| {
-            before.standing != Standing::Done
-                && (self.order == Order::Whole || before.key == *key)
+            before.standing != Standing::Done && (self.order == Order::Whole || before.key == *key)
         })
     }
 
     fn item(&mut self, sequence: Sequence) -> Option<&mut Item<T>> {
-        let found = self.items.binary_search_by_key(&sequence, |item| item.sequence);
+        let found = self
+            .items
+            .binary_search_by_key(&sequence, |item| item.sequence);
         self.items.get_mut(found.ok()?)
     }
 
@@ -181,7 +189,10 @@ impl<T> Window<T> {
         if let Some(item) = self.item(sequence) {
             item.standing = Standing::Done;
         }
-        while let Some(first) = self.items.pop_front_if(|item| item.standing == Standing::Done) {
+        while let Some(first) = self
+            .items
+            .pop_front_if(|item| item.standing == Standing::Done)
+        {
             self.bytes -= first.bytes;
         }
     }
