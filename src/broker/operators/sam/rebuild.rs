@@ -98,6 +98,7 @@ fn read(tenancy: &Tenancy, main: &Reality, from: &BTreeMap<String, u64>) -> Resu
         }
     }
     let sam = tenancy.sam();
+    lock(&sam.looked).next = end.get();
     let mut floor = sam.floor();
     for one in open.into_values() {
         // The last attempt may have been written, and the end not.

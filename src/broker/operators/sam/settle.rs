@@ -15,7 +15,7 @@ use super::floor::{Closing, End, Failed, Finished, Next, Offer, Place, Standing,
 use super::manifest::Manifest;
 use super::registry::{Event, Registry, State};
 use super::task::{self, Answer, By, Cause, Failure, Order, Said, Selection};
-use super::{Given, Membership, Refused, lock, rebuild, stands};
+use super::{Given, Membership, Refused, lock, pickup, rebuild, stands};
 use crate::broker::error::Error;
 use crate::broker::letter;
 use crate::broker::operators::contracts::{Breach, Contracts as _};
@@ -65,6 +65,7 @@ pub(super) fn round(broker: &Arc<Broker>, tenancy: &Arc<Tenancy>) -> Result<(), 
     settle(broker, tenancy, later.next);
     let due = sam.floor().tick(tenancy.now());
     settle(broker, tenancy, due);
+    pickup::pick_up(tenancy)?;
     pump(broker, tenancy);
     for (group, instance) in later.gone {
         // What cannot be written now is true all the same: the floor knows who is there.
