@@ -22,6 +22,8 @@ pub mod refused;
 pub mod registry;
 mod settle;
 pub mod task;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::fmt;
