@@ -344,11 +344,7 @@ fn drain(
     }
     drop(floor);
     let why = format!("drained by {by}");
-    settle::record(
-        tenancy,
-        group,
-        vec![stands(instance, State::Draining, &why)],
-    )?;
+    settle::record(tenancy, group, &[stands(instance, State::Draining, &why)])?;
     let present = sam.floor().member(key);
     Ok(present)
 }

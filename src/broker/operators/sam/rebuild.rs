@@ -46,7 +46,7 @@ pub(super) fn ensure(tenancy: &Tenancy) -> Result<(), Error> {
     }
     for (group, instance) in left {
         let gone = stands(&instance, State::Gone, "the node was stopped");
-        settle::record(tenancy, &group, vec![gone])?;
+        settle::record(tenancy, &group, &[gone])?;
     }
     *is_read = true;
     Ok(())
