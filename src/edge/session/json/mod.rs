@@ -124,7 +124,7 @@ impl Session {
         };
         match frame.kind {
             Kind::Command => self.command_of_json(frame),
-            Kind::OperatorJoin => self.operator_join_json(frame),
+            Kind::OperatorJoin => self.operator_join_json(&frame),
             Kind::OperatorResult | Kind::OperatorError => self.task_result_json(frame),
             Kind::Message | Kind::Telemetry | Kind::Response | Kind::Error => {
                 self.message_of_json(frame);
