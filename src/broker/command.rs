@@ -12,8 +12,11 @@ use prost::Message as _;
 use super::access::{Identity, Role};
 use super::ask;
 use super::compare;
+use super::control;
 use super::damage::without_directories;
 use super::error::{ArgumentFault, Error};
+use super::filter::Filter;
+use super::history::{Edge, Window};
 use super::name::RealityName;
 use super::operators::OPERATORS;
 use super::reality::Reality;
@@ -44,7 +47,7 @@ const BACKUP: Argument = Argument {
 /// All commands that the broker carries out, its operators' included, in no order.
 pub fn all() -> impl Iterator<Item = &'static Command<Handler>> {
     let of_operators = OPERATORS.iter().flat_map(|operator| operator.commands);
-    COMMANDS.iter().chain(of_operators)
+    COMMANDS.iter().chain(control::COMMANDS).chain(of_operators)
 }
 
 /// The broker's own commands, by name.
@@ -174,6 +177,14 @@ pub const COMMANDS: &[Command<Handler>] = &[
         handler: log_status,
     },
     Command {
+        name: "quota.show",
+        role: Role::User,
+        effect: Effect::Shows,
+        arguments: &[],
+        doc: "Shows what the tenant stores and how much it may; a maximum of 0 is none.",
+        handler: super::quota::show,
+    },
+    Command {
         name: "reality.compare",
         role: Role::Operator,
         effect: Effect::Shows,
@@ -254,6 +265,34 @@ pub const COMMANDS: &[Command<Handler>] = &[
         ],
         doc: "Makes a reality that shares the records of another up to a sequence.",
         handler: reality_fork,
+    },
+    Command {
+        name: "reality.hash",
+        role: Role::User,
+        effect: Effect::Shows,
+        arguments: &[
+            REALITY,
+            Argument {
+                name: "topic",
+                kind: Kind::Text,
+                required: false,
+                doc: "filter of topics; all that the hash covers if left out",
+            },
+            Argument {
+                name: "from",
+                kind: Kind::Text,
+                required: false,
+                doc: "the first sequence, in digits; that of the log if left out",
+            },
+            Argument {
+                name: "to",
+                kind: Kind::Text,
+                required: false,
+                doc: "the last sequence, in digits; the last on disk if left out",
+            },
+        ],
+        doc: "Hashes what a reality holds, without the node's own stamps: equal histories, equal hashes.",
+        handler: reality_hash,
     },
     Command {
         name: "reality.list",
@@ -733,6 +772,40 @@ fn reality_compare(call: &Call<'_>) -> Result<Value, Error> {
     Ok(fields(about))
 }
 
+fn reality_hash(call: &Call<'_>) -> Result<Value, Error> {
+    let field = "arguments.topic";
+    let topic = call.arguments.text("topic").unwrap_or(">");
+    let filter = Filter::new(topic).map_err(|fault| Error::Name { field, fault })?;
+    if !call.caller.may_subscribe(&filter) {
+        return Err(Error::TopicsHidden { filter });
+    }
+    let edge = |sequence: Option<Sequence>| sequence.map(Edge::Sequence);
+    let window = Window {
+        from: edge(call.sequence("reality.hash", "from")?),
+        to: edge(call.sequence("reality.hash", "to")?),
+        filter,
+    };
+    let reality = call.reality()?;
+    let hashed = reality.hash(&window)?;
+    let lost = hashed.lost.iter().map(|lost| {
+        fields([
+            ("first", number(lost.first.get())),
+            ("last", number(lost.last.get())),
+            ("reason", text(&lost.reason)),
+        ])
+    });
+    Ok(fields([
+        ("reality", text(reality.name().as_str())),
+        ("topic", text(window.filter.as_str())),
+        ("first", number(hashed.range.start.get())),
+        ("last", number(hashed.range.end.get() - 1)),
+        ("records", number(hashed.hash.records())),
+        ("sha256", text(&hashed.hash.text())),
+        ("complete", flag(hashed.lost.is_empty())),
+        ("lost", list(lost)),
+    ]))
+}
+
 fn reality_list(call: &Call<'_>) -> Result<Value, Error> {
     let names = call.tenancy.names();
     Ok(list(names.iter().map(|name| describe(call, name))))
@@ -797,7 +870,7 @@ fn text(text: &str) -> Value {
     of(value::Kind::Text(text.to_owned()))
 }
 
-fn number(number: u64) -> Value {
+pub(super) fn number(number: u64) -> Value {
     of(value::Kind::Unsigned(number))
 }
 
@@ -810,7 +883,7 @@ fn list(items: impl Iterator<Item = Value>) -> Value {
     of(value::Kind::List(value::List { items }))
 }
 
-fn fields(fields: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
+pub(super) fn fields(fields: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
     let items = fields
         .into_iter()
         .map(|(name, value)| value::Field {

@@ -91,6 +91,8 @@ pub struct Summary {
     pub sequence: Option<Sequence>,
     /// Whether a subscription moves it now.
     pub active: bool,
+    /// What it reads, once that is known.
+    pub filter: Option<String>,
 }
 
 impl Consumers {
@@ -210,6 +212,7 @@ impl Consumers {
             consumer: consumer.to_string(),
             sequence: state.stored,
             active: state.holder.is_some(),
+            filter: state.filter.as_deref().map(str::to_owned),
         };
         sorted.into_iter().map(summary).collect()
     }

@@ -4,6 +4,8 @@
 //! or subject, so that the number of series is bounded by this file. Must not know sockets or the
 //! broker; whoever counts holds an `Arc<Metrics>`.
 
+mod tasks;
+
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -15,6 +17,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
+
+pub use tasks::Tasks;
 
 use super::ops::webhooks::Sent;
 use super::policy::Tallies;
@@ -51,6 +55,8 @@ pub struct Metrics {
     pub projections: Measured,
     /// What is counted of webhooks; measured when it is asked for.
     pub webhooks: Sent,
+    /// What has become of operators' tasks; taken over when it is asked for.
+    pub tasks: Tasks,
     requests: Family<Request, Counter>,
     request: Family<Route, Histogram, fn() -> Histogram>,
     /// Realities that are open.
@@ -59,6 +65,10 @@ pub struct Metrics {
     pub realities_read_only: Gauge,
     /// Subscriptions that are open now.
     pub subscriptions: Gauge,
+    /// Sessions that are members of rooms.
+    pub room_members: Gauge,
+    /// Channels that have members.
+    pub room_channels: Gauge,
     /// Flushes of all logs since the start; set when it is asked for, never lowered.
     flushes: Counter,
     /// Reads that met damage since the start; set when it is asked for, never lowered.
@@ -172,6 +182,7 @@ impl Metrics {
             policies: Tallies::default(),
             projections: Measured::default(),
             webhooks: Sent::default(),
+            tasks: Tasks::default(),
             requests: Family::default(),
             request: Family::new_with_constructor(|| {
                 Histogram::new(exponential_buckets(0.000_1, 4.0, 9))
@@ -179,6 +190,8 @@ impl Metrics {
             realities: Gauge::default(),
             realities_read_only: Gauge::default(),
             subscriptions: Gauge::default(),
+            room_members: Gauge::default(),
+            room_channels: Gauge::default(),
             flushes: Counter::default(),
             damaged_reads: Counter::default(),
             upkeep_runs: Counter::default(),
@@ -199,6 +212,7 @@ impl Metrics {
         metrics.register_logs();
         metrics.projections.register(&mut metrics.registry);
         metrics.webhooks.register(&mut metrics.registry);
+        metrics.tasks.register(&mut metrics.registry);
         metrics
     }
 
@@ -294,6 +308,16 @@ impl Metrics {
             "broker_subscriptions",
             "Open subscriptions",
             self.subscriptions.clone(),
+        );
+        r.register(
+            "room_members",
+            "Sessions that are members of rooms",
+            self.room_members.clone(),
+        );
+        r.register(
+            "room_channels",
+            "Channels of rooms that have members",
+            self.room_channels.clone(),
         );
     }
 

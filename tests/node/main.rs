@@ -2,10 +2,12 @@
 
 mod admin;
 mod adversarial;
+mod audit;
 mod backup;
 mod browser;
 mod casil;
 mod causal;
+mod conditional;
 #[path = "../log/dice.rs"]
 mod dice;
 mod drain;
@@ -17,6 +19,7 @@ mod fork;
 mod full_disk;
 mod handshake;
 mod histories;
+mod history;
 #[path = "../contract/interpreter.rs"]
 mod interpreter;
 mod json_adapter;
@@ -26,6 +29,8 @@ mod live;
 mod many;
 mod mirror;
 mod operations;
+mod operators_kv;
+mod permissions;
 mod policy;
 mod policy_kit;
 mod preflight;
@@ -37,7 +42,9 @@ mod projector_jobs;
 mod quakes;
 mod raw;
 mod restart;
+mod rooms;
 mod runbook;
+mod sam;
 mod schema;
 #[expect(dead_code, reason = "servers can more than these tests need")]
 #[path = "../servers/mod.rs"]
@@ -51,5 +58,6 @@ mod tokens;
 mod traces;
 mod upkeep;
 mod verbs;
+mod wasm;
 mod webhook;
 mod wire;

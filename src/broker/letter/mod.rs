@@ -234,7 +234,12 @@ mod tests {
         let of = |consumer: &str, tenant: &str, reality: &str, sequence: u64| {
             let tenant = Tenant::new(tenant).unwrap();
             let reality = RealityName::new(reality).unwrap();
-            id(consumer, &tenant, &reality, Sequence::new(sequence).unwrap())
+            id(
+                consumer,
+                &tenant,
+                &reality,
+                Sequence::new(sequence).unwrap(),
+            )
         };
         let one = of("a", "t", "main", 7);
         assert_eq!(one, of("a", "t", "main", 7));

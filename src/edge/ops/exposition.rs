@@ -22,6 +22,9 @@ pub(super) async fn metrics(State(ops): State<Arc<Ops>>) -> Response {
     gauge(&metrics.realities, totals.realities as u64);
     gauge(&metrics.realities_read_only, totals.read_only as u64);
     gauge(&metrics.subscriptions, totals.subscriptions as u64);
+    let (members, channels) = ops.broker.room_members();
+    gauge(&metrics.room_members, members as u64);
+    gauge(&metrics.room_channels, channels as u64);
     gauge(&metrics.log_used_bytes, totals.used_bytes);
     gauge(&metrics.log_tail_bytes, totals.tail_bytes as u64);
     gauge(&metrics.log_index_bytes, totals.index_bytes);
@@ -39,6 +42,7 @@ pub(super) async fn metrics(State(ops): State<Arc<Ops>>) -> Response {
     });
     gauge(&metrics.log_held_bytes, upkeep.held_bytes);
     gauge(&metrics.log_scrub_damages, upkeep.scrub_damages);
+    metrics.tasks.set(ops.broker.sam_counts().all());
     metrics
         .projections
         .measure(&ops.projections, ops.clock.now());

@@ -7,8 +7,10 @@
 use std::sync::Arc;
 
 use super::refusal::Refusal;
+use super::rooms::may_join;
 use super::state::Session;
-use crate::broker::{Identity, Role, Subscription};
+use crate::broker::rooms::Place;
+use crate::broker::{Identity, Role, Subscription, room};
 use crate::edge::listener;
 use crate::edge::revocation::Standing;
 use crate::proto::ErrorCode;
@@ -35,7 +37,9 @@ impl Session {
         let identity = Arc::new(self.identity_of(token)?);
         self.take_identity(Arc::clone(&identity));
         let allowed = |subscription: &Subscription| may_go_on(&identity, subscription);
-        Ok(self.subscriptions.keep(allowed))
+        let over = self.subscriptions.keep(allowed);
+        self.leave_what_is_closed(&identity);
+        Ok(over)
     }
 
     fn identity_of(&self, token: &str) -> Result<Identity, Refusal> {
@@ -66,5 +70,10 @@ impl Session {
 
 fn may_go_on(identity: &Identity, subscription: &Subscription) -> bool {
     let closed = subscription.reality().name().is_system() && identity.role != Role::Admin;
-    !closed && identity.may_subscribe(subscription.filter())
+    let filter = subscription.filter();
+    // Whoever is in a channel hears who else is.
+    if let Some((room, channel)) = room::of_presence(filter.as_str()) {
+        return may_join(identity, &Place::new(&room, &channel)) || identity.may_subscribe(filter);
+    }
+    !closed && identity.may_subscribe(filter)
 }

@@ -13,16 +13,21 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use uuid::Uuid;
 
 use super::SessionContext;
 use super::delivery::Subscriptions;
 use super::in_flight::InFlight;
 use super::json::{Joined, JsonClient, Told};
+use super::operator::Admitted;
 use super::outbox::Outbox;
 use super::passing::Passing;
 use super::produce::{Held, Parked};
 use super::refusal::Refusal;
+use super::rooms::{Arrived, SessionSeat};
 use super::signals::{News, Signals};
+use crate::broker::operators::sam::Membership;
+use crate::broker::rooms::Place;
 use crate::broker::subscription::Started;
 use crate::broker::{self, Identity, Reality, RealityName, Subscription, Tenancy};
 use crate::edge::handshake::Subprotocol;
@@ -60,8 +65,14 @@ pub(super) enum Done {
         id: u64,
         started: Result<Box<(Subscription, Started)>, broker::Error>,
     },
+    /// A session has joined a channel, or not.
+    Arrived(Box<Arrived>),
+    /// A session has left one, for whoever waits for the answer.
+    Departed(u64, Place, Result<(), broker::Error>),
     /// A channel that a JSON client hears.
     Joined(Box<Joined>),
+    /// An operator that was let in, or not.
+    Admitted(Box<Admitted>),
     /// What a command of a JSON client has come to.
     Told(Box<Told>),
     /// An answer that is ready to be sent.
@@ -96,6 +107,10 @@ pub(super) struct Session {
     pub(super) subprotocol: Subprotocol,
     /// No subprotocol was offered, so that the first message decides.
     pub(super) unnamed: bool,
+    /// What others call it among the members of a channel.
+    pub(super) id: Uuid,
+    /// What it has joined, if anything.
+    pub(super) place: Option<Box<SessionSeat>>,
     /// What is kept for a client of JSON.
     pub(super) client: Option<Box<JsonClient>>,
     pub(super) signals: Arc<Signals>,
@@ -104,6 +119,8 @@ pub(super) struct Session {
     pub(super) held: Held,
     pub(super) passing: Passing,
     pub(super) subscriptions: Subscriptions,
+    /// What it works as.
+    pub(super) operators: Vec<Arc<Membership>>,
     pub(super) last_reality: Option<Arc<Reality>>,
     pub(super) draining: bool,
     pub(super) close: Option<Close>,
@@ -149,6 +166,8 @@ impl Session {
             present,
             subprotocol,
             unnamed: subprotocol == Subprotocol::Unnamed,
+            id: Uuid::now_v7(),
+            place: None,
             client: None,
             signals,
             outbox,
@@ -156,6 +175,7 @@ impl Session {
             held: Held::default(),
             passing: Passing::default(),
             subscriptions: Subscriptions::default(),
+            operators: Vec::new(),
             last_reality: None,
             draining: false,
             close: None,
@@ -181,7 +201,7 @@ impl Session {
         Welcome {
             node: self.context.broker.node_name().into(),
             version: env!("CARGO_PKG_VERSION").into(),
-            session: uuid::Uuid::now_v7().simple().to_string(),
+            session: self.id.simple().to_string(),
             tenant: self.identity.tenant.as_str().into(),
             subject: self.identity.subject.clone(),
             role: self.identity.role.as_str().into(),
@@ -223,6 +243,9 @@ impl Session {
     /// Says that the node is going down; produces are refused from now on.
     pub(super) fn drain(&mut self) {
         self.draining = true;
+        for operator in &self.operators {
+            operator.pause();
+        }
         if self.subprotocol == Subprotocol::Frames {
             let drain = Drain {
                 reason: "the node is going down".into(),
@@ -308,6 +331,7 @@ impl Session {
         if let Some(cause) = self.guard.rules().revocations.revoked(&identity) {
             self.signals.end(cause);
         }
+        self.operators.retain(|one| one.is_allowed(&identity));
         self.identity = identity;
         self.warned = false;
     }
@@ -342,8 +366,14 @@ impl Session {
         for (key, outcome) in news.moved.drain(..) {
             self.subscriptions.moved(key, outcome, &mut self.outbox);
         }
+        for (place, reason) in news.put_out.drain(..) {
+            self.put_out(&place, reason);
+        }
         for (key, history) in news.read.drain(..) {
             self.subscriptions.read(key, history, &self.signals);
+        }
+        for task in news.tasks.drain(..) {
+            self.give_task(task);
         }
         for key in news.ready.drain(..) {
             self.subscriptions.ready(key);
@@ -412,7 +442,12 @@ impl Session {
                 }
                 Err(error) => self.outbox.refuse(request_id, error.into()),
             },
+            Done::Arrived(arrived) => self.arrived(*arrived),
+            Done::Departed(request_id, place, outcome) => {
+                self.departed(request_id, &place, outcome);
+            }
             Done::Joined(joined) => self.joined(*joined),
+            Done::Admitted(admitted) => self.admitted(*admitted),
             Done::Told(told) => self.respond(&told.asked, told.outcome),
             Done::Frame(frame) => self.outbox.push(frame),
             Done::Answer(request_id, answer) => match *answer {
