@@ -198,6 +198,8 @@ fn guess_projected(argument: &Argument) -> Option<value::Kind> {
         ("reason" | "reason_contains" | "job", Kind::Text) => text(NAME),
         (_, Kind::Boolean) => value::Kind::Boolean(true),
         (_, Kind::Integer) => value::Kind::Unsigned(1),
+        (_, Kind::Number) => value::Kind::Number(0.5),
+        (_, Kind::Any) => text(NAME),
         _ => return None,
     };
     Some(guess)
