@@ -258,7 +258,13 @@ fn corpus() -> Vec<(String, Vec<u8>)> {
             .encode_to_vec(),
         )
     });
+    let later = v1::Envelope {
+        deliver_at: 1_771_545_700_123,
+        ..samples::event()
+    };
+    let later = ("envelope_later".to_owned(), later.encode_to_vec());
     envelopes
+        .chain([later])
         .chain(records)
         .chain(clients)
         .chain(servers)

@@ -347,7 +347,7 @@ fn a_tenant_has_no_more_topics_than_it_may() {
     );
     let asked = v1::CommandRequest {
         name: "quota.show".into(),
-        arguments: HashMap::new(),
+        arguments: BTreeMap::new(),
     };
     wire.send(Ask::Command(asked));
     let Some(Answer::CommandResult(result)) = wire.next().expect("an answer").body else {

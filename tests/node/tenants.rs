@@ -198,6 +198,8 @@ fn guess_projected(argument: &Argument) -> Option<value::Kind> {
         ("reason" | "reason_contains" | "job", Kind::Text) => text(NAME),
         (_, Kind::Boolean) => value::Kind::Boolean(true),
         (_, Kind::Integer) => value::Kind::Unsigned(1),
+        (_, Kind::Number) => value::Kind::Number(0.5),
+        (_, Kind::Any) => text(NAME),
         _ => return None,
     };
     Some(guess)
@@ -247,6 +249,8 @@ fn guess_edge(command: &str, argument: &Argument) -> Option<value::Kind> {
         (_, Kind::Texts) => texts(PATTERN),
         (_, Kind::Boolean) => value::Kind::Boolean(true),
         (_, Kind::Integer) => value::Kind::Unsigned(1),
+        (_, Kind::Number) => value::Kind::Number(0.5),
+        (_, Kind::Any) => text(NAME),
         (_, Kind::Text | Kind::Object) => return None,
     };
     Some(guess)
