@@ -48,6 +48,8 @@ use crate::{EXIT_CONFIG, fail, load, preflight, print, projecting, say};
 /// Where what the tenants' events come to is kept, below the data directory. No tenant can have this
 /// name.
 const STATES: &str = "_state";
+/// How long starting and stopping wait for the audit: a disk that hangs must not hold them up.
+const NOTE_WAIT: Duration = Duration::from_secs(2);
 /// Kept of the deadline for closing logs after the sessions have had their time.
 const CLOSING_SHARE: u32 = 4;
 
@@ -437,10 +439,13 @@ fn about_start(config: &Config, profile: Profile) -> Value {
 /// Writes down what the node does.
 async fn note(broker: &Arc<Broker>, action: &'static str, about: Value) {
     let broker = Arc::clone(broker);
-    let written =
-        tokio::task::spawn_blocking(move || broker.audit_of_node("local", action, about)).await;
-    if let Err(error) = written {
-        tracing::error!(%error, action, "writing down what the node does panicked");
+    let writing = move || broker.audit_of_node("local", action, about);
+    match tokio::time::timeout(NOTE_WAIT, tokio::task::spawn_blocking(writing)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::error!(%error, action, "writing down what the node does panicked");
+        }
+        Err(_) => tracing::error!(action, "writing down what the node does takes too long"),
     }
 }
 

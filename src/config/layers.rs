@@ -473,6 +473,18 @@ fn anchor_paths(config: &mut Config, origins: &[Origin], dir: &Path) {
     }
 }
 
+/// Whether settings that each are within their bounds fit together, as they have to when some were
+/// taken over and others not.
+///
+/// # Errors
+/// Which do not.
+pub fn agree(config: &Config) -> Result<(), String> {
+    match contradictions(config).first() {
+        None => Ok(()),
+        Some(problem) => Err(problem.to_string()),
+    }
+}
+
 fn contradictions(config: &Config) -> Vec<Problem> {
     let limits = &config.limits;
     [

@@ -13,6 +13,7 @@ use super::shield::command::{Call, Handler};
 use super::shield::{Fault, Shield};
 use crate::broker::verb::{Command, Effect};
 use crate::broker::{Broker, Role, maintenance};
+use crate::config::layers;
 use crate::config::{Config, Drain, Limits, Reload, SETTINGS, Setting};
 use crate::proto::ErrorCode;
 use crate::proto::v1::Value;
@@ -124,6 +125,8 @@ impl Reloader {
         let mut in_force = self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
         let read = (self.source)()?;
         let (merged, reloaded) = merge(&in_force, &read)?;
+        // What is taken over has to fit what stays as it was until the next start.
+        layers::agree(&merged).map_err(|why| format!("without a restart {why}"))?;
         // All that can fail first.
         let upkeep = maintenance::Options::of(&merged).map_err(|error| error.to_string())?;
         (self.targets.filter)(&merged.trace.filter, Doing::Try)?;
@@ -267,6 +270,19 @@ mod tests {
         read.postgres.url = Some(crate::config::Secret::new("postgres://a:b@c/d"));
         let (_, reloaded) = merge(&now, &read).unwrap();
         assert!(reloaded.restart.contains(&"postgres.url".to_owned()));
+    }
+
+    // BRK-16: limits that need each other do not part because one of them has to wait.
+    #[test]
+    fn what_is_taken_over_fits_what_stays() {
+        let now = Config::default();
+        let mut read = now.clone();
+        read.limits.message_bytes_max = 1 << 20;
+        read.limits.inflight_bytes_max = 2 << 20;
+        layers::agree(&read).unwrap();
+        let (merged, _) = merge(&now, &read).unwrap();
+        let refused = layers::agree(&merged).unwrap_err();
+        assert!(refused.contains("limits.inflight_bytes_max"), "{refused}");
     }
 
     // BRK-16: a section that is not read back would be said to be applied, and not be.

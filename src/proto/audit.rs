@@ -127,7 +127,10 @@ impl Chain {
     /// # Errors
     /// What shows that this entry, or something before it, is not as it was written.
     pub fn follow(&mut self, stored: &[u8]) -> Result<AuditEntry, Break> {
-        let (entry, link) = open(stored)?;
+        let opened = open(stored);
+        // One break is one: what follows is not held against an entry that is not what it was.
+        self.skipped |= opened.is_err();
+        let (entry, link) = opened?;
         let before = self.last.replace(link);
         self.first.get_or_insert(link.number);
         self.entries += 1;
