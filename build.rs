@@ -13,11 +13,12 @@ use prost_build::Config;
 use protox::prost_reflect::prost_types::FileDescriptorSet;
 use protox::prost_reflect::prost_types::field_descriptor_proto::Type;
 
-const FILES: [&str; 16] = [
+const FILES: [&str; 17] = [
     "arqon/v1/envelope.proto",
     "arqon/v1/record.proto",
     "arqon/v1/frames.proto",
     "arqon/v1/cursor.proto",
+    "arqon/v1/group.proto",
     "arqon/v1/letter.proto",
     "arqon/v1/backup.proto",
     "arqon/v1/edge.proto",

@@ -22,6 +22,7 @@ pub mod damage;
 pub mod error;
 pub mod fanout;
 pub mod filter;
+pub mod group;
 pub mod journal;
 pub mod letter;
 pub mod maintenance;
@@ -57,6 +58,7 @@ pub use access::{Identity, Role, Topics};
 pub use consumer::Consumers;
 pub use error::Error;
 pub use filter::{Filter, Traits};
+pub use group::Groups;
 pub use name::{NameError, RealityName, Tenant, check_token};
 pub use reality::{ReadOnly, Reality};
 pub use register::Birth;
@@ -98,6 +100,8 @@ pub struct Options {
     pub tenant_bytes_max: Option<u64>,
     /// Most named consumers of a tenant.
     pub consumers_max: usize,
+    /// What groups of competing consumers may do.
+    pub groups: group::Bounds,
     /// Most producers of a reality whose own clocks are remembered.
     pub producers_max: usize,
     /// How logs are kept up.
@@ -118,6 +122,7 @@ impl Options {
             realities_max: 256,
             tenant_bytes_max: None,
             consumers_max: 10_000,
+            groups: group::Bounds::default(),
             producers_max: 65_536,
             maintenance: maintenance::Options::default(),
         }
@@ -163,8 +168,9 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Starts a broker with no tenant open, and three threads, which end with [`Broker::close`]:
-    /// one reopens logs after a failure, one closes what nobody uses, one keeps logs up.
+    /// Starts a broker with no tenant open, and four threads, which end with [`Broker::close`]:
+    /// one reopens logs after a failure, one closes what nobody uses, one keeps logs up, one looks
+    /// after groups.
     ///
     /// # Errors
     /// A thread cannot be started.
@@ -179,6 +185,7 @@ impl Broker {
             repairs: Repairs::default(),
             past: Past::default(),
             openings: openings::Openings::default(),
+            feeder: Arc::default(),
         });
         let broker = Arc::new(Self {
             ground,
@@ -205,6 +212,13 @@ impl Broker {
                 };
                 broker.close_idle(Instant::now());
                 broker.tenancies().iter().for_each(|one| one.measure());
+            }
+        })?;
+        broker.spawn("arqon-groups", |ground, _| {
+            while let Some(group) = ground.feeder.next() {
+                if let Some(group) = group.upgrade() {
+                    group.serve();
+                }
             }
         })?;
         broker.finish_unfinished();
@@ -341,6 +355,7 @@ impl Broker {
         let allowance = Allowance {
             realities_max: self.options.realities_max,
             consumers_max: self.options.consumers_max,
+            groups: self.options.groups,
             bytes_max: self.options.tenant_bytes_max,
         };
         let directory = self.options.directory.join(tenant.as_str());
@@ -525,6 +540,7 @@ impl Broker {
     /// Flushes and closes all logs and ends the threads. Nothing is opened afterwards. Blocks.
     pub fn close(&self) {
         self.ground.repairs.close();
+        self.ground.feeder.close();
         self.maintenance.stop();
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));

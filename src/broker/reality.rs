@@ -17,6 +17,7 @@ use super::damage::Encounters;
 use super::error::Error;
 use super::fanout::{Fanout, Subscriber, Visibility, Wanted};
 use super::filter::Filter;
+use super::group::feeder::Feeder;
 use super::name::{RealityName, Tenant};
 use super::openings::Openings;
 use super::producers::{Producer, ProducerClocks};
@@ -46,6 +47,7 @@ pub(super) struct Ground {
     pub(super) repairs: Repairs,
     pub(super) past: Past,
     pub(super) openings: Openings,
+    pub(super) feeder: Arc<Feeder>,
 }
 
 /// What logs had counted that are closed now.

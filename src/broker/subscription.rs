@@ -726,6 +726,13 @@ fn visible_end(bounds: Bounds, visibility: Visibility) -> Sequence {
     }
 }
 
+/// The first record that whoever starts there wants of what is on disk. Blocks on the disk if the
+/// start is a time.
+pub(super) fn first_of(reality: &Reality, start: Start) -> Result<Sequence, Error> {
+    let bounds = reality.bounds();
+    first_wanted(reality, start, bounds, bounds.durable_end)
+}
+
 fn first_wanted(
     reality: &Reality,
     start: Start,

@@ -15,6 +15,7 @@ use bytes::Bytes;
 
 use super::consumer::Consumers;
 use super::error::Error;
+use super::group::{self, Groups};
 use super::name::{RealityName, Tenant};
 use super::reality::{Ground, Reality};
 use super::register::{self, Birth, Register};
@@ -33,6 +34,7 @@ pub struct Tenancy {
     directory: PathBuf,
     system: Arc<Reality>,
     consumers: Arc<Consumers>,
+    groups: Arc<Groups>,
     there: Mutex<BTreeMap<RealityName, Birth>>,
     /// Those that are open, the system's own excepted.
     open: Roster<RealityName, Reality>,
@@ -43,14 +45,15 @@ pub struct Tenancy {
     realities_max: usize,
 }
 
-/// Holders of the system reality when nobody uses the tenancy: itself, and its consumers.
-const SYSTEM_HOLDERS: usize = 2;
+/// Holders of the system reality when nobody uses the tenancy: itself, its consumers and its groups.
+const SYSTEM_HOLDERS: usize = 3;
 
 /// What a tenant may use up.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Allowance {
     pub(super) realities_max: usize,
     pub(super) consumers_max: usize,
+    pub(super) groups: group::Bounds,
     pub(super) bytes_max: Option<u64>,
 }
 
@@ -71,6 +74,8 @@ impl Tenancy {
         let system_directory = directory.join(name.as_str());
         let (system, loss) = Reality::open(ground, tenant, &name, system_directory, of_system)?;
         let consumers = Consumers::fold(&system, allowance.consumers_max)?;
+        let (feeder, limit) = (&ground.feeder, allowance.consumers_max);
+        let groups = Groups::fold(&system, feeder, allowance.groups, limit)?;
         let mut there = Register::fold(&system).there;
         let stored = stored_in(ground, &directory);
         let bytes_of = bytes_of(ground, &directory, &stored, &bytes);
@@ -87,6 +92,7 @@ impl Tenancy {
             open: Roster::default(),
             system,
             consumers,
+            groups,
             there: Mutex::new(there),
             creating: Mutex::new(()),
             bytes,
@@ -110,6 +116,12 @@ impl Tenancy {
     #[must_use]
     pub const fn consumers(&self) -> &Arc<Consumers> {
         &self.consumers
+    }
+
+    /// Its groups of competing consumers.
+    #[must_use]
+    pub const fn groups(&self) -> &Arc<Groups> {
+        &self.groups
     }
 
     /// A reality that is open already, for whoever uses it.
@@ -442,6 +454,7 @@ impl Tenancy {
     /// subscriptions and leases, which hold realities and consumers.
     pub(super) fn is_at_rest(&mut self) -> bool {
         let unused = Arc::get_mut(&mut self.consumers).is_some()
+            && Arc::get_mut(&mut self.groups).is_some()
             && Arc::strong_count(&self.system) == SYSTEM_HOLDERS
             && self.open.is_at_rest(|reality| reality.is_healthy());
         // The count alone orders nothing: whatever the last holder did comes before what follows.

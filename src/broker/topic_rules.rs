@@ -3,12 +3,13 @@
 //!
 //! Rules stand in the order in which they were given; the first whose pattern matches a topic
 //! decides for it. The broker's own topics have rules of their own: cursors of consumers
-//! (`sys.consumer.`) are compacted, each topic being one key, and the list of realities
+//! (`sys.consumer.`) and states of groups (`sys.group.`) are compacted, each topic being one key, and the list of realities
 //! (`sys.reality.`) stays whole; the other `sys.` topics can be given limits by a rule that names
 //! them, and are never compacted.
 
 use super::consumer;
 use super::filter::Filter;
+use super::group;
 use super::name::{self, NameError};
 use super::register;
 use crate::config::TopicEntry;
@@ -97,7 +98,7 @@ impl TopicRules {
     /// What is kept of `topic`.
     #[must_use]
     pub fn limits(&self, topic: &str) -> Limits {
-        if topic.starts_with(consumer::TOPIC_PREFIX) || topic.starts_with(register::TOPIC_PREFIX) {
+        if is_state(topic) || topic.starts_with(register::TOPIC_PREFIX) {
             return Limits::default();
         }
         self.of(topic)
@@ -107,7 +108,7 @@ impl TopicRules {
     /// How `topic` is compacted, if it is.
     #[must_use]
     pub fn compaction(&self, topic: &str) -> Option<KeyRule> {
-        if topic.starts_with(consumer::TOPIC_PREFIX) {
+        if is_state(topic) {
             return Some(KeyRule {
                 tombstone_grace_micros: 0,
             });
@@ -117,6 +118,11 @@ impl TopicRules {
         }
         self.of(topic)?.compaction
     }
+}
+
+/// Whether the last record of `topic` is all that counts of it.
+fn is_state(topic: &str) -> bool {
+    topic.starts_with(consumer::TOPIC_PREFIX) || topic.starts_with(group::TOPIC_PREFIX)
 }
 
 /// What the log has to know of a record. A tombstone is an envelope with a key and without data.
@@ -186,13 +192,15 @@ mod tests {
         assert!(error.starts_with("retention.topics: \"a.>.b\""), "{error}");
     }
 
-    // LOG-11, BRK-03: cursors are compacted whatever the settings say; statements and audits never.
+    // LOG-11, BRK-03, BRK-04: cursors are compacted whatever the settings say; statements and audits never.
     #[test]
     fn the_brokers_own_topics_have_their_own_rules() {
         let all = [">", "sys.>", "sys.consumer.>"].map(|pattern| rule(pattern, 3, true));
         for rules in [TopicRules::default(), TopicRules::new(all.into())] {
             assert!(rules.compaction("sys.consumer.main.c").is_some());
             assert_eq!(rules.limits("sys.consumer.main.c"), Limits::default());
+            assert!(rules.compaction("sys.group.main.g").is_some());
+            assert_eq!(rules.limits("sys.group.main.g"), Limits::default());
             assert_eq!(rules.limits("sys.reality.fork"), Limits::default());
             for topic in ["sys.log", "sys.audit", "sys.reality.fork"] {
                 assert!(rules.compaction(topic).is_none(), "{topic}");

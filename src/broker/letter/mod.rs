@@ -118,7 +118,8 @@ pub fn record(reality: &Reality, letter: &DeadLetter) -> NewRecord {
     system::keyed_event(reality, topic, KIND, SCHEMA, &letter.id, data)
 }
 
-/// Which records from `from` on have a letter by `consumer`, dealt with or not. Blocks on the disk.
+/// Which records have a letter by `consumer` that stands at `from` or after, dealt with or not: with
+/// everything below `from` done, all that are still asked for. Blocks on the disk.
 ///
 /// # Errors
 /// The log cannot be read.
@@ -130,8 +131,7 @@ pub fn known(
     let mut known = BTreeSet::new();
     each(reality, consumer, from, |_, entry| {
         if let Entry::Letter(letter) = entry {
-            let about = Sequence::new(letter.sequence);
-            known.extend(about.filter(|about| *about >= from));
+            known.extend(Sequence::new(letter.sequence));
         }
     })?;
     Ok(known)
@@ -234,7 +234,12 @@ mod tests {
         let of = |consumer: &str, tenant: &str, reality: &str, sequence: u64| {
             let tenant = Tenant::new(tenant).unwrap();
             let reality = RealityName::new(reality).unwrap();
-            id(consumer, &tenant, &reality, Sequence::new(sequence).unwrap())
+            id(
+                consumer,
+                &tenant,
+                &reality,
+                Sequence::new(sequence).unwrap(),
+            )
         };
         let one = of("a", "t", "main", 7);
         assert_eq!(one, of("a", "t", "main", 7));

@@ -35,7 +35,11 @@ impl Session {
         let identity = Arc::new(self.identity_of(token)?);
         self.take_identity(Arc::clone(&identity));
         let allowed = |subscription: &Subscription| may_go_on(&identity, subscription);
-        Ok(self.subscriptions.keep(allowed))
+        let mut over = self.memberships.keep(|member| {
+            identity.may_subscribe(member.filter())
+        });
+        over.extend(self.subscriptions.keep(allowed));
+        Ok(over)
     }
 
     fn identity_of(&self, token: &str) -> Result<Identity, Refusal> {
