@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use arqonbus::broker::{self, Broker};
+use arqonbus::broker::{self, Broker, operators};
 use arqonbus::config::layers::Loaded;
 use arqonbus::config::{self, Config, Profile};
 use arqonbus::data_dir::{DataDir, UNFINISHED_RESTORE};
@@ -40,6 +40,9 @@ use tracing_subscriber::EnvFilter;
 use crate::arguments::ServeArguments;
 use crate::{EXIT_CONFIG, fail, load, preflight, print, projecting, say};
 
+/// Where what the tenants' events come to is kept, below the data directory. No tenant can have this
+/// name.
+const STATES: &str = "_state";
 /// Kept of the deadline for closing logs after the sessions have had their time.
 const CLOSING_SHARE: u32 = 4;
 
@@ -250,14 +253,13 @@ async fn live(
             },
         },
     );
+    let (close_offices, closing) = watch::channel(false);
+    let offices = tokio::spawn(operators::supervise(Arc::clone(&broker), closing));
     verifier.keep_fresh(&draining);
     let checkup = Arc::new(Checkup::new(masters));
-    tokio::spawn(Arc::clone(&checkup).run(
-        storage,
-        data_dir.path().to_owned(),
-        Arc::clone(&broker),
-        draining.clone(),
-    ));
+    let data = data_dir.path().to_owned();
+    let looking = Arc::clone(&checkup).run(storage, data, Arc::clone(&broker), draining.clone());
+    tokio::spawn(looking);
     let ops = Arc::new(Ops {
         profile,
         node: data_dir.node().name().to_owned(),
@@ -300,9 +302,10 @@ async fn live(
     tracing::info!(signal = first, "draining");
     drain.send_replace(true);
     projections.drain();
+    close_offices.send_replace(true);
     let deadline = Duration::from_millis(config.drain.deadline_ms);
     tokio::select! {
-        stopped = stop(&seats, projections, broker, deadline) => stopped?,
+        stopped = stop(&seats, projections, offices, broker, deadline) => stopped?,
         second = signals.next() => end_at_once(second),
     }
     end(&stop_ops, ops_task).await;
@@ -335,6 +338,7 @@ fn start_broker(
 ) -> anyhow::Result<Arc<Broker>> {
     let node = data_dir.node();
     let limits = &config.limits;
+    let encrypted = encryption.is_some();
     let options = broker::Options {
         directory: data_dir.path().to_owned(),
         node: node.number(),
@@ -349,6 +353,8 @@ fn start_broker(
         tenant_bytes_max: (limits.tenant_bytes_max > 0).then_some(limits.tenant_bytes_max),
         consumers_max: limits.consumers_max,
         producers_max: limits.producers_max,
+        // What is encrypted in the log must not lie beside it in the clear.
+        states: (!encrypted).then(|| data_dir.path().join(STATES)),
         maintenance: broker::maintenance::Options::of(config).context("settings")?,
     };
     Broker::start(environment, options).context("cannot start the broker")
@@ -371,6 +377,7 @@ fn raise_open_files() {
 async fn stop(
     seats: &Seats,
     projections: Arc<Projections>,
+    offices: JoinHandle<()>,
     broker: Arc<Broker>,
     deadline: Duration,
 ) -> anyhow::Result<()> {
@@ -384,6 +391,12 @@ async fn stop(
             open = seats.total(),
             "sessions did not end in time; closing without them"
         );
+    }
+    let for_operators = deadline.saturating_sub(started.elapsed()) / 2;
+    match tokio::time::timeout(for_operators, offices).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(%error, "the operators' supervisor panicked"),
+        Err(_) => tracing::warn!("operators did not end in time; closing without them"),
     }
     let closing = tokio::task::spawn_blocking(move || {
         projections.close();

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -14,10 +15,11 @@ use super::compare;
 use super::damage::without_directories;
 use super::error::{ArgumentFault, Error};
 use super::name::RealityName;
+use super::operators::OPERATORS;
 use super::reality::Reality;
 use super::register::Birth;
 use super::tenancy::Tenancy;
-use super::verb::{Argument, Arguments, Command, Kind};
+use super::verb::{Argument, Arguments, Command, Effect, Kind};
 use super::{Broker, name};
 use crate::log::{KeyId, Sequence};
 use crate::proto::v1::{Value, value};
@@ -39,11 +41,18 @@ const BACKUP: Argument = Argument {
     doc: "number of the backup, as backup.begin has answered",
 };
 
-/// All commands, by name.
+/// All commands that the broker carries out, its operators' included, in no order.
+pub fn all() -> impl Iterator<Item = &'static Command<Handler>> {
+    let of_operators = OPERATORS.iter().flat_map(|operator| operator.commands);
+    COMMANDS.iter().chain(of_operators)
+}
+
+/// The broker's own commands, by name.
 pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "backup.begin",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[],
         doc: "Takes a picture of all logs of the tenant, and holds it as long as it is read.",
         handler: backup_begin,
@@ -51,6 +60,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "backup.end",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[BACKUP],
         doc: "Lets go of a backup's picture.",
         handler: backup_end,
@@ -58,6 +68,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "backup.read",
         role: Role::Admin,
+        effect: Effect::Shows,
         arguments: &[
             BACKUP,
             REALITY,
@@ -80,6 +91,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "causal.concurrent",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: ask::ABOUT_ONE,
         doc: "Shows the records that happened neither before a record nor after it.",
         handler: ask::concurrent,
@@ -87,6 +99,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "causal.past",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: ask::ABOUT_ONE,
         doc: "Shows the records that happened before a record.",
         handler: ask::past,
@@ -94,6 +107,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "causal.path",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: ask::ABOUT_TWO,
         doc: "Shows the chain of direct causes from one record to another.",
         handler: ask::path,
@@ -101,6 +115,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "consumer.list",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: &[],
         doc: "Lists the named consumers of the tenant and where each has got to.",
         handler: consumer_list,
@@ -108,6 +123,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "log.repair",
         role: Role::Operator,
+        effect: Effect::Changes,
         arguments: &[REALITY],
         doc: "Repairs a reality's damaged log: damaged bytes are put aside, the rest takes writes again.",
         handler: log_repair,
@@ -115,6 +131,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "log.rotate_key",
         role: Role::Operator,
+        effect: Effect::Changes,
         arguments: &[REALITY],
         doc: "Encrypts a reality's log with a new data key from its next segment on.",
         handler: log_rotate_key,
@@ -122,6 +139,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "log.scrub",
         role: Role::Operator,
+        effect: Effect::Shows,
         arguments: &[REALITY],
         doc: "Reads all of a reality's log and says what is damaged; answered when it is done.",
         handler: log_scrub,
@@ -129,6 +147,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "log.shred_keys",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[
             Argument {
                 name: "reality",
@@ -149,6 +168,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "log.status",
         role: Role::Operator,
+        effect: Effect::Shows,
         arguments: &[REALITY],
         doc: "Shows the state of a reality's log.",
         handler: log_status,
@@ -156,6 +176,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "reality.compare",
         role: Role::Operator,
+        effect: Effect::Shows,
         arguments: &[
             Argument {
                 name: "a",
@@ -176,6 +197,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "reality.create",
         role: Role::Operator,
+        effect: Effect::Changes,
         arguments: &[Argument {
             name: "name",
             kind: Kind::Text,
@@ -188,6 +210,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "reality.delete",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[
             Argument {
                 name: "name",
@@ -208,6 +231,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "reality.fork",
         role: Role::Operator,
+        effect: Effect::Changes,
         arguments: &[
             Argument {
                 name: "from",
@@ -234,6 +258,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "reality.list",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: &[],
         doc: "Lists the realities of the tenant.",
         handler: reality_list,
@@ -241,6 +266,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "status",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: &[],
         doc: "Shows the node, the caller and the open realities of the tenant.",
         handler: status,
@@ -248,6 +274,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "topics.list",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: &[REALITY],
         doc: "Lists the topics of a reality that the caller may subscribe to.",
         handler: topics_list,
@@ -258,8 +285,11 @@ pub const COMMANDS: &[Command<Handler>] = &[
 #[derive(Debug)]
 pub struct Call<'a> {
     pub(super) command: &'static str,
-    broker: &'a Broker,
-    tenancy: &'a Tenancy,
+    pub(super) broker: &'a Arc<Broker>,
+    pub(super) tenancy: &'a Arc<Tenancy>,
+    /// How long it may wait for something at most.
+    #[expect(dead_code, reason = "for operators that wait")]
+    pub(super) wait_max: Duration,
     pub(super) caller: &'a Identity,
     pub(super) arguments: Arguments,
 }
@@ -270,14 +300,15 @@ pub struct Call<'a> {
 /// There is no such command; the caller may not give it; an argument is missing, unknown or of the
 /// wrong type; the command itself failed.
 pub fn run(
-    broker: &Broker,
-    tenancy: &Tenancy,
+    broker: &Arc<Broker>,
+    tenancy: &Arc<Tenancy>,
+    wait_max: Duration,
     caller: &Identity,
     name: &str,
     arguments: &BTreeMap<String, Value>,
 ) -> Result<Value, Error> {
-    let Some(command) = COMMANDS.iter().find(|command| command.name == name) else {
-        let known: Vec<_> = COMMANDS.iter().map(|command| command.name).collect();
+    let Some(command) = all().find(|command| command.name == name) else {
+        let known: Vec<_> = all().map(|command| command.name).collect();
         return Err(Error::UnknownCommand {
             name: name.chars().take(64).collect(),
             known: known.join(", "),
@@ -288,6 +319,7 @@ pub fn run(
         command: command.name,
         broker,
         tenancy,
+        wait_max,
         caller,
         arguments,
     };

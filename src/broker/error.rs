@@ -89,6 +89,16 @@ pub enum Error {
         /// Most that may be open.
         limit: usize,
     },
+    /// State that is folded from the tenant's events cannot be.
+    #[error(
+        "the tenant's {state} cannot be read from its system log: {reason}; have an admin look at `arqon log status --reality _system`"
+    )]
+    StateDamaged {
+        /// Which.
+        state: &'static str,
+        /// Why.
+        reason: String,
+    },
     /// The tenant has no room for another reality.
     #[error("the tenant has {limit} realities, which is the limit")]
     RealitiesFull {
@@ -519,6 +529,7 @@ impl Error {
             Self::ReadOnly { .. }
             | Self::Log(_)
             | Self::CursorsDamaged { .. }
+            | Self::StateDamaged { .. }
             | Self::RecordDamaged { .. } => ErrorCode::StorageFailure,
             Self::ShuttingDown => ErrorCode::ShuttingDown,
             Self::Internal => ErrorCode::Internal,
@@ -537,6 +548,7 @@ impl Error {
                 | log::Error::NotEncrypted { .. },
             )
             | Self::CursorsDamaged { .. }
+            | Self::StateDamaged { .. }
             | Self::RecordDamaged { .. } => false,
             Self::ReadOnly { state, .. } => state.repairing,
             _ => self.code().retryable(),
@@ -586,6 +598,7 @@ impl Error {
             | Self::OutOfRange { .. }
             | Self::NoSuchRecord { .. }
             | Self::RecordDamaged { .. }
+            | Self::StateDamaged { .. }
             | Self::RecordHidden { .. } => "sequence".into(),
             Self::RealityExists { .. } => "arguments.name".into(),
             Self::UnknownCommand { .. } => "name".into(),

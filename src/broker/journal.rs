@@ -165,18 +165,32 @@ impl Tenancy {
         &self,
         filter: &Filter,
         from: Sequence,
+        visit: impl FnMut(Event<'_>) -> Result<(), E>,
+    ) -> Result<Through, E> {
+        self.events_of(std::slice::from_ref(filter), from, visit)
+    }
+
+    /// The same for every event whose topic one of `filters` matches.
+    ///
+    /// # Errors
+    /// Events cannot be read, or `visit` fails.
+    pub fn events_of<E: From<Unreadable>>(
+        &self,
+        filters: &[Filter],
+        from: Sequence,
         mut visit: impl FnMut(Event<'_>) -> Result<(), E>,
     ) -> Result<Through, E> {
         let log = self.system().log();
-        let matching = filter.clone();
-        let mut reader = log.topic_reader(Box::new(move |topic| matching.matches(topic)));
+        let matching = filters.to_vec();
+        let wanted = move |topic: &str| matching.iter().any(|filter| filter.matches(topic));
+        let mut reader = log.topic_reader(Box::new(wanted.clone()));
         let end = log.bounds().durable_end;
         let (mut next, mut lost) = (from, Vec::new());
         while next < end {
             let found = reader.read(next, end, READ_BYTES);
             match found.map_err(|error| E::from(Unreadable::Log(error)))? {
                 Found::Records(chunk) => {
-                    for record in chunk.iter().filter(|one| filter.matches(one.topic)) {
+                    for record in chunk.iter().filter(|one| wanted(one.topic)) {
                         let sequence = record.sequence;
                         let view =
                             RecordView::parse(record.record).or(Err(Unreadable::Undecodable {

@@ -24,10 +24,13 @@ pub mod fanout;
 pub mod filter;
 pub mod group;
 pub mod journal;
+pub mod ledger;
 pub mod letter;
 pub mod maintenance;
 pub mod name;
 pub mod openings;
+pub mod operators;
+mod own;
 pub mod producers;
 pub mod reality;
 mod register;
@@ -60,6 +63,7 @@ pub use error::Error;
 pub use filter::{Filter, Traits};
 pub use group::Groups;
 pub use name::{NameError, RealityName, Tenant, check_token};
+pub use own::{Expected, OwnRecord};
 pub use reality::{ReadOnly, Reality};
 pub use register::Birth;
 pub use subscription::Subscription;
@@ -104,6 +108,8 @@ pub struct Options {
     pub groups: group::Bounds,
     /// Most producers of a reality whose own clocks are remembered.
     pub producers_max: usize,
+    /// Where what folds come to is kept between two openings; `None`: nowhere, they are read anew.
+    pub states: Option<PathBuf>,
     /// How logs are kept up.
     pub maintenance: maintenance::Options,
 }
@@ -124,6 +130,7 @@ impl Options {
             consumers_max: 10_000,
             groups: group::Bounds::default(),
             producers_max: 65_536,
+            states: None,
             maintenance: maintenance::Options::default(),
         }
     }
@@ -165,6 +172,7 @@ pub struct Broker {
     threads: Mutex<Vec<JoinHandle<()>>>,
     backups: Backups,
     maintenance: Arc<Maintenance>,
+    duties: operators::Duties,
 }
 
 impl Broker {
@@ -175,7 +183,9 @@ impl Broker {
     /// # Errors
     /// A thread cannot be started.
     pub fn start(environment: Environment, options: Options) -> std::io::Result<Arc<Self>> {
+        let cache = options.states.as_deref().map(ledger::Cache::open);
         let ground = Arc::new(Ground {
+            cache: cache.transpose()?,
             environment,
             options: options.log.clone(),
             node: options.node,
@@ -195,6 +205,7 @@ impl Broker {
             threads: Mutex::default(),
             backups: Backups::default(),
             maintenance: Arc::default(),
+            duties: operators::Duties::default(),
         });
         broker.spawn("arqon-repair", |ground, broker| {
             while let Some(due) = ground.repairs.next() {
@@ -264,6 +275,9 @@ impl Broker {
         if self.tenants.holds(tenant) {
             let tenant = tenant.clone();
             return Err(Error::TenantInUse { tenant });
+        }
+        if let Some(cache) = &self.ground.cache {
+            cache.forget(tenant.as_str());
         }
         removal::delete_tenant(&self.ground, &self.options.directory, tenant, by)
     }
@@ -365,6 +379,7 @@ impl Broker {
         }
         let tenancy = opened?;
         self.tenants.insert(tenant.clone(), Arc::clone(&tenancy));
+        self.duties.look(tenant);
         Ok(tenancy)
     }
 
@@ -414,6 +429,12 @@ impl Broker {
                 drop(tenancy);
                 self.seats.fetch_sub(1, Ordering::SeqCst);
             });
+    }
+
+    /// What the built-in operators have to do.
+    #[must_use]
+    pub const fn duties(&self) -> &operators::Duties {
+        &self.duties
     }
 
     /// Which realities were opened. For one listener.
@@ -553,6 +574,9 @@ impl Broker {
         self.tenants.shut();
         for tenancy in self.tenancies() {
             tenancy.close();
+        }
+        if let Some(cache) = &self.ground.cache {
+            cache.flush();
         }
     }
 }

@@ -18,6 +18,7 @@ use super::error::Error;
 use super::fanout::{Fanout, Subscriber, Visibility, Wanted};
 use super::filter::Filter;
 use super::group::feeder::Feeder;
+use super::ledger::Cache;
 use super::name::{RealityName, Tenant};
 use super::openings::Openings;
 use super::producers::{Producer, ProducerClocks};
@@ -48,6 +49,7 @@ pub(super) struct Ground {
     pub(super) past: Past,
     pub(super) openings: Openings,
     pub(super) feeder: Arc<Feeder>,
+    pub(super) cache: Option<Cache>,
 }
 
 /// What logs had counted that are closed now.
@@ -394,8 +396,18 @@ impl Reality {
         sink: Arc<dyn AppendSink>,
         token: u64,
     ) -> Result<(), AppendError> {
+        self.append_all_own(vec![record], sink, token)
+    }
+
+    /// The same for several records, all or none.
+    pub(super) fn append_all_own(
+        &self,
+        records: Vec<NewRecord>,
+        sink: Arc<dyn AppendSink>,
+        token: u64,
+    ) -> Result<(), AppendError> {
         self.log().append(Append {
-            records: vec![record],
+            records,
             durability: system::DURABILITY,
             then: None,
             sink,

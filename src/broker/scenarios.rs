@@ -31,7 +31,7 @@ use crate::proto::view::{EnvelopeView, RecordView};
 const WAIT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
-struct TestClock(AtomicU64);
+pub(super) struct TestClock(AtomicU64);
 
 impl Clock for TestClock {
     fn now(&self) -> Micros {
@@ -1162,7 +1162,14 @@ impl Node {
     fn command(&self, name: &str) -> String {
         let arguments = std::collections::BTreeMap::new();
         let tenancy = self.tenancy();
-        let value = command::run(&self.broker, &tenancy, &self.identity, name, &arguments);
+        let value = command::run(
+            &self.broker,
+            &tenancy,
+            WAIT,
+            &self.identity,
+            name,
+            &arguments,
+        );
         format!("{:?}", value.unwrap())
     }
 }

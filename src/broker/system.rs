@@ -16,7 +16,16 @@ use crate::proto::view::EnvelopeView;
 /// Topic of statements about the logs themselves.
 pub(super) const LOG_TOPIC: &str = "sys.log";
 /// Name under which the broker produces.
-const PRODUCER: &str = "arqonbus";
+pub(super) const PRODUCER: &str = "arqonbus";
+
+/// What data of a schema is; of none, it is JSON.
+pub(super) const fn content_type(schema: &str) -> &'static str {
+    if schema.is_empty() {
+        "application/json"
+    } else {
+        "application/x-protobuf"
+    }
+}
 
 /// An event of the broker.
 pub(super) fn event(
@@ -38,11 +47,7 @@ pub(super) fn keyed_event(
     key: &str,
     data: Bytes,
 ) -> NewRecord {
-    let content_type = if schema.is_empty() {
-        "application/json"
-    } else {
-        "application/x-protobuf"
-    };
+    let content_type = content_type(schema);
     let envelope = Envelope {
         topic: topic.clone(),
         schema: schema.into(),
@@ -121,10 +126,18 @@ pub(super) fn state_loss(system: &Reality, of: &Reality, loss: &LossStatement) {
 
 /// Appends and waits until it is on disk. Blocks.
 pub(super) fn append_and_wait(system: &Reality, record: NewRecord) -> Result<Appended, Error> {
+    append_all_and_wait(system, vec![record])
+}
+
+/// The same for several, all or none.
+pub(super) fn append_all_and_wait(
+    system: &Reality,
+    records: Vec<NewRecord>,
+) -> Result<Appended, Error> {
     let (sender, receiver): (_, Receiver<Result<Appended, AppendError>>) = sync_channel(1);
     let refused = |error| system.refusal(error);
     system
-        .append_own(record, Arc::new(Waited(sender)), 0)
+        .append_all_own(records, Arc::new(Waited(sender)), 0)
         .map_err(refused)?;
     match receiver.recv() {
         Ok(outcome) => outcome.map_err(refused),

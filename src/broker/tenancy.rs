@@ -16,6 +16,7 @@ use bytes::Bytes;
 use super::consumer::Consumers;
 use super::error::Error;
 use super::group::{self, Groups};
+use super::ledger::{Cache, Ledgers};
 use super::name::{RealityName, Tenant};
 use super::reality::{Ground, Reality};
 use super::register::{self, Birth, Register};
@@ -35,6 +36,7 @@ pub struct Tenancy {
     system: Arc<Reality>,
     consumers: Arc<Consumers>,
     groups: Arc<Groups>,
+    ledgers: Ledgers,
     there: Mutex<BTreeMap<RealityName, Birth>>,
     /// Those that are open, the system's own excepted.
     open: Roster<RealityName, Reality>,
@@ -93,6 +95,7 @@ impl Tenancy {
             system,
             consumers,
             groups,
+            ledgers: Ledgers::default(),
             there: Mutex::new(there),
             creating: Mutex::new(()),
             bytes,
@@ -313,6 +316,15 @@ impl Tenancy {
         }
     }
 
+    pub(super) const fn ledgers(&self) -> &Ledgers {
+        &self.ledgers
+    }
+
+    /// Where folds are kept between two openings, if they are.
+    pub(super) fn cache(&self) -> Option<&Cache> {
+        self.ground.cache.as_ref()
+    }
+
     pub(super) const fn ground(&self) -> &Arc<Ground> {
         &self.ground
     }
@@ -467,6 +479,9 @@ impl Tenancy {
         self.open.shut();
         for reality in self.open.all() {
             reality.close();
+        }
+        if let Some(cache) = self.cache() {
+            self.ledgers.keep(cache, self.tenant.as_str());
         }
         self.system.close();
     }

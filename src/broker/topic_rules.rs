@@ -3,15 +3,15 @@
 //!
 //! Rules stand in the order in which they were given; the first whose pattern matches a topic
 //! decides for it. The broker's own topics have rules of their own: cursors of consumers
-//! (`sys.consumer.`) and states of groups (`sys.group.`) are compacted, each topic being one key, and the list of realities
-//! (`sys.reality.`) stays whole; the other `sys.` topics can be given limits by a rule that names
-//! them, and are never compacted.
+//! (`sys.consumer.`) and states of groups (`sys.group.`) are compacted, each topic being one key; the
+//! others stay whole, because state is folded from them, but for statements (`sys.log`) and audits
+//! (`sys.audit`), which can be given limits by a rule that names them.
 
 use super::consumer;
 use super::filter::Filter;
 use super::group;
 use super::name::{self, NameError};
-use super::register;
+use super::system;
 use crate::config::TopicEntry;
 use crate::log::{Facts, KeyRule, Limits, Micros, RecordRef};
 use crate::proto::view::{Payload, RecordView};
@@ -98,7 +98,7 @@ impl TopicRules {
     /// What is kept of `topic`.
     #[must_use]
     pub fn limits(&self, topic: &str) -> Limits {
-        if is_state(topic) || topic.starts_with(register::TOPIC_PREFIX) {
+        if name::is_system_topic(topic) && !may_be_limited(topic) {
             return Limits::default();
         }
         self.of(topic)
@@ -123,6 +123,11 @@ impl TopicRules {
 /// Whether the last record of `topic` is all that counts of it.
 fn is_state(topic: &str) -> bool {
     topic.starts_with(consumer::TOPIC_PREFIX) || topic.starts_with(group::TOPIC_PREFIX)
+}
+
+/// Of the broker's own topics only those that nothing is folded from can be given limits.
+fn may_be_limited(topic: &str) -> bool {
+    topic == system::LOG_TOPIC || topic == "sys.audit" || topic.starts_with("sys.audit.")
 }
 
 /// What the log has to know of a record. A tombstone is an envelope with a key and without data.

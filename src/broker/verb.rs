@@ -17,12 +17,35 @@ pub struct Command<H> {
     pub name: &'static str,
     /// Who may give it.
     pub role: Role,
+    /// Whether it changes anything.
+    pub effect: Effect,
     /// What it takes.
     pub arguments: &'static [Argument],
     /// What it does, in a sentence.
     pub doc: &'static str,
     /// What carries it out. May block on the disk.
     pub handler: H,
+}
+
+/// Whether a command changes anything. Whatever does is audited: it is carried out only when who
+/// asked for what is on disk, and what became of it is written down after (BRK-13).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// It shows something; all is as it was.
+    Shows,
+    /// It changes something, here or elsewhere: state, a record, what runs.
+    Changes,
+}
+
+impl Effect {
+    /// As listed.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Shows => "shows",
+            Self::Changes => "changes",
+        }
+    }
 }
 
 /// An argument of a command.

@@ -283,6 +283,7 @@ impl Client {
             records: subscribe.credit_records,
             bytes: subscribe.credit_bytes,
         };
+        let of_group = !subscribe.group.is_empty();
         let consumed = Arc::new(Consumed::default());
         let (entry, deliveries) = Entry::new(subscribe, Arc::clone(&consumed));
         let (reply, answer) = oneshot::channel();
@@ -300,6 +301,7 @@ impl Client {
                 deliveries,
                 consumed,
                 window,
+                of_group,
             )),
             _ => Err(Error::unexpected("a Subscribed")),
         }

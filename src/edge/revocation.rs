@@ -20,7 +20,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use crate::broker::journal::{Event, NewEvent};
-use crate::broker::verb::{Argument, Command, Kind as Type};
+use crate::broker::verb::{Argument, Command, Effect, Kind as Type};
 use crate::broker::{Identity, Role};
 use crate::config::Config;
 use crate::edge::shield::Fault;
@@ -71,6 +71,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "edge.disconnect",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[SUBJECT, TOKEN, ALL, REASON],
         doc: "Ends the live sessions of a subject, a token or the whole tenant, and forbids nothing.",
         handler: disconnect,
@@ -78,6 +79,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "edge.restore",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[SUBJECT, TOKEN, ALL, REASON],
         doc: "Lifts a revocation or a ban.",
         handler: restore,
@@ -85,6 +87,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "edge.revocations",
         role: Role::Admin,
+        effect: Effect::Shows,
         arguments: &[],
         doc: "Lists the revocations and bans in force.",
         handler: list,
@@ -92,6 +95,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "edge.revoke",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[
             SUBJECT,
             TOKEN,

@@ -370,6 +370,25 @@ impl Log {
         }
     }
 
+    /// The last record on `topic`, written or not yet durable; `None` if there is none. From the
+    /// indexes, newest segment first.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn last_of(&self, topic: &str) -> Result<Option<Sequence>, Error> {
+        let segments = self.state.segments();
+        for segment in segments.iter().rev() {
+            let last = segment.with_index(&*self.state.storage, |index| {
+                index.topics.get(topic).map(|topic| topic.last)
+            })?;
+            self.state.keep_index(segment);
+            if last.is_some() {
+                return Ok(last);
+            }
+        }
+        Ok(None)
+    }
+
     /// Removes whole segments from the front as long as every record in them lies before
     /// `before`, and returns the first sequence that is left. The active segment stays.
     ///

@@ -4,6 +4,8 @@
 pub const SYSTEM_TOKEN: &str = "sys";
 /// First token of the topics of dead letters.
 pub const DEAD_LETTER_TOKEN: &str = "dlq";
+/// First token of the topics that the built-in operators answer on.
+pub const OPERATOR_TOKEN: &str = "op";
 /// Dead letters of the Continuum contract; its name is older than that token.
 pub const CONTINUUM_DEAD_LETTERS: &str = "continuum.episode.dlq.v1";
 
@@ -20,10 +22,17 @@ pub fn is_of_dead_letters(topic: &str) -> bool {
     begins_with(topic, DEAD_LETTER_TOKEN) || topic == CONTINUUM_DEAD_LETTERS
 }
 
+/// Whether the built-in operators keep what they have to say on `topic`. The node alone appends
+/// there; whoever may subscribe reads it.
+#[must_use]
+pub fn is_of_operators(topic: &str) -> bool {
+    begins_with(topic, OPERATOR_TOKEN)
+}
+
 /// Whether the node alone appends to `topic`.
 #[must_use]
 pub fn is_reserved(topic: &str) -> bool {
-    is_system(topic) || is_of_dead_letters(topic)
+    is_system(topic) || is_of_dead_letters(topic) || is_of_operators(topic)
 }
 
 fn begins_with(topic: &str, token: &str) -> bool {
@@ -45,6 +54,8 @@ mod tests {
             "dlq",
             "dlq.orders",
             "continuum.episode.dlq.v1",
+            "op",
+            "op.store.a.b",
         ] {
             assert!(is_reserved(reserved), "{reserved}");
         }
@@ -53,6 +64,7 @@ mod tests {
             "dlqs.a",
             "orders.dlq",
             "a.sys",
+            "ops.load",
             "continuum.episode.v1",
             "continuum.episode.dlq.v1.x",
         ] {

@@ -5,7 +5,7 @@ use prost::Message as _;
 use super::{KIND, SCHEMA, TOPIC, configuration};
 use crate::broker::Role;
 use crate::broker::journal::NewEvent;
-use crate::broker::verb::Command;
+use crate::broker::verb::{Command, Effect};
 use crate::edge::shield::Fault;
 use crate::edge::shield::command::{Call, Handler};
 use crate::proto::v1::Value;
@@ -15,6 +15,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "op.casil.get",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: &[],
         doc: "Shows whether content is inspected and, to an admin, by what rules.",
         handler: get,
@@ -22,6 +23,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "op.casil.reload",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: configuration::ARGUMENTS,
         doc: "Changes what content is inspected for, all of it or nothing.",
         handler: reload,

@@ -4,7 +4,7 @@ use prost::Message as _;
 
 use super::{Mirrors, TOPIC_PREFIX, check_name};
 use crate::broker::journal::NewEvent;
-use crate::broker::verb::{Argument, Command, Kind};
+use crate::broker::verb::{Argument, Command, Effect, Kind};
 use crate::broker::{RealityName, Role};
 use crate::edge::shield::Fault;
 use crate::edge::shield::command::{Call, Handler};
@@ -23,6 +23,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "edge.mirror.list",
         role: Role::Admin,
+        effect: Effect::Shows,
         arguments: &[],
         doc: "Lists the rules by which messages are copied.",
         handler: |call| Ok(list(&call.guard.rules().mirrors)),
@@ -30,6 +31,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "edge.mirror.remove",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[NAME],
         doc: "Takes a mirroring rule back.",
         handler: remove,
@@ -37,6 +39,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "edge.mirror.set",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[
             NAME,
             Argument {

@@ -13,7 +13,7 @@ use super::rehearse::REHEARSE;
 use super::tally::Tally;
 use super::vectors;
 use crate::broker::journal::NewEvent;
-use crate::broker::verb::{Argument, Command, Kind};
+use crate::broker::verb::{Argument, Command, Effect, Kind};
 use crate::broker::{Filter, Role};
 use crate::edge::shield::Fault;
 use crate::edge::shield::command::{Call, Handler};
@@ -53,6 +53,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "edge.policy.activate",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[NAME, VERSION],
         doc: "Puts a version of a policy in force, from the next message on.",
         handler: activate,
@@ -60,6 +61,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "edge.policy.disable",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[NAME],
         doc: "Takes a policy out of force; its topics are refused if it is required for them.",
         handler: disable,
@@ -67,6 +69,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "edge.policy.list",
         role: Role::Admin,
+        effect: Effect::Shows,
         arguments: &[],
         doc: "Lists the policies in force, the node's own included, in the order in which they judge.",
         handler: list,
@@ -74,6 +77,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "edge.policy.push",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[
             NAME,
             argument("module", Kind::Bytes, "the WebAssembly module"),
@@ -117,6 +121,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "edge.policy.remove",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[NAME],
         doc: "Takes a policy out of force and forgets all its versions.",
         handler: remove,
@@ -124,6 +129,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "edge.policy.rollback",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[NAME],
         doc: "Puts the version in force that was so before.",
         handler: rollback,
@@ -131,6 +137,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "edge.policy.shadow",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[
             NAME,
             argument(
@@ -146,6 +153,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "edge.policy.show",
         role: Role::Admin,
+        effect: Effect::Shows,
         arguments: &[
             NAME,
             VERSION,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::module::Metering;
 use super::pool::{Isolation, Policy};
 use super::rehearsal::Rehearsal;
-use crate::broker::verb::{Argument, Command, Kind};
+use crate::broker::verb::{Argument, Command, Effect, Kind};
 use crate::broker::{Filter, RealityName, Role};
 use crate::edge::shield::Fault;
 use crate::edge::shield::command::{Call, Handler};
@@ -36,6 +36,7 @@ const fn argument(name: &'static str, kind: Kind, doc: &'static str) -> Argument
 pub(super) const REHEARSE: Command<Handler> = Command {
     name: "edge.policy.rehearse",
     role: Role::Admin,
+    effect: Effect::Shows,
     arguments: &[
         argument(
             "policy",

@@ -8,7 +8,7 @@ use serde_json::{Map, Value as Json};
 use super::entry;
 use super::general::{limit, listed};
 use super::shown;
-use crate::broker::verb::{Argument, Command, Kind};
+use crate::broker::verb::{Argument, Command, Effect, Kind};
 use crate::broker::{RealityName, Role};
 use crate::edge::shield::Fault;
 use crate::edge::shield::command::{Call, Handler};
@@ -57,6 +57,7 @@ const AGENT: Argument = Argument {
 const DLQ_LIST: Command<Handler> = Command {
     name: "op.continuum.projector.dlq.list",
     role: Role::Admin,
+    effect: Effect::Shows,
     arguments: &[LIMIT],
     doc: "Lists the tenant's events that could not be projected, the newest first.",
     handler: dead_letters,
@@ -73,6 +74,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "op.continuum.projector.get",
         role: Role::Admin,
+        effect: Effect::Shows,
         arguments: &[
             TENANT,
             Argument {
@@ -93,6 +95,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "op.continuum.projector.list",
         role: Role::Admin,
+        effect: Effect::Shows,
         arguments: &[LIMIT, TENANT, AGENT],
         doc: "Lists what is known of the tenant's episodes, deleted ones too, the newest first.",
         handler: list,
@@ -100,6 +103,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "op.continuum.projector.project_event",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[Argument {
             name: "event",
             kind: Kind::Object,
@@ -112,6 +116,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "op.continuum.projector.status",
         role: Role::Admin,
+        effect: Effect::Shows,
         arguments: &[],
         doc: "Counts the episodes, events and dead letters of the tenant, and shows how their projection stands in each sink.",
         handler: status,

@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use super::key::{self, cell};
 use super::shown;
 use crate::broker::Role;
-use crate::broker::verb::{Argument, Command, Kind};
+use crate::broker::verb::{Argument, Command, Effect, Kind};
 use crate::edge::shield::Fault;
 use crate::edge::shield::command::{Call, Handler};
 use crate::log::Sequence;
@@ -60,6 +60,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "projection.list",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: &[],
         doc: "Lists the projections, their tables and sinks, and how each stands for the tenant.",
         handler: list,
@@ -67,6 +68,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "projection.pause",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[NAME, SINK],
         doc: "Stops a projection of the tenant until it is resumed, over restarts too.",
         handler: |call| pause(call, true),
@@ -74,6 +76,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "projection.resume",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[
             NAME,
             SINK,
@@ -90,6 +93,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "projection.row",
         role: Role::Admin,
+        effect: Effect::Shows,
         arguments: &[
             NAME,
             Argument {
@@ -107,6 +111,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "projection.rows",
         role: Role::Admin,
+        effect: Effect::Shows,
         arguments: &[
             NAME,
             TABLE,
@@ -148,6 +153,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "projection.status",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: &[
             NAME,
             Argument {
@@ -165,6 +171,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "projection.wait",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: &[
             NAME,
             Argument {

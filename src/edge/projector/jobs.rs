@@ -9,11 +9,11 @@ use tokio::runtime::Handle;
 
 use super::shown;
 use crate::broker::Role;
-use crate::broker::verb::{Argument, Command, Kind};
+use crate::broker::verb::{Argument, Command, Effect, Kind};
 use crate::edge::shield::Fault;
 use crate::edge::shield::command::{Call, Handler};
 use crate::log::Micros;
-use crate::projections::backfill::{Effect, Selection};
+use crate::projections::backfill::{Effect as Doing, Selection};
 use crate::projections::continuum::NAME as CONTINUUM;
 use crate::projections::fold::Outcome;
 use crate::projections::jobs::{Findings, Job, JobState};
@@ -94,6 +94,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "op.continuum.projector.backfill",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[FROM, TO, TENANT, AGENT, DRY_RUN],
         doc: "Projects the tenant's events of a range of time again from the log, and counts what became of them.",
         handler: older_backfill,
@@ -101,6 +102,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "projection.backfill",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[NAME, FROM, TO, TENANT, AGENT, DRY_RUN, RATE, WAIT, SINK],
         doc: "Projects records of the tenant of a range of time again from the log, beside the projection; a job.",
         handler: backfill,
@@ -108,6 +110,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "projection.job.cancel",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[JOB],
         doc: "Ends a job of the tenant before its next batch; what it did stays done.",
         handler: |call| steer(call, Steer::Cancel),
@@ -115,6 +118,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "projection.job.pause",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[JOB],
         doc: "Lets a job of the tenant wait before its next batch.",
         handler: |call| steer(call, Steer::Pause),
@@ -122,6 +126,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "projection.job.resume",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[JOB],
         doc: "Lets a job of the tenant go on.",
         handler: |call| steer(call, Steer::Resume),
@@ -129,6 +134,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "projection.jobs",
         role: Role::Admin,
+        effect: Effect::Shows,
         arguments: &[Argument {
             required: false,
             doc: "only the job with this id",
@@ -140,6 +146,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "projection.rebuild",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[
             NAME,
             Argument {
@@ -164,6 +171,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "projection.verify",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[NAME, RATE, WAIT, SINK],
         doc: "Computes the tenant's rows of a projection from the log, and lists those that differ; a job.",
         handler: verify,
@@ -208,16 +216,16 @@ fn time(call: &Call<'_>, name: &str) -> Result<Micros, Fault> {
     })
 }
 
-fn selection(call: &Call<'_>) -> Result<(Selection, Effect), Fault> {
+fn selection(call: &Call<'_>) -> Result<(Selection, Doing), Fault> {
     let (from, to) = (time(call, "from_ts")?, time(call, "to_ts")?);
     if from > to {
         let text = "from_ts must not be later than to_ts";
         return Err(Fault::invalid("arguments.from_ts", text));
     }
     let effect = if flag(call, "dry_run") {
-        Effect::DryRun
+        Doing::DryRun
     } else {
-        Effect::Real
+        Doing::Real
     };
     let agent_id = call.arguments.text("agent_id").map(str::to_owned);
     let selection = Selection { from, to, agent_id };
@@ -291,7 +299,7 @@ fn older_backfill(call: &Call<'_>) -> Result<Value, Fault> {
     let job = awaited(call, &job, OLDER_WAIT)?;
     let optional = |text: Option<&str>| text.map_or_else(Value::default, Value::from);
     let mut said = vec![
-        ("dry_run", Value::from(effect == Effect::DryRun)),
+        ("dry_run", Value::from(effect == Doing::DryRun)),
         ("from_ts", micros(selection.from.0).into()),
         ("to_ts", micros(selection.to.0).into()),
         ("tenant_id", optional(named)),

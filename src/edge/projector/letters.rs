@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value as Json;
 
 use crate::broker::Role;
-use crate::broker::verb::{Argument, Command, Kind};
+use crate::broker::verb::{Argument, Command, Effect, Kind};
 use crate::edge::shield::Fault;
 use crate::edge::shield::command::{Call, Handler};
 use crate::log::Micros;
@@ -65,6 +65,7 @@ const LIMIT: Argument = Argument {
 const OLDER_REPLAY: Command<Handler> = Command {
     name: "op.continuum.projector.dlq.replay",
     role: Role::Admin,
+    effect: Effect::Changes,
     arguments: &[Argument {
         required: true,
         ..DLQ_ID
@@ -84,6 +85,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "projection.dlq.discard",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[
             NAME,
             Argument {
@@ -105,6 +107,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "projection.dlq.replay",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[
             NAME,
             DLQ_ID,

@@ -18,7 +18,7 @@ use prost::Message as _;
 
 use self::allowance::{Allowance, Demand, Pace, Short};
 use crate::broker::journal::{Event, NewEvent};
-use crate::broker::verb::{Argument, Command, Kind};
+use crate::broker::verb::{Argument, Command, Effect, Kind};
 use crate::broker::{Filter, Role, name};
 use crate::config::Limits;
 use crate::edge::shield::command::{Call, Handler};
@@ -50,6 +50,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "edge.rate.list",
         role: Role::Admin,
+        effect: Effect::Shows,
         arguments: &[],
         doc: "Lists how much may come in: by session and tenant, as the node allows, and by topic.",
         handler: list,
@@ -57,6 +58,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "edge.rate.remove",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[NAME],
         doc: "Removes a rate of the tenant.",
         handler: remove,
@@ -64,6 +66,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "edge.rate.set",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[
             NAME,
             Argument {

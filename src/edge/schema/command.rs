@@ -9,7 +9,7 @@ use super::journal::{Change, check_subject};
 use super::subject::{Incompatible, Subject, Version};
 use super::violation::Violation;
 use super::{Schemas, moved_on, no_subject, no_version};
-use crate::broker::verb::{Argument, Command, Kind};
+use crate::broker::verb::{Argument, Command, Effect, Kind};
 use crate::broker::{Filter, Role};
 use crate::config::{SchemaLevel, UnknownFields};
 use crate::edge::shield::Fault;
@@ -51,6 +51,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "edge.schema.register",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[
             SUBJECT,
             DESCRIPTORS,
@@ -69,6 +70,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "edge.schema.mode",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[
             SUBJECT,
             argument("mode", Kind::Text, true, "As in edge.schema.register."),
@@ -79,6 +81,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "edge.schema.retire",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[
             SUBJECT,
             argument("version", Kind::Integer, true, "Which."),
@@ -95,6 +98,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "edge.schema.bind",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[
             PATTERN,
             SUBJECT,
@@ -118,6 +122,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "edge.schema.unbind",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[PATTERN],
         doc: "Lets go of a pattern.",
         handler: unbind,
@@ -125,6 +130,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "edge.schema.strict",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[argument("strict", Kind::Boolean, true, "Whether it is.")],
         doc: "Refuses what is published on topics without a schema, or no longer does.",
         handler: strict,
@@ -132,6 +138,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "edge.schema.list",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: &[],
         doc: "Lists the tenant's subjects and bindings, and those of the node.",
         handler: list,
@@ -139,6 +146,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "edge.schema.show",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: &[
             SUBJECT,
             argument(
@@ -154,6 +162,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "edge.schema.diff",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: &[
             SUBJECT,
             argument("from", Kind::Integer, true, "The older version."),
@@ -165,6 +174,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "edge.schema.check",
         role: Role::User,
+        effect: Effect::Shows,
         arguments: &[
             SUBJECT,
             DESCRIPTORS,

@@ -172,7 +172,10 @@ impl Memberships {
         if let Some(entry) = self.remove(key) {
             let subscription = entry.id;
             entry.member.leave();
-            outbox.answer(request_id, Body::Unsubscribed(Unsubscribed { subscription }));
+            outbox.answer(
+                request_id,
+                Body::Unsubscribed(Unsubscribed { subscription }),
+            );
         }
     }
 
@@ -243,12 +246,7 @@ impl Memberships {
         None
     }
 
-    fn frame_of(
-        &mut self,
-        key: u64,
-        leased: &[Leased],
-        metrics: &Metrics,
-    ) -> Option<bytes::Bytes> {
+    fn frame_of(&mut self, key: u64, leased: &[Leased], metrics: &Metrics) -> Option<bytes::Bytes> {
         let entry = self.entries.get(&key)?;
         frame::begin(&mut self.buffer);
         for one in leased {

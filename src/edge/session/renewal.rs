@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use super::refusal::Refusal;
 use super::state::Session;
-use crate::broker::{Identity, Role, Subscription};
+use crate::broker::group::Member;
+use crate::broker::{Filter, Identity, Reality, Role, Subscription};
 use crate::edge::listener;
 use crate::edge::revocation::Standing;
 use crate::proto::ErrorCode;
@@ -34,10 +35,11 @@ impl Session {
     pub(super) fn renew(&mut self, token: &str) -> Result<Vec<(u64, Refusal)>, Refusal> {
         let identity = Arc::new(self.identity_of(token)?);
         self.take_identity(Arc::clone(&identity));
-        let allowed = |subscription: &Subscription| may_go_on(&identity, subscription);
-        let mut over = self.memberships.keep(|member| {
-            identity.may_subscribe(member.filter())
-        });
+        let allowed = |subscription: &Subscription| {
+            may_go_on(&identity, subscription.reality(), subscription.filter())
+        };
+        let still = |member: &Member| may_go_on(&identity, member.reality(), member.filter());
+        let mut over = self.memberships.keep(still);
         over.extend(self.subscriptions.keep(allowed));
         Ok(over)
     }
@@ -68,7 +70,7 @@ impl Session {
     }
 }
 
-fn may_go_on(identity: &Identity, subscription: &Subscription) -> bool {
-    let closed = subscription.reality().name().is_system() && identity.role != Role::Admin;
-    !closed && identity.may_subscribe(subscription.filter())
+fn may_go_on(identity: &Identity, reality: &Reality, filter: &Filter) -> bool {
+    let closed = reality.name().is_system() && identity.role != Role::Admin;
+    !closed && identity.may_subscribe(filter)
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::rules::Fault;
 use super::{Guard, Shield, status};
 use crate::broker::command as broker_command;
-use crate::broker::verb::{Argument, Arguments, Command};
+use crate::broker::verb::{Argument, Arguments, Command, Effect};
 use crate::broker::{self, Broker, Identity, Role, Tenancy};
 use crate::edge::{casil, mirror, policy, projector, rate, revocation, schema, signature};
 use crate::projections::Projections;
@@ -63,6 +63,8 @@ pub struct Listed {
     pub name: &'static str,
     /// Who may give it.
     pub role: Role,
+    /// Whether it changes anything.
+    pub effect: Effect,
     /// What it takes.
     pub arguments: &'static [Argument],
     /// What it does, in a sentence.
@@ -76,12 +78,13 @@ pub fn all() -> Vec<Listed> {
         Listed {
             name: command.name,
             role: command.role,
+            effect: command.effect,
             arguments: command.arguments,
             doc: command.doc,
         }
     }
     let edge = PARTS.iter().flat_map(|part| part.iter()).map(listed);
-    let broker = broker_command::COMMANDS.iter().map(listed);
+    let broker = broker_command::all().map(listed);
     let mut all: Vec<Listed> = edge.chain(broker).collect();
     all.sort_by_key(|command| command.name);
     all
@@ -130,7 +133,14 @@ impl Desk {
                 arguments,
             });
         }
-        let done = broker_command::run(&self.broker, &self.tenancy, caller, name, arguments);
+        let done = broker_command::run(
+            &self.broker,
+            &self.tenancy,
+            self.wait_max,
+            caller,
+            name,
+            arguments,
+        );
         done.map_err(|error| match error {
             broker::Error::UnknownCommand { name, .. } => {
                 let known: Vec<_> = all().iter().map(|command| command.name).collect();

@@ -6,7 +6,7 @@ use super::command::{Call, Handler};
 use super::rules::{Fault, LOSS_PREFIX};
 use crate::broker::Role;
 use crate::broker::journal::NewEvent;
-use crate::broker::verb::Command;
+use crate::broker::verb::{Command, Effect};
 use crate::proto::v1::{LossAccepted, Value};
 
 /// The commands of this part.
@@ -14,6 +14,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "edge.accept_loss",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[],
         doc: "Goes on without events of the edge that are lost in a damaged system log; what they put in force is not in force.",
         handler: accept_loss,
@@ -21,6 +22,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "edge.status",
         role: Role::Operator,
+        effect: Effect::Shows,
         arguments: &[],
         doc: "Shows what the edge has in force for the tenant, and why it blocks everything if it does.",
         handler: status,

@@ -8,7 +8,7 @@ use prost::Message as _;
 use super::{PublicKey, Signatures, key_id, key_topic, required_topic};
 use crate::broker::Role;
 use crate::broker::journal::NewEvent;
-use crate::broker::verb::{Argument, Command, Kind};
+use crate::broker::verb::{Argument, Command, Effect, Kind};
 use crate::edge::shield::Fault;
 use crate::edge::shield::command::{Call, Handler};
 use crate::proto::ErrorCode;
@@ -38,6 +38,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "edge.signature.key.list",
         role: Role::Admin,
+        effect: Effect::Shows,
         arguments: &[],
         doc: "Lists the producers with keys, and the topics that take signed messages only.",
         handler: |call| Ok(list(&call.guard.rules().signatures)),
@@ -45,6 +46,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "edge.signature.key.remove",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[
             PRODUCER,
             Argument {
@@ -60,6 +62,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "edge.signature.key.set",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[
             PRODUCER,
             Argument {
@@ -75,6 +78,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "edge.signature.require",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[TOPICS],
         doc: "Has topics take signed messages only.",
         handler: |call| require(call, false),
@@ -82,6 +86,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "edge.signature.unrequire",
         role: Role::Admin,
+        effect: Effect::Changes,
         arguments: &[TOPICS],
         doc: "Takes such a requirement back.",
         handler: |call| require(call, true),

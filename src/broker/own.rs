@@ -1,0 +1,108 @@
+//! Records that the node appends itself: of its operators, in any reality, several at once.
+//!
+//! An effect and the position that it was reached from go into one batch of one log, so that a
+//! crash leaves both or neither.
+
+use std::collections::BTreeMap;
+
+use bytes::{Bytes, BytesMut};
+use prost::Message as _;
+use uuid::Uuid;
+
+use super::error::Error;
+use super::reality::Reality;
+use super::{stamp, system};
+use crate::log::{Appended, NewRecord};
+use crate::proto::v1::{Envelope, Event, envelope};
+
+/// A record of the node's own.
+#[derive(Clone, Debug, Default)]
+pub struct OwnRecord {
+    /// Where it goes.
+    pub topic: String,
+    /// Name of the event.
+    pub kind: String,
+    /// Full message name of `data`; empty if that is JSON or anything else.
+    pub schema: String,
+    /// What it says. Empty, with a key: the key is gone.
+    pub data: Bytes,
+    /// What it is about, for order and compaction; may be empty.
+    pub key: String,
+    /// Extension headers. `content-type` is added where it is missing.
+    pub headers: BTreeMap<String, String>,
+    /// Milliseconds since the Unix epoch from which on it may vanish; 0 = never.
+    pub expires_at: i64,
+    /// Its id; a new one if there is none. Whoever may have to repeat an append derives it from what
+    /// the record is about.
+    pub id: Option<Uuid>,
+    /// Who produces it, where that is not the node.
+    pub producer: String,
+    /// The room that it is said in; may be empty.
+    pub room: String,
+}
+
+/// What must hold for records to be stored (BRK-07).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Expected {
+    /// A topic of the same log.
+    pub topic: String,
+    /// Sequence of its last record; 0 = it has none.
+    pub last: u64,
+}
+
+impl Reality {
+    /// Appends records of the node's own, all or none, in their order, and waits until they are on
+    /// disk. Blocks.
+    ///
+    /// # Errors
+    /// They could not be stored; `expected` does not hold, and then nothing is stored.
+    pub fn store(
+        &self,
+        records: Vec<OwnRecord>,
+        expected: Option<&Expected>,
+    ) -> Result<Appended, Error> {
+        if expected.is_some() {
+            return Err(Error::Internal);
+        }
+        let records = records
+            .into_iter()
+            .map(|record| record.encode(self))
+            .collect();
+        system::append_all_and_wait(self, records)
+    }
+}
+
+impl OwnRecord {
+    fn encode(self, reality: &Reality) -> NewRecord {
+        let id = self.id.unwrap_or_else(|| reality.next_id(reality.now()));
+        let mut headers = self.headers;
+        headers
+            .entry("content-type".to_owned())
+            .or_insert_with(|| system::content_type(&self.schema).to_owned());
+        let producer = match self.producer.as_str() {
+            "" => system::PRODUCER,
+            named => named,
+        };
+        let mut stamp = BytesMut::new();
+        stamp::encode(Some(id), Some(producer), &[], &mut stamp);
+        let envelope = Envelope {
+            topic: self.topic.clone(),
+            room_id: self.room,
+            headers: headers.into_iter().collect(),
+            key: self.key,
+            schema: self.schema,
+            expires_at: self.expires_at,
+            payload: Some(envelope::Payload::Event(Event {
+                r#type: self.kind,
+                data: self.data,
+            })),
+            ..Envelope::default()
+        };
+        NewRecord {
+            topic: self.topic.into(),
+            clock_entries: Bytes::new(),
+            stamp: stamp.freeze(),
+            envelope: envelope.encode_to_vec().into(),
+        }
+    }
+}
