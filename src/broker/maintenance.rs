@@ -492,8 +492,8 @@ fn holders(tenancy: &Tenancy, reality: &Reality, hold_for: &[Filter]) -> Vec<Hol
         consumer.reality == *reality.name() && hold_for.iter().any(named)
     });
     let consumers = holding.map(|consumer| Holder {
+        needs_from: consumer.next(),
         name: consumer.consumer,
-        needs_from: consumer.sequence.map_or(Sequence::FIRST, Sequence::next),
     });
     let groups = tenancy.groups().list().into_iter().filter(|group| {
         let named = |pattern: &Filter| pattern.matches(&group.group);

@@ -36,6 +36,7 @@ pub mod reality;
 mod register;
 mod removal;
 pub mod repair;
+mod rewind;
 pub mod room;
 mod roster;
 pub mod scan;

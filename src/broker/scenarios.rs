@@ -156,6 +156,8 @@ impl CursorSink for Ear {
     fn moved(&self, _key: u64, outcome: Result<Sequence, AppendError>) {
         self.moved.lock().unwrap().send(outcome).unwrap_or_default();
     }
+
+    fn resumed(&self, _key: u64) {}
 }
 
 struct Node {

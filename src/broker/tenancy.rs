@@ -42,6 +42,8 @@ pub struct Tenancy {
     open: Roster<RealityName, Reality>,
     /// Held while a reality is created or deleted, so that there are never too many.
     creating: Mutex<()>,
+    /// Held while dead letters are dealt with, so that each is settled once.
+    dealing: Mutex<()>,
     bytes: Arc<TenantBytes>,
     bytes_of: Mutex<HashMap<RealityName, Arc<RealityBytes>>>,
     realities_max: usize,
@@ -98,6 +100,7 @@ impl Tenancy {
             ledgers: Ledgers::default(),
             there: Mutex::new(there),
             creating: Mutex::new(()),
+            dealing: Mutex::new(()),
             bytes,
             bytes_of: Mutex::new(bytes_of),
             realities_max: allowance.realities_max,
@@ -291,6 +294,10 @@ impl Tenancy {
         self.lock().insert(name.clone(), birth);
         self.list(&reality);
         Ok(reality)
+    }
+
+    pub(super) fn dealing(&self) -> MutexGuard<'_, ()> {
+        self.dealing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn creating(&self) -> MutexGuard<'_, ()> {

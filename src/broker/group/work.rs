@@ -809,3 +809,6 @@ fn later(now: Micros, by: Duration) -> Micros {
     let by = u64::try_from(by.as_micros()).unwrap_or(u64::MAX);
     Micros(now.0.saturating_add(by))
 }
+
+#[cfg(test)]
+mod tests;

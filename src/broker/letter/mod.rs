@@ -8,6 +8,9 @@
 //! is made of the consumer and the record, so that a consumer which finds out after a crash which
 //! records [have one](known) never writes a second.
 
+pub(super) mod commands;
+mod dealing;
+
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
@@ -23,6 +26,8 @@ use crate::log::{Found, Micros, NewRecord, Sequence};
 use crate::proto::topic::DEAD_LETTER_TOKEN;
 pub use crate::proto::v1::{DeadLetter, DeadLetterSettled};
 use crate::proto::view::RecordView;
+pub(super) use dealing::open;
+pub use dealing::{ORIGINAL, REPLAY_OF};
 
 /// Name of the event by which a record became a dead letter.
 pub const KIND: &str = "dead_letter";

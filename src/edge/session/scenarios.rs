@@ -465,6 +465,7 @@ async fn refusals_name_code_and_field() {
             Ask::Ack(Ack {
                 subscription: 9,
                 sequence: 1,
+                attempt: 0,
             }),
             said("NOT_FOUND", "subscription"),
         ),
@@ -545,6 +546,7 @@ async fn verbs_are_answered() {
         Ask::Ack(Ack {
             subscription: 4,
             sequence,
+            attempt: 0,
         })
     };
     let acked = client.answer(5, ack(3)).await;

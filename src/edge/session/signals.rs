@@ -115,6 +115,10 @@ impl CursorSink for Signals {
         self.lock().moved.push((key, outcome));
         self.task.wake();
     }
+
+    fn resumed(&self, key: u64) {
+        Subscriber::ready(self, key);
+    }
 }
 
 impl Worker for Signals {
