@@ -352,6 +352,13 @@ fn start_broker(
         realities_max: limits.realities_max,
         tenant_bytes_max: (limits.tenant_bytes_max > 0).then_some(limits.tenant_bytes_max),
         consumers_max: limits.consumers_max,
+        groups: broker::group::Bounds {
+            in_flight_max: limits.group_in_flight_max,
+            ahead_max: limits.group_ahead_max,
+            bytes_max: limits.group_bytes_max,
+            members_max: limits.group_members_max,
+            wait_max: Duration::from_millis(limits.group_wait_max_ms),
+        },
         producers_max: limits.producers_max,
         // What is encrypted in the log must not lie beside it in the clear.
         states: (!encrypted).then(|| data_dir.path().join(STATES)),

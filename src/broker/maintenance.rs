@@ -19,7 +19,7 @@ use super::topic_rules::{self, BadPattern, TopicRule, TopicRules, facts};
 use crate::config::Config;
 use crate::log::{
     self, Compaction, CompactionReport, Compression, CompressionReport, Ended, Held, Holder, Log,
-    Micros, Retention, RetentionReport, Sequence, Throttle,
+    Micros, Retention, RetentionReport, Throttle,
 };
 
 /// Segments at the end of a log that are not compressed, because they are read most.

@@ -146,6 +146,12 @@ pub struct Totals {
     pub read_only: usize,
     /// Subscriptions.
     pub subscriptions: usize,
+    /// Members of groups.
+    pub group_members: usize,
+    /// Records that they have.
+    pub group_in_flight: usize,
+    /// Records that groups have read and that are not done.
+    pub group_open: usize,
     /// Flushes since the logs were opened.
     pub flushes: u64,
     /// Bytes of records and their framing.
@@ -493,6 +499,9 @@ impl Broker {
             totals.file_handles += status.file_handles;
             totals.waiting_bytes += status.waiting_bytes;
             totals.damaged_reads += reality.encounters().reads();
+        }
+        for tenancy in self.tenancies() {
+            tenancy.groups().add_to(&mut totals);
         }
         totals
     }

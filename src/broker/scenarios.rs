@@ -1,6 +1,7 @@
 //! Whole stories of the broker over a real log in a temporary directory.
 
 mod forks;
+mod groups;
 mod idle;
 mod lag;
 

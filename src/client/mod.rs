@@ -38,6 +38,7 @@ mod batch;
 mod connect;
 mod driver;
 mod error;
+mod once;
 mod subscription;
 #[cfg(test)]
 mod tests;
@@ -60,6 +61,7 @@ use crate::proto::v1::{self, ClientFrame};
 pub use batch::{Batch, Outgoing, now_micros};
 pub use connect::{ConnectOptions, Reconnect};
 pub use error::{Error, Outcome};
+pub use once::{Ledger, Stopped};
 pub use subscription::{Delivery, OnLag, Start, SubscribeOptions, Subscription, Visibility};
 pub use tls::{Tls, TlsProblem};
 

@@ -347,6 +347,26 @@ impl Subscription {
             .await
     }
 
+    /// Says that the record at `sequence` will never be dealt with, and that everything before it is
+    /// done: it becomes a dead letter of the named consumer, which resumes after it. On `Ok` both are
+    /// on disk.
+    ///
+    /// # Errors
+    /// As [`Subscription::ack_confirmed`].
+    pub async fn give_up(&self, sequence: u64, reason: &str) -> Result<(), Error> {
+        let nack = v1::Nack {
+            subscription: self.number,
+            sequence,
+            reason: reason.to_owned(),
+            dead_letter: true,
+            ..v1::Nack::default()
+        };
+        match self.client.ask(Ask::Nack(nack)).await? {
+            Answer::Acked(_) => Ok(()),
+            _ => Err(Error::unexpected("an Acked")),
+        }
+    }
+
     /// Like [`Subscription::ack`]; on `Ok` the cursor is on disk.
     ///
     /// # Errors

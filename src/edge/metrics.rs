@@ -56,6 +56,12 @@ pub struct Metrics {
     pub realities_read_only: Gauge,
     /// Subscriptions that are open now.
     pub subscriptions: Gauge,
+    /// Members of groups.
+    pub group_members: Gauge,
+    /// Records that members of groups have.
+    pub group_in_flight: Gauge,
+    /// Records that groups have read ahead and that are not done.
+    pub group_open: Gauge,
     /// Flushes of all logs since the start; set when it is asked for, never lowered.
     flushes: Counter,
     /// Reads that met damage since the start; set when it is asked for, never lowered.
@@ -175,6 +181,9 @@ impl Metrics {
             realities: Gauge::default(),
             realities_read_only: Gauge::default(),
             subscriptions: Gauge::default(),
+            group_members: Gauge::default(),
+            group_in_flight: Gauge::default(),
+            group_open: Gauge::default(),
             flushes: Counter::default(),
             damaged_reads: Counter::default(),
             upkeep_runs: Counter::default(),
@@ -289,6 +298,21 @@ impl Metrics {
             "broker_subscriptions",
             "Open subscriptions",
             self.subscriptions.clone(),
+        );
+        r.register(
+            "broker_group_members",
+            "Members of groups of competing consumers",
+            self.group_members.clone(),
+        );
+        r.register(
+            "broker_group_in_flight",
+            "Records that members of groups have and have not answered for",
+            self.group_in_flight.clone(),
+        );
+        r.register(
+            "broker_group_open",
+            "Records that groups have read and that are not done",
+            self.group_open.clone(),
         );
     }
 

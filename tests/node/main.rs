@@ -15,6 +15,7 @@ mod events;
 mod extracted;
 mod fork;
 mod full_disk;
+mod groups;
 mod handshake;
 mod histories;
 #[path = "../contract/interpreter.rs"]

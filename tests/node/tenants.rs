@@ -400,6 +400,7 @@ fn furnished() -> Node {
     let acknowledged = v1::Ack {
         subscription: 1,
         sequence: 1,
+        attempt: 0,
     };
     let acked = session.ask(Ask::Ack(acknowledged)).map(|frame| frame.body);
     assert!(matches!(acked, Ok(Some(Answer::Acked(_)))), "{acked:?}");
@@ -474,8 +475,10 @@ fn no_frame_reaches_another_tenant() {
         "ack" => vec![Ask::Ack(v1::Ack {
             subscription: 1,
             sequence: 1,
+            attempt: 0,
         })],
         "nack" => vec![Ask::Nack(v1::Nack::default())],
+        "extend" => vec![Ask::Extend(v1::Extend::default())],
         "command" => vec![command("status", Vec::new())],
         "operator_join" => vec![Ask::OperatorJoin(v1::OperatorJoin::default())],
         "task_result" => vec![Ask::TaskResult(v1::TaskResult::default())],

@@ -10,9 +10,11 @@ mod connection;
 mod consume;
 mod consumers;
 mod context;
+mod dlq;
 mod edge;
 mod failure;
 mod grammar;
+mod groups;
 mod log;
 mod loss;
 mod mirror;
@@ -88,6 +90,8 @@ enum Verb {
     Topics(topics::Arguments),
     Causal(causal::Arguments),
     Consumers(consumers::Arguments),
+    Groups(groups::Arguments),
+    Dlq(dlq::Arguments),
     Casil(casil::Arguments),
     Reality(reality::Arguments),
     Log(log::Arguments),
@@ -159,6 +163,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Topics(arguments) => topics::run(&target, output, arguments).await,
             Verb::Causal(arguments) => causal::run(&target, form, arguments).await,
             Verb::Consumers(arguments) => consumers::run(&target, output, arguments).await,
+            Verb::Groups(arguments) => groups::run(&target, output, arguments).await,
+            Verb::Dlq(arguments) => dlq::run(&target, output, arguments).await,
             Verb::Casil(arguments) => casil::run(&target, output, arguments).await,
             Verb::Reality(arguments) => reality::run(&target, output, arguments).await,
             Verb::Log(arguments) => log::run(&target, output, arguments).await,

@@ -27,6 +27,7 @@ pub use self::work::{Failed, Leaving, MemberSummary, Window};
 
 use self::coordinator::Group;
 use self::feeder::Feeder;
+use super::Totals;
 use super::damage::without_directories;
 use super::error::Error;
 use super::filter::Filter;
@@ -253,6 +254,18 @@ impl Groups {
         let sorted: BTreeMap<_, _> = slots.iter().collect();
         let shown = sorted.into_iter();
         shown.map(|(name, slot)| self.summary(name, slot)).collect()
+    }
+
+    /// Counts what is in use.
+    pub(super) fn add_to(&self, totals: &mut Totals) {
+        for slot in self.lock().values() {
+            if let Slot::InUse(group) = slot {
+                let shown = group.shown();
+                totals.group_members += shown.members.len();
+                totals.group_in_flight += shown.in_flight;
+                totals.group_open += shown.open;
+            }
+        }
     }
 
     /// One of them.

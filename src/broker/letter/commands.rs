@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use super::SCHEMA;
 use super::dealing::{self, LETTERS_MAX, Standing, Which};
-use super::{SCHEMA, topic};
 use crate::broker::access::Role;
 use crate::broker::command::{Call, Handler, REALITY, fields, flag, list, number, text};
 use crate::broker::error::{ArgumentFault, Error};

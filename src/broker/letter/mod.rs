@@ -19,10 +19,11 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::error::Error;
+use super::filter::Filter;
 use super::name::{RealityName, Tenant};
 use super::reality::Reality;
 use super::system;
-use crate::log::{Found, Micros, NewRecord, Sequence};
+use crate::log::{Found, Micros, NewRecord, RecordRef, Sequence};
 use crate::proto::topic::DEAD_LETTER_TOKEN;
 pub use crate::proto::v1::{DeadLetter, DeadLetterSettled};
 use crate::proto::view::RecordView;
@@ -165,6 +166,50 @@ pub fn ensure(reality: &Reality, letter: &DeadLetter) -> Result<Sequence, Error>
             Ok(appended.first)
         }
     }
+}
+
+/// Writes the letter of the record at `sequence`, of which `consumer`, that reads `filter`, says that
+/// it will never deal with it. On disk on `Ok`. Blocks.
+///
+/// # Errors
+/// There is no such record on disk, or the consumer does not read it; the log cannot be read, or
+/// does not take the letter.
+pub fn give_up(
+    reality: &Reality,
+    consumer: &str,
+    filter: &Filter,
+    sequence: Sequence,
+    error: &str,
+    by: &str,
+) -> Result<(), Error> {
+    let bounds = reality.bounds();
+    if sequence >= bounds.durable_end {
+        return Err(Error::BeyondEnd {
+            asked: sequence.get(),
+            last: bounds.durable_end.get() - 1,
+        });
+    }
+    let found = reality.log().read(sequence, sequence.next(), 1)?;
+    let none = || Error::NoSuchRecord { sequence };
+    let Found::Records(chunk) = found else {
+        return Err(none());
+    };
+    let mut records = chunk.iter();
+    let record = records.find(|record| record.sequence == sequence);
+    let wanted = |record: &RecordRef<'_>| filter.matches(record.topic);
+    let record = record.filter(wanted).ok_or_else(none)?;
+    let unreadable = |_malformed| Error::RecordDamaged { sequence };
+    let view = RecordView::parse(record.record).map_err(unreadable)?;
+    let now = reality.now();
+    let failure = Failure {
+        reason: REJECTED,
+        error,
+        attempts: 1,
+        first_at: now,
+        last_at: now,
+        by,
+    };
+    ensure(reality, &of(reality, consumer, &view, &failure)).map(drop)
 }
 
 /// What stands on a topic of dead letters.

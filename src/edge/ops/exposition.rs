@@ -22,6 +22,9 @@ pub(super) async fn metrics(State(ops): State<Arc<Ops>>) -> Response {
     gauge(&metrics.realities, totals.realities as u64);
     gauge(&metrics.realities_read_only, totals.read_only as u64);
     gauge(&metrics.subscriptions, totals.subscriptions as u64);
+    gauge(&metrics.group_members, totals.group_members as u64);
+    gauge(&metrics.group_in_flight, totals.group_in_flight as u64);
+    gauge(&metrics.group_open, totals.group_open as u64);
     gauge(&metrics.log_used_bytes, totals.used_bytes);
     gauge(&metrics.log_tail_bytes, totals.tail_bytes as u64);
     gauge(&metrics.log_index_bytes, totals.index_bytes);

@@ -131,7 +131,10 @@ pub const ROUTES: &[Route] = &[
 const VIEWS: &[View] = &[
     view("/v1/casil", "op.casil.get"),
     view("/v1/consumers", "consumer.list"),
+    view("/v1/dlq", "dlq.list"),
     view("/v1/edge/status", "edge.status"),
+    view("/v1/groups", "group.list"),
+    view("/v1/groups/{group}", "group.show"),
     view("/v1/mirrors", "edge.mirror.list"),
     view("/v1/policies", "edge.policy.list"),
     view("/v1/projections", "projection.list"),

@@ -251,7 +251,7 @@ impl Session {
         Ok(())
     }
 
-    fn ack(&mut self, request_id: u64, ack: &v1::Ack) -> Result<(), Refusal> {
+    pub(super) fn ack(&mut self, request_id: u64, ack: &v1::Ack) -> Result<(), Refusal> {
         if self.ack_work(request_id, ack)? {
             return Ok(());
         }

@@ -69,6 +69,8 @@ pub(super) enum Done {
         id: u64,
         member: Result<Box<Member>, broker::Error>,
     },
+    /// A dead letter of a named consumer is written; what is done by that.
+    GaveUp(u64, v1::Ack, Result<(), broker::Error>),
     /// A channel that a JSON client hears.
     Joined(Box<Joined>),
     /// What a command of a JSON client has come to.
@@ -449,6 +451,12 @@ impl Session {
                 }
                 Err(error) => self.outbox.refuse(request_id, error.into()),
             },
+            Done::GaveUp(request_id, ack, written) => {
+                let done = written.map_err(Refusal::from);
+                if let Err(refusal) = done.and_then(|()| self.ack(request_id, &ack)) {
+                    self.outbox.refuse(request_id, refusal);
+                }
+            }
             Done::Joined(joined) => self.joined(*joined),
             Done::Told(told) => self.respond(&told.asked, told.outcome),
             Done::Frame(frame) => self.outbox.push(frame),

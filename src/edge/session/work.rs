@@ -7,7 +7,7 @@ use super::refusal::Refusal;
 use super::state::{Done, Session};
 use crate::broker::group::{Failed, Join, Window, Worker};
 use crate::broker::subscription::{Credit, Start};
-use crate::broker::{Filter, RealityName};
+use crate::broker::{Filter, RealityName, letter};
 use crate::log::Sequence;
 use crate::proto::v1::{self, Extended, server_frame::Body};
 
@@ -81,7 +81,7 @@ impl Session {
     /// A record has failed.
     pub(super) fn nack(&mut self, request_id: u64, nack: &v1::Nack) -> Result<(), Refusal> {
         let Some((key, entry)) = self.memberships.get(nack.subscription) else {
-            return Err(no_group(nack.subscription));
+            return self.give_up(request_id, nack);
         };
         let failed = Failed {
             error: &nack.reason,
@@ -94,6 +94,37 @@ impl Session {
         let (sequence, outbox) = (nack.sequence, &mut self.outbox);
         self.memberships
             .answered(key, request_id, sequence, answered, outbox);
+        Ok(())
+    }
+
+    /// A named consumer will never deal with a record: it becomes a dead letter, and then it is done
+    /// like by an Ack.
+    fn give_up(&mut self, request_id: u64, nack: &v1::Nack) -> Result<(), Refusal> {
+        let by = self.identity.subject.clone();
+        let subscription = nack.subscription;
+        let Some((_, entry)) = self.subscriptions.get(subscription) else {
+            return Err(no_group(subscription));
+        };
+        let Some(lease) = entry.subscription.lease() else {
+            return Err(no_group(subscription));
+        };
+        if !nack.dead_letter {
+            let text = "a named consumer reads in order, so that nothing is tried again behind it; set dead_letter, or use a group";
+            return Err(Refusal::invalid("dead_letter", text));
+        }
+        let sequence = sequence(nack.sequence)?;
+        let reality = Arc::clone(entry.subscription.reality());
+        let filter = entry.subscription.filter().clone();
+        let (consumer, error) = (lease.consumer().to_owned(), nack.reason.clone());
+        self.start(request_id, move || {
+            let written = letter::give_up(&reality, &consumer, &filter, sequence, &error, &by);
+            let ack = v1::Ack {
+                subscription,
+                sequence: sequence.get(),
+                attempt: 0,
+            };
+            Done::GaveUp(request_id, ack, written)
+        });
         Ok(())
     }
 
@@ -124,7 +155,7 @@ fn sequence(asked: u64) -> Result<Sequence, Refusal> {
 }
 
 fn no_group(subscription: u64) -> Refusal {
-    let text = format!("this session has no subscription {subscription} with a group");
+    let text = format!("this session has no subscription {subscription} with a group or consumer");
     Refusal::new(crate::proto::ErrorCode::NotFound, "subscription", text)
 }
 
