@@ -13,7 +13,7 @@ use prost_build::Config;
 use protox::prost_reflect::prost_types::FileDescriptorSet;
 use protox::prost_reflect::prost_types::field_descriptor_proto::Type;
 
-const FILES: [&str; 17] = [
+const FILES: [&str; 20] = [
     "arqon/v1/envelope.proto",
     "arqon/v1/record.proto",
     "arqon/v1/frames.proto",
@@ -24,20 +24,24 @@ const FILES: [&str; 17] = [
     "arqon/v1/edge.proto",
     "arqon/v1/revocation.proto",
     "arqon/v1/policy.proto",
+    "arqon/v1/operator.proto",
     "arqon/v1/casil.proto",
     "arqon/v1/schema.proto",
     "arqon/v1/mirror.proto",
     "arqon/v1/signature.proto",
     "arqon/v1/rate.proto",
+    "arqon/v1/audit.proto",
+    "arqon/v1/reflex.proto",
     "arqon/pybus/v1/bus_payload.proto",
     "arqon/continuum/v1/episode.proto",
 ];
 
 /// (message, field) pairs of package `arqon.v1` that Rust code keeps encoded.
-const UNDECODED: [(&str, &str); 4] = [
+const UNDECODED: [(&str, &str); 5] = [
     ("Produce", "envelopes"),
     ("Deliver", "records"),
     ("Record", "envelope"),
+    ("Task", "record"),
     ("DeadLetter", "envelope"),
 ];
 

@@ -29,6 +29,8 @@ pub(crate) enum Command {
     Migrate(MigrateArguments),
     /// Show every setting, its value and where it comes from
     Config(ConfigArguments),
+    /// Print the reference of all commands that a node carries out
+    Commands(CommandsArguments),
     /// Make a master key for encrypted logs
     Keygen(KeygenArguments),
     /// Show the version
@@ -171,6 +173,16 @@ pub(crate) struct ConfigArguments {
     /// Print the reference instead
     #[arg(long)]
     pub(crate) markdown: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  arqonbus commands --markdown > docs/commands.md")]
+pub(crate) struct CommandsArguments {
+    /// As a document; there is no other form
+    #[arg(long, required = true)]
+    markdown: bool,
 }
 
 #[derive(Debug, Args)]

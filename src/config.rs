@@ -1,8 +1,9 @@
 //! Every setting once: name, type, default, bound, doc.
 //!
 //! Owns the table of settings and nothing that happens with them. Settings are read when the node
-//! starts and never again: what must change while it runs (policies, schemas, revocations) arrives
-//! as envelopes, so that every node and every replay sees the same change. Must not know sockets,
+//! starts, and again when it is told so; those marked `live` are taken over then. What decides about
+//! messages (policies, schemas, revocations) is none of them: it arrives as envelopes, so that every
+//! node and every replay sees the same change. Must not know sockets,
 //! the log's files or the command line.
 
 pub mod layers;
@@ -34,6 +35,15 @@ pub enum Bound {
     Any(&'static str),
 }
 
+/// Whether a setting can change while the node runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reload {
+    /// It is taken over when the settings are read again.
+    Live,
+    /// The node has to be started again.
+    Restart,
+}
+
 /// One setting, as the reference and the checks see it.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
@@ -43,6 +53,8 @@ pub struct Setting {
     pub name: &'static str,
     /// What its value may be.
     pub bound: Bound,
+    /// Whether it can change while the node runs.
+    pub reload: Reload,
     /// What it does.
     pub doc: &'static str,
 }
@@ -61,6 +73,16 @@ impl Setting {
     }
 }
 
+/// A setting needs a restart unless it says `live`.
+macro_rules! reload {
+    () => {
+        Reload::Restart
+    };
+    (live) => {
+        Reload::Live
+    };
+}
+
 /// Expands the table below into one struct a section, their defaults, [`Config`] and [`SETTINGS`],
 /// so that a setting cannot have a second description.
 macro_rules! sections {
@@ -69,7 +91,7 @@ macro_rules! sections {
         $section:ident: $Section:ident {
             $(
                 $(#[doc = $doc:literal])+
-                $name:ident: $type:ty = $default:expr, $bound:expr;
+                $name:ident: $type:ty = $default:expr, $bound:expr $(, $reload:ident)?;
             )+
         }
     )+) => {
@@ -113,6 +135,7 @@ macro_rules! sections {
                     section: stringify!($section),
                     name: stringify!($name),
                     bound: $bound,
+                    reload: reload!($($reload)?),
                     doc: concat!($($doc,)+),
                 },
             )+)+
@@ -178,6 +201,10 @@ sections! {
         /// A connection carries one request and is closed after this long; the request's header
         /// must be complete in half of it.
         timeout_ms: u64 = 10_000, Bound::Within(100, 120_000);
+        /// Tenant whose admins may do what concerns the whole node: read its settings again, list
+        /// its own audit. Without one nobody may over the network; in the development profile it is
+        /// the tenant of that profile.
+        tenant: String = String::new(), Bound::Any("a tenant");
     }
 
     /// Who may connect. There is no setting that turns authentication off.
@@ -230,6 +257,27 @@ sections! {
         join_on_send: bool = true, Bound::Any("true or false");
         /// Take a time without an offset for UTC, instead of refusing it.
         naive_times: bool = false, Bound::Any("true or false");
+        /// Tell JSON clients who comes to the channels that they have joined, and who goes, by
+        /// messages of the type `telemetry`.
+        presence: bool = false, Bound::Any("true or false");
+    }
+
+    /// Rooms and channels, and who is in them. See docs/rooms.md.
+    rooms: Rooms {
+        /// Whether a room or channel can be joined and spoken in that nobody has created. Without
+        /// it, only those are open that were created, and their `main`.
+        free: bool = true, Bound::Any("true or false");
+        /// Most rooms of a tenant that were created, and most that have members.
+        rooms_max: usize = 10_000, Bound::Within(1, 1_000_000);
+        /// Most channels of a room that were created, and most that have members.
+        channels_max: usize = 1_000, Bound::Within(1, 100_000);
+        /// Most members of a channel.
+        members_max: usize = 10_000, Bound::Within(1, 1_000_000);
+        /// Most channels that a session is a member of.
+        joined_max: usize = 100, Bound::Within(1, 10_000);
+        /// How often it is said who is in each channel, where presence is kept in Valkey: there a
+        /// member is forgotten after three times this. 0: presence is not kept there.
+        heartbeat_s: u64 = 60, Bound::Within(0, 3_600);
     }
 
     /// The logs. See docs/log-format.md and docs/durability.md.
@@ -258,9 +306,9 @@ sections! {
         /// Threads that write and flush, shared by all logs.
         commit_threads: usize = 2, Bound::Within(1, 64);
         /// Segments whose records are all older than this are compressed; 0: none are.
-        compress_after_s: u64 = 0, Bound::Within(0, 36_500 * DAY_S);
+        compress_after_s: u64 = 0, Bound::Within(0, 36_500 * DAY_S), live;
         /// Level of zstd; higher is smaller and slower.
-        compression_level: i32 = 3, Bound::Within(1, 19);
+        compression_level: i32 = 3, Bound::Within(1, 19), live;
         /// Encrypt new segments. Takes effect in each log with its next append, and needs master
         /// keys. See docs/security.md.
         encrypt: bool = false, Bound::Any("true or false");
@@ -278,18 +326,25 @@ sections! {
         /// beyond any of its limits goes. In a compacted topic the newest record of each key stays;
         /// one with a key and without data is a tombstone, which stays for its grace (a day if it
         /// is not given).
-        topics: Vec<TopicEntry> = Vec::new(), Bound::Any("a list of tables");
+        topics: Vec<TopicEntry> = Vec::new(), Bound::Any("a list of tables"), live;
         /// Named consumers whose cursors hold records back, as patterns of their names
         /// (`["billing", ">"]`).
-        hold_for: Vec<String> = Vec::new(), Bound::Any("a list of patterns");
+        hold_for: Vec<String> = Vec::new(), Bound::Any("a list of patterns"), live;
         /// Bytes of records that they can hold back in one reality; beyond that the oldest go.
-        hold_bytes_max: u64 = GIB, Bound::Within(0, u64::MAX);
+        hold_bytes_max: u64 = GIB, Bound::Within(0, u64::MAX), live;
         /// Segments that must be written again to remove records from them are, as far as so much
         /// of them, in percent, is to go.
-        dead_percent: u8 = 50, Bound::Within(1, 100);
+        dead_percent: u8 = 50, Bound::Within(1, 100), live;
         /// Records past their age, expired ones and tombstones go after this long even where they
         /// are few.
-        overdue_s: u64 = 3_600, Bound::Within(0, 36_500 * DAY_S);
+        overdue_s: u64 = 3_600, Bound::Within(0, 36_500 * DAY_S), live;
+    }
+
+    /// What was done to a tenant and by whom. It cannot be turned off. See docs/audit.md.
+    audit: Audit {
+        /// How long its entries are kept at least, whatever `retention.topics` says; without a rule
+        /// that names `sys.audit` they are kept for ever.
+        retain_s: u64 = 365 * DAY_S, Bound::Within(DAY_S, 36_500 * DAY_S), live;
     }
 
     /// What payloads must be. See docs/schema.md.
@@ -315,19 +370,32 @@ sections! {
         tenant_bytes_max: usize = 32 << 20, Bound::Within(KIB, GIB);
     }
 
+    /// Envelopes that are sent again, known by the ids that their producers gave them. See
+    /// docs/protocol.md.
+    dedup: Dedup {
+        /// An id is known for at least so long after its envelope was stored, by the log's own time,
+        /// and at most a fifth longer.
+        window_ms: u64 = 600_000, Bound::Within(1_000, 7 * DAY_S * 1_000);
+        /// Ids of one reality that are known at a time; at most a fifth more are. Beyond that the
+        /// oldest go before their time. About 40 bytes of memory each, as many as are in the window,
+        /// and none in realities whose producers give no ids. 0: an envelope that is sent again is
+        /// stored again.
+        ids_max: usize = 1_000_000, Bound::Within(0, 1 << 28);
+    }
+
     /// The thread that keeps logs up: retention, compaction, compression.
     maintenance: Maintenance {
         /// From the end of one round over all open realities to the start of the next.
-        interval_s: u64 = 60, Bound::Within(1, 36_500 * DAY_S);
+        interval_s: u64 = 60, Bound::Within(1, 36_500 * DAY_S), live;
         /// What it reads and writes.
-        bytes_per_second: u64 = 16 * MIB, Bound::Within(64 * KIB, 64 * GIB);
+        bytes_per_second: u64 = 16 * MIB, Bound::Within(64 * KIB, 64 * GIB), live;
         /// How often all of a log is read to find what has rotted.
-        scrub_interval_s: u64 = 7 * DAY_S, Bound::Within(1, 36_500 * DAY_S);
+        scrub_interval_s: u64 = 7 * DAY_S, Bound::Within(1, 36_500 * DAY_S), live;
         /// How often a reality that nobody uses is opened for its upkeep.
-        visit_interval_s: u64 = DAY_S / 4, Bound::Within(1, 36_500 * DAY_S);
+        visit_interval_s: u64 = DAY_S / 4, Bound::Within(1, 36_500 * DAY_S), live;
         /// Keys of the compacted topics of one log that it tells apart, at up to 60 bytes of memory
         /// each; records of those beyond are kept.
-        keys_max: usize = 1_000_000, Bound::Within(1_000, 1_000_000_000);
+        keys_max: usize = 1_000_000, Bound::Within(1_000, 1_000_000_000), live;
     }
 
     /// What one client, tenant or node may use up.
@@ -342,18 +410,20 @@ sections! {
         topic_bytes_max: usize = 255, Bound::Within(16, 255);
         /// Tokens of a topic.
         topic_depth_max: usize = 32, Bound::Within(1, 32);
+        /// One encoded envelope on the topics `reflex.>`, where there are references only.
+        reflex_bytes_max: usize = 4 << 10, Bound::Within(256, 64 * KIB);
         /// Headers of an envelope.
-        headers_max: usize = 64, Bound::Within(0, 1024);
+        headers_max: usize = 64, Bound::Within(0, 1024), live;
         /// Names and values of an envelope's headers together.
-        header_bytes_max: usize = 8 << 10, Bound::Within(0, 64 * KIB);
+        header_bytes_max: usize = 8 << 10, Bound::Within(0, 64 * KIB), live;
         /// Objects and lists around each other in a JSON message, the message itself included.
         json_depth_max: usize = 32, Bound::Within(2, 32);
         /// Subscriptions of one session.
-        subscriptions_max: usize = 1_000, Bound::Within(1, 100_000);
+        subscriptions_max: usize = 1_000, Bound::Within(1, 100_000), live;
         /// Sessions on the node.
-        sessions_max: usize = 20_000, Bound::Within(1, 1_000_000);
+        sessions_max: usize = 20_000, Bound::Within(1, 1_000_000), live;
         /// Sessions of one tenant on the node.
-        tenant_sessions_max: usize = 10_000, Bound::Within(1, 1_000_000);
+        tenant_sessions_max: usize = 10_000, Bound::Within(1, 1_000_000), live;
         /// Tenants whose logs are open at a time; when one more comes, the one that nobody uses for
         /// longest is closed.
         tenants_max: usize = 1_000, Bound::Within(1, 100_000);
@@ -362,10 +432,14 @@ sections! {
         /// Bytes of records that all realities of one tenant may store, framing included, beyond
         /// which Produce is refused; 0 for no limit.
         tenant_bytes_max: u64 = 0, Bound::Within(0, u64::MAX);
+        /// Topics that all realities of one tenant may have, `_system` excepted, beyond which a
+        /// Produce to another one is refused; 0 for no limit. Those of a reality count from when it
+        /// is first opened after a start; a topic whose last record is gone counts no more.
+        tenant_topics_max: u64 = 0, Bound::Within(0, 1 << 28);
         /// Messages that one session may produce in a second; 0 for no limit.
-        session_messages_per_second: u64 = 0, Bound::Within(0, 1 << 40);
+        session_messages_per_second: u64 = 0, Bound::Within(0, 1 << 40), live;
         /// Bytes of envelopes that one session may produce in a second; 0 for no limit.
-        session_bytes_per_second: u64 = 0, Bound::Within(0, 1 << 40);
+        session_bytes_per_second: u64 = 0, Bound::Within(0, 1 << 40), live;
         /// Messages that all sessions of one tenant together may produce in a second; 0 for no
         /// limit.
         tenant_messages_per_second: u64 = 0, Bound::Within(0, 1 << 40);
@@ -406,27 +480,27 @@ sections! {
         /// complete in half of it.
         handshake_timeout_ms: u64 = 10_000, Bound::Within(100, 120_000);
         /// The node pings a session that has been silent for this long.
-        ping_after_ms: u64 = 25_000, Bound::Within(100, 3_600_000);
+        ping_after_ms: u64 = 25_000, Bound::Within(100, 3_600_000), live;
         /// A session that stays silent this long after the node's ping is closed.
-        pong_timeout_ms: u64 = 10_000, Bound::Within(100, 3_600_000);
+        pong_timeout_ms: u64 = 10_000, Bound::Within(100, 3_600_000), live;
         /// Bytes of Produce that one session may have under way; beyond them the node stops
         /// reading from its socket.
-        inflight_bytes_max: usize = 16 << 20, Bound::Within(KIB, GIB);
+        inflight_bytes_max: usize = 16 << 20, Bound::Within(KIB, GIB), live;
         /// Produce requests that one session may have under way.
-        inflight_requests_max: usize = 4_096, Bound::Within(1, 1_000_000);
+        inflight_requests_max: usize = 4_096, Bound::Within(1, 1_000_000), live;
         /// Records that a subscription may be sent when it names no credit of its own.
-        credit_records: u64 = 65_536, Bound::Within(1, u64::MAX);
+        credit_records: u64 = 65_536, Bound::Within(1, u64::MAX), live;
         /// Bytes that a subscription may be sent when it names no credit of its own.
-        credit_bytes: u64 = 8 * MIB, Bound::Within(KIB, u64::MAX);
+        credit_bytes: u64 = 8 * MIB, Bound::Within(KIB, u64::MAX), live;
         /// Most bytes of credit that a subscription can hold.
-        credit_bytes_max: u64 = 64 * MIB, Bound::Within(KIB, u64::MAX);
+        credit_bytes_max: u64 = 64 * MIB, Bound::Within(KIB, u64::MAX), live;
         /// Records that one Deliver frame gathers.
         deliver_bytes_max: usize = 256 << 10, Bound::Within(KIB, 16 * MIB);
         /// A subscription that does not want to catch up (`on_lag`) is behind when more records than
         /// this stand between it and the end of the log.
-        lag_records_max: u64 = 100_000, Bound::Within(2, u64::MAX);
+        lag_records_max: u64 = 100_000, Bound::Within(2, u64::MAX), live;
         /// A session whose socket takes nothing for this long is closed as a slow consumer.
-        write_timeout_ms: u64 = 10_000, Bound::Within(100, 600_000);
+        write_timeout_ms: u64 = 10_000, Bound::Within(100, 600_000), live;
     }
 
     /// WebAssembly modules that judge payloads. See docs/policy-abi.md.
@@ -583,12 +657,75 @@ sections! {
         stream_entries_max: u64 = 10_000, Bound::Within(1, 100_000_000);
     }
 
+    /// Events sent to URLs: `op.webhook`. See docs/operators/webhook.md.
+    webhook: Webhook {
+        /// Networks (`10.1.0.0/16`) that webhooks are sent to although they are not on the public
+        /// internet. In the development profile loopback always is among them.
+        allow: Texts = Texts::default(), Bound::Any("a list, or texts with commas between");
+        /// Ports that webhooks are sent to. None named: 443 and 8443 in production, all in
+        /// development.
+        ports: Vec<u16> = Vec::new(), Bound::Any("a list of ports");
+        /// Whether URLs may begin with `http://`. Left out, they may in the development profile and
+        /// not in production.
+        http: Switch = Switch::default(), Bound::Any("true or false");
+        /// PEM file with the authorities that receivers' certificates are trusted by, instead of the
+        /// system's.
+        ca: Option<PathBuf> = None, Bound::Any("a file");
+        /// Webhooks of one tenant.
+        rules_max: usize = 100, Bound::Within(1, 10_000);
+        /// From the connection to the end of the answer, where a webhook names no time of its own.
+        timeout_ms: u64 = 15_000, Bound::Within(50, 120_000);
+        /// Waits between the attempts of an event, give or take a fifth; the last one holds for all
+        /// that follow. A webhook that names no number of attempts makes one more than there are.
+        retry_ms: Vec<u64> = vec![5_000, 300_000, 1_800_000, 7_200_000, 18_000_000, 36_000_000, 50_400_000, 72_000_000, 86_400_000],
+            Bound::Any("a list of 1 to 100 waits");
+        /// The longest wait, whatever a receiver asks for with `Retry-After`.
+        retry_max_ms: u64 = 86_400_000, Bound::Within(1, 7 * DAY_S * 1_000);
+        /// A circuit breaker that has opened lets one attempt through after this long.
+        breaker_open_ms: u64 = 30_000, Bound::Within(10, 3_600_000);
+        /// Requests at a time to one host and port.
+        endpoint_requests_max: usize = 4, Bound::Within(1, 256);
+        /// Requests at a time of one tenant.
+        tenant_requests_max: usize = 32, Bound::Within(1, 4_096);
+    }
+
+    /// Keys and values (`op.store`). See docs/operators/store.md.
+    store: Store {
+        /// Length of a key; its namespace, its key and what precedes them must fit into a topic, too.
+        key_bytes_max: usize = 200, Bound::Within(1, 240);
+        /// One value.
+        value_bytes_max: usize = 256 << 10, Bound::Within(1, 16 * MIB);
+        /// Keys of one namespace.
+        namespace_keys_max: usize = 100_000, Bound::Within(1, 100_000_000);
+        /// Keys of all namespaces of one reality. Their names are kept in memory while it is open
+        /// and they are listed or added to.
+        keys_max: usize = 1_000_000, Bound::Within(1, 100_000_000);
+    }
+
+    /// Messages that the node publishes at times (`op.cron`). See docs/operators/cron.md.
+    cron: Cron {
+        /// Jobs of one tenant.
+        jobs_max: usize = 10_000, Bound::Within(1, 1_000_000);
+        /// A time counts as missed when the job has not run so long after it.
+        missed_after_ms: u64 = 60_000, Bound::Within(1_000, DAY_S * 1_000);
+        /// Payload of one job.
+        payload_bytes_max: usize = 64 << 10, Bound::Within(KIB, 4 * MIB);
+    }
+
+    /// Messages that wait for the time of their delivery. See docs/operators/delayed.md.
+    delayed: Delayed {
+        /// Messages that wait in one reality.
+        waiting_max: usize = 100_000, Bound::Within(1, 10_000_000);
+        /// How far ahead a message may be sent.
+        ahead_max_s: u64 = 366 * DAY_S, Bound::Within(1, 36_500 * DAY_S);
+    }
+
     /// How the node goes down.
     drain: Drain {
         /// From the signal to the end of the process.
-        deadline_ms: u64 = 15_000, Bound::Within(100, 600_000);
+        deadline_ms: u64 = 15_000, Bound::Within(100, 600_000), live;
         /// Clients are told to wait a random time up to this before they connect again.
-        reconnect_after_ms: u64 = 5_000, Bound::Within(0, 600_000);
+        reconnect_after_ms: u64 = 5_000, Bound::Within(0, 600_000), live;
     }
 
     /// What the node writes to its standard error.
@@ -597,7 +734,7 @@ sections! {
         format: String = "text".into(), Bound::OneOf(&["text", "json"]);
         /// What is written: a level (`info`), or levels by module
         /// (`warn,arqonbus::edge=debug`).
-        filter: String = "info".into(), Bound::Any("a tracing filter");
+        filter: String = "info".into(), Bound::Any("a tracing filter"), live;
     }
 }
 

@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use arqonbus::config::layers::{self, Loaded};
 use arqonbus::config::listing;
+use arqonbus::edge::ops::reference;
 use arqonbus::log::{MasterKeys, OsEntropy};
 use clap::Parser as _;
 
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         Command::Migrate(arguments) => migrate::run(arguments),
         Command::Tenant(arguments) => tenant::run(&arguments.action),
         Command::Config(config) => show_config(config),
+        Command::Commands(_) => show_commands(),
         Command::Keygen(keygen) => make_key(&keygen.name),
         Command::Version(version) => show_version(version),
     };
@@ -73,6 +75,10 @@ fn show_config(arguments: &ConfigArguments) -> anyhow::Result<()> {
         Output::Text => print(&format!("{}\n", listing::table(&loaded)?)),
         Output::Json => print(&format!("{}\n", listing::json(&loaded)?)),
     }
+}
+
+fn show_commands() -> anyhow::Result<()> {
+    print(&reference::markdown()?)
 }
 
 fn make_key(name: &str) -> anyhow::Result<()> {

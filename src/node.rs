@@ -22,6 +22,8 @@ use arqonbus::edge::listener::{Door, Parts};
 use arqonbus::edge::metrics::Metrics;
 use arqonbus::edge::ops::{self, Ops};
 use arqonbus::edge::profile::{self, Missing};
+use arqonbus::edge::reload::{self, Reloader};
+use arqonbus::edge::schema::contracts;
 use arqonbus::edge::seats::Seats;
 use arqonbus::edge::session::SessionContext;
 use arqonbus::edge::shield::Shield;
@@ -29,8 +31,11 @@ use arqonbus::edge::tls::Tls;
 use arqonbus::edge::token::Verifier;
 use arqonbus::log::{self, Clock as _, Committer, Encryption, Environment, RealStorage};
 use arqonbus::projections::Projections;
+use arqonbus::proto::audit::hex;
+use arqonbus::proto::v1::Value;
 use arqonbus::wall_clock::WallClock;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sha2::{Digest as _, Sha256};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -58,7 +63,7 @@ pub(crate) fn serve(arguments: &ServeArguments) -> ExitCode {
         Err(error) => return fail(&error.into()),
     };
     if profile == Profile::Development {
-        development::relax(&mut loaded.config.auth);
+        relax(&mut loaded.config);
     }
     let config = &loaded.config;
     // The development profile makes its key later, in the data directory.
@@ -87,10 +92,18 @@ pub(crate) fn serve(arguments: &ServeArguments) -> ExitCode {
         Ok(tls) => tls,
         Err(missing) => return refuse(&missing, profile),
     };
-    if let Err(error) = trace(&loaded.config) {
-        say(&format!("arqonbus: {error:#}\n"));
-        return ExitCode::from(EXIT_CONFIG);
-    }
+    let filter = match trace(&loaded.config) {
+        Ok(filter) => filter,
+        Err(error) => {
+            say(&format!("arqonbus: {error:#}\n"));
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    let again = Again {
+        source: source(arguments, profile),
+        filter,
+        started_with: loaded.config.clone(),
+    };
     if profile == Profile::Production {
         match preflight::allows(&loaded.config) {
             Ok(true) => {}
@@ -101,9 +114,17 @@ pub(crate) fn serve(arguments: &ServeArguments) -> ExitCode {
     for name in &loaded.ignored_variables {
         tracing::warn!(name, "environment variable is no setting; ignored");
     }
-    match run(loaded, profile, &dir, encryption, shield, tls) {
+    match run(loaded, profile, &dir, encryption, shield, tls, again) {
         Ok(code) => code,
         Err(error) => fail(&error),
+    }
+}
+
+/// What the development profile makes of the settings.
+fn relax(config: &mut Config) {
+    development::relax(&mut config.auth);
+    if config.ops.tenant.is_empty() {
+        development::TENANT.clone_into(&mut config.ops.tenant);
     }
 }
 
@@ -122,19 +143,70 @@ fn refuse(missing: &[Missing], profile: Profile) -> ExitCode {
     ExitCode::from(EXIT_CONFIG)
 }
 
-fn trace(config: &Config) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.trace.filter)
-        .with_context(|| format!("trace.filter = {:?} is no filter", config.trace.filter))?;
-    let builder = tracing_subscriber::fmt()
+/// What it takes to read the settings again.
+struct Again {
+    source: reload::Source,
+    filter: reload::Filtered,
+    started_with: Config,
+}
+
+/// Reads the settings from where they were read at the start.
+fn source(arguments: &ServeArguments, profile: Profile) -> reload::Source {
+    let (file, flags) = (arguments.config.clone(), arguments.flags());
+    Box::new(move || {
+        let loaded = load(file.as_deref(), &flags);
+        let mut config = loaded
+            .map_err(|error| format!("{:#}", anyhow::Error::from(error)))?
+            .config;
+        if profile == Profile::Development {
+            relax(&mut config);
+        }
+        Ok(config)
+    })
+}
+
+fn trace_filter(text: &str) -> Result<EnvFilter, String> {
+    EnvFilter::try_new(text)
+        .map_err(|error| format!("trace.filter = {text:?} is no filter: {error}"))
+}
+
+fn trace(config: &Config) -> anyhow::Result<reload::Filtered> {
+    let filter = trace_filter(&config.trace.filter).map_err(anyhow::Error::msg)?;
+    let builder = tracing_subscriber::fmt().with_writer(std::io::stderr);
+    let failed = |error| anyhow::anyhow!("cannot set up the log: {error}");
+    if config.trace.format == "json" {
+        let builder = builder
+            .json()
+            .with_env_filter(filter)
+            .with_filter_reloading();
+        let handle = builder.reload_handle();
+        builder.try_init().map_err(failed)?;
+        return Ok(refilter(move |filter| {
+            handle.reload(filter).map_err(|error| error.to_string())
+        }));
+    }
+    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let builder = builder
+        .with_ansi(ansi)
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    let set = match config.trace.format.as_str() {
-        "json" => builder.json().try_init(),
-        _ => builder
-            .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-            .try_init(),
-    };
-    set.map_err(|error| anyhow::anyhow!("cannot set up the log: {error}"))
+        .with_filter_reloading();
+    let handle = builder.reload_handle();
+    builder.try_init().map_err(failed)?;
+    Ok(refilter(move |filter| {
+        handle.reload(filter).map_err(|error| error.to_string())
+    }))
+}
+
+fn refilter(
+    set: impl Fn(EnvFilter) -> Result<(), String> + Send + Sync + 'static,
+) -> reload::Filtered {
+    Box::new(move |text, doing| {
+        let filter = trace_filter(text)?;
+        match doing {
+            reload::Doing::Try => Ok(()),
+            reload::Doing::Apply => set(filter),
+        }
+    })
 }
 
 fn run(
@@ -144,6 +216,7 @@ fn run(
     encryption: Option<Encryption>,
     shield: Arc<Shield>,
     tls: Option<Arc<Tls>>,
+    again: Again,
 ) -> anyhow::Result<ExitCode> {
     let mut config = loaded.config;
     let clock = Arc::new(WallClock);
@@ -186,6 +259,7 @@ fn run(
         credentials,
         shield,
         tls,
+        again,
     ));
     // What blocks in the runtime must not keep the process beyond the deadline.
     runtime.shutdown_timeout(Duration::from_millis(100));
@@ -206,6 +280,7 @@ async fn live(
     credentials: Option<Credentials>,
     shield: Arc<Shield>,
     tls: Option<Arc<Tls>>,
+    again: Again,
 ) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
     let started = Instant::now();
@@ -221,7 +296,7 @@ async fn live(
     let (edge_address, ops_address) = (edge.local_addr()?, operations.local_addr()?);
 
     let masters = encryption.as_ref().map(|keys| Arc::clone(&keys.masters));
-    let broker = start_broker(config, data_dir, environment, encryption)?;
+    let broker = start_broker(config, profile, data_dir, environment, encryption)?;
     let projections = projecting::start(
         config,
         profile,
@@ -230,6 +305,11 @@ async fn live(
         Arc::clone(&shield),
         Arc::clone(&clock),
     )?;
+    let terms = reload::Terms::of(config);
+    let reloader = again.reloader(&broker, &shield, &seats, &terms);
+    shield.reload_by(Arc::clone(&reloader));
+    let about = about_start(config, profile);
+    note(&broker, "node.started", about).await;
     let door = Door::new(
         config,
         profile,
@@ -250,9 +330,13 @@ async fn live(
                 json: Adapter::of(config, profile),
                 drain: config.drain.clone(),
                 draining: draining.clone(),
+                peer: Arc::from(""),
             },
+            offer: terms,
         },
     );
+    let contracts = contracts::Registry::new(&broker, Arc::clone(&shield));
+    broker.contracts().install(Box::new(contracts));
     let (close_offices, closing) = watch::channel(false);
     let offices = tokio::spawn(operators::supervise(Arc::clone(&broker), closing));
     verifier.keep_fresh(&draining);
@@ -275,6 +359,7 @@ async fn live(
         tls: tls.clone(),
         verifier,
         clock,
+        refusals: ops::Refusals::default(),
         wait_max: ops::wait_max(&config.ops),
         draining: draining.clone(),
     });
@@ -286,6 +371,7 @@ async fn live(
         Some(_) => ("wss", "http"),
     };
     let tls_check = Duration::from_millis(config.edge.tls_check_ms);
+    tokio::spawn(reload_on_hangup(reloader, Arc::clone(&broker))?);
     tls.map(|tls| tokio::spawn(tls.keep(hangups, tls_check, draining)));
     let ops_task = tokio::spawn(ops::serve(ops, operations, config.ops.clone(), ops_stopped));
     tokio::spawn(door.serve(edge));
@@ -300,6 +386,8 @@ async fn live(
 
     let first = signals.next().await;
     tracing::info!(signal = first, "draining");
+    let about = Value::object([("signal", Value::from(first))]);
+    note(&broker, "node.stopping", about).await;
     drain.send_replace(true);
     projections.drain();
     close_offices.send_replace(true);
@@ -310,6 +398,83 @@ async fn live(
     }
     end(&stop_ops, ops_task).await;
     Ok(ExitCode::SUCCESS)
+}
+
+impl Again {
+    fn reloader(
+        self,
+        broker: &Arc<Broker>,
+        shield: &Arc<Shield>,
+        seats: &Arc<Seats>,
+        terms: &Arc<reload::Terms>,
+    ) -> Arc<Reloader> {
+        let targets = reload::Targets {
+            broker: Arc::clone(broker),
+            shield: Arc::downgrade(shield),
+            seats: Arc::clone(seats),
+            terms: Arc::clone(terms),
+            filter: self.filter,
+        };
+        Reloader::new(self.source, targets, self.started_with)
+    }
+}
+
+/// Which program was started, with which settings: their hash, because some are nobody's business.
+fn about_start(config: &Config, profile: Profile) -> Value {
+    let settings = serde_json::to_vec(config).unwrap_or_default();
+    let digest = hex(&Sha256::digest(settings));
+    let profile = match profile {
+        Profile::Development => "development",
+        Profile::Production => "production",
+    };
+    Value::object([
+        ("version", Value::from(env!("CARGO_PKG_VERSION"))),
+        ("profile", profile.into()),
+        ("settings_sha256", digest.into()),
+    ])
+}
+
+/// Writes down what the node does.
+async fn note(broker: &Arc<Broker>, action: &'static str, about: Value) {
+    let broker = Arc::clone(broker);
+    let written =
+        tokio::task::spawn_blocking(move || broker.audit_of_node("local", action, about)).await;
+    if let Err(error) = written {
+        tracing::error!(%error, action, "writing down what the node does panicked");
+    }
+}
+
+/// Reads the settings again whenever the process is told to by SIGHUP.
+fn reload_on_hangup(
+    reloader: Arc<Reloader>,
+    broker: Arc<Broker>,
+) -> anyhow::Result<impl Future<Output = ()>> {
+    let mut hangups = signal(SignalKind::hangup()).context("cannot listen for signals")?;
+    Ok(async move {
+        while hangups.recv().await.is_some() {
+            let reloader = Arc::clone(&reloader);
+            let reloaded = tokio::task::spawn_blocking(move || reloader.reload()).await;
+            let about = match reloaded {
+                Ok(Ok(reloaded)) => {
+                    let (applied, restart) = (&reloaded.applied, &reloaded.restart);
+                    tracing::info!(?applied, needs_restart = ?restart, "settings read again");
+                    reload::shown(&reloaded)
+                }
+                Ok(Err(why)) => {
+                    tracing::error!(
+                        why,
+                        "settings read again and not taken over; nothing has changed"
+                    );
+                    Value::object([("refused", Value::from(true))])
+                }
+                Err(error) => {
+                    tracing::error!(%error, "reading the settings again panicked");
+                    continue;
+                }
+            };
+            note(&broker, "node.reloaded", about).await;
+        }
+    })
 }
 
 /// Ends the operations listener, with a moment for its last answers.
@@ -332,6 +497,7 @@ fn room_bytes_min(log: &config::Log) -> u64 {
 
 fn start_broker(
     config: &Config,
+    profile: Profile,
     data_dir: &DataDir,
     environment: Environment,
     encryption: Option<Encryption>,
@@ -351,6 +517,7 @@ fn start_broker(
         tenants_max: limits.tenants_max,
         realities_max: limits.realities_max,
         tenant_bytes_max: (limits.tenant_bytes_max > 0).then_some(limits.tenant_bytes_max),
+        tenant_topics_max: (limits.tenant_topics_max > 0).then_some(limits.tenant_topics_max),
         consumers_max: limits.consumers_max,
         groups: broker::group::Bounds {
             in_flight_max: limits.group_in_flight_max,
@@ -360,9 +527,24 @@ fn start_broker(
             wait_max: Duration::from_millis(limits.group_wait_max_ms),
         },
         producers_max: limits.producers_max,
+        dedup_window: Duration::from_millis(config.dedup.window_ms),
+        dedup_ids_max: config.dedup.ids_max,
         // What is encrypted in the log must not lie beside it in the clear.
         states: (!encrypted).then(|| data_dir.path().join(STATES)),
+        operators: operators::Settings::of(config),
+        rooms: broker::rooms::Limits {
+            rooms_max: config.rooms.rooms_max,
+            channels_max: config.rooms.channels_max,
+            members_max: config.rooms.members_max,
+            joined_max: config.rooms.joined_max,
+            free: config.rooms.free,
+            heartbeat: projecting::heartbeat(config),
+        },
         maintenance: broker::maintenance::Options::of(config).context("settings")?,
+        webhooks: operators::webhook::Settings::of(&config.webhook, profile, |record| {
+            arqonbus::edge::json::envelope::shown(record).to_line()
+        })
+        .context("settings")?,
     };
     Broker::start(environment, options).context("cannot start the broker")
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use arqonbus::broker::rooms::heartbeat::KEPT;
 use arqonbus::broker::{Broker, room};
 use arqonbus::config::{self, Config, Profile};
 use arqonbus::edge::schema::payloads::Registered;
@@ -16,6 +17,7 @@ use arqonbus::projections::declared::Declared;
 use arqonbus::projections::messages::Messages;
 use arqonbus::projections::options::Options;
 use arqonbus::projections::postgres::{self, Migrating, Postgres};
+use arqonbus::projections::presence::Members;
 use arqonbus::projections::projection::Projection;
 use arqonbus::projections::sink::{Sink, SinkKind};
 use arqonbus::projections::sled::Sled;
@@ -70,6 +72,15 @@ pub(crate) fn wanted(config: &Config) -> anyhow::Result<Vec<Wanted>> {
             cached: vec![Mapping::episodes(&table, ttl)],
         });
     }
+    if let Some(every) = heartbeat(config) {
+        let projection = Members::default();
+        let table = &projection.tables()[0].name;
+        wanted.push(Wanted {
+            cached: vec![Mapping::presence(table, every * KEPT)],
+            sinks: vec![SinkKind::Valkey],
+            projection: Arc::new(projection),
+        });
+    }
     for entry in &settings.own {
         let projection = Declared::new(entry)?;
         wanted.push(Wanted {
@@ -89,6 +100,13 @@ pub(crate) fn wanted(config: &Config) -> anyhow::Result<Vec<Wanted>> {
         });
     }
     Ok(wanted)
+}
+
+/// How often rooms say who is there: as often as somebody keeps it who forgets.
+pub(crate) fn heartbeat(config: &Config) -> Option<Duration> {
+    let is_kept = config.projections.enabled && config.valkey.url.is_some();
+    let every = config.rooms.heartbeat_s;
+    (is_kept && every > 0).then(|| Duration::from_secs(every))
 }
 
 /// The database, if the settings name one.

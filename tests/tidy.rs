@@ -27,6 +27,8 @@ mod documents;
 mod imports;
 #[path = "tidy/layout.rs"]
 mod layout;
+#[path = "tidy/limits.rs"]
+mod limits;
 #[path = "tidy/rust.rs"]
 mod rust;
 #[path = "tidy/source.rs"]

@@ -4,17 +4,24 @@
 //! edge's). The envelope's bytes are kept as they are; what is missing in them is stamped beside
 //! them.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
 use uuid::Uuid;
 
 use super::access::Identity;
+use super::expiry::is_over;
+use super::gate::{Claims, Receipt};
 use super::name::{self, NameError};
+use super::operators::delayed::{self, Refusal};
+use super::own::Expected;
 use super::producers::Producer;
 use super::reality::Reality;
 use super::stamp;
 use crate::log::{Micros, NewRecord};
 use crate::proto::code::ErrorCode;
+use crate::proto::v1::{Record, Verdict};
 use crate::proto::view::{ClockView, EnvelopeView};
 
 /// Longest message id in bytes; ids of older clients need not be UUIDs.
@@ -101,6 +108,34 @@ pub enum Fault {
         /// What it says.
         found: i64,
     },
+    /// It has expired before it came.
+    #[error("is {found}, which is past already: it is {now} by the node's clock")]
+    Expired {
+        /// When, in milliseconds.
+        found: u64,
+        /// The time of the node, in milliseconds.
+        now: u64,
+    },
+    /// It would expire before it is delivered.
+    #[error("must be before expires_at, which is {found}")]
+    NotBeforeExpiry {
+        /// When it expires, in milliseconds.
+        found: i64,
+    },
+    /// It would wait for too long.
+    #[error("is too far ahead: messages wait for {limit_s} seconds at most")]
+    TooFarAhead {
+        /// Longest wait in seconds.
+        limit_s: u64,
+    },
+    /// Too many wait already.
+    #[error(
+        "cannot wait: {limit} messages do in this reality, which is the limit; `arqon delayed list` shows them"
+    )]
+    TooManyWait {
+        /// Most that may.
+        limit: usize,
+    },
     /// The log's own entry is ahead of the log.
     #[error("has {found} for {key:?}, but the last sequence is {last}")]
     ClockAhead {
@@ -130,10 +165,13 @@ impl Fault {
             | Self::OtherReality { .. }
             | Self::Name(_)
             | Self::Time { .. }
+            | Self::Expired { .. }
+            | Self::NotBeforeExpiry { .. }
+            | Self::TooFarAhead { .. }
             | Self::ClockAhead { .. } => ErrorCode::ValidationError,
             Self::OtherTenant => ErrorCode::TenantMismatch,
             Self::Forbidden => ErrorCode::Forbidden,
-            Self::TooLarge { .. } => ErrorCode::TooLarge,
+            Self::TooLarge { .. } | Self::TooManyWait { .. } => ErrorCode::TooLarge,
             Self::ClockBack { .. } => ErrorCode::Stale,
         }
     }
@@ -149,6 +187,12 @@ pub struct Batch<'a> {
     pub(super) records: Vec<NewRecord>,
     /// Own clock entries of producers, in order; checked under the reality's lock at the append.
     pub(super) own: Vec<OwnEntry>,
+    /// Some of them expire.
+    pub(super) expires: bool,
+    /// So many of them wait for the time of their delivery.
+    delayed: usize,
+    /// What is to be met when sequences are given.
+    pub(super) claims: Claims,
 }
 
 /// An envelope that meets the rules.
@@ -190,7 +234,21 @@ impl<'a> Batch<'a> {
             stamps: BytesMut::new(),
             records: Vec::with_capacity(capacity),
             own: Vec::new(),
+            expires: false,
+            delayed: 0,
+            claims: Claims::default(),
         }
+    }
+
+    /// Has the batch stored only if `expected` holds when its sequences are given.
+    pub fn expect(&mut self, expected: Expected) {
+        self.claims.expect(expected);
+    }
+
+    /// Where to look, once the append is answered, for what it was answered with; `None` if there
+    /// will be nothing. Called when all envelopes are in.
+    pub fn receipt(&mut self) -> Option<Arc<Receipt>> {
+        self.claims.receipt()
     }
 
     /// Holds one envelope against the rules, `view` being of `encoded`. `topic` is its topic,
@@ -229,12 +287,23 @@ impl<'a> Batch<'a> {
             clock_entries,
         } = admitted;
         let id = view.id.is_empty().then(|| self.reality.next_id(self.now));
+        let name = std::str::from_utf8(&topic).unwrap_or_default();
+        let sender = self.sender;
+        self.claims.note(self.records.len(), name, view, || {
+            Producer::of(sender, view.producer_id)
+        });
         let stamp = self.stamp(id, view, verdict);
+        let (topic, envelope) = if self.waits(view) {
+            self.delayed += 1;
+            self.kept(&topic, id, view, encoded, verdict)
+        } else {
+            (topic, encoded)
+        };
         self.records.push(NewRecord {
             topic,
             clock_entries,
             stamp,
-            envelope: encoded,
+            envelope,
         });
         id
     }
@@ -250,6 +319,7 @@ impl<'a> Batch<'a> {
         verdict: &[u8],
     ) {
         let stamp = self.stamp(id, view, verdict);
+        self.expires |= view.expires_at != 0;
         self.records.push(NewRecord {
             topic,
             // The producer says nothing of when it saw what in the copies' reality.
@@ -317,11 +387,14 @@ impl<'a> Batch<'a> {
         for (field, found) in [
             ("timestamp", view.timestamp),
             ("expires_at", view.expires_at),
+            ("deliver_at", view.deliver_at),
         ] {
             if !(0..=TIME_MS_MAX).contains(&found) {
                 return Err((field, Fault::Time { found }));
             }
         }
+        self.accept_expiry(view)?;
+        self.accept_delay(view, name)?;
         let clock_entries = match view.clock {
             Some(clock) => self.accept_clock(clock, view.producer_id)?,
             None => Bytes::new(),
@@ -330,6 +403,84 @@ impl<'a> Batch<'a> {
             topic,
             clock_entries,
         })
+    }
+
+    /// What nobody would ever be given is refused, not stored in silence.
+    fn accept_expiry(&mut self, view: &EnvelopeView<'_>) -> Result<(), (&'static str, Fault)> {
+        let Some(end) = u64::try_from(view.expires_at).ok().filter(|end| *end > 0) else {
+            return Ok(());
+        };
+        self.expires = true;
+        if is_over(end, self.now) {
+            let (found, now) = (end, self.now.as_millis());
+            return Err(("expires_at", Fault::Expired { found, now }));
+        }
+        if view.deliver_at >= view.expires_at {
+            let found = view.expires_at;
+            return Err(("deliver_at", Fault::NotBeforeExpiry { found }));
+        }
+        Ok(())
+    }
+
+    /// Whether an envelope is to wait; one whose time has come need not.
+    fn waits(&self, view: &EnvelopeView<'_>) -> bool {
+        u64::try_from(view.deliver_at).is_ok_and(|at| at > 0 && !is_over(at, self.now))
+    }
+
+    fn accept_delay(
+        &self,
+        view: &EnvelopeView<'_>,
+        topic: &str,
+    ) -> Result<(), (&'static str, Fault)> {
+        if !self.waits(view) {
+            return Ok(());
+        }
+        let later = delayed::topic_of(topic);
+        name::check_topic(&later).map_err(|fault| ("topic", Fault::Name(fault)))?;
+        let deliver_at = u64::try_from(view.deliver_at).unwrap_or_default();
+        let checked = self
+            .reality
+            .later()
+            .check(deliver_at, self.now, self.delayed);
+        checked.map_err(|refusal| {
+            let fault = match refusal {
+                Refusal::TooFar { limit_s } => Fault::TooFarAhead { limit_s },
+                Refusal::Full { limit } => Fault::TooManyWait { limit },
+            };
+            ("deliver_at", fault)
+        })
+    }
+
+    /// What is stored of an envelope that waits, in place of its record.
+    fn kept(
+        &self,
+        topic: &Bytes,
+        id: Option<Uuid>,
+        view: &EnvelopeView<'_>,
+        encoded: Bytes,
+        verdict: &[u8],
+    ) -> (Bytes, Bytes) {
+        let subject = &self.sender.subject;
+        let producer = view.producer_id.is_empty().then(|| subject.clone());
+        let record = Record {
+            topic: String::from_utf8_lossy(topic).into_owned(),
+            id: id.map_or_else(Bytes::new, |id| Bytes::copy_from_slice(id.as_bytes())),
+            producer_id: producer.unwrap_or_default(),
+            verdict: Verdict::decode(verdict)
+                .ok()
+                .filter(|_| !verdict.is_empty()),
+            envelope: encoded,
+            ..Record::default()
+        };
+        let key = self.reality.next_id(self.now).to_string();
+        let envelope = delayed::kept(key, subject, &record, view);
+        (delayed::topic_of(&record.topic).into(), envelope)
+    }
+
+    /// How many of them wait for the time of their delivery.
+    #[must_use]
+    pub const fn delayed(&self) -> usize {
+        self.delayed
     }
 
     fn stamp(&mut self, id: Option<Uuid>, view: &EnvelopeView<'_>, verdict: &[u8]) -> Bytes {
@@ -366,17 +517,11 @@ impl<'a> Batch<'a> {
                 return Err(("clock", Fault::ClockAhead { key, found, last }));
             }
         }
-        let producer = match producer {
-            "" => self.sender.subject.as_str(),
-            named => named,
-        };
-        if let Some(&counter) = clock.entries.get(producer) {
+        let producer = Producer::of(self.sender, producer);
+        if let Some(&counter) = clock.entries.get(&*producer.name) {
             self.own.push(OwnEntry {
                 index: self.records.len(),
-                producer: Producer {
-                    subject: self.sender.subject.as_str().into(),
-                    name: producer.into(),
-                },
+                producer,
                 counter,
             });
         }

@@ -4,8 +4,10 @@
 //! hands over what it says.
 
 use super::filter::Filter;
-use super::name::{Tenant, is_reserved_topic, is_system_topic};
+use super::name::{Tenant, is_control_topic, is_direct_topic, is_reserved_topic, is_system_topic};
+use super::room;
 use crate::log::Micros;
+use crate::proto::topic::parties;
 
 pub use crate::proto::claims::Role;
 
@@ -102,23 +104,72 @@ impl Identity {
     }
 
     /// Whether it may append to `topic`. Nobody outside appends to the `sys.` topics, nor to those
-    /// of dead letters.
+    /// of dead letters; private messages are sent in one's own name alone.
     #[must_use]
     pub fn may_publish(&self, topic: &str) -> bool {
-        !is_reserved_topic(topic) && self.publish.allow(topic)
+        let open = if is_direct_topic(topic) {
+            parties(topic).is_some_and(|(_, sender)| sender == room::token(&self.subject))
+        } else {
+            !is_reserved_topic(topic)
+        };
+        open && self.publish.allow(topic)
+    }
+
+    /// Whether it may have the node append to `topic`, which may be one that only the node appends
+    /// to.
+    #[must_use]
+    pub fn may_have_written(&self, topic: &str) -> bool {
+        !is_system_topic(topic) && self.publish.allow(topic)
+    }
+
+    /// Whether its token names `topic` among those it may publish on, be it one that the node alone
+    /// appends to: then it may have the node append there, by a command.
+    #[must_use]
+    pub fn is_granted(&self, topic: &str) -> bool {
+        !is_system_topic(topic) && self.publish.allow(topic)
     }
 
     /// Whether it may see everything that `filter` matches. The `sys.` topics are for admins that
-    /// name them, as far as their token does not limit them.
+    /// name them, as far as their token does not limit them; private messages are for their two
+    /// parties, and for such admins.
     #[must_use]
     pub fn may_subscribe(&self, filter: &Filter) -> bool {
-        (self.role == Role::Admin || !filter.names_system()) && self.subscribe.cover(filter)
+        if is_control_topic(filter.as_str()) {
+            return self.may_hear_control(filter);
+        }
+        let open = self.role == Role::Admin || self.is_open(filter.as_str());
+        open && self.subscribe.cover(filter)
+    }
+
+    /// Control parameters are for whoever may subscribe to anything of the reality, unless they are
+    /// denied by name (MSG-13).
+    fn may_hear_control(&self, wanted: &Filter) -> bool {
+        match &self.subscribe {
+            Topics::All => true,
+            Topics::Only(allowed) => !allowed.is_empty(),
+            Topics::Except(allowed, denied) => {
+                !allowed.is_empty() && !denied.iter().any(|filter| filter.overlaps(wanted))
+            }
+        }
     }
 
     /// Whether it may see `topic`.
     #[must_use]
     pub fn may_see(&self, topic: &str) -> bool {
-        (self.role == Role::Admin || !is_system_topic(topic)) && self.subscribe.allow(topic)
+        if is_control_topic(topic) {
+            return Filter::new(topic).is_ok_and(|filter| self.may_hear_control(&filter));
+        }
+        (self.role == Role::Admin || self.is_open(topic)) && self.subscribe.allow(topic)
+    }
+
+    /// Whether a topic or filter is one that is not for admins alone.
+    fn is_open(&self, topic: &str) -> bool {
+        if is_direct_topic(topic) {
+            let own = room::token(&self.subject);
+            return parties(topic)
+                .is_some_and(|(addressee, sender)| addressee == own || sender == own);
+        }
+        !is_system_topic(topic)
     }
 }
 
@@ -169,6 +220,37 @@ mod tests {
             assert_eq!(who.may_see("sys.log"), role == Role::Admin);
             assert!(who.may_publish("a.b"));
         }
+    }
+
+    // MSG-13: what a controller sets is for every subscriber of the reality, and nothing else of
+    // the system's is.
+    #[test]
+    fn control_parameters_are_for_whoever_may_subscribe() {
+        let filter = |text: &str| Filter::new(text).unwrap();
+        let some = Topics::Only(vec![filter("a.>")]);
+        let all = [
+            "sys.control.>",
+            "sys.control.set.*",
+            "sys.control.set.speed",
+        ];
+        for topics in [Topics::All, some] {
+            for role in [Role::User, Role::Operator, Role::Controller, Role::Admin] {
+                let who = identity(role, topics.clone());
+                for text in all {
+                    assert!(who.may_subscribe(&filter(text)), "{role:?} {text}");
+                }
+                assert!(who.may_see("sys.control.set.speed"));
+                assert!(!who.may_publish("sys.control.set.speed"));
+            }
+        }
+        let user = identity(Role::User, Topics::All);
+        for other in ["sys.>", "sys.*.set.speed", "sys.controls.>", "sys.audit"] {
+            assert!(!user.may_subscribe(&filter(other)), "{other}");
+        }
+        let denied = Topics::listed(vec![filter("a.>")], vec![filter("sys.control.>")]);
+        assert!(!identity(Role::User, denied).may_see("sys.control.set.speed"));
+        let nothing = identity(Role::User, Topics::Only(Vec::new()));
+        assert!(!nothing.may_subscribe(&filter("sys.control.>")));
     }
 
     // PRJ-04, EDGE-07: a letter that a client wrote would be taken for the node's word.
@@ -236,6 +318,63 @@ mod tests {
         assert!(admin.may_see("sys.consumer.main.c") && !admin.may_see("sys.log"));
         let user = identity(Role::User, named);
         assert!(!user.may_subscribe(&consumers) && !user.may_see("sys.consumer.main.c"));
+    }
+
+    // BRK-09, EDGE-07: fails closed: whatever is not plainly one's own is refused.
+    #[test]
+    fn private_messages_are_seen_by_their_two_parties_and_admins() {
+        let named = |subject: &str, role, topics: &Topics| Identity {
+            subject: subject.to_owned(),
+            ..identity(role, topics.clone())
+        };
+        let filter = |text: &str| Filter::new(text).unwrap();
+        let granted = Topics::Only(vec![filter("direct.>"), filter("room.>")]);
+        for topics in [&Topics::All, &granted] {
+            let ann = named("a.nn", Role::User, topics);
+            let own = ["direct.a~2Enn.*", "direct.*.a~2Enn", "direct.a~2Enn.bob"];
+            for own in own {
+                assert!(ann.may_subscribe(&filter(own)), "{own}");
+            }
+            assert!(ann.may_see("direct.bob.a~2Enn") && ann.may_see("direct.a~2Enn.bob"));
+            for others in [
+                "direct.>",
+                "direct.*.*",
+                "direct.bob.*",
+                "direct.bob.eve",
+                "direct.*",
+                "direct.a~2Enn.>.",
+                "direct.a~2Enn.*.*",
+                "direct",
+                "direct.*.>",
+            ] {
+                let Ok(others) = Filter::new(others) else {
+                    continue;
+                };
+                assert!(!ann.may_subscribe(&others), "{others}");
+            }
+            assert!(!ann.may_see("direct.bob.eve") && !ann.may_see("direct.a~2Enn"));
+            assert!(ann.may_publish("direct.bob.a~2Enn"));
+            for forged in [
+                "direct.a~2Enn.bob",
+                "direct.bob.eve",
+                "direct.bob",
+                "direct",
+            ] {
+                assert!(!ann.may_publish(forged), "{forged}");
+            }
+            let admin = named("root", Role::Admin, topics);
+            assert!(admin.may_subscribe(&filter("direct.>")) && admin.may_see("direct.bob.eve"));
+            assert!(!admin.may_publish("direct.bob.eve"));
+        }
+        let limited = Topics::Only(vec![filter("room.>"), filter(">")]);
+        let ann = named("ann", Role::User, &limited);
+        assert!(!ann.may_subscribe(&filter("direct.ann.*")) && !ann.may_publish("direct.bob.ann"));
+        for everything in [">", "*.*.*", "*.ann.*"] {
+            assert!(
+                !filter(everything).matches("direct.ann.bob"),
+                "{everything}"
+            );
+        }
     }
 
     #[test]

@@ -12,8 +12,11 @@ use prost::Message as _;
 use super::access::{Identity, Role};
 use super::ask;
 use super::compare;
+use super::control;
 use super::damage::without_directories;
 use super::error::{ArgumentFault, Error};
+use super::filter::Filter;
+use super::history::{Edge, Window};
 use super::name::RealityName;
 use super::operators::OPERATORS;
 use super::reality::Reality;
@@ -45,7 +48,11 @@ const BACKUP: Argument = Argument {
 pub fn all() -> impl Iterator<Item = &'static Command<Handler>> {
     let of_operators = OPERATORS.iter().flat_map(|operator| operator.commands);
     let parts = PARTS.iter().copied().flatten();
-    COMMANDS.iter().chain(parts).chain(of_operators)
+    COMMANDS
+        .iter()
+        .chain(control::COMMANDS)
+        .chain(parts)
+        .chain(of_operators)
 }
 
 /// Those that stand with what they are about.
@@ -174,6 +181,14 @@ pub const COMMANDS: &[Command<Handler>] = &[
         handler: log_status,
     },
     Command {
+        name: "quota.show",
+        role: Role::User,
+        effect: Effect::Shows,
+        arguments: &[],
+        doc: "Shows what the tenant stores and how much it may; a maximum of 0 is none.",
+        handler: super::quota::show,
+    },
+    Command {
         name: "reality.compare",
         role: Role::Operator,
         effect: Effect::Shows,
@@ -256,6 +271,34 @@ pub const COMMANDS: &[Command<Handler>] = &[
         handler: reality_fork,
     },
     Command {
+        name: "reality.hash",
+        role: Role::User,
+        effect: Effect::Shows,
+        arguments: &[
+            REALITY,
+            Argument {
+                name: "topic",
+                kind: Kind::Text,
+                required: false,
+                doc: "filter of topics; all that the hash covers if left out",
+            },
+            Argument {
+                name: "from",
+                kind: Kind::Text,
+                required: false,
+                doc: "the first sequence, in digits; that of the log if left out",
+            },
+            Argument {
+                name: "to",
+                kind: Kind::Text,
+                required: false,
+                doc: "the last sequence, in digits; the last on disk if left out",
+            },
+        ],
+        doc: "Hashes what a reality holds, without the node's own stamps: equal histories, equal hashes.",
+        handler: reality_hash,
+    },
+    Command {
         name: "reality.list",
         role: Role::User,
         effect: Effect::Shows,
@@ -288,7 +331,6 @@ pub struct Call<'a> {
     pub(super) broker: &'a Arc<Broker>,
     pub(super) tenancy: &'a Arc<Tenancy>,
     /// How long it may wait for something at most.
-    #[expect(dead_code, reason = "for operators that wait")]
     pub(super) wait_max: Duration,
     pub(super) caller: &'a Identity,
     pub(super) arguments: Arguments,
@@ -734,6 +776,40 @@ fn reality_compare(call: &Call<'_>) -> Result<Value, Error> {
         ));
     }
     Ok(fields(about))
+}
+
+fn reality_hash(call: &Call<'_>) -> Result<Value, Error> {
+    let field = "arguments.topic";
+    let topic = call.arguments.text("topic").unwrap_or(">");
+    let filter = Filter::new(topic).map_err(|fault| Error::Name { field, fault })?;
+    if !call.caller.may_subscribe(&filter) {
+        return Err(Error::TopicsHidden { filter });
+    }
+    let edge = |sequence: Option<Sequence>| sequence.map(Edge::Sequence);
+    let window = Window {
+        from: edge(call.sequence("reality.hash", "from")?),
+        to: edge(call.sequence("reality.hash", "to")?),
+        filter,
+    };
+    let reality = call.reality()?;
+    let hashed = reality.hash(&window)?;
+    let lost = hashed.lost.iter().map(|lost| {
+        fields([
+            ("first", number(lost.first.get())),
+            ("last", number(lost.last.get())),
+            ("reason", text(&lost.reason)),
+        ])
+    });
+    Ok(fields([
+        ("reality", text(reality.name().as_str())),
+        ("topic", text(window.filter.as_str())),
+        ("first", number(hashed.range.start.get())),
+        ("last", number(hashed.range.end.get() - 1)),
+        ("records", number(hashed.hash.records())),
+        ("sha256", text(&hashed.hash.text())),
+        ("complete", flag(hashed.lost.is_empty())),
+        ("lost", list(lost)),
+    ]))
 }
 
 fn reality_list(call: &Call<'_>) -> Result<Value, Error> {

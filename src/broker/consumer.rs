@@ -104,8 +104,8 @@ pub struct Summary {
     pub sequence: Option<Sequence>,
     /// Whether a subscription moves it now.
     pub active: bool,
-    /// What it reads; empty if that is not settled yet.
-    pub filter: String,
+    /// What it reads, once that is known.
+    pub filter: Option<String>,
     /// Where it begins while nothing is done, if somebody has set that.
     pub from: Option<Sequence>,
     /// Nothing is delivered to it.
@@ -241,7 +241,7 @@ impl Consumers {
             consumer: consumer.to_string(),
             sequence: state.stored,
             active: state.holder.is_some(),
-            filter: state.filter.as_deref().unwrap_or_default().to_owned(),
+            filter: state.filter.as_deref().map(str::to_owned),
             from: state.from,
             paused: state.paused,
         };

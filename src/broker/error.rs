@@ -6,8 +6,12 @@
 use super::accept::Rejection;
 use super::damage::without_directories;
 use super::filter::Filter;
+use super::gate::Unmet;
 use super::name::{NameError, RealityName, Tenant};
+use super::operators::cron::BadPlan;
+use super::operators::store::BadKey;
 use super::reality::ReadOnly;
+use super::rooms::RoomError;
 use crate::log::{self, AppendError, KeyProblem, Sequence};
 use crate::proto::code::ErrorCode;
 
@@ -22,9 +26,18 @@ pub enum Error {
         /// What is wrong with it.
         fault: NameError,
     },
+    /// Something about rooms is not to be.
+    #[error(transparent)]
+    Room(#[from] Box<RoomError>),
+    /// An operator or a task is refused.
+    #[error(transparent)]
+    Refused(#[from] super::operators::sam::Refused),
     /// An envelope breaks a rule.
     #[error(transparent)]
     Rejected(#[from] Rejection),
+    /// A batch does not meet what it was sent under.
+    #[error(transparent)]
+    Unmet(#[from] Unmet),
     /// There is no such reality.
     #[error("there is no reality {reality}; create it with `arqon reality create {reality}`")]
     NoSuchReality {
@@ -131,6 +144,18 @@ pub enum Error {
         /// What it wanted to add.
         wanted: u64,
         /// Most that it may store.
+        limit: u64,
+    },
+    /// The tenant may not have so many topics.
+    #[error(
+        "the tenant has {held} topics and may have {limit}, so that {wanted} new ones do not fit; nothing was stored; publish on topics that are there, or have `limits.tenant_topics_max` raised"
+    )]
+    TopicsFull {
+        /// How many it has.
+        held: u64,
+        /// How many it wanted to add.
+        wanted: u64,
+        /// Most that it may have.
         limit: u64,
     },
     /// The tenant has no room for another named consumer.
@@ -293,6 +318,94 @@ pub enum Error {
         /// What was asked for.
         sequence: Sequence,
     },
+    /// The caller may not do this with a topic that a command is about.
+    #[error("{field}: this token may not {action} {topic}")]
+    TopicForbidden {
+        /// Part of the request that names it.
+        field: &'static str,
+        /// What was to be done.
+        action: &'static str,
+        /// The topic.
+        topic: String,
+    },
+    /// More than an operator takes.
+    #[error("{field}: {found} {unit} are more than the limit of {limit}")]
+    OverLimit {
+        /// Part of the request.
+        field: &'static str,
+        /// Of what.
+        unit: &'static str,
+        /// How many there would be.
+        found: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// A key is not as whoever wanted to change it believed.
+    #[error(
+        "the newest record of the key is {found}, not {wanted}; 0 means that it has no value; read it again and decide anew"
+    )]
+    RevisionConflict {
+        /// What was believed.
+        wanted: u64,
+        /// What is true.
+        found: u64,
+    },
+    /// There is no such job, or it is another's.
+    #[error("you have no job {job:?}; `arqon cron list` shows those that you have")]
+    NoSuchJob {
+        /// Id or name.
+        job: String,
+    },
+    /// No message waits under this sequence, or it is another's.
+    #[error(
+        "no message of yours waits under sequence {sequence}; `arqon delayed list` shows what waits"
+    )]
+    NothingWaits {
+        /// Which.
+        sequence: u64,
+    },
+    /// Another job is called so.
+    #[error("there is a job {name:?} already; choose another name, or cancel that one")]
+    JobExists {
+        /// The name.
+        name: String,
+    },
+    /// A replay of that name is of another reality.
+    #[error("the replay {name:?} in that reality is of {from}; choose another name")]
+    ReplayOfAnother {
+        /// Its name.
+        name: String,
+        /// What it is of.
+        from: String,
+    },
+    /// There is no operator of that name.
+    #[error("there is no operator {name:?}; `arqon wasm list` shows those that are there")]
+    NoSuchOperator {
+        /// The name.
+        name: String,
+    },
+    /// A module cannot be an operator.
+    #[error("{reason}")]
+    NoOperator {
+        /// Why.
+        reason: String,
+    },
+    /// What an operator has done cannot be done again.
+    #[error(
+        "operator {name} has done some of its work with the version {digest:.16}, which is not kept any more"
+    )]
+    VersionForgotten {
+        /// Its name.
+        name: String,
+        /// SHA-256 of the module.
+        digest: String,
+    },
+    /// The caller may not see all that was asked for.
+    #[error("this token may not see all that {filter} matches; name topics that it may")]
+    TopicsHidden {
+        /// What was asked for.
+        filter: Filter,
+    },
     /// The caller may not do this.
     #[error("command {command} needs the role {needed}")]
     RoleMissing {
@@ -341,6 +454,9 @@ pub enum Error {
     /// The log cannot be opened or read.
     #[error("{}", log_text(.0))]
     Log(#[source] log::Error),
+    /// Something about a webhook is not done.
+    #[error(transparent)]
+    Webhook(Box<super::operators::webhook::Refused>),
     /// The node is going down.
     #[error("the node is going down; connect again later")]
     ShuttingDown,
@@ -367,6 +483,12 @@ pub enum ArgumentFault {
         /// The right type.
         wanted: &'static str,
     },
+    /// Against a rule of its own.
+    #[error("{what}")]
+    Wrong {
+        /// What is wrong, and what to try.
+        what: String,
+    },
     /// Not a number, or not one that is allowed.
     #[error("is {found:?}; needed is a whole number from 1 to {max}")]
     Number {
@@ -375,6 +497,15 @@ pub enum ArgumentFault {
         /// The largest that is allowed.
         max: u64,
     },
+    /// No name.
+    #[error("{0}")]
+    Name(NameError),
+    /// No key.
+    #[error("{0}")]
+    Key(BadKey),
+    /// No plan.
+    #[error("{0}")]
+    Plan(BadPlan),
 }
 
 /// For the client: without the operating system's words, which can name paths.
@@ -391,6 +522,9 @@ fn append_text(error: &AppendError) -> String {
         }
         AppendError::Indeterminate { .. } => {
             "a write failed under way: the batch may or may not be stored".into()
+        }
+        AppendError::ConditionNotMet { expected, found } => {
+            format!("expected {expected}, found {found}; nothing was stored")
         }
         AppendError::TooLarge { bytes, limit } => {
             format!("the batch takes {bytes} bytes in the log, more than the limit of {limit}")
@@ -483,7 +617,16 @@ impl Error {
     #[must_use]
     pub fn code(&self) -> ErrorCode {
         match self {
+            Self::Argument {
+                fault: ArgumentFault::Key(BadKey::OtherTenant),
+                ..
+            } => ErrorCode::TenantMismatch,
+            Self::RevisionConflict { .. } => ErrorCode::SequenceConflict,
+            Self::NoSuchJob { .. } | Self::NothingWaits { .. } => ErrorCode::NotFound,
+            Self::OverLimit { .. } => ErrorCode::TooLarge,
+            Self::TopicForbidden { .. } => ErrorCode::Forbidden,
             Self::Name { .. }
+            | Self::JobExists { .. }
             | Self::BeyondEnd { .. }
             | Self::Argument { .. }
             | Self::RealityExists { .. }
@@ -493,9 +636,14 @@ impl Error {
             | Self::GroupInUse { .. }
             | Self::GroupOtherwise { .. }
             | Self::GroupOption { .. }
+            | Self::NoOperator { .. }
+            | Self::ReplayOfAnother { .. }
             | Self::ConsumerFilter { .. } => ErrorCode::ValidationError,
+            Self::Refused(refused) => refused.code,
             Self::NotLeased { .. } => ErrorCode::Stale,
             Self::Rejected(rejection) => rejection.fault.code(),
+            Self::Room(error) => error.refused.code(),
+            Self::Unmet(unmet) => unmet.code(),
             Self::SlowConsumer { .. } => ErrorCode::SlowConsumer,
             Self::NoSuchReality { .. }
             | Self::NotAmongRealities { .. }
@@ -506,23 +654,28 @@ impl Error {
             | Self::NoSuchGroup { .. }
             | Self::GroupEnded { .. }
             | Self::NoSuchLetter { .. }
+            | Self::NoSuchOperator { .. }
+            | Self::VersionForgotten { .. }
             | Self::NoSuchRecord { .. } => ErrorCode::NotFound,
             Self::BackupsFull { .. } => ErrorCode::RateLimited,
             Self::TenantsFull { .. }
             | Self::RealitiesFull { .. }
             | Self::TenantBytesFull { .. }
             | Self::MembersFull { .. }
+            | Self::TopicsFull { .. }
             | Self::ConsumersFull { .. } => ErrorCode::TooLarge,
             Self::OutOfRange { .. } | Self::CursorBeyondEnd { .. } => ErrorCode::OffsetOutOfRange,
-            Self::RoleMissing { .. } | Self::RealityClosed { .. } | Self::RecordHidden { .. } => {
-                ErrorCode::Forbidden
-            }
+            Self::RoleMissing { .. }
+            | Self::RealityClosed { .. }
+            | Self::RecordHidden { .. }
+            | Self::TopicsHidden { .. } => ErrorCode::Forbidden,
             Self::UnknownCommand { .. } => ErrorCode::UnknownCommand,
             Self::Append(error) => match error {
                 AppendError::NoSpace { .. }
                 | AppendError::ReadOnly { .. }
                 | AppendError::Indeterminate { .. } => ErrorCode::StorageFailure,
                 AppendError::Busy { .. } => ErrorCode::RateLimited,
+                AppendError::ConditionNotMet { .. } => ErrorCode::SequenceConflict,
                 AppendError::TooLarge { .. } => ErrorCode::TooLarge,
             },
             Self::Log(log::Error::NotEncrypted { .. }) => ErrorCode::ValidationError,
@@ -531,6 +684,7 @@ impl Error {
             | Self::CursorsDamaged { .. }
             | Self::StateDamaged { .. }
             | Self::RecordDamaged { .. } => ErrorCode::StorageFailure,
+            Self::Webhook(refused) => refused.code,
             Self::ShuttingDown => ErrorCode::ShuttingDown,
             Self::Internal => ErrorCode::Internal,
         }
@@ -551,7 +705,18 @@ impl Error {
             | Self::StateDamaged { .. }
             | Self::RecordDamaged { .. } => false,
             Self::ReadOnly { state, .. } => state.repairing,
+            Self::Refused(refused) => refused.retry_after_ms > 0,
             _ => self.code().retryable(),
+        }
+    }
+
+    /// What would have been right, where a count was expected: the topic's last sequence, or the
+    /// producer's next number. 0 otherwise.
+    #[must_use]
+    pub const fn actual(&self) -> u64 {
+        match self {
+            Self::Unmet(unmet) => unmet.actual(),
+            _ => 0,
         }
     }
 
@@ -560,6 +725,7 @@ impl Error {
     pub fn retry_after_ms(&self) -> u64 {
         match self {
             Self::Append(AppendError::Busy { .. }) => 20,
+            Self::Refused(refused) => refused.retry_after_ms,
             _ if self.retryable() => 1_000,
             _ => 0,
         }
@@ -570,13 +736,20 @@ impl Error {
     pub fn field(&self) -> String {
         match self {
             Self::Name { field, .. } => (*field).into(),
+            Self::Refused(refused) => refused.field.clone(),
             Self::Rejected(rejection) => rejection.path(),
+            Self::Room(error) => error.refused.field().into(),
+            Self::Unmet(unmet) => unmet.field(),
             // Named because it is found before anything of the request is done.
             Self::NoSuchReality { .. }
             | Self::NotAmongRealities { .. }
             | Self::RealityDeleted { .. }
             | Self::ReadOnly { .. }
             | Self::RealityClosed { .. } => "reality".into(),
+            Self::TopicForbidden { field, .. } | Self::OverLimit { field, .. } => (*field).into(),
+            Self::RevisionConflict { .. } => "arguments.if_revision".into(),
+            Self::NoSuchJob { .. } => "arguments.job_id".into(),
+            Self::NothingWaits { .. } => "arguments.sequence".into(),
             Self::NotConfirmed { .. } => "arguments.confirm".into(),
             Self::NoSuchTenant { .. } | Self::TenantInUse { .. } => "tenant".into(),
             Self::ConsumerInUse { .. }
@@ -600,12 +773,19 @@ impl Error {
             | Self::RecordDamaged { .. }
             | Self::StateDamaged { .. }
             | Self::RecordHidden { .. } => "sequence".into(),
-            Self::RealityExists { .. } => "arguments.name".into(),
+            Self::TopicsHidden { .. } => "topic".into(),
+            Self::NoSuchOperator { .. }
+            | Self::ReplayOfAnother { .. }
+            | Self::VersionForgotten { .. } => "arguments.name".into(),
+            Self::NoOperator { .. } => "arguments.module".into(),
+            Self::RealityExists { .. } | Self::JobExists { .. } => "arguments.name".into(),
             Self::UnknownCommand { .. } => "name".into(),
             Self::Argument { argument, .. } => format!("arguments.{argument}"),
+            Self::Webhook(refused) => refused.field.clone(),
             Self::TenantsFull { .. }
             | Self::RealitiesFull { .. }
             | Self::TenantBytesFull { .. }
+            | Self::TopicsFull { .. }
             | Self::ConsumersFull { .. }
             | Self::BackupsFull { .. }
             | Self::NoSuchBackup { .. }

@@ -2,13 +2,15 @@
 //! record a reader may ask for (MSG-12).
 //!
 //! Owns their rules, matching one topic, and whether one filter covers another. A wildcard as the
-//! first token never reaches the `sys.` topics: these must be named. Knows no subscriber.
+//! first token never reaches the topics of the system and private messages: these must be named.
+//! Knows no subscriber.
 
 use std::fmt;
 
 use prost::Message as _;
 
 use super::name::{self, NameError, SYSTEM_TOKEN};
+use crate::proto::topic::is_of_operators;
 use crate::proto::v1::{SpectralMetadata, SpectralRange};
 use crate::proto::view::RecordView;
 
@@ -33,6 +35,11 @@ impl<'a> Token<'a> {
             ">" => Self::Rest,
             literal => Self::Literal(literal),
         }
+    }
+
+    /// Whether, as a first token, it is one that no wildcard stands for.
+    fn is_hidden(self) -> bool {
+        matches!(self, Self::Literal(token) if name::is_hidden_token(token))
     }
 }
 
@@ -80,7 +87,7 @@ impl Filter {
         })
     }
 
-    /// The filter that matches every topic but those of the system.
+    /// The filter that matches every topic but those of the system and private messages.
     #[must_use]
     pub fn everything() -> Self {
         Self {
@@ -107,32 +114,54 @@ impl Filter {
         name::is_system_topic(&self.text)
     }
 
+    /// Whether it names the topics of operators.
+    pub(super) fn names_operators(&self) -> bool {
+        is_of_operators(&self.text)
+    }
+
+    /// Whether it names the topics of private messages.
+    #[must_use]
+    pub fn names_direct(&self) -> bool {
+        name::is_direct_topic(&self.text)
+    }
+
     pub(super) fn tokens(&self) -> impl Iterator<Item = Token<'_>> {
         self.text.split('.').map(Token::parse)
     }
 
-    /// Whether it matches `topic`, which must be a valid topic.
+    /// Whether a reader that asks for it gets `topic`, which must be a valid topic.
     #[must_use]
     pub fn matches(&self, topic: &str) -> bool {
+        self.fits(topic, name::is_hidden_token)
+    }
+
+    /// Whether a rule for it holds for `topic`. Private messages are hidden from readers that do not
+    /// name them, and from no rule.
+    #[must_use]
+    pub fn governs(&self, topic: &str) -> bool {
+        self.fits(topic, |token| token == SYSTEM_TOKEN)
+    }
+
+    fn fits(&self, topic: &str, hides: fn(&str) -> bool) -> bool {
         match self.kind {
-            Kind::Everything => !name::is_system_topic(topic),
+            Kind::Everything => !hides(topic.split('.').next().unwrap_or_default()),
             Kind::Literal => *self.text == *topic,
             Kind::Prefix(bytes) => {
                 let bytes = usize::from(bytes);
                 topic.len() > bytes && topic.as_bytes()[..bytes] == self.text.as_bytes()[..bytes]
             }
-            Kind::Tokens => self.matches_tokens(topic),
+            Kind::Tokens => self.fits_tokens(topic, hides),
         }
     }
 
-    fn matches_tokens(&self, topic: &str) -> bool {
+    fn fits_tokens(&self, topic: &str, hides: fn(&str) -> bool) -> bool {
         let mut topic_tokens = topic.split('.');
         let mut first = true;
         for token in self.tokens() {
             let Some(found) = topic_tokens.next() else {
                 return false;
             };
-            let hidden = first && found == SYSTEM_TOKEN;
+            let hidden = first && hides(found);
             first = false;
             match token {
                 Token::Literal(wanted) if wanted == found => {}
@@ -153,7 +182,7 @@ impl Filter {
             let Some(their) = theirs.next() else {
                 return false;
             };
-            let hidden = first && their == Token::Literal(SYSTEM_TOKEN);
+            let hidden = first && their.is_hidden();
             first = false;
             match (own, their) {
                 (Token::Literal(a), Token::Literal(b)) if a == b => {}
@@ -169,7 +198,6 @@ impl Filter {
     #[must_use]
     pub fn overlaps(&self, other: &Self) -> bool {
         let (mut ours, mut theirs) = (self.tokens(), other.tokens());
-        let system = Token::Literal(SYSTEM_TOKEN);
         let mut first = true;
         loop {
             let (own, their) = match (ours.next(), theirs.next()) {
@@ -177,7 +205,7 @@ impl Filter {
                 (None, None) => return true,
                 (None, Some(_)) | (Some(_), None) => return false,
             };
-            if first && (own == system) != (their == system) {
+            if first && (own.is_hidden() || their.is_hidden()) && own != their {
                 return false;
             }
             first = false;
@@ -272,9 +300,9 @@ pub(super) mod tests {
         match (filter, topic) {
             ([], []) => true,
             ([_, ..], []) | ([], [_, ..]) => false,
-            ([">"], [head, ..]) => !(first && *head == "sys"),
+            ([">"], [head, ..]) => !(first && matches!(*head, "sys" | "direct")),
             (["*", filter @ ..], [head, topic @ ..]) => {
-                !(first && *head == "sys") && naive(filter, topic, false)
+                !(first && matches!(*head, "sys" | "direct")) && naive(filter, topic, false)
             }
             ([wanted, filter @ ..], [head, topic @ ..]) => {
                 wanted == head && naive(filter, topic, false)
@@ -283,13 +311,13 @@ pub(super) mod tests {
     }
 
     pub(in crate::broker) fn topics() -> impl Strategy<Value = String> {
-        prop::collection::vec(prop_oneof!["a", "b", "sys", "ab"], 1..5)
+        prop::collection::vec(prop_oneof!["a", "b", "sys", "direct", "ab"], 1..5)
             .prop_map(|tokens| tokens.join("."))
     }
 
     pub(in crate::broker) fn filters() -> impl Strategy<Value = String> {
-        let tokens = prop::collection::vec(prop_oneof!["a", "b", "sys", "[*]"], 0..4);
-        (tokens, prop_oneof!["a", "sys", "[*]", ">"]).prop_map(|(mut tokens, last)| {
+        let tokens = prop::collection::vec(prop_oneof!["a", "b", "sys", "direct", "[*]"], 0..4);
+        (tokens, prop_oneof!["a", "sys", "direct", "[*]", ">"]).prop_map(|(mut tokens, last)| {
             tokens.push(last);
             tokens.join(".")
         })
@@ -326,6 +354,11 @@ pub(super) mod tests {
         let all = Filter::new(">").unwrap();
         assert!(all.is_everything());
         assert!(!all.matches("sys.log"));
+        for wide in [">", "*.*.*", "*.>"] {
+            let wide = Filter::new(wide).unwrap();
+            assert!(!wide.matches("direct.a.b") && wide.governs("direct.a.b"));
+            assert!(!wide.governs("sys.a.b") && wide.governs("x.a.b"));
+        }
         assert!(all.matches("a.sys.log"));
         assert!(!Filter::new("*.log").unwrap().matches("sys.log"));
         assert!(Filter::new("sys.>").unwrap().matches("sys.log"));

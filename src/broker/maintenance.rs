@@ -87,7 +87,8 @@ impl Options {
         let hold_for = retention.hold_for.iter();
         let after = config.log.compress_after_s;
         Ok(Self {
-            rules: TopicRules::new(rules.collect::<Result<_, _>>()?),
+            rules: TopicRules::new(rules.collect::<Result<_, _>>()?)
+                .keeping_audit_for(config.audit.retain_s.saturating_mul(1_000_000)),
             hold_for: hold_for
                 .map(|text| topic_rules::pattern("retention.hold_for", text))
                 .collect::<Result<_, _>>()?,
@@ -284,7 +285,7 @@ impl Throttle for Pace<'_> {
 pub(super) fn round(broker: &Broker) -> bool {
     let pace = Pace {
         maintenance: &broker.maintenance,
-        bytes_per_second: broker.options.maintenance.bytes_per_second,
+        bytes_per_second: broker.upkeep.load().bytes_per_second,
         free_at: Mutex::new(Instant::now()),
     };
     for reality in broker.realities().iter().map(Whose::of).collect::<Vec<_>>() {
@@ -321,7 +322,7 @@ pub(super) fn round(broker: &Broker) -> bool {
 /// Realities that are not open, and that nobody has kept up for long.
 fn due_for_a_visit(broker: &Broker) -> Vec<Whose> {
     let before = broker.now().0;
-    let before = before.saturating_sub(micros(broker.options.maintenance.visit_interval));
+    let before = before.saturating_sub(micros(broker.upkeep.load().visit_interval));
     let maintenance = &broker.maintenance;
     let mut due: Vec<(Micros, Whose)> = broker
         .stored_realities()
@@ -395,7 +396,7 @@ fn scrub(broker: &Broker, whose: &Whose, log: &Log, pace: &Pace<'_>, account: &m
     let due = account
         .scrubbed_at
         .0
-        .saturating_add(micros(broker.options.maintenance.scrub_interval));
+        .saturating_add(micros(broker.upkeep.load().scrub_interval));
     if account.scrubs > 0 && broker.now().0 < due {
         return;
     }
@@ -422,7 +423,7 @@ fn log_and_holders(broker: &Broker, whose: &Whose) -> Option<(Log, Vec<Holder>)>
     let reality = tenancy
         .peek(&whose.name)
         .or_else(|| tenancy.all_opened().into_iter().find(named))?;
-    let holders = holders(&tenancy, &reality, &broker.options.maintenance.hold_for);
+    let holders = holders(&tenancy, &reality, &broker.upkeep.load().hold_for);
     Some((reality.log(), holders))
 }
 
@@ -433,7 +434,7 @@ fn passes(
     pace: &Pace<'_>,
     account: &mut Account,
 ) -> Result<Ended, log::Error> {
-    let options = &broker.options.maintenance;
+    let options = &**broker.upkeep.load();
     let overdue_micros = micros(options.overdue);
     if options.rules.limit_something() {
         let retention = Retention {

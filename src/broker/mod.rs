@@ -13,16 +13,21 @@ pub mod accept;
 pub mod access;
 mod ask;
 pub mod attendance;
+pub mod audit;
 mod backup;
 pub mod causality;
 pub mod command;
 pub mod compare;
 pub mod consumer;
+mod control;
 pub mod damage;
 pub mod error;
+mod expiry;
 pub mod fanout;
 pub mod filter;
+mod gate;
 pub mod group;
+pub mod history;
 pub mod journal;
 pub mod ledger;
 pub mod letter;
@@ -32,13 +37,17 @@ pub mod openings;
 pub mod operators;
 mod own;
 pub mod producers;
+mod quota;
 pub mod reality;
 mod register;
 mod removal;
 pub mod repair;
+pub mod replaying;
 mod rewind;
 pub mod room;
+pub mod rooms;
 mod roster;
+pub mod sandbox;
 pub mod scan;
 #[cfg(test)]
 mod scenarios;
@@ -58,10 +67,13 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
+
 pub use access::{Identity, Role, Topics};
 pub use consumer::Consumers;
 pub use error::Error;
 pub use filter::{Filter, Traits};
+pub use gate::{Duplicate, Receipt, Unmet};
 pub use group::Groups;
 pub use name::{NameError, RealityName, Tenant, check_token};
 pub use own::{Expected, OwnRecord};
@@ -103,16 +115,28 @@ pub struct Options {
     pub realities_max: usize,
     /// Most bytes that the realities of a tenant may store.
     pub tenant_bytes_max: Option<u64>,
+    /// Most topics that the realities of a tenant may have.
+    pub tenant_topics_max: Option<u64>,
     /// Most named consumers of a tenant.
     pub consumers_max: usize,
     /// What groups of competing consumers may do.
     pub groups: group::Bounds,
     /// Most producers of a reality whose own clocks are remembered.
     pub producers_max: usize,
+    /// For how long the ids that producers give are remembered.
+    pub dedup_window: Duration,
+    /// Most ids of a reality that are remembered for so long; 0: none are.
+    pub dedup_ids_max: usize,
     /// Where what folds come to is kept between two openings; `None`: nowhere, they are read anew.
     pub states: Option<PathBuf>,
+    /// Bounds of the built-in operators.
+    pub operators: operators::Settings,
+    /// How large rooms may grow.
+    pub rooms: rooms::Limits,
     /// How logs are kept up.
     pub maintenance: maintenance::Options,
+    /// How webhooks are sent.
+    pub webhooks: operators::webhook::Settings,
 }
 
 impl Options {
@@ -128,11 +152,17 @@ impl Options {
             tenants_max: 1_000,
             realities_max: 256,
             tenant_bytes_max: None,
+            tenant_topics_max: None,
             consumers_max: 10_000,
             groups: group::Bounds::default(),
             producers_max: 65_536,
+            dedup_window: Duration::from_secs(600),
+            dedup_ids_max: 1_000_000,
             states: None,
+            operators: operators::Settings::default(),
+            rooms: rooms::Limits::default(),
             maintenance: maintenance::Options::default(),
+            webhooks: operators::webhook::Settings::default(),
         }
     }
 }
@@ -179,7 +209,11 @@ pub struct Broker {
     threads: Mutex<Vec<JoinHandle<()>>>,
     backups: Backups,
     maintenance: Arc<Maintenance>,
+    upkeep: ArcSwap<maintenance::Options>,
     duties: operators::Duties,
+    webhooks: operators::webhook::Desk,
+    contracts: operators::contracts::Registry,
+    sam_counts: operators::sam::Counts,
 }
 
 impl Broker {
@@ -193,18 +227,25 @@ impl Broker {
         let cache = options.states.as_deref().map(ledger::Cache::open);
         let ground = Arc::new(Ground {
             cache: cache.transpose()?,
+            settings: options.operators,
             environment,
             options: options.log.clone(),
             node: options.node,
             node_name: options.node_name.clone(),
             producers_max: options.producers_max,
+            reach: gate::Reach {
+                window: Micros(u64::try_from(options.dedup_window.as_micros()).unwrap_or(u64::MAX)),
+                ids_max: options.dedup_ids_max,
+            },
             ids: IdSource::new(),
             repairs: Repairs::default(),
             past: Past::default(),
             openings: openings::Openings::default(),
             feeder: Arc::default(),
         });
+        let upkeep = ArcSwap::from_pointee(options.maintenance.clone());
         let broker = Arc::new(Self {
+            webhooks: operators::webhook::Desk::new(options.webhooks.clone()),
             ground,
             options,
             tenants: Roster::default(),
@@ -212,7 +253,10 @@ impl Broker {
             threads: Mutex::default(),
             backups: Backups::default(),
             maintenance: Arc::default(),
+            upkeep,
             duties: operators::Duties::default(),
+            contracts: operators::contracts::Registry::default(),
+            sam_counts: operators::sam::Counts::default(),
         });
         broker.spawn("arqon-repair", |ground, broker| {
             while let Some(due) = ground.repairs.next() {
@@ -241,12 +285,13 @@ impl Broker {
         })?;
         broker.finish_unfinished();
         let maintenance = Arc::clone(&broker.maintenance);
-        let interval = broker.options.maintenance.interval;
+        let mut interval = broker.upkeep.load().interval;
         broker.spawn("arqon-upkeep", move |_, broker| {
             while maintenance.sleep(interval) {
                 let Some(broker) = broker.upgrade() else {
                     return;
                 };
+                interval = broker.upkeep.load().interval;
                 if !maintenance::round(&broker) {
                     return;
                 }
@@ -329,6 +374,18 @@ impl Broker {
         self.ground.environment.clock.now()
     }
 
+    /// Keeps logs up in another way from the next round on.
+    pub fn keep_up(&self, options: maintenance::Options) {
+        self.upkeep.store(Arc::new(options));
+    }
+
+    /// What is kept of a topic: its limits, and how it is compacted if it is.
+    #[must_use]
+    pub fn kept(&self, topic: &str) -> (log::Limits, Option<log::KeyRule>) {
+        let upkeep = self.upkeep.load();
+        (upkeep.rules.limits(topic), upkeep.rules.compaction(topic))
+    }
+
     fn backups(&self) -> &Backups {
         &self.backups
     }
@@ -377,7 +434,9 @@ impl Broker {
             realities_max: self.options.realities_max,
             consumers_max: self.options.consumers_max,
             groups: self.options.groups,
+            rooms: self.options.rooms,
             bytes_max: self.options.tenant_bytes_max,
+            topics_max: self.options.tenant_topics_max,
         };
         let directory = self.options.directory.join(tenant.as_str());
         let opened = Tenancy::open(&self.ground, tenant, directory, allowance);
@@ -438,10 +497,33 @@ impl Broker {
             });
     }
 
+    /// Bounds of the built-in operators.
+    pub(crate) fn settings(&self) -> &operators::Settings {
+        &self.ground.settings
+    }
+
     /// What the built-in operators have to do.
     #[must_use]
     pub const fn duties(&self) -> &operators::Duties {
         &self.duties
+    }
+
+    /// What webhooks share.
+    #[must_use]
+    pub const fn webhooks(&self) -> &operators::webhook::Desk {
+        &self.webhooks
+    }
+
+    /// What payloads of operators must look like.
+    #[must_use]
+    pub const fn contracts(&self) -> &operators::contracts::Registry {
+        &self.contracts
+    }
+
+    /// What has become of operators' tasks.
+    #[must_use]
+    pub const fn sam_counts(&self) -> &operators::sam::Counts {
+        &self.sam_counts
     }
 
     /// Which realities were opened. For one listener.
@@ -504,6 +586,13 @@ impl Broker {
             tenancy.groups().add_to(&mut totals);
         }
         totals
+    }
+
+    /// Members of rooms, and channels that have some, of all tenants that are open.
+    #[must_use]
+    pub fn room_members(&self) -> (usize, usize) {
+        let totals = self.tenancies().into_iter().map(|one| one.rooms().totals());
+        totals.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
     }
 
     /// Realities that take no writes, and why: reasons not to be ready.

@@ -5,8 +5,11 @@
 
 use std::fmt;
 
+pub(super) use crate::proto::topic::is_token_byte;
 pub use crate::proto::topic::{
-    SYSTEM_TOKEN, is_reserved as is_reserved_topic, is_system as is_system_topic,
+    SYSTEM_TOKEN, is_control as is_control_topic, is_direct as is_direct_topic,
+    is_hidden as is_hidden_topic, is_hidden_token, is_reserved as is_reserved_topic,
+    is_system as is_system_topic,
 };
 
 /// Longest tenant or reality name in bytes.
@@ -70,11 +73,6 @@ pub enum NameError {
 const NAME_ALPHABET: &str = "a-z 0-9 _ -, the first a letter or digit";
 const TOPIC_ALPHABET: &str = "A-Z a-z 0-9 _ ~ : @ + = - and . between tokens";
 const CONSUMER_ALPHABET: &str = "A-Z a-z 0-9 _ ~ : @ + = -";
-
-/// Whether `byte` may stand in a topic token.
-pub(super) const fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'~' | b':' | b'@' | b'+' | b'=' | b'-')
-}
 
 fn character_at(text: &str, at: usize, allowed: &'static str) -> NameError {
     let found = text

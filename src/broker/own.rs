@@ -4,12 +4,14 @@
 //! crash leaves both or neither.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
 use uuid::Uuid;
 
 use super::error::Error;
+use super::gate::Claims;
 use super::reality::Reality;
 use super::{stamp, system};
 use crate::log::{Appended, NewRecord};
@@ -39,9 +41,12 @@ pub struct OwnRecord {
     pub producer: String,
     /// The room that it is said in; may be empty.
     pub room: String,
+    /// When what it says happened, milliseconds since the Unix epoch; 0 = when it is stored.
+    pub timestamp: i64,
 }
 
-/// What must hold for records to be stored (BRK-07).
+/// What must hold when records get their sequences, for them to be stored (BRK-07). Everything that
+/// gets its own before them counts, so that of two who expect the same one is refused.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Expected {
     /// A topic of the same log.
@@ -50,30 +55,83 @@ pub struct Expected {
     pub last: u64,
 }
 
+static EXPECTING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+/// A record that the node appends, by itself or for somebody.
+#[derive(Debug)]
+pub(super) enum Piece {
+    /// Of its own.
+    Own(OwnRecord),
+    /// Somebody's, as it is.
+    Encoded(NewRecord),
+}
+
 impl Reality {
     /// Appends records of the node's own, all or none, in their order, and waits until they are on
     /// disk. Blocks.
     ///
     /// # Errors
-    /// They could not be stored; `expected` does not hold, and then nothing is stored.
+    /// They could not be stored; `expected` does not hold ([`Error::Unmet`]), and then nothing is
+    /// stored.
     pub fn store(
         &self,
         records: Vec<OwnRecord>,
         expected: Option<&Expected>,
     ) -> Result<Appended, Error> {
-        if expected.is_some() {
-            return Err(Error::Internal);
+        let pieces = records.into_iter().map(Piece::Own);
+        self.store_pieces(pieces.collect(), expected)
+    }
+
+    /// The same for records that may be somebody's.
+    pub(super) fn store_pieces(
+        &self,
+        pieces: Vec<Piece>,
+        expected: Option<&Expected>,
+    ) -> Result<Appended, Error> {
+        let records = pieces.into_iter().map(|piece| match piece {
+            Piece::Own(record) => record.encode(self),
+            Piece::Encoded(record) => record,
+        });
+        let records = records.collect();
+        match expected {
+            Some(expected) => self.store_if(records, expected),
+            None => system::append_all_and_wait(self, records),
         }
-        let records = records
-            .into_iter()
-            .map(|record| record.encode(self))
-            .collect();
-        system::append_all_and_wait(self, records)
+    }
+}
+
+impl Reality {
+    /// The same without waiting: what cannot be stored is said in the node's own log.
+    ///
+    /// # Errors
+    /// The log takes no records now.
+    pub fn leave(&self, records: Vec<OwnRecord>) -> Result<(), Error> {
+        let records = records.into_iter().map(|record| record.encode(self));
+        let sink = Arc::new(system::Logged);
+        self.append_all_own(records.collect(), sink, 0)
+            .map_err(|error| self.refusal(error))
+    }
+
+    /// An id for a record of the node's own.
+    #[must_use]
+    pub fn new_id(&self) -> Uuid {
+        self.next_id(self.now())
+    }
+
+    fn store_if(&self, records: Vec<NewRecord>, expected: &Expected) -> Result<Appended, Error> {
+        let mut claims = Claims::default();
+        claims.expect(expected.clone());
+        let receipt = claims.receipt();
+        let appended = system::waited(self, |sink| self.append_all_if(records, claims, sink));
+        appended.map_err(|error| {
+            let unmet = receipt.as_ref().and_then(|receipt| receipt.unmet());
+            unmet.map_or(error, |unmet| Error::Unmet(unmet.clone()))
+        })
     }
 }
 
 impl OwnRecord {
-    fn encode(self, reality: &Reality) -> NewRecord {
+    pub(super) fn encode(self, reality: &Reality) -> NewRecord {
         let id = self.id.unwrap_or_else(|| reality.next_id(reality.now()));
         let mut headers = self.headers;
         headers
@@ -92,6 +150,7 @@ impl OwnRecord {
             key: self.key,
             schema: self.schema,
             expires_at: self.expires_at,
+            timestamp: self.timestamp,
             payload: Some(envelope::Payload::Event(Event {
                 r#type: self.kind,
                 data: self.data,

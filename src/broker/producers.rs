@@ -1,10 +1,13 @@
-//! How far each producer's own clock entry has come, so that it cannot go back (MSG-06).
+//! How far each producer's own count has come, so that it cannot go back: its entry in clocks
+//! (MSG-06) and the numbers that it gives its envelopes (MSG-05).
 //!
 //! Kept for each sender apart: any token of the tenant may name any producer, and what one claims
 //! must not lock out another. Bounded: when full, the producers that have been silent longest are forgotten, and with them
 //! the memory of how far they were.
 
 use std::collections::HashMap;
+
+use super::access::Identity;
 
 /// A producer, as one sender calls it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -16,6 +19,16 @@ pub struct Producer {
 }
 
 impl Producer {
+    /// The one that an envelope of `sender` names, which is itself if it names none.
+    pub(super) fn of(sender: &Identity, named: &str) -> Self {
+        let subject = sender.subject.as_str();
+        let name = if named.is_empty() { subject } else { named };
+        Self {
+            subject: subject.into(),
+            name: name.into(),
+        }
+    }
+
     /// A producer of which the log holds the name alone.
     fn of_unknown_sender(name: &str) -> Self {
         Self {
@@ -82,6 +95,21 @@ impl ProducerClocks {
         }
         self.seen
             .insert(producer.clone(), Seen { counter, last_use });
+    }
+
+    /// The counter of `producer` alone, whatever the log holds of its name.
+    pub(super) fn own(&self, producer: &Producer) -> Option<u64> {
+        self.seen.get(producer).map(|seen| seen.counter)
+    }
+
+    /// Takes back what was observed of `producer` since it was at `counter`.
+    pub(super) fn put_back(&mut self, producer: &Producer, counter: Option<u64>) {
+        match (counter, self.seen.get_mut(producer)) {
+            (Some(counter), Some(seen)) => seen.counter = counter,
+            (None, Some(_)) => drop(self.seen.remove(producer)),
+            // Forgotten meanwhile.
+            (_, None) => {}
+        }
     }
 
     /// Forgets an eighth, so that the search for the idle ones is paid for by many insertions.

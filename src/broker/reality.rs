@@ -7,7 +7,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use uuid::Uuid;
 
@@ -15,16 +15,19 @@ use super::accept::{Batch, Fault, Rejection};
 use super::attendance::Attendance;
 use super::damage::Encounters;
 use super::error::Error;
+use super::expiry::Expiry;
 use super::fanout::{Fanout, Subscriber, Visibility, Wanted};
 use super::filter::Filter;
+use super::gate::{Claims, Memory, Reach};
 use super::group::feeder::Feeder;
 use super::ledger::Cache;
 use super::name::{RealityName, Tenant};
 use super::openings::Openings;
+use super::operators::{Settings, delayed, store};
 use super::producers::{Producer, ProducerClocks};
 use super::repair::Repairs;
 use super::stamp::IdSource;
-use super::stored::RealityBytes;
+use super::stored::{RealityBytes, Room};
 use super::system;
 use crate::log::{
     self, Append, AppendError, AppendSink, Bounds, Chunk, Durability, Environment, Found, Log,
@@ -44,12 +47,14 @@ pub(super) struct Ground {
     pub(super) node: u32,
     pub(super) node_name: String,
     pub(super) producers_max: usize,
+    pub(super) reach: Reach,
     pub(super) ids: IdSource,
     pub(super) repairs: Repairs,
     pub(super) past: Past,
     pub(super) openings: Openings,
     pub(super) feeder: Arc<Feeder>,
     pub(super) cache: Option<Cache>,
+    pub(super) settings: Settings,
 }
 
 /// What logs had counted that are closed now.
@@ -91,10 +96,16 @@ pub struct Reality {
     gone: AtomicBool,
     watch: Arc<Watch>,
     producers: Mutex<ProducerClocks>,
+    memory: Arc<Memory>,
     encounters: Arc<Encounters>,
     bytes: Arc<RealityBytes>,
+    expiry: Arc<Expiry>,
+    keys: Mutex<store::Names>,
+    later: delayed::Later,
     /// Of the node's own that are told of records.
     attending: Arc<AtomicUsize>,
+    /// Held while something is replayed into it: one at a time.
+    pub(super) replaying: Mutex<()>,
 }
 
 /// What the log tells, on commit threads.
@@ -155,6 +166,10 @@ impl Reality {
         });
         let clock_key = ground.clock_key(name);
         let (log, loss) = open_log(ground, &directory, &clock_key, &watch)?;
+        let clock = Arc::clone(&ground.environment.clock);
+        let end = log.bounds().written_end;
+        let expiry = Arc::new(Expiry::new(clock, end));
+        let later = delayed::Later::new(ground.settings.delayed, end);
         let reality = Self {
             ground: Arc::clone(ground),
             tenant: tenant.clone(),
@@ -166,9 +181,14 @@ impl Reality {
             gone: AtomicBool::new(false),
             watch,
             producers: Mutex::new(ProducerClocks::new(ground.producers_max)),
+            memory: Arc::new(Memory::new(ground.reach, ground.producers_max)),
             encounters: Arc::new(Encounters::new(tenant.clone(), name.clone())),
             bytes,
+            expiry,
+            keys: Mutex::default(),
+            later,
             attending: Arc::default(),
+            replaying: Mutex::default(),
         };
         reality.measure();
         reality.note_damage();
@@ -257,6 +277,21 @@ impl Reality {
         self.ground.ids.next(now)
     }
 
+    /// Which of its records are of no use any more.
+    pub(super) const fn expiry(&self) -> &Arc<Expiry> {
+        &self.expiry
+    }
+
+    /// What waits in it for the time of its delivery.
+    pub(super) const fn later(&self) -> &delayed::Later {
+        &self.later
+    }
+
+    /// The keys of its store, as far as they have been asked for.
+    pub(super) fn keys(&self) -> MutexGuard<'_, store::Names> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn fanout(&self) -> &Arc<Fanout> {
         &self.watch.fanout
     }
@@ -297,8 +332,21 @@ impl Reality {
         sink: Arc<dyn AppendSink>,
         token: u64,
     ) -> Result<(), Error> {
-        let Batch { records, own, .. } = batch;
+        let Batch {
+            records,
+            own,
+            expires,
+            claims,
+            ..
+        } = batch;
+        if expires {
+            self.expiry.note();
+        }
         let reserved = self.reserve(&records)?;
+        if let Err(error) = self.bytes.admit(&records) {
+            self.bytes.give_back(reserved);
+            return Err(error);
+        }
         let append = Append {
             records,
             durability,
@@ -306,19 +354,49 @@ impl Reality {
             sink,
             token,
         };
-        let queued = self.queue(append, own);
+        let queued = self.queue(append, own, claims, reserved);
         if queued.is_err() {
             self.bytes.give_back(reserved);
         }
         queued
     }
 
-    fn queue(&self, append: Append, own: Vec<super::accept::OwnEntry>) -> Result<(), Error> {
+    /// Whether appending `batch` has to read the log first, and so may block.
+    #[must_use]
+    pub fn must_read_for(&self, batch: &Batch<'_>) -> bool {
+        let (generation, log) = self.opened_log();
+        batch.claims.remembers() && !self.memory.knows(generation)
+            || batch.claims.expects() && !log.knows_lasts()
+    }
+
+    fn queue(
+        &self,
+        append: Append,
+        own: Vec<super::accept::OwnEntry>,
+        claims: Claims,
+        reserved: u64,
+    ) -> Result<(), Error> {
+        let (generation, log) = self.opened_log();
+        if claims.remembers() {
+            self.memory.recall(generation, &log)?;
+        }
+        if claims.expects() {
+            log.know_lasts()?;
+        }
+        let put = |append| {
+            let queued = if claims.is_empty() {
+                log.queue(append)
+            } else {
+                let room = Room {
+                    bytes: Arc::clone(&self.bytes),
+                    taken: reserved,
+                };
+                log.queue_if(append, claims.into_gate(&self.memory, generation, room))
+            };
+            queued.map_err(|error| self.refusal(error))
+        };
         if own.is_empty() {
-            return self
-                .log()
-                .queue(append)
-                .map_err(|error| self.refusal(error));
+            return put(append);
         }
         // Held across the append, so that two sessions of one producer cannot pass each other
         // between the check and their place in the log.
@@ -327,9 +405,7 @@ impl Reality {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         check_own(&own, |producer| producers.reached(producer))?;
-        self.log()
-            .queue(append)
-            .map_err(|error| self.refusal(error))?;
+        put(append)?;
         for entry in own {
             producers.observe(&entry.producer, entry.counter);
         }
@@ -353,6 +429,15 @@ impl Reality {
 
     /// Replaces what was counted of its bytes by what the log says. May wait for a flush.
     pub(super) fn measure(&self) {
+        // Those of the node itself are no tenant's doing.
+        if self.bytes.counts_topics() && !self.name.is_system() {
+            match self.log().topics() {
+                Ok(topics) => self.bytes.set_topics(&topics),
+                Err(error) => {
+                    tracing::warn!(tenant = %self.tenant, reality = %self.name, %error, "topics not counted");
+                }
+            }
+        }
         if self.bytes.counts() {
             let log = self.log();
             let waiting = log.waiting_bytes();
@@ -385,6 +470,7 @@ impl Reality {
             AppendError::NoSpace { .. }
             | AppendError::Busy { .. }
             | AppendError::Indeterminate { .. }
+            | AppendError::ConditionNotMet { .. }
             | AppendError::TooLarge { .. } => Error::Append(error),
         }
     }
@@ -406,6 +492,9 @@ impl Reality {
         sink: Arc<dyn AppendSink>,
         token: u64,
     ) -> Result<(), AppendError> {
+        for record in &records {
+            self.expiry.note_envelope(&record.envelope);
+        }
         self.log().append(Append {
             records,
             durability: system::DURABILITY,
@@ -413,6 +502,25 @@ impl Reality {
             sink,
             token,
         })
+    }
+
+    /// The same under a condition. May block on the disk.
+    pub(super) fn append_all_if(
+        &self,
+        records: Vec<NewRecord>,
+        claims: Claims,
+        sink: Arc<dyn AppendSink>,
+    ) -> Result<(), Error> {
+        let append = Append {
+            records,
+            durability: system::DURABILITY,
+            then: None,
+            sink,
+            token: 0,
+        };
+        self.queue(append, Vec::new(), claims, 0)?;
+        self.start();
+        Ok(())
     }
 
     /// Replaces a poisoned log by its reopened successor. Blocks.

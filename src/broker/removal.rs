@@ -179,7 +179,7 @@ pub(super) fn finish_tenant(
     // First recorded: what is gone without a trace cannot be recorded after a crash.
     let (node, system) = (Tenant::node(), RealityName::system());
     let at = data.join(node.as_str()).join(system.as_str());
-    let bytes = RealityBytes::new(&TenantBytes::new(None));
+    let bytes = RealityBytes::new(&TenantBytes::new(None, None));
     let (log, _loss) = Reality::open(ground, &node, &system, at, bytes)?;
     let topic = format!("sys.tenant.{tenant}");
     let recorded = if register::is_last(&log, &topic, note) {

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::damage::Encounters;
+use super::expiry::Expiry;
 use super::filter::{Filter, Traits};
 use crate::log::{self, Chunk, Found, Log, Micros, Sequence, TopicReader};
 
@@ -14,6 +15,8 @@ use crate::log::{self, Chunk, Found, Log, Micros, Sequence, TopicReader};
 pub(super) struct Selection {
     pub(super) filter: Filter,
     pub(super) traits: Traits,
+    /// What has expired is not wanted.
+    pub(super) expiry: Arc<Expiry>,
     /// Exclusive.
     pub(super) stop_before: Option<Sequence>,
     /// Inclusive.
@@ -101,7 +104,10 @@ impl Scanned {
                 self.next = record.sequence;
                 break;
             }
-            if selection.filter.matches(record.topic) && selection.traits.fit(record.record) {
+            if selection.filter.matches(record.topic)
+                && selection.traits.fit(record.record)
+                && !selection.expiry.has_passed(&record)
+            {
                 run.extend(offset, record.sequence);
             } else {
                 self.push(run.take(offset, chunk));
@@ -180,7 +186,12 @@ impl Source {
         Self::Topics(log.topic_reader(Box::new(move |topic| filter.matches(topic))))
     }
 
-    fn read(&mut self, from: Sequence, end: Sequence, bytes: usize) -> Result<Found, log::Error> {
+    pub(super) fn read(
+        &mut self,
+        from: Sequence,
+        end: Sequence,
+        bytes: usize,
+    ) -> Result<Found, log::Error> {
         match self {
             Self::Everything(log) => log.read(from, end, bytes),
             Self::Topics(reader) => reader.read(from, end, bytes),

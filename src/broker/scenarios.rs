@@ -1,6 +1,8 @@
 //! Whole stories of the broker over a real log in a temporary directory.
 
+mod audit;
 mod forks;
+mod gate;
 mod groups;
 mod idle;
 mod lag;

@@ -1,15 +1,20 @@
-//! How many bytes a tenant's logs hold, and whether there is room for more (LOG-18, BRK-12).
+//! How many bytes and topics a tenant's logs hold, and whether there is room for more (LOG-18,
+//! BRK-12).
 //!
 //! Counted in memory, so that an append looks at no directory: a batch is added when it is queued,
 //! and what each log says of itself replaces the sum of its batches every now and then. Where the
 //! tenant has no limit nothing is counted.
 
+mod topics;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use self::topics::RealityTopics;
+pub(super) use self::topics::TenantTopics;
 use super::error::Error;
-use crate::log::{Access, Storage};
+use crate::log::{Access, NewRecord, Storage, TopicSummary};
 
 /// Framing of a record in the log: lengths, checksum, times.
 const FRAMING_BYTES: u64 = 48;
@@ -21,6 +26,7 @@ const LOOK_BYTES: u64 = 256 << 10;
 pub(super) struct TenantBytes {
     sum: AtomicU64,
     limit: Option<u64>,
+    topics: Arc<TenantTopics>,
 }
 
 /// What one reality's log holds, as part of its tenant's sum.
@@ -28,14 +34,35 @@ pub(super) struct TenantBytes {
 pub(super) struct RealityBytes {
     tenant: Arc<TenantBytes>,
     own: AtomicU64,
+    topics: RealityTopics,
+}
+
+/// Room that was taken for a batch of which it is not known yet whether it is stored.
+#[derive(Debug)]
+pub(super) struct Room {
+    pub(super) bytes: Arc<RealityBytes>,
+    pub(super) taken: u64,
+}
+
+impl Room {
+    /// Nothing is stored.
+    pub(super) fn give_back(&mut self) {
+        self.bytes.give_back(std::mem::take(&mut self.taken));
+    }
 }
 
 impl TenantBytes {
-    pub(super) fn new(limit: Option<u64>) -> Arc<Self> {
+    pub(super) fn new(limit: Option<u64>, topics_max: Option<u64>) -> Arc<Self> {
         Arc::new(Self {
             sum: AtomicU64::new(0),
             limit,
+            topics: TenantTopics::new(topics_max),
         })
+    }
+
+    /// Its topics.
+    pub(super) const fn topics(&self) -> &Arc<TenantTopics> {
+        &self.topics
     }
 
     /// Most bytes that the tenant may store.
@@ -55,12 +82,37 @@ impl RealityBytes {
         Arc::new(Self {
             tenant: Arc::clone(tenant),
             own: AtomicU64::new(0),
+            topics: RealityTopics::new(tenant.topics()),
         })
     }
 
     /// Whether anybody wants to know.
     pub(super) fn counts(&self) -> bool {
         self.tenant.limit.is_some()
+    }
+
+    /// Whether topics are to be counted.
+    pub(super) fn counts_topics(&self) -> bool {
+        self.tenant.topics.limit().is_some()
+    }
+
+    /// Takes room for the topics of `records` that are new here.
+    ///
+    /// # Errors
+    /// The tenant may not have so many.
+    pub(super) fn admit(&self, records: &[NewRecord]) -> Result<(), Error> {
+        self.topics.admit(records)
+    }
+
+    /// Replaces what was counted of its topics by what the log says.
+    pub(super) fn set_topics(&self, topics: &[TopicSummary]) {
+        self.topics.set(topics);
+    }
+
+    /// It is not there any more.
+    pub(super) fn gone(&self) {
+        self.set(0);
+        self.topics.set(&[]);
     }
 
     /// Takes room for a batch of `records` with `bytes` in them.
@@ -145,7 +197,7 @@ mod tests {
     // BRK-12: the sum is that of the realities, whatever was taken, given back and measured.
     #[test]
     fn the_sum_follows_its_realities() {
-        let tenant = TenantBytes::new(Some(1_000));
+        let tenant = TenantBytes::new(Some(1_000), None);
         let (a, b) = (RealityBytes::new(&tenant), RealityBytes::new(&tenant));
         let taken = a.reserve(1, 400).unwrap();
         assert_eq!((taken, tenant.stored()), (448, 448));
@@ -175,7 +227,7 @@ mod tests {
     // BRK-12: without a limit nothing is counted.
     #[test]
     fn nothing_is_counted_without_a_limit() {
-        let tenant = TenantBytes::new(None);
+        let tenant = TenantBytes::new(None, None);
         let reality = RealityBytes::new(&tenant);
         assert_eq!(reality.reserve(10, 1 << 40).unwrap(), 0);
         assert!(!reality.counts());

@@ -256,6 +256,7 @@ impl Subscription {
             selection: Selection {
                 filter,
                 traits,
+                expiry: Arc::clone(reality.expiry()),
                 stop_before: at_end.into_iter().chain(by_sequence).min(),
                 stop_time: stop.time,
             },

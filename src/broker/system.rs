@@ -134,13 +134,36 @@ pub(super) fn append_all_and_wait(
     system: &Reality,
     records: Vec<NewRecord>,
 ) -> Result<Appended, Error> {
-    let (sender, receiver): (_, Receiver<Result<Appended, AppendError>>) = sync_channel(1);
-    let refused = |error| system.refusal(error);
+    let queued = append_all(system, records)?;
+    awaited(system, &queued)
+}
+
+/// What is told of records that are queued, for [`awaited`].
+pub(super) type Queued = Receiver<Result<Appended, AppendError>>;
+
+/// Queues records, all or none, in the order of the calls, and does not wait.
+pub(super) fn append_all(system: &Reality, records: Vec<NewRecord>) -> Result<Queued, Error> {
+    let (sender, receiver) = sync_channel(1);
     system
         .append_all_own(records, Arc::new(Waited(sender)), 0)
-        .map_err(refused)?;
-    match receiver.recv() {
-        Ok(outcome) => outcome.map_err(refused),
+        .map_err(|error| system.refusal(error))?;
+    Ok(receiver)
+}
+
+/// Has `queue` append something to `reality`, and waits until that is on disk. Blocks.
+pub(super) fn waited(
+    reality: &Reality,
+    queue: impl FnOnce(Arc<dyn AppendSink>) -> Result<(), Error>,
+) -> Result<Appended, Error> {
+    let (sender, receiver) = sync_channel(1);
+    queue(Arc::new(Waited(sender)))?;
+    awaited(reality, &receiver)
+}
+
+/// Waits until what is queued is on disk. Blocks.
+pub(super) fn awaited(reality: &Reality, queued: &Queued) -> Result<Appended, Error> {
+    match queued.recv() {
+        Ok(outcome) => outcome.map_err(|error| reality.refusal(error)),
         // The log was closed and forgot the sink.
         Err(_) => Err(Error::ShuttingDown),
     }

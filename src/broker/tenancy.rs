@@ -13,13 +13,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
+use super::audit::Audit;
 use super::consumer::Consumers;
 use super::error::Error;
 use super::group::{self, Groups};
 use super::ledger::{Cache, Ledgers};
 use super::name::{RealityName, Tenant};
+use super::operators::sam::Sam;
 use super::reality::{Ground, Reality};
 use super::register::{self, Birth, Register};
+use super::rooms::{self, Rooms};
 use super::roster::{Idle, Roster};
 use super::stored::{self, RealityBytes, TenantBytes};
 use super::system;
@@ -36,7 +39,10 @@ pub struct Tenancy {
     system: Arc<Reality>,
     consumers: Arc<Consumers>,
     groups: Arc<Groups>,
+    audit: Audit,
     ledgers: Ledgers,
+    rooms: Arc<Rooms>,
+    sam: Sam,
     there: Mutex<BTreeMap<RealityName, Birth>>,
     /// Those that are open, the system's own excepted.
     open: Roster<RealityName, Reality>,
@@ -56,9 +62,11 @@ const SYSTEM_HOLDERS: usize = 3;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Allowance {
     pub(super) realities_max: usize,
+    pub(super) rooms: rooms::Limits,
     pub(super) consumers_max: usize,
     pub(super) groups: group::Bounds,
     pub(super) bytes_max: Option<u64>,
+    pub(super) topics_max: Option<u64>,
 }
 
 impl Tenancy {
@@ -73,7 +81,7 @@ impl Tenancy {
             return Err(log::Error::Unfinished { path: directory }.into());
         }
         let name = RealityName::system();
-        let bytes = TenantBytes::new(allowance.bytes_max);
+        let bytes = TenantBytes::new(allowance.bytes_max, allowance.topics_max);
         let of_system = RealityBytes::new(&bytes);
         let system_directory = directory.join(name.as_str());
         let (system, loss) = Reality::open(ground, tenant, &name, system_directory, of_system)?;
@@ -97,7 +105,10 @@ impl Tenancy {
             system,
             consumers,
             groups,
+            audit: Audit::default(),
             ledgers: Ledgers::default(),
+            rooms: Rooms::new(allowance.rooms),
+            sam: Sam::new(ground.environment.clock.now()),
             there: Mutex::new(there),
             creating: Mutex::new(()),
             dealing: Mutex::new(()),
@@ -128,6 +139,12 @@ impl Tenancy {
     #[must_use]
     pub const fn groups(&self) -> &Arc<Groups> {
         &self.groups
+    }
+
+    /// Its rooms, and who is in them.
+    #[must_use]
+    pub const fn rooms(&self) -> &Arc<Rooms> {
+        &self.rooms
     }
 
     /// A reality that is open already, for whoever uses it.
@@ -172,6 +189,20 @@ impl Tenancy {
     #[must_use]
     pub fn stored_bytes(&self) -> Option<(u64, u64)> {
         Some((self.bytes.stored(), self.bytes.limit()?))
+    }
+
+    /// Topics of its realities that have been opened, and most that there may be; `None` if there is
+    /// no limit, and nothing is counted.
+    #[must_use]
+    pub fn topics_held(&self) -> Option<(u64, u64)> {
+        let topics = self.bytes.topics();
+        Some((topics.held(), topics.limit()?))
+    }
+
+    /// Most realities that it may have.
+    #[must_use]
+    pub const fn realities_max(&self) -> usize {
+        self.realities_max
     }
 
     /// Names of all realities, open or not, the system's own excepted.
@@ -319,8 +350,22 @@ impl Tenancy {
         self.lock().remove(name);
         let mut bytes_of = self.bytes_of.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bytes) = bytes_of.remove(name) {
-            bytes.set(0);
+            bytes.gone();
         }
+    }
+
+    /// Name of the node in vector clocks.
+    pub(super) fn node_name(&self) -> &str {
+        &self.ground.node_name
+    }
+
+    pub(super) const fn chain(&self) -> &Audit {
+        &self.audit
+    }
+
+    /// What its operators have to do.
+    pub(super) const fn sam(&self) -> &Sam {
+        &self.sam
     }
 
     pub(super) const fn ledgers(&self) -> &Ledgers {
@@ -460,7 +505,7 @@ impl Tenancy {
 
     /// Replaces what was counted of the open realities' bytes by what their logs say. Blocks.
     pub(super) fn measure(&self) {
-        if self.bytes.limit().is_some() {
+        if self.bytes.limit().is_some() || self.bytes.topics().limit().is_some() {
             for reality in self.all_opened() {
                 reality.measure();
             }

@@ -3,17 +3,25 @@
 //!
 //! Rules stand in the order in which they were given; the first whose pattern matches a topic
 //! decides for it. The broker's own topics have rules of their own: cursors of consumers
-//! (`sys.consumer.`) and states of groups (`sys.group.`) are compacted, each topic being one key; the
-//! others stay whole, because state is folded from them, but for statements (`sys.log`) and audits
-//! (`sys.audit`), which can be given limits by a rule that names them.
+//! (`sys.consumer.`), states of groups (`sys.group.`) and positions of operators (`sys.position.`)
+//! are compacted, each topic being one key; the others stay whole, because state is folded from them,
+//! but for statements (`sys.log`) and audits (`sys.audit`), which can be given limits by a rule that
+//! names them. On the topics of operators (`op.`) only rules hold whose pattern
+//! begins with that token: keys (`op.store.`) are compacted where none does, and where jobs and
+//! waiting messages stand (`op.cron.`, `op.later.`) always.
 
 use super::consumer;
+use super::control;
 use super::filter::Filter;
 use super::group;
 use super::name::{self, NameError};
+use super::operators::{cron, delayed, store, wasm};
+use super::replaying;
 use super::system;
 use crate::config::TopicEntry;
 use crate::log::{Facts, KeyRule, Limits, Micros, RecordRef};
+use crate::proto::audit;
+use crate::proto::topic::is_of_operators;
 use crate::proto::view::{Payload, RecordView};
 
 /// How long a tombstone stays if its rule does not say: a day.
@@ -73,36 +81,73 @@ impl TopicRule {
     }
 }
 
+/// How long the audit is kept at least if nothing else is said: a year.
+const AUDIT_MICROS: u64 = 365 * 24 * 60 * 60 * 1_000_000;
+
 /// All rules of a node.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct TopicRules(Vec<TopicRule>);
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TopicRules {
+    rules: Vec<TopicRule>,
+    audit_micros: u64,
+}
+
+impl Default for TopicRules {
+    fn default() -> Self {
+        Self::new(Vec::new())
+    }
+}
 
 impl TopicRules {
     /// In the order in which they are asked.
     #[must_use]
     pub const fn new(rules: Vec<TopicRule>) -> Self {
-        Self(rules)
+        Self {
+            rules,
+            audit_micros: AUDIT_MICROS,
+        }
+    }
+
+    /// With entries of the audit kept for so long at least.
+    #[must_use]
+    pub const fn keeping_audit_for(mut self, micros: u64) -> Self {
+        self.audit_micros = micros;
+        self
     }
 
     /// Whether any topic has a limit.
     #[must_use]
     pub fn limit_something(&self) -> bool {
         let none = Limits::default();
-        self.0.iter().any(|rule| rule.limits != none)
+        self.rules.iter().any(|rule| rule.limits != none)
     }
 
+    /// The topics of operators hold what nobody would expect `>` to take away.
     fn of(&self, topic: &str) -> Option<&TopicRule> {
-        self.0.iter().find(|rule| rule.pattern.matches(topic))
+        let named = is_of_operators(topic);
+        let mut rules = self.rules.iter().filter(|rule| rule.pattern.governs(topic));
+        rules.find(|rule| !named || rule.pattern.names_operators())
     }
 
     /// What is kept of `topic`.
     #[must_use]
     pub fn limits(&self, topic: &str) -> Limits {
-        if name::is_system_topic(topic) && !may_be_limited(topic) {
+        let is_state = name::is_system_topic(topic) && !may_be_limited(topic);
+        // Where an operator or a replay stands must outlast what it has made.
+        let is_position = STAND.iter().any(|first| topic.starts_with(first));
+        if is_state || is_position {
             return Limits::default();
         }
-        self.of(topic)
-            .map_or_else(Limits::default, |rule| rule.limits)
+        let limits = self
+            .of(topic)
+            .map_or_else(Limits::default, |rule| rule.limits);
+        if topic == audit::TOPIC {
+            // Neither many entries nor large ones push the oldest out before their time.
+            return Limits {
+                age_micros: limits.age_micros.map(|age| age.max(self.audit_micros)),
+                ..Limits::default()
+            };
+        }
+        limits
     }
 
     /// How `topic` is compacted, if it is.
@@ -113,21 +158,52 @@ impl TopicRules {
                 tombstone_grace_micros: 0,
             });
         }
+        if topic.starts_with(control::TOPIC_PREFIX) {
+            return Some(KeyRule {
+                tombstone_grace_micros: TOMBSTONE_GRACE_S * 1_000_000,
+            });
+        }
         if name::is_system_topic(topic) {
             return None;
         }
-        self.of(topic)?.compaction
+        let newest_counts = topic.starts_with(cron::TOPIC_PREFIX)
+            || topic.starts_with(delayed::TOPIC_PREFIX)
+            || topic == delayed::MARKER;
+        if newest_counts {
+            return Some(KeyRule {
+                tombstone_grace_micros: 0,
+            });
+        }
+        match self.of(topic) {
+            Some(rule) => rule.compaction,
+            None => topic.starts_with(store::TOPIC_PREFIX).then_some(KeyRule {
+                tombstone_grace_micros: TOMBSTONE_GRACE_S * 1_000_000,
+            }),
+        }
     }
 }
 
 /// Whether the last record of `topic` is all that counts of it.
 fn is_state(topic: &str) -> bool {
-    topic.starts_with(consumer::TOPIC_PREFIX) || topic.starts_with(group::TOPIC_PREFIX)
+    topic.starts_with(consumer::TOPIC_PREFIX)
+        || topic.starts_with(group::TOPIC_PREFIX)
+        || topic.starts_with(POSITIONS)
 }
+
+/// Where operators keep how far they have got, each topic one key.
+const POSITIONS: &str = "sys.position.";
+
+/// Topics of operators whose last records say where something stands: never limited.
+const STAND: [&str; 4] = [
+    cron::TOPIC_PREFIX,
+    delayed::TOPIC_PREFIX,
+    replaying::TOPIC_PREFIX,
+    wasm::run::TOPIC_PREFIX,
+];
 
 /// Of the broker's own topics only those that nothing is folded from can be given limits.
 fn may_be_limited(topic: &str) -> bool {
-    topic == system::LOG_TOPIC || topic == "sys.audit" || topic.starts_with("sys.audit.")
+    topic == system::LOG_TOPIC || topic == audit::TOPIC || topic.starts_with("sys.audit.")
 }
 
 /// What the log has to know of a record. A tombstone is an envelope with a key and without data.
@@ -169,6 +245,21 @@ mod tests {
         }
     }
 
+    // OPS-07: a rule for everything does not take keys away.
+    #[test]
+    fn operators_topics_are_compacted_and_limited_by_name_alone() {
+        let rules = TopicRules::new(vec![rule(">", 1, false), rule("op.store.logs.>", 9, false)]);
+        assert_eq!(rules.limits("op.store.n.k"), Limits::default());
+        assert!(rules.compaction("op.store.n.k").is_some());
+        assert_eq!(rules.limits("op.store.logs.k").records, Some(9));
+        assert_eq!(rules.compaction("op.store.logs.k"), None);
+        let all = TopicRules::new(vec![rule("op.>", 1, false)]);
+        for topic in ["op.cron.cron_1", "op.later.a", "op.later"] {
+            assert!(all.compaction(topic).is_some(), "{topic}");
+        }
+        assert_eq!(all.limits("op.cron.cron_1"), Limits::default());
+    }
+
     // LOG-10, LOG-11: the first rule that matches decides.
     #[test]
     fn the_first_rule_decides() {
@@ -195,6 +286,29 @@ mod tests {
         };
         let error = TopicRule::of(&entry).unwrap_err().to_string();
         assert!(error.starts_with("retention.topics: \"a.>.b\""), "{error}");
+    }
+
+    // BRK-13: a rule can keep the audit longer, and not shorten it.
+    #[test]
+    fn no_rule_shortens_the_audit() {
+        let day = 24 * 60 * 60 * 1_000_000;
+        let mut named = rule("sys.audit", 3, true);
+        named.limits.bytes = Some(1);
+        for (age, kept) in [
+            (None, None),
+            (Some(1), Some(2 * day)),
+            (Some(3 * day), Some(3 * day)),
+        ] {
+            named.limits.age_micros = age;
+            let rules = TopicRules::new(vec![named.clone()]).keeping_audit_for(2 * day);
+            let expected = Limits {
+                age_micros: kept,
+                ..Limits::default()
+            };
+            assert_eq!(rules.limits("sys.audit"), expected);
+            assert!(rules.compaction("sys.audit").is_none());
+        }
+        assert_eq!(TopicRules::default().limits("sys.audit"), Limits::default());
     }
 
     // LOG-11, BRK-03, BRK-04: cursors are compacted whatever the settings say; statements and audits never.

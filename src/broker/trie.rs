@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use super::filter::{Filter, Token};
-use super::name::SYSTEM_TOKEN;
+use super::name::{SYSTEM_TOKEN, is_hidden_token};
 
 /// An index from filters to subscribers.
 #[derive(Debug)]
@@ -88,10 +88,24 @@ impl<T: PartialEq> Trie<T> {
     }
 
     /// Calls `found` for each subscriber that wants `topic`, and returns how many nodes that took.
-    pub fn matches<'a>(&'a self, topic: &str, mut found: impl FnMut(&'a T)) -> usize {
+    pub fn matches<'a>(&'a self, topic: &str, found: impl FnMut(&'a T)) -> usize {
+        self.visit(topic, is_hidden_token, found)
+    }
+
+    /// The same for rules, from which private messages are not hidden ([`Filter::governs`]).
+    pub fn governing<'a>(&'a self, topic: &str, found: impl FnMut(&'a T)) -> usize {
+        self.visit(topic, |token| token == SYSTEM_TOKEN, found)
+    }
+
+    fn visit<'a>(
+        &'a self,
+        topic: &str,
+        hides: fn(&str) -> bool,
+        mut found: impl FnMut(&'a T),
+    ) -> usize {
         let mut visited = 0;
         self.root
-            .matches(topic.split('.'), true, &mut visited, &mut found);
+            .matches(topic.split('.'), hides, &mut visited, &mut found);
         visited
     }
 }
@@ -149,7 +163,7 @@ impl<T: PartialEq> Node<T> {
     fn matches<'a>(
         &'a self,
         mut tokens: std::str::Split<'_, char>,
-        first: bool,
+        hides: fn(&str) -> bool,
         visited: &mut usize,
         found: &mut impl FnMut(&'a T),
     ) {
@@ -158,17 +172,22 @@ impl<T: PartialEq> Node<T> {
             self.here.iter().for_each(found);
             return;
         };
-        let hidden = first && token == SYSTEM_TOKEN;
+        let hidden = hides(token);
         if !hidden {
             self.rest.iter().for_each(&mut *found);
             if let Some(node) = &self.any {
-                node.matches(tokens.clone(), false, visited, found);
+                node.matches(tokens.clone(), nothing, visited, found);
             }
         }
         if let Some(node) = self.literals.get(token) {
-            node.matches(tokens, false, visited, found);
+            node.matches(tokens, nothing, visited, found);
         }
     }
+}
+
+/// Only a first token can be hidden.
+fn nothing(_token: &str) -> bool {
+    false
 }
 
 #[cfg(test)]

@@ -70,12 +70,16 @@ pub enum Kind {
     Bytes,
     /// A whole number from 0 on.
     Integer,
+    /// Any number.
+    Number,
     /// True or false.
     Boolean,
     /// A list of texts.
     Texts,
     /// An object with whatever is in it, or the text of one.
     Object,
+    /// Whatever a value can be.
+    Any,
 }
 
 impl Kind {
@@ -86,9 +90,11 @@ impl Kind {
             Self::Text => "a text",
             Self::Bytes => "bytes",
             Self::Integer => "a whole number from 0 on",
+            Self::Number => "a number",
             Self::Boolean => "true or false",
             Self::Texts => "a list of texts",
             Self::Object => "an object, or a text that is one in JSON",
+            Self::Any => "a value",
         }
     }
 
@@ -101,6 +107,18 @@ impl Kind {
             (Self::Integer, value::Kind::Integer(number)) => {
                 u64::try_from(*number).ok().map(Given::Integer)
             }
+            (Self::Number, value::Kind::Number(number)) => Some(Given::Number(*number)),
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "whoever wants it exact asks for one"
+            )]
+            (Self::Number, value::Kind::Unsigned(number)) => Some(Given::Number(*number as f64)),
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "whoever wants it exact asks for one"
+            )]
+            (Self::Number, value::Kind::Integer(number)) => Some(Given::Number(*number as f64)),
+            (Self::Any, any) => Some(Given::Any(any.clone().into())),
             (Self::Boolean, value::Kind::Boolean(flag)) => Some(Given::Boolean(*flag)),
             (Self::Texts, value::Kind::List(list)) => {
                 let text = |item: &Value| match &item.kind {
@@ -137,6 +155,8 @@ enum Given {
     Boolean(bool),
     Texts(Vec<String>),
     Object(Map<String, serde_json::Value>),
+    Number(f64),
+    Any(Value),
 }
 
 /// Arguments that fit their command.
@@ -167,6 +187,24 @@ impl Arguments {
     pub fn integer(&self, name: &str) -> Option<u64> {
         match self.0.get(name)? {
             Given::Integer(number) => Some(*number),
+            _ => None,
+        }
+    }
+
+    /// Any number, if it was given.
+    #[must_use]
+    pub fn number(&self, name: &str) -> Option<f64> {
+        match self.0.get(name)? {
+            Given::Number(number) => Some(*number),
+            _ => None,
+        }
+    }
+
+    /// Any value, if it was given.
+    #[must_use]
+    pub fn value(&self, name: &str) -> Option<&Value> {
+        match self.0.get(name)? {
+            Given::Any(value) => Some(value),
             _ => None,
         }
     }

@@ -31,6 +31,10 @@ pub struct Outgoing<'a> {
     pub twist_id: &'a str,
     /// Ed25519 over `data`; empty: not signed.
     pub signature: &'a [u8],
+    /// When it is of no use any more, in milliseconds since the Unix epoch; 0: never.
+    pub expires_at: u64,
+    /// Before this it is not delivered, in milliseconds since the Unix epoch; 0: at once.
+    pub deliver_at: u64,
 }
 
 /// Envelopes of one `Produce`: stored all or none, in order.
@@ -40,6 +44,8 @@ pub struct Batch {
     encoded: Vec<u8>,
     count: usize,
     producer: String,
+    /// `Produce.expected`.
+    expected: Option<v1::ExpectedSequence>,
 }
 
 impl Batch {
@@ -53,7 +59,19 @@ impl Batch {
             encoded: Vec::new(),
             count: 0,
             producer: producer.to_owned(),
+            expected: None,
         }
+    }
+
+    /// Has the batch stored only if `last` is the last sequence on `topic` when it is (0: no record
+    /// of it is in the reality). Otherwise the node answers `SEQUENCE_CONFLICT`, and
+    /// [`Error::actual`] is what it has found.
+    ///
+    /// A batch that was stored and is sent again with the same ids is acknowledged whatever the
+    /// topic's last sequence is by then.
+    pub fn expect(&mut self, topic: &str, last: u64) {
+        let topic = topic.to_owned();
+        self.expected = Some(v1::ExpectedSequence { topic, last });
     }
 
     /// How many envelopes it holds.
@@ -105,7 +123,9 @@ impl Batch {
             + text_len(31, event.topic)
             + text_len(32, &self.producer)
             + text_len(36, event.key)
-            + text_len(37, event.schema);
+            + text_len(37, event.schema)
+            + number_len(38, event.expires_at)
+            + number_len(40, event.deliver_at);
         self.open(length);
         let out = &mut self.encoded;
         let end = out.len() + length;
@@ -126,6 +146,8 @@ impl Batch {
         put(out, 32, self.producer.as_bytes());
         put(out, 36, event.key.as_bytes());
         put(out, 37, event.schema.as_bytes());
+        put_number(out, 38, event.expires_at);
+        put_number(out, 40, event.deliver_at);
         assert_eq!(
             out.len(),
             end,
@@ -156,8 +178,17 @@ impl Batch {
             Durability::Written => v1::Durability::Written,
             Durability::Synced => v1::Durability::Synced,
         } as u64;
-        let produce =
-            text_len(1, reality) + key_len(2) + encoded_len_varint(durability) + self.encoded.len();
+        let expected = self
+            .expected
+            .as_ref()
+            .map(v1::ExpectedSequence::encode_to_vec);
+        let produce = text_len(1, reality)
+            + key_len(2)
+            + encoded_len_varint(durability)
+            + self.encoded.len()
+            + expected
+                .as_ref()
+                .map_or(0, |expected| delimited_len(6, expected.len()));
         let length = key_len(1) + encoded_len_varint(request) + delimited_len(2, produce);
         let mut frame = Vec::with_capacity(length);
         encode_key(1, WireType::Varint, &mut frame);
@@ -167,6 +198,10 @@ impl Batch {
         encode_key(2, WireType::Varint, &mut frame);
         encode_varint(durability, &mut frame);
         frame.extend_from_slice(&self.encoded);
+        if let Some(expected) = expected {
+            open(&mut frame, 6, expected.len());
+            frame.extend_from_slice(&expected);
+        }
         assert_eq!(
             frame.len(),
             length,
@@ -231,6 +266,14 @@ fn text_len(field: u32, text: &str) -> usize {
     text_len_of(field, text.len())
 }
 
+fn number_len(field: u32, number: u64) -> usize {
+    if number == 0 {
+        0
+    } else {
+        key_len(field) + encoded_len_varint(number)
+    }
+}
+
 fn open(out: &mut Vec<u8>, field: u32, length: usize) {
     encode_key(field, WireType::LengthDelimited, out);
     encode_varint(length as u64, out);
@@ -241,6 +284,14 @@ fn put(out: &mut Vec<u8>, field: u32, bytes: &[u8]) {
     if !bytes.is_empty() {
         open(out, field, bytes.len());
         out.extend_from_slice(bytes);
+    }
+}
+
+/// The same for a number.
+fn put_number(out: &mut Vec<u8>, field: u32, number: u64) {
+    if number != 0 {
+        encode_key(field, WireType::Varint, out);
+        encode_varint(number, out);
     }
 }
 
@@ -275,6 +326,7 @@ mod tests {
         batch.push_message(&message);
         batch.push_encoded(&message.encode_to_vec());
 
+        batch.expect("a.b", 7);
         let frame = batch.frame(300, "main", Durability::Written);
         let frame = ClientFrame::decode(frame.as_slice()).unwrap();
         assert_eq!(frame.request_id, 300);
@@ -282,6 +334,8 @@ mod tests {
             panic!("{frame:?}")
         };
         assert_eq!((produce.reality.as_str(), produce.durability), ("main", 1));
+        let expected = produce.expected.unwrap();
+        assert_eq!((expected.topic.as_str(), expected.last), ("a.b", 7));
         let envelopes: Vec<Envelope> = produce
             .envelopes
             .into_iter()

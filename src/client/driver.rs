@@ -65,10 +65,24 @@ pub(super) enum Request {
     Unsubscribe(u64),
     /// Send a frame that needs no answer, on this connection or not at all.
     Tell(Ask),
+    /// Hand the tasks of an operator, by group and instance, to this end of a channel.
+    Operator {
+        name: (String, String),
+        tasks: mpsc::Sender<Work>,
+    },
     /// Connect with this token from now on.
     Token(String),
     /// Finish what is under way, then end.
     Close,
+}
+
+/// What an operator hears of.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// A task.
+    Task(v1::Task),
+    /// There is another connection: it has to join again, and has lost what it had in hand.
+    Reconnected,
 }
 
 /// A subscription as the driver keeps it, over connections.
@@ -173,6 +187,7 @@ pub(super) struct Driver {
     /// `Subscribe` requests whose answer is awaited, by request.
     opening: HashMap<u64, u64>,
     subscriptions: HashMap<u64, Entry>,
+    operators: HashMap<(String, String), mpsc::Sender<Work>>,
     /// Set by `Drain`: how long to wait before the next connection. This one is left when all
     /// requests are answered, or when the node closes it.
     draining: Option<Duration>,
@@ -198,6 +213,7 @@ impl Driver {
             pending: HashMap::new(),
             opening: HashMap::new(),
             subscriptions: HashMap::new(),
+            operators: HashMap::new(),
             draining: None,
             closing: false,
             heard: false,
@@ -230,6 +246,9 @@ impl Driver {
                 Ok(socket) => socket,
                 Err(error) => return self.fail(&error),
             };
+            // One whose channel is full has tasks enough to find out by that they are stale.
+            self.operators
+                .retain(|_, tasks| !tasks.is_closed() && tasks.try_send(Work::Reconnected).is_ok());
         }
     }
 
@@ -403,6 +422,10 @@ impl Driver {
                 )
             }
             Request::Tell(body) => self.send(socket, 0, body),
+            Request::Operator { name, tasks } => {
+                self.operators.insert(name, tasks);
+                Ok(())
+            }
             Request::Token(token) => {
                 self.options.token = token;
                 Ok(())
@@ -505,8 +528,9 @@ impl Driver {
                     self.draining = Some(Duration::from_millis(drain.reconnect_after_ms));
                 }
             }
+            Answer::Task(task) => self.hand_over(task),
             // Unsubscribe is sent without waiting; presence has no taker in this client.
-            Answer::Unsubscribed(_) | Answer::Presence(_) | Answer::Task(_) => {}
+            Answer::Unsubscribed(_) | Answer::Presence(_) => {}
             Answer::Expiring(expiring) => {
                 let ends_at = u64::try_from(expiring.token_expires_at).ok();
                 self.expiring.send_replace(ends_at);
@@ -524,9 +548,25 @@ impl Driver {
             | Answer::CommandResult(_)
             | Answer::Pong(_)
             | Answer::Extended(_)
+            | Answer::Joined(_)
+            | Answer::TaskTaken(_)
+            | Answer::TaskExtended(_)
+            | Answer::OperatorDrained(_)
             | Answer::Acked(_)) => self.reply(frame.request_id, Ok(body)),
         }
         Ok(())
+    }
+
+    /// Gives a task to its operator. One that takes none any more leaves it to the node, which gives
+    /// it to another when the lease is over.
+    fn hand_over(&mut self, task: v1::Task) {
+        let name = (task.group.clone(), task.instance.clone());
+        let Some(tasks) = self.operators.get(&name) else {
+            return;
+        };
+        if let Err(mpsc::error::TrySendError::Closed(_)) = tasks.try_send(Work::Task(task)) {
+            self.operators.remove(&name);
+        }
     }
 
     fn opened(&mut self, subscribed: &v1::Subscribed) {
@@ -653,6 +693,7 @@ impl Driver {
 
     fn fail(&mut self, error: &Error) {
         self.fail_pending(error);
+        self.operators.clear();
         for (_, entry) in self.subscriptions.drain() {
             // A subscriber that has gone does not need to hear it.
             let _gone = entry.deliveries.try_send(Err(error.clone()));

@@ -59,6 +59,8 @@ pub enum Error {
         retry_after: Duration,
         /// The part of the request at fault, or empty.
         field: String,
+        /// What a count in the request would have had to be; 0 where it was not about one.
+        actual: u64,
     },
     /// The connection ended before the answer came: the request may or may not have been done.
     #[error("the connection ended before the answer came: {reason}")]
@@ -183,6 +185,19 @@ impl Error {
         }
     }
 
+    /// Where the request expected a count, what it would have had to be: the last sequence of the
+    /// topic (0: it has no records), or the next `producer_sequence`.
+    #[must_use]
+    pub fn actual(&self) -> Option<u64> {
+        match (self, self.code()) {
+            (
+                Self::Answered { actual, .. },
+                Some(ErrorCode::SequenceConflict | ErrorCode::Stale),
+            ) => Some(*actual),
+            _ => None,
+        }
+    }
+
     pub(super) fn unexpected(wanted: &str) -> Self {
         Self::Protocol {
             reason: format!("it answered with something else than {wanted}"),
@@ -198,6 +213,7 @@ impl From<v1::Error> for Error {
             retryable: error.retryable,
             retry_after: Duration::from_millis(error.retry_after_ms),
             field: error.field,
+            actual: error.actual,
         }
     }
 }

@@ -39,6 +39,7 @@ mod connect;
 mod driver;
 mod error;
 mod once;
+mod operator;
 mod subscription;
 #[cfg(test)]
 mod tests;
@@ -62,6 +63,7 @@ pub use batch::{Batch, Outgoing, now_micros};
 pub use connect::{ConnectOptions, Reconnect};
 pub use error::{Error, Outcome};
 pub use once::{Ledger, Stopped};
+pub use operator::{Job, Operator, OperatorOptions, Refusal, Yield};
 pub use subscription::{Delivery, OnLag, Start, SubscribeOptions, Subscription, Visibility};
 pub use tls::{Tls, TlsProblem};
 
@@ -103,6 +105,9 @@ pub struct Produced {
     pub first: u64,
     /// Sequence of its last record.
     pub last: u64,
+    /// How many of its envelopes were stored before, by their ids, and not again. If all were,
+    /// `first` and `last` are what they were given then, else what the others were given now.
+    pub duplicates: usize,
 }
 
 /// What to read without subscribing.
@@ -156,6 +161,7 @@ impl Ticket {
             Answer::Produced(produced) => Ok(Produced {
                 first: produced.first,
                 last: produced.last,
+                duplicates: produced.duplicates.len(),
             }),
             _ => Err(Error::unexpected("a Produced")),
         }

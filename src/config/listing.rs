@@ -9,7 +9,7 @@ use figment::value::Value;
 use serde_json::json;
 
 use super::layers::Loaded;
-use super::{Config, SECTIONS, SETTINGS, Setting};
+use super::{Config, Reload, SECTIONS, SETTINGS, Setting};
 
 /// A value as a person writes it.
 #[must_use]
@@ -86,16 +86,23 @@ pub fn markdown() -> Result<String, serde_json::Error> {
     let mut text = PREAMBLE.to_owned();
     for (section, doc) in SECTIONS {
         let doc = doc.trim();
-        write!(text, "\n## [{section}]\n\n{doc}\n\n| setting | default | allowed | what it does |\n| --- | --- | --- | --- |\n")
+        write!(text, "\n## [{section}]\n\n{doc}\n\n| setting | default | allowed | changes | what it does |\n| --- | --- | --- | --- | --- |\n")
             .map_err(serde::ser::Error::custom)?;
         for setting in SETTINGS
             .iter()
             .filter(|setting| setting.section == *section)
         {
             let default = as_text(&value_in(&defaults, setting));
+            let changes = match setting.reload {
+                Reload::Live => "live",
+                Reload::Restart => "restart",
+            };
             let (name, bound, doc) = (setting.name, setting.bound, setting.doc.trim());
-            writeln!(text, "| `{name}` | `{default}` | {bound} | {doc} |")
-                .map_err(serde::ser::Error::custom)?;
+            writeln!(
+                text,
+                "| `{name}` | `{default}` | {bound} | {changes} | {doc} |"
+            )
+            .map_err(serde::ser::Error::custom)?;
         }
     }
     Ok(text)
@@ -117,7 +124,9 @@ environment, except for variables that container platforms make from a service's
 `ARQONBUS_MASTER_KEYS` holds master keys themselves and is no setting, so it is never shown.
 `arqonbus config` shows every value with its origin.
 
-Settings are read once, when the node starts. Times are in the unit that ends the name, sizes in
+Settings are read when the node starts, and again on SIGHUP and on the command `node.reload`
+(`arqon node reload`): those that change `live` are in force then, sessions that are open keep
+theirs, and the answer names those that need a `restart`. One that is wrong changes nothing. Times are in the unit that ends the name, sizes in
 bytes. A relative path in a file starts from the file's directory. Keys are never settings: a
 setting names the file that holds them. A URL that may hold a password is shown as `(hidden)`
 wherever settings are shown.

@@ -23,6 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use super::handshake::{self, Refusal, Rules, Subprotocol};
 use super::metrics::Metrics;
 use super::rate::arrivals::Arrivals;
+use super::reload;
 use super::revocation::Standing;
 use super::seats::{Seat, Seats};
 use super::session::{self, SessionContext};
@@ -54,6 +55,7 @@ pub struct Door {
     terms: Terms,
     draining: watch::Receiver<bool>,
     context: SessionContext,
+    offer: Arc<reload::Terms>,
 }
 
 /// What [`Door::new`] is made of.
@@ -73,6 +75,8 @@ pub struct Parts {
     pub draining: watch::Receiver<bool>,
     /// What sessions are made with.
     pub context: SessionContext,
+    /// What of it may change.
+    pub offer: Arc<reload::Terms>,
 }
 
 /// Counted when a connection does not get through the TLS handshake.
@@ -105,6 +109,7 @@ impl Door {
             metrics,
             draining,
             context,
+            offer,
         } = parts;
         let limits = &config.limits;
         Arc::new(Self {
@@ -126,6 +131,7 @@ impl Door {
             terms: Terms::of(limits),
             draining,
             context,
+            offer,
         })
     }
 
@@ -362,7 +368,11 @@ impl Door {
             let Some(websocket) = Box::pin(self.terms.begin(upgraded)).await else {
                 return;
             };
-            let session = session::run(websocket, identity, subprotocol, self.context.clone());
+            let mut context = self.context.clone();
+            context.peer = peer.to_string().into();
+            context.limits = self.offer.limits.load_full();
+            context.drain = self.offer.drain.load().as_ref().clone();
+            let session = session::run(websocket, identity, subprotocol, context);
             // Boxed: it lives as long as the session, and would be kept once for each hand it
             // passes through.
             contain(Box::pin(session), &self.metrics, peer).await;

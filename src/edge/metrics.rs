@@ -4,6 +4,8 @@
 //! or subject, so that the number of series is bounded by this file. Must not know sockets or the
 //! broker; whoever counts holds an `Arc<Metrics>`.
 
+mod tasks;
+
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -16,6 +18,9 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+pub use tasks::Tasks;
+
+use super::ops::webhooks::Sent;
 use super::policy::Tallies;
 use super::projector::measured::Measured;
 
@@ -48,6 +53,10 @@ pub struct Metrics {
     pub policies: Tallies,
     /// What is counted of projections; measured when it is asked for.
     pub projections: Measured,
+    /// What is counted of webhooks; measured when it is asked for.
+    pub webhooks: Sent,
+    /// What has become of operators' tasks; taken over when it is asked for.
+    pub tasks: Tasks,
     requests: Family<Request, Counter>,
     request: Family<Route, Histogram, fn() -> Histogram>,
     /// Realities that are open.
@@ -62,6 +71,10 @@ pub struct Metrics {
     pub group_in_flight: Gauge,
     /// Records that groups have read ahead and that are not done.
     pub group_open: Gauge,
+    /// Sessions that are members of rooms.
+    pub room_members: Gauge,
+    /// Channels that have members.
+    pub room_channels: Gauge,
     /// Flushes of all logs since the start; set when it is asked for, never lowered.
     flushes: Counter,
     /// Reads that met damage since the start; set when it is asked for, never lowered.
@@ -174,6 +187,8 @@ impl Metrics {
             decisions: Family::default(),
             policies: Tallies::default(),
             projections: Measured::default(),
+            webhooks: Sent::default(),
+            tasks: Tasks::default(),
             requests: Family::default(),
             request: Family::new_with_constructor(|| {
                 Histogram::new(exponential_buckets(0.000_1, 4.0, 9))
@@ -184,6 +199,8 @@ impl Metrics {
             group_members: Gauge::default(),
             group_in_flight: Gauge::default(),
             group_open: Gauge::default(),
+            room_members: Gauge::default(),
+            room_channels: Gauge::default(),
             flushes: Counter::default(),
             damaged_reads: Counter::default(),
             upkeep_runs: Counter::default(),
@@ -203,6 +220,8 @@ impl Metrics {
         metrics.register_policies();
         metrics.register_logs();
         metrics.projections.register(&mut metrics.registry);
+        metrics.webhooks.register(&mut metrics.registry);
+        metrics.tasks.register(&mut metrics.registry);
         metrics
     }
 
@@ -313,6 +332,16 @@ impl Metrics {
             "broker_group_open",
             "Records that groups have read and that are not done",
             self.group_open.clone(),
+        );
+        r.register(
+            "room_members",
+            "Sessions that are members of rooms",
+            self.room_members.clone(),
+        );
+        r.register(
+            "room_channels",
+            "Channels of rooms that have members",
+            self.room_channels.clone(),
         );
     }
 

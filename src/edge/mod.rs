@@ -10,6 +10,8 @@
 //! - [`session`]: what happens after the 101.
 //! - [`json`]: messages of JSON clients as envelopes, and back.
 //! - [`seats`]: how many sessions there may be.
+//! - [`audit`]: what shows the audit of a tenant.
+//! - [`reload`]: settings read again; [`topics`]: what there is to say of one topic.
 //! - [`ops`]: health, status and metrics over HTTP.
 //! - [`checkup`]: which logs are bad although nobody has opened them.
 //! - [`metrics`]: what is counted.
@@ -17,10 +19,12 @@
 //! - [`profile`]: what must be there before the node starts.
 //! - [`development`]: what the development profile makes for itself.
 
+pub mod audit;
 pub mod casil;
 pub mod checkup;
 pub mod development;
 pub mod handshake;
+pub mod history;
 pub mod json;
 mod keys;
 pub mod listener;
@@ -31,6 +35,8 @@ pub mod policy;
 pub mod profile;
 pub mod projector;
 pub mod rate;
+pub mod reflex;
+pub mod reload;
 pub mod revocation;
 pub mod schema;
 pub mod seats;
@@ -39,4 +45,5 @@ pub mod shield;
 pub mod signature;
 pub mod tls;
 pub mod token;
+pub mod topics;
 pub mod websocket;

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
@@ -17,8 +18,8 @@ use crate::config::Limits;
 /// The sessions of this node.
 #[derive(Debug)]
 pub struct Seats {
-    node_max: usize,
-    tenant_max: usize,
+    node_max: AtomicUsize,
+    tenant_max: AtomicUsize,
     /// No entry holds 0, so that the map is as small as what is open.
     by_tenant: Mutex<HashMap<Tenant, usize>>,
     total: watch::Sender<usize>,
@@ -37,12 +38,19 @@ impl Seats {
     #[must_use]
     pub fn new(limits: &Limits, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
-            node_max: limits.sessions_max,
-            tenant_max: limits.tenant_sessions_max,
+            node_max: AtomicUsize::new(limits.sessions_max),
+            tenant_max: AtomicUsize::new(limits.tenant_sessions_max),
             by_tenant: Mutex::default(),
             total: watch::Sender::new(0),
             metrics,
         })
+    }
+
+    /// Changes how many there may be; those that are open stay.
+    pub fn limit(&self, limits: &Limits) {
+        self.node_max.store(limits.sessions_max, Ordering::Relaxed);
+        self.tenant_max
+            .store(limits.tenant_sessions_max, Ordering::Relaxed);
     }
 
     /// Takes a seat.
@@ -54,11 +62,11 @@ impl Seats {
             .by_tenant
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if *self.total.borrow() >= self.node_max {
+        if *self.total.borrow() >= self.node_max.load(Ordering::Relaxed) {
             return Err(Refusal::NodeFull);
         }
         let count = by_tenant.get(tenant).copied().unwrap_or(0);
-        if count >= self.tenant_max {
+        if count >= self.tenant_max.load(Ordering::Relaxed) {
             return Err(Refusal::TenantFull);
         }
         by_tenant.insert(tenant.clone(), count + 1);

@@ -16,6 +16,7 @@ use super::batch::{
 use super::chunk::Chunk;
 use super::cipher::CIPHER_BYTES;
 use super::committer::Chore;
+use super::condition::{Place, Waiting};
 use super::error::AppendError;
 use super::position::{ByteOffset, Micros, Sequence};
 use super::reader::Segment;
@@ -65,6 +66,48 @@ struct Encoded {
     chain: u32,
 }
 
+/// What is left to do for a group.
+#[derive(Default)]
+struct Answered {
+    /// Below this all is to be on disk before it is done, if anything.
+    end: Option<Sequence>,
+    /// Somebody waits for that.
+    flush_now: bool,
+    owed: Vec<Unflushed>,
+}
+
+impl Answered {
+    /// Tells who asked for no more than what holds already, and notes who did.
+    fn add(&mut self, append: Append, first: Sequence, last: Sequence, durable_end: Sequence) {
+        let appended = |durability| Appended {
+            first,
+            last,
+            durability,
+        };
+        let durable = last < durable_end;
+        if append.durability == Durability::Written {
+            let answer = Ok(appended(Durability::Written));
+            append.sink.appended(append.token, answer);
+            if append.then != Some(Durability::Synced) {
+                return;
+            }
+        } else {
+            self.flush_now |= !durable;
+        }
+        if durable {
+            let answer = Ok(appended(Durability::Synced));
+            append.sink.appended(append.token, answer);
+            return;
+        }
+        self.end = self.end.max(Some(last.next()));
+        self.owed.push(Unflushed {
+            sink: append.sink,
+            token: append.token,
+            appended: appended(Durability::Synced),
+        });
+    }
+}
+
 impl Core {
     pub(super) fn room(&self) -> u64 {
         self.capacity.saturating_sub(self.at.0)
@@ -94,31 +137,34 @@ impl State {
             .min(u32::MAX as usize)
     }
 
-    /// Writes `group` as one batch and acknowledges it.
-    pub(super) fn commit(self: &Arc<Self>, group: Vec<Append>) {
+    /// Writes what of `group` is to be stored as one batch, and answers all of it.
+    pub(super) fn commit(self: &Arc<Self>, mut group: Vec<Waiting>) {
         let shows_written = self.shows_written.load(Ordering::Acquire)
             || group
                 .iter()
-                .any(|append| append.durability == Durability::Written);
-        let flush_now = group
-            .iter()
-            .any(|append| append.durability == Durability::Synced);
-
-        let chunk = match self.write_group(&group, shows_written) {
-            Ok(chunk) => chunk,
-            Err(error) => {
-                for append in group {
-                    append.sink.appended(append.token, Err(error.clone()));
-                }
-                return;
-            }
-        };
-        let end = chunk.last.next();
-        if shows_written {
-            self.written_end.fetch_max(end.get(), Ordering::AcqRel);
-            self.observer.written(&chunk);
+                .any(|waiting| waiting.append.durability == Durability::Written);
+        let written = self.write_group(&mut group, shows_written);
+        // The latest first: each takes back what it has changed.
+        for waiting in group.iter_mut().rev() {
+            waiting.settle(written.is_ok());
         }
-        let owed = self.acknowledge_written(group, &chunk);
+        let (chunk, failure) = match written {
+            Ok(chunk) => (chunk, None),
+            Err(error) => (None, Some(error)),
+        };
+        if let (true, Some(chunk)) = (shows_written, &chunk) {
+            self.show(chunk);
+        }
+        let Answered {
+            end,
+            flush_now,
+            owed,
+        } = self.answer_written(group, failure.as_ref());
+        let end = chunk.as_ref().map_or(end, |chunk| Some(chunk.last.next()));
+        let Some(end) = end else {
+            // Nothing was written, and nothing that somebody waits for is not on disk.
+            return;
+        };
         if !flush_now {
             self.unflushed
                 .lock()
@@ -138,9 +184,8 @@ impl State {
             }
             return;
         }
-        if !shows_written {
-            self.written_end.fetch_max(end.get(), Ordering::AcqRel);
-            self.observer.written(&chunk);
+        if let (false, Some(chunk)) = (shows_written, &chunk) {
+            self.show(chunk);
         }
         self.announce_durable();
         for owed in owed {
@@ -149,60 +194,59 @@ impl State {
         self.queue_chore(Chore::Mark, IDLE_BEFORE_MARK);
     }
 
-    /// Tells those who wait for `Written`, and returns who is still to be told of the flush.
-    #[expect(clippy::unused_self, reason = "reads as a step of commit")]
-    fn acknowledge_written(&self, group: Vec<Append>, chunk: &Chunk) -> Vec<Unflushed> {
-        let mut first = chunk.base;
-        let mut owed = Vec::new();
-        for append in group {
-            let end = first.advance(append.records.len() as u64);
-            let last = end.previous().unwrap_or(first);
-            let appended = |durability| Appended {
-                first,
-                last,
-                durability,
-            };
-            let mut owe = |sink, token| {
-                owed.push(Unflushed {
-                    sink,
-                    token,
-                    appended: appended(Durability::Synced),
-                });
-            };
-            match append.durability {
-                Durability::Synced => owe(append.sink, append.token),
-                Durability::Written => {
-                    append
-                        .sink
-                        .appended(append.token, Ok(appended(Durability::Written)));
-                    if append.then == Some(Durability::Synced) {
-                        owe(append.sink, append.token);
-                    }
+    /// Lets readers have what is in `chunk`.
+    fn show(&self, chunk: &Chunk) {
+        let end = chunk.last.next();
+        self.written_end.fetch_max(end.get(), Ordering::AcqRel);
+        self.observer.written(chunk);
+    }
+
+    /// Answers those who need not wait for a flush, and says who does. `failure` is why nothing of
+    /// the group was written.
+    fn answer_written(&self, group: Vec<Waiting>, failure: Option<&AppendError>) -> Answered {
+        let mut answered = Answered::default();
+        for Waiting { append, place, .. } in group {
+            let (first, last) = match (place, failure) {
+                (Place::Refused(expected, found), _) => {
+                    let error = AppendError::ConditionNotMet { expected, found };
+                    append.sink.appended(append.token, Err(error));
+                    continue;
                 }
-            }
-            first = end;
+                // What it repeats was stored whatever became of this group.
+                (Place::Already(first, last), _) if last < self.durable_end() => (first, last),
+                (_, Some(error)) => {
+                    append.sink.appended(append.token, Err(error.clone()));
+                    continue;
+                }
+                (Place::Already(first, last), None) => (first, last),
+                (Place::Stored(first), None) => {
+                    let end = first.advance(append.records.len() as u64);
+                    (first, end.previous().unwrap_or(first))
+                }
+                (Place::Open, None) => unreachable!("a batch was written without being judged"),
+            };
+            answered.add(append, first, last, self.durable_end());
         }
-        owed
+        answered
     }
 
     fn write_group(
         self: &Arc<Self>,
-        group: &[Append],
+        group: &mut [Waiting],
         shows_written: bool,
-    ) -> Result<Chunk, AppendError> {
+    ) -> Result<Option<Chunk>, AppendError> {
         let mut core = self.lock_core();
         if let Some(reason) = self.read_only() {
             return Err(AppendError::ReadOnly { reason });
         }
-        let Some(group_end) = core.next.get().checked_add(group_len(group)) else {
-            let reason = format!(
-                "its sequences are used up: the next one is {}, and there is none above {}; go on in another log",
-                core.next,
-                Sequence::MAX
-            );
-            return Err(AppendError::ReadOnly { reason });
-        };
-        let bytes_max: usize = group.iter().map(|append| self.bytes_at_most(append)).sum();
+        let group_end = self.judge(group, core.next, core.last_appended_at)?.get();
+        if group_end == core.next.get() {
+            return Ok(None);
+        }
+        let stored = || group.iter().filter(|waiting| waiting.is_stored());
+        let bytes_max: usize = stored()
+            .map(|waiting| self.bytes_at_most(&waiting.append))
+            .sum();
         let needed = (HEADER_BYTES + CIPHER_BYTES + bytes_max) as u64 + ROOM_FOR_MARKS;
         if needed > core.room() || !self.keyring().is_current(&core.segment) {
             self.rotate(&mut core, needed)?;
@@ -220,14 +264,14 @@ impl State {
             drop(core);
             self.flush_segment(&segment, chunk.last.next())?;
         }
-        Ok(chunk)
+        Ok(Some(chunk))
     }
 
     /// Lays out a batch for `group`, preceded by a reservation up to `reserved_end` if one is due.
     fn encode(
         &self,
         core: &mut Core,
-        group: &[Append],
+        group: &[Waiting],
         bytes_max: usize,
         reserved_end: Option<u64>,
     ) -> Encoded {
@@ -243,7 +287,8 @@ impl State {
         let group_at = buffer.len();
         buffer.extend_from_slice(&[0; HEADER_BYTES]);
         let mut sequence = core.next;
-        for new in group.iter().flat_map(|append| &append.records) {
+        let stored = group.iter().filter(|waiting| waiting.is_stored());
+        for new in stored.flat_map(|waiting| &waiting.append.records) {
             record::encode(
                 &mut buffer,
                 new,
@@ -493,8 +538,4 @@ impl State {
         mark.extend_from_slice(&body);
         mark
     }
-}
-
-fn group_len(group: &[Append]) -> u64 {
-    group.iter().map(|append| append.records.len() as u64).sum()
 }

@@ -198,6 +198,14 @@ pub enum AppendError {
         /// What the operating system said.
         reason: String,
     },
+    /// Nothing of the batch is stored: its condition does not hold.
+    #[error("the condition does not hold: expected {expected}, found {found}")]
+    ConditionNotMet {
+        /// What the condition wanted.
+        expected: u64,
+        /// What there is.
+        found: u64,
+    },
     /// Nothing of the batch is stored: it is larger than a segment can hold.
     #[error("a batch of {bytes} bytes is larger than the limit of {limit}")]
     TooLarge {

@@ -137,6 +137,7 @@ impl State {
             error @ (AppendError::ReadOnly { .. }
             | AppendError::Busy { .. }
             | AppendError::Indeterminate { .. }
+            | AppendError::ConditionNotMet { .. }
             | AppendError::TooLarge { .. }) => io::Error::other(error),
         };
         self.error("seal the last segment in")(source)

@@ -28,6 +28,7 @@ mod commit;
 mod committer;
 mod compaction;
 mod compression;
+mod condition;
 mod disk;
 pub mod error;
 pub mod extract;
@@ -36,6 +37,7 @@ pub mod fsync;
 mod index;
 mod keyfile;
 mod keyring;
+mod lasts;
 mod lineage;
 mod loss;
 mod master;
@@ -73,6 +75,7 @@ pub use cipher::{DataKey, KeyId};
 pub use committer::Committer;
 pub use compaction::{Compaction, CompactionReport, Facts, KeyRule};
 pub use compression::{Compression, CompressionReport};
+pub use condition::{Condition, Judgement, Standing};
 pub use error::{AppendError, Damage, Error, KeyProblem};
 pub use fork::ForkPoint;
 pub use keyring::{Entropy, Keyring, OsEntropy};
@@ -152,7 +155,7 @@ impl Log {
     /// # Errors
     /// At once, and then without a call of the sink: read-only, busy, too large.
     pub fn append(&self, append: Append) -> Result<(), AppendError> {
-        self.state.queue(append)?;
+        self.state.queue(append, None)?;
         self.state.start();
         Ok(())
     }
@@ -163,7 +166,45 @@ impl Log {
     /// # Errors
     /// As [`Log::append`].
     pub fn queue(&self, append: Append) -> Result<(), AppendError> {
-        self.state.queue(append)
+        self.state.queue(append, None)
+    }
+
+    /// Queues a batch like [`Log::queue`], which is stored only if `condition` says so when its
+    /// sequences are given.
+    ///
+    /// # Errors
+    /// As [`Log::append`].
+    pub fn queue_if(
+        &self,
+        append: Append,
+        condition: Box<dyn Condition>,
+    ) -> Result<(), AppendError> {
+        self.state.queue(append, Some(condition))
+    }
+
+    /// Gets the last sequences of all topics into memory, at about 40 bytes a topic, so that a
+    /// [`Condition`] that asks for one does not hold up the commit threads. Quick if they are there
+    /// already; otherwise the indexes of all segments are read, which blocks.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn know_lasts(&self) -> Result<(), Error> {
+        self.state.know_lasts()
+    }
+
+    /// Whether [`Log::know_lasts`] would read nothing.
+    #[must_use]
+    pub fn knows_lasts(&self) -> bool {
+        self.state.knows_lasts()
+    }
+
+    /// The last sequence on `topic`; `None` if no record of it is in the log. From memory if the
+    /// topic was written to lately, or after [`Log::know_lasts`]; otherwise indexes are read.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn last_of(&self, topic: &str) -> Result<Option<Sequence>, Error> {
+        self.state.last_of(topic)
     }
 
     /// Gets written what is queued.
@@ -368,25 +409,6 @@ impl Log {
                 Found::End => return Ok(()),
             }
         }
-    }
-
-    /// The last record on `topic`, written or not yet durable; `None` if there is none. From the
-    /// indexes, newest segment first.
-    ///
-    /// # Errors
-    /// I/O errors.
-    pub fn last_of(&self, topic: &str) -> Result<Option<Sequence>, Error> {
-        let segments = self.state.segments();
-        for segment in segments.iter().rev() {
-            let last = segment.with_index(&*self.state.storage, |index| {
-                index.topics.get(topic).map(|topic| topic.last)
-            })?;
-            self.state.keep_index(segment);
-            if last.is_some() {
-                return Ok(last);
-            }
-        }
-        Ok(None)
     }
 
     /// Removes whole segments from the front as long as every record in them lies before

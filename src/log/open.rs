@@ -144,6 +144,7 @@ pub(super) fn open(
         rewriting: Mutex::new(()),
         upkeep: Upkeep::default(),
         scrub: Mutex::default(),
+        lasts: Mutex::default(),
     };
     let begun = if statement.is_some() && state.read_only().is_none() {
         state.begin_epoch()?

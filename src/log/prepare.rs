@@ -271,7 +271,8 @@ impl State {
             }
         };
         let replaces = core.segment.base == segment.base;
-        core.segment.seal();
+        let sealed = core.segment.seal();
+        self.lock_lasts().sealed(&sealed);
         core.segment = Arc::clone(&segment);
         core.at = ByteOffset(HEADER_BLOCK_BYTES);
         core.capacity = capacity;
@@ -436,6 +437,7 @@ impl State {
             }
             removed
         };
+        self.lock_lasts().trimmed(self.first());
         self.indexes
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

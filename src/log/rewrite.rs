@@ -603,6 +603,7 @@ impl State {
             }
         }
         if removed > 0 {
+            self.lock_lasts().replaced();
             // What is gone from the file is not read from memory either.
             let mut tail = self.tail.write().unwrap_or_else(PoisonError::into_inner);
             tail.forget_before(end);

@@ -1,6 +1,6 @@
 //! What the handles, the commit threads and the readers of one log share.
 //!
-//! Lock order: `upkeep` → `rewriting` → `core` → `prepared` → `flush` → `segments` → `tail` → `unflushed`. No lock is held
+//! Lock order: `upkeep` → `rewriting` → `core` → `prepared` → `flush` → `lasts` → `segments` → `tail` → `unflushed`. No lock is held
 //! while a sink or the observer is called, so that they may call back into the log.
 
 use std::collections::VecDeque;
@@ -11,9 +11,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, TryLockErr
 use super::append::{Append, AppendSink, Appended, Durability, Observer};
 use super::commit::Core;
 use super::committer::{Chore, Committer, Queues};
+use super::condition::{Condition, Waiting};
 use super::error::{AppendError, Damage, Error};
 use super::index::{Index, Point, Topic};
 use super::keyring::Keyring;
+use super::lasts::Lasts;
 use super::options::{Options, Writer};
 use super::pass::Upkeep;
 use super::position::{Clock, Sequence};
@@ -71,12 +73,14 @@ pub(super) struct State {
     pub(super) rewriting: Mutex<()>,
     pub(super) upkeep: Upkeep,
     pub(super) scrub: Mutex<ScrubStatus>,
+    /// What conditions ask for; held for no longer than it takes to look something up in it.
+    pub(super) lasts: Mutex<Lasts>,
 }
 
 /// Appends that wait for a turn.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    pub(super) appends: VecDeque<(Append, usize)>,
+    pub(super) appends: VecDeque<Waiting>,
     pub(super) bytes: usize,
     /// A turn is queued or under way.
     pub(super) scheduled: bool,
@@ -109,6 +113,10 @@ impl State {
 
     pub(super) fn lock_core(&self) -> MutexGuard<'_, Core> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn lock_lasts(&self) -> MutexGuard<'_, Lasts> {
+        self.lasts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn lock_rewriting(&self) -> MutexGuard<'_, ()> {
@@ -224,7 +232,11 @@ impl State {
     }
 
     /// Queues a batch; [`State::start`] gets it written.
-    pub(super) fn queue(&self, append: Append) -> Result<(), AppendError> {
+    pub(super) fn queue(
+        &self,
+        append: Append,
+        condition: Option<Box<dyn Condition>>,
+    ) -> Result<(), AppendError> {
         assert!(!append.records.is_empty(), "an append without records");
         if let Some(reason) = self.read_only() {
             return Err(AppendError::ReadOnly { reason });
@@ -241,7 +253,8 @@ impl State {
             });
         }
         queue.bytes += bytes;
-        queue.appends.push_back((append, bytes));
+        let waiting = Waiting::new(append, bytes, condition);
+        queue.appends.push_back(waiting);
         Ok(())
     }
 
@@ -256,7 +269,7 @@ impl State {
             return;
         }
         queue.scheduled = true;
-        let written = |(append, _): &(Append, usize)| append.durability == Durability::Written;
+        let written = |waiting: &Waiting| waiting.append.durability == Durability::Written;
         if !queue.appends.iter().all(written) {
             drop(queue);
             self.queues.commit(Arc::clone(self));
@@ -342,7 +355,7 @@ impl State {
             queue.bytes = 0;
             std::mem::take(&mut queue.appends)
         };
-        for (append, _) in waiting {
+        for Waiting { append, .. } in waiting {
             let error = AppendError::ReadOnly {
                 reason: reason.clone(),
             };
@@ -445,19 +458,19 @@ fn index_bytes(index: &Index) -> u64 {
 }
 
 /// The appends at the front that make up one group.
-fn take_group(queue: &mut Queue, group_bytes_max: usize) -> Vec<Append> {
+fn take_group(queue: &mut Queue, group_bytes_max: usize) -> Vec<Waiting> {
     let mut group = Vec::new();
     let mut group_bytes = 0;
-    while let Some((_, bytes)) = queue.appends.front() {
+    while let Some(Waiting { bytes, .. }) = queue.appends.front() {
         if !group.is_empty() && group_bytes + bytes > group_bytes_max {
             break;
         }
         group_bytes += bytes;
-        let Some((append, bytes)) = queue.appends.pop_front() else {
+        let Some(waiting) = queue.appends.pop_front() else {
             break;
         };
-        queue.bytes -= bytes;
-        group.push(append);
+        queue.bytes -= waiting.bytes;
+        group.push(waiting);
     }
     group
 }

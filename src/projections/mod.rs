@@ -4,7 +4,8 @@
 //! - [`table`], [`codec`], [`json`]: tables, rows, and their one canonical encoding.
 //! - [`letter`]: dead letters, for every projection.
 //! - [`projection`]: what a projection is. [`continuum`] is one; [`declared`] are those of the
-//!   settings, [`messages`] those that go on with the history of the older system.
+//!   settings, [`messages`] those that go on with the history of the older system; [`presence`] who
+//!   is in which room.
 //! - [`fold`]: what becomes of a record. Pure, and the same everywhere.
 //! - [`sink`]: what a sink is. [`sled`], [`postgres`] and [`valkey`] are the
 //!   three.
@@ -37,6 +38,7 @@ mod none;
 mod notes;
 pub mod options;
 pub mod postgres;
+pub mod presence;
 pub mod projection;
 pub mod rebuild;
 mod schedule;

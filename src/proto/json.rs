@@ -180,6 +180,8 @@ pub struct RecordJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<Time>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    deliver_at: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     spectral: Option<Spectral>,
     #[serde(skip_serializing_if = "Option::is_none")]
     verdict: Option<VerdictJson>,
@@ -230,6 +232,7 @@ impl<'a> RecordJson<'a> {
             kind: envelope.payload.kind(),
             producer_sequence: envelope.producer_sequence,
             expires_at: Some(envelope.expires_at).filter(|end| *end != 0).map(Time),
+            deliver_at: Some(envelope.deliver_at).filter(|at| *at != 0).map(Time),
             spectral: envelope.spectral.and_then(Spectral::decode),
             verdict: record.verdict.and_then(VerdictJson::decode),
         }
@@ -708,12 +711,17 @@ mod tests {
             twist_id: "what-if".into(),
             spectral: Some(spectral),
             expires_at: i64::MAX,
+            deliver_at: 1_771_545_600_123,
             ..event("x", "1")
         };
         let found = line(&envelope);
         assert!(found.contains(r#""twist_id":"what-if""#), "{found}");
         assert!(
             found.contains(r#""expires_at":9223372036854775807"#),
+            "{found}"
+        );
+        assert!(
+            found.contains(r#""deliver_at":"2026-02-20T00:00:00.123Z""#),
             "{found}"
         );
         let spectral = r#""spectral":{"coherence":0.5,"criticality":0.25,"eigenvalues":[1.0]}"#;

@@ -2,12 +2,15 @@
 //!
 //! Knows no socket, no file and no rule of the broker; both the node and the client use it.
 
+pub mod audit;
 pub mod causal;
 pub mod claims;
 pub mod clock;
 pub mod code;
+pub mod determinism;
 pub mod json;
 pub mod topic;
+pub mod twist;
 pub mod value;
 pub mod view;
 

@@ -389,6 +389,35 @@ fn client_bodies() -> Vec<(&'static str, client::Body)> {
                 output_schema: "acme.Thumbnail".into(),
                 concurrency: 4,
                 version: "1.2.3".into(),
+                ..v1::OperatorJoin::default()
+            }),
+        ),
+        (
+            "operator_join_whole",
+            client::Body::OperatorJoin(v1::OperatorJoin {
+                operator: "thumbnails".into(),
+                group: "images".into(),
+                version: "1.2.3".into(),
+                instance: "thumbnails-7".into(),
+                metadata: [("zone".to_owned(), "b".to_owned())].into(),
+                effects: v1::EffectClass::Effectful.into(),
+                lease_ms: 60_000,
+                no_regress: true,
+                ..v1::OperatorJoin::default()
+            }),
+        ),
+        (
+            "operator_drain",
+            client::Body::OperatorDrain(v1::OperatorDrain {
+                group: "images".into(),
+                instance: "thumbnails-7".into(),
+            }),
+        ),
+        (
+            "task_extend",
+            client::Body::TaskExtend(v1::TaskExtend {
+                id: "t-1".into(),
+                lease: 1 << 50,
             }),
         ),
         (
@@ -398,6 +427,19 @@ fn client_bodies() -> Vec<(&'static str, client::Body)> {
                 outcome: Some(v1::task_result::Outcome::Output(Bytes::from_static(
                     b"done",
                 ))),
+                ..v1::TaskResult::default()
+            }),
+        ),
+        (
+            "task_result_whole",
+            client::Body::TaskResult(v1::TaskResult {
+                id: "t-1".into(),
+                outcome: Some(v1::task_result::Outcome::Output(Bytes::from_static(
+                    b"done",
+                ))),
+                lease: 1 << 50,
+                score: Some(0.5),
+                content_type: "text/plain".into(),
             }),
         ),
         (
@@ -473,6 +515,20 @@ fn server_bodies() -> Vec<(&'static str, server::Body)> {
                 last: 43,
                 durability: v1::Durability::Synced.into(),
                 projected: "episodes".into(),
+                ..v1::Produced::default()
+            }),
+        ),
+        (
+            "produced_before",
+            server::Body::Produced(v1::Produced {
+                first: 42,
+                last: 43,
+                durability: v1::Durability::Synced.into(),
+                duplicates: vec![v1::Duplicate {
+                    index: 3,
+                    sequence: 17,
+                }],
+                ..v1::Produced::default()
             }),
         ),
         (
@@ -536,9 +592,22 @@ fn server_bodies() -> Vec<(&'static str, server::Body)> {
             "task",
             server::Body::Task(v1::Task {
                 id: "t-1".into(),
-                record: None,
                 deadline_ms: 30_000,
                 attempt: 2,
+                ..v1::Task::default()
+            }),
+        ),
+        (
+            "task_whole",
+            server::Body::Task(v1::Task {
+                id: "t-1".into(),
+                record: record.clone(),
+                deadline_ms: 30_000,
+                attempt: 2,
+                group: "images".into(),
+                instance: "thumbnails-7".into(),
+                lease: 1 << 50,
+                lease_ms: 30_000,
             }),
         ),
         (
@@ -558,6 +627,16 @@ fn server_bodies() -> Vec<(&'static str, server::Body)> {
                 retry_after_ms: 250,
                 field: "envelopes[3].topic".into(),
                 subscription: 3,
+                ..v1::Error::default()
+            }),
+        ),
+        (
+            "error_conflict",
+            server::Body::Error(v1::Error {
+                code: "SEQUENCE_CONFLICT".into(),
+                field: "expected.last".into(),
+                actual: 17,
+                ..v1::Error::default()
             }),
         ),
         (
@@ -583,6 +662,40 @@ fn server_bodies() -> Vec<(&'static str, server::Body)> {
             server::Body::Acked(v1::Acked {
                 subscription: 3,
                 sequence: 1707,
+            }),
+        ),
+        (
+            "joined",
+            server::Body::Joined(v1::Joined {
+                group: "images".into(),
+                instance: "thumbnails-7".into(),
+                lease_ms: 30_000,
+                concurrency: 4,
+                attempts_max: 5,
+                heartbeat_ms: 20_000,
+            }),
+        ),
+        (
+            "task_taken",
+            server::Body::TaskTaken(v1::TaskTaken {
+                id: "t-1".into(),
+                sequence: 44,
+                state: "done".into(),
+            }),
+        ),
+        (
+            "task_extended",
+            server::Body::TaskExtended(v1::TaskExtended {
+                id: "t-1".into(),
+                until: 1_771_545_660_000,
+            }),
+        ),
+        (
+            "operator_drained",
+            server::Body::OperatorDrained(v1::OperatorDrained {
+                group: "images".into(),
+                instance: "thumbnails-7".into(),
+                in_hand: 2,
             }),
         ),
         (

@@ -33,6 +33,7 @@ const FIXED: [(&str, &[Field]); 7] = [
             (37, "schema", "string"),
             (38, "expires_at", "int64"),
             (39, "spectral", "arqon.v1.SpectralMetadata"),
+            (40, "deliver_at", "int64"),
         ],
     ),
     (

@@ -136,6 +136,7 @@ fn assert_view(view: &EnvelopeView<'_>, wanted: &Envelope) {
         schema,
         expires_at,
         spectral,
+        deliver_at,
         payload: _,
     } = wanted;
     assert_eq!(
@@ -162,6 +163,7 @@ fn assert_view(view: &EnvelopeView<'_>, wanted: &Envelope) {
         (&**key, &**schema, *expires_at)
     );
     assert_eq!(view.spectral.is_some(), spectral.is_some());
+    assert_eq!(view.deliver_at, *deliver_at);
     assert_eq!(view.payload == Payload::Empty, wanted.payload.is_none());
 }
 

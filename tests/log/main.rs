@@ -8,6 +8,7 @@ mod bounds;
 mod clock_jumps;
 mod compaction;
 mod compression;
+mod conditions;
 mod damage;
 mod dice;
 mod disk_faults;

@@ -22,11 +22,11 @@ fn post(path: &str, body: &str) -> Request {
         .body(body.as_bytes())
 }
 
-fn command(name: &str, body: &str) -> Request {
+pub(crate) fn command(name: &str, body: &str) -> Request {
     post(&format!("/v1/commands/{name}"), body)
 }
 
-fn production() -> Node {
+pub(crate) fn production() -> Node {
     let dir = tempfile::tempdir().expect("a temporary directory");
     write(&dir.path().join("secret"), SECRET);
     let settings = "[node]\ndata_dir = 'data'\n[auth]\nkeys = [{ id = 'a', algorithm = 'HS256', file = 'secret' }]\n";

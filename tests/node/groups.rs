@@ -270,12 +270,20 @@ fn raw_worker(node: &Node, records: usize) -> (Wire, Vec<(u64, u32)>) {
         ..v1::Subscribe::default()
     };
     let joined = wire.ask(Ask::Subscribe(subscribe)).expect("a frame");
-    assert!(matches!(joined.body, Some(Answer::Subscribed(_))), "{joined:?}");
+    assert!(
+        matches!(joined.body, Some(Answer::Subscribed(_))),
+        "{joined:?}"
+    );
     let mut had = Vec::new();
     while had.len() < records {
         match wire.next().expect("a frame").body {
             Some(Answer::Deliver(deliver)) => {
-                had.extend(deliver.deliveries.iter().map(|one| (one.sequence, one.attempt)));
+                had.extend(
+                    deliver
+                        .deliveries
+                        .iter()
+                        .map(|one| (one.sequence, one.attempt)),
+                );
             }
             other => panic!("a Deliver, not {other:?}"),
         }
@@ -307,7 +315,10 @@ async fn a_lost_worker_is_replaced() {
     let stranger = third.extend(&again.deliveries[0], Duration::ZERO).await;
     assert_eq!(code(stranger), Some(ErrorCode::Stale));
     drop(third);
-    second.done_confirmed(&again.deliveries[0]).await.expect("done");
+    second
+        .done_confirmed(&again.deliveries[0])
+        .await
+        .expect("done");
     assert_eq!(leased(&next(&mut second).await), [(2, 1)]);
 }
 
@@ -682,13 +693,22 @@ async fn a_consumer_gives_up_on_a_record() {
     let mut subscription = client.subscribe(options).await.expect("a subscription");
     next(&mut subscription).await;
     for _ in 0..2 {
-        subscription.give_up(1, "not a bill").await.expect("a letter");
+        subscription
+            .give_up(1, "not a bill")
+            .await
+            .expect("a letter");
     }
-    assert_eq!(code(subscription.give_up(9, "").await), Some(ErrorCode::ValidationError));
+    assert_eq!(
+        code(subscription.give_up(9, "").await),
+        Some(ErrorCode::ValidationError)
+    );
     drop(subscription);
     let listed = node.ok(&["dlq", "list", "billing", "--output", "json"]);
     let letter: Value = serde_json::from_str(&listed).expect("one letter");
-    assert_eq!((&letter["sequence"], &letter["error"]), (&json!(1), &json!("not a bill")));
+    assert_eq!(
+        (&letter["sequence"], &letter["error"]),
+        (&json!(1), &json!("not a bill"))
+    );
     let owners = node.ok(&["dlq", "list", "--output", "json"]);
     assert!(owners.contains("billing"), "{owners}");
     assert_eq!(read_named(&client).await, [2]);

@@ -17,13 +17,13 @@ use crate::interpreter::{python, run};
 use crate::raw::{Request, frame, read_frame};
 use crate::support::{Node, PATIENCE, claims, signed};
 
-const JSON: &str = "arqon.json.v1";
+pub(crate) const JSON: &str = "arqon.json.v1";
 
 /// A session, text in and text out.
-struct Client(WebSocket<TcpStream>);
+pub(crate) struct Client(WebSocket<TcpStream>);
 
 impl Client {
-    fn open(node: &Node, token: &str, subprotocol: Option<&str>) -> Self {
+    pub(crate) fn open(node: &Node, token: &str, subprotocol: Option<&str>) -> Self {
         let mut request = node.url().into_client_request().expect("a request");
         let headers = request.headers_mut();
         let bearer = format!("Bearer {token}");
@@ -38,14 +38,21 @@ impl Client {
     }
 
     /// A JSON session, welcomed, and what the node calls it.
-    fn json(node: &Node) -> (Self, String) {
+    pub(crate) fn json(node: &Node) -> (Self, String) {
         let mut client = Self::open(node, &node.dev_token(), Some(JSON));
         let welcome = client.next();
         let id = welcome["payload"]["client_id"].as_str().expect("a text");
         (client, id.to_owned())
     }
 
-    fn send(&mut self, json: &Value) {
+    /// The same with another token.
+    pub(crate) fn with(node: &Node, token: &str) -> Self {
+        let mut client = Self::open(node, token, Some(JSON));
+        let _welcome = client.next();
+        client
+    }
+
+    pub(crate) fn send(&mut self, json: &Value) {
         self.text(&json.to_string());
     }
 
@@ -66,14 +73,14 @@ impl Client {
         }
     }
 
-    fn next(&mut self) -> Value {
+    pub(crate) fn next(&mut self) -> Value {
         match self.message() {
             Message::Text(text) => serde_json::from_str(&text).expect("JSON"),
             other => panic!("no text but {other:?}"),
         }
     }
 
-    fn ask(&mut self, json: &Value) -> Value {
+    pub(crate) fn ask(&mut self, json: &Value) -> Value {
         self.send(json);
         self.next()
     }
@@ -92,11 +99,11 @@ impl Client {
     }
 }
 
-fn message(room: &str, channel: &str, payload: &Value) -> Value {
+pub(crate) fn message(room: &str, channel: &str, payload: &Value) -> Value {
     json!({"type": "message", "room": room, "channel": channel, "payload": payload})
 }
 
-fn command(name: &str, args: &Value) -> Value {
+pub(crate) fn command(name: &str, args: &Value) -> Value {
     json!({"type": "command", "id": "arq_1_2_00ffaa", "command": name, "args": args})
 }
 
@@ -136,7 +143,8 @@ fn a_message_is_acknowledged_under_its_id_once_it_is_stored() {
     assert_eq!(answer["type"], "message_response");
     assert_eq!(answer["id"], sent["id"]);
     assert_eq!(answer["payload"].to_string(), payload.to_string());
-    assert_eq!(answer["metadata"]["sequence"], 1);
+    // The first record says that whoever speaks is a member from now on.
+    assert_eq!(answer["metadata"]["sequence"], 2);
     assert_eq!(answer["sender"], "arqonbus");
     let time = answer["timestamp"].as_str().expect("a text");
     assert!(time.ends_with('Z'), "{time}");
@@ -152,7 +160,7 @@ fn a_message_is_acknowledged_under_its_id_once_it_is_stored() {
     let [record] = records.as_slice() else {
         panic!("{records:?}")
     };
-    assert_eq!((record.sequence, &*record.topic), (1, "room.lab.exp"));
+    assert_eq!((record.sequence, &*record.topic), (2, "room.lab.exp"));
     assert_eq!(record.rest["timestamp"], "2026-01-31T10:00:00.250Z");
     assert_eq!(record.rest["headers"]["sender"], Value::from(id.as_str()));
     let inner: Value = serde_json::from_str(record.payload.get()).expect("JSON");
@@ -166,9 +174,9 @@ fn a_message_is_acknowledged_under_its_id_once_it_is_stored() {
     client.send(&json!({"type": "response", "request_id": "q", "status": "success"}));
     client.send(&json!({"type": "error", "error": "my own"}));
     let nowhere = client.ask(&json!({"type": "message", "payload": {}}));
-    assert_eq!(nowhere["metadata"]["sequence"], 5, "{nowhere}");
+    assert_eq!(nowhere["metadata"]["sequence"], 6, "{nowhere}");
     let topics: Vec<String> = node
-        .records(&["consume", ">", "--from", "2", "--stop-at-end"])
+        .records(&["consume", ">", "--from", "3", "--stop-at-end"])
         .into_iter()
         .map(|record| record.topic)
         .collect();
@@ -207,7 +215,7 @@ fn a_room_is_heard_in_both_formats() {
         (&"message".into(), &"lab".into())
     );
     assert_eq!(heard["payload"].to_string(), large);
-    assert_eq!(heard["metadata"]["arqonbus"]["sequence"], 1);
+    assert_eq!(heard["metadata"]["arqonbus"]["sequence"], 2);
 
     let mut other = Client::open(&node, &node.dev_token(), Some("arqon.envelope.v1"));
     other.binary(envelope("room.lab.exp"));
@@ -215,7 +223,7 @@ fn a_room_is_heard_in_both_formats() {
         panic!("no envelope")
     };
     let answer = Envelope::decode(answer).expect("an envelope");
-    assert_eq!(answer.headers["sequence"], "2");
+    assert_eq!(answer.headers["sequence"], "3");
     let heard = client.next();
     assert_eq!(heard["payload"], json!({"from": "protobuf"}));
     assert_eq!(heard["metadata"]["event_type"], "note");
@@ -341,11 +349,12 @@ fn what_is_wrong_is_told_by_its_field() {
         let text = errors[0].as_str().expect("a text");
         assert!(text.to_lowercase().contains(field), "{field}: {text}");
     }
-    let join = client.ask(&json!({"type": "operator.join", "payload": {"group": "g"}}));
-    assert_eq!(join["error_code"], "FEATURE_DISABLED", "{join}");
-    // Nothing of that is in the log, and the session goes on.
+    let join = client.ask(&json!({"type": "operator.join", "payload": {"group": "a.b"}}));
+    assert_eq!(join["error_code"], "VALIDATION_ERROR", "{join}");
+    assert_eq!(join["metadata"]["field"], "group", "{join}");
+    // Nothing of that is in the log but that its sender has joined, and the session goes on.
     let good = client.ask(&message("r", "c", &json!({})));
-    assert_eq!(good["metadata"]["sequence"], 1, "{good}");
+    assert_eq!(good["metadata"]["sequence"], 2, "{good}");
 }
 
 // EDGE-09, REL-10
@@ -483,7 +492,7 @@ fn production_speaks_json_only_where_it_is_told_to() {
     let mut client = Client::open(&node, &token, Some(JSON));
     assert_eq!(client.next()["payload"]["welcome"], "Connected to ArqonBus");
     let stored = client.ask(&message("r", "c", &json!({})));
-    assert_eq!(stored["metadata"]["sequence"], 1, "{stored}");
+    assert_eq!(stored["metadata"]["sequence"], 2, "{stored}");
 }
 
 // EDGE-04
@@ -626,7 +635,7 @@ fn python_clients_of_the_older_system_work_unchanged() {
         "success",
         "success",
         "success",
-        "FEATURE_DISABLED",
+        "VALIDATION_ERROR",
         "FEATURE_DISABLED",
         "UNKNOWN_COMMAND",
         "VALIDATION_ERROR",
@@ -636,9 +645,10 @@ fn python_clients_of_the_older_system_work_unchanged() {
     assert!(answers.iter().all(|answer| answer["type"] == "response"));
     let data = |index: usize| &answers[index]["payload"]["data"];
     assert!(data(3)["total"].as_u64() > Some(20), "{}", data(3));
+    let channel = &data(5)["channels"][0];
     assert_eq!(
-        data(5)["channels"],
-        json!([{"name": "c", "records": 1, "joined": true}])
+        (&channel["name"], &channel["records"], &channel["joined"]),
+        (&"c".into(), &1.into(), &true.into())
     );
     assert_eq!(
         (&data(6)["records"], &data(6)["joined"]),
@@ -653,4 +663,40 @@ fn python_clients_of_the_older_system_work_unchanged() {
             .is_some_and(|text| text.starts_with("Bearer"))
     );
     assert_eq!(refused["body"]["error"]["code"], "UNAUTHENTICATED");
+}
+
+// OPS-01, OPS-02: an operator of the older system joins with what it knows, gets tasks as commands,
+// and answers them with its types.
+#[test]
+fn an_older_operator_joins_and_answers() {
+    let node = Node::dev();
+    let (mut worker, id) = Client::json(&node);
+    let join = json!({"group": "truth_workers", "auth_token": "of the older system"});
+    let joined = worker.ask(&json!({"type": "operator.join", "payload": join}));
+    assert_eq!(joined["status"], "success", "{joined}");
+    assert_eq!(joined["payload"]["data"]["instance"], json!(id));
+
+    let (mut asker, _) = Client::json(&node);
+    let answer = asker.ask(&command("truth.verify", &json!({"claim": "x", "n": 5})));
+    assert_eq!(answer["payload"]["message"], "Task enqueued", "{answer}");
+    let task = worker.next();
+    let (kind, name) = (&task["type"], &task["command"]);
+    assert_eq!(
+        (kind, name),
+        (&json!("command"), &json!("truth.verify")),
+        "{task}"
+    );
+    assert_eq!(task["args"], json!({"claim": "x", "n": 5}));
+    assert_eq!(task["id"], answer["payload"]["data"]["task"]);
+    let error = json!({"type": "operator_error", "request_id": task["id"], "error": "busy"});
+    let again = worker.ask(&error);
+    assert_eq!(again["payload"]["data"]["state"], "again", "{again}");
+    let task = worker.next();
+    assert_eq!(task["metadata"]["attempt"], 2, "{task}");
+    let result =
+        json!({"type": "operator_result", "request_id": task["id"], "payload": {"verdict": true}});
+    let taken = worker.ask(&result);
+    assert_eq!(taken["payload"]["data"]["state"], "done", "{taken}");
+    let twice = worker.ask(&result);
+    assert_eq!(twice["error_code"], "STALE", "{twice}");
 }

@@ -2,10 +2,12 @@
 
 mod admin;
 mod adversarial;
+mod audit;
 mod backup;
 mod browser;
 mod casil;
 mod causal;
+mod conditional;
 #[path = "../log/dice.rs"]
 mod dice;
 mod drain;
@@ -18,6 +20,7 @@ mod full_disk;
 mod groups;
 mod handshake;
 mod histories;
+mod history;
 #[path = "../contract/interpreter.rs"]
 mod interpreter;
 mod json_adapter;
@@ -27,6 +30,8 @@ mod live;
 mod many;
 mod mirror;
 mod operations;
+mod operators_kv;
+mod permissions;
 mod policy;
 mod policy_kit;
 mod preflight;
@@ -38,7 +43,9 @@ mod projector_jobs;
 mod quakes;
 mod raw;
 mod restart;
+mod rooms;
 mod runbook;
+mod sam;
 mod schema;
 #[expect(dead_code, reason = "servers can more than these tests need")]
 #[path = "../servers/mod.rs"]
@@ -52,4 +59,6 @@ mod tokens;
 mod traces;
 mod upkeep;
 mod verbs;
+mod wasm;
+mod webhook;
 mod wire;

@@ -14,7 +14,8 @@ import websockets
 
 
 class Client:
-    """`ArqonBusClient` of the older SDK, without its error classes."""
+    """`ArqonBusClient` of the older SDK, without its error classes. Without a token here, one may
+    stand in the query of the URL."""
 
     def __init__(self, url, *, jwt_token=None):
         self._url, self._token, self._socket = url, jwt_token, None
@@ -156,6 +157,72 @@ async def projector(url, token):
         }
 
 
+async def builtins(url, token):
+    """Every built-in name of the older library, with the arguments that it took."""
+    channel = f"exp-{uuid4().hex[:8]}"
+    place = {"room": "science", "channel": channel}
+    async with Client(url, jwt_token=token) as client:
+        await client.recv_json()
+        seen = {}
+        for name, args in (
+            ("status", {}), ("ping", {}), ("help", {}),
+            ("create_channel", {"room": "science", "name": channel, "description": "d"}),
+            ("join_channel", place), ("list_channels", {"room": "science"}),
+        ):
+            seen[name] = await ask(client, command(name, **args))
+        sent = envelope("message", **place, payload={"content": "one"})
+        assert (await ask(client, sent))["type"] == "message_response"
+        for name, args in (
+            ("channel_info", place), ("history", {**place, "limit": 5}),
+            ("leave_channel", place), ("delete_channel", place),
+        ):
+            seen[name] = await ask(client, command(name, **args))
+        return seen
+
+
+async def errors(url, token):
+    """What the older library called by names of its own."""
+    place = {"room": "faults", "channel": f"c-{uuid4().hex[:8]}"}
+    async with Client(url, jwt_token=token) as client:
+        await client.recv_json()
+        await ask(client, command("create_channel", **place))
+        seen = {
+            "create_twice": await ask(client, command("create_channel", **place)),
+            "info_unknown": await ask(client, command("channel_info", room="no", channel="where")),
+            "leave_unknown": await ask(client, command("leave_channel", room="no", channel="where")),
+            "bad_since": await ask(client, command("history", **place, since="yesterday")),
+            "help_unknown": await ask(client, command("help", command="dance")),
+        }
+        await ask(client, command("delete_channel", **place))
+        seen["delete_unknown"] = await ask(client, command("delete_channel", **place))
+        return seen
+
+
+async def tail(url, token):
+    """`arqon tail --send JSON --limit 3`, as the older command line printed it."""
+    send, limit, lines = {"type": "command", "command": "ping"}, 3, []
+    async with Client(url, jwt_token=token) as client:
+        await client.send_json(send)
+        await client.send_json(envelope("message", room="science", channel="general", payload={}))
+        while len(lines) < limit:
+            frame = await client.recv_json(timeout=5.0)
+            parts = " ".join(
+                f"{name}={frame.get(name)}" for name in ("type", "sender", "room", "channel", "payload")
+            )
+            lines.append(f"{frame['timestamp']} {parts}")
+    return {"lines": lines}
+
+
+async def bot(url, token):
+    """The hello-world bot: prints the welcome, says one thing, prints one frame."""
+    room, channel = "science", "general"
+    async with Client(url, jwt_token=token) as client:
+        welcome = await client.recv_json()
+        text = {"content": "hello from the bot"}
+        await client.send_json(envelope("message", room=room, channel=channel, payload=text))
+        return {"welcome": welcome, "received": await client.recv_json()}
+
+
 async def refused(url, _token):
     """Without a token there is no socket."""
     try:
@@ -170,7 +237,7 @@ async def refused(url, _token):
         }
 
 
-SCENES = {scene.__name__: scene for scene in (hello, room, commands, projector, refused)}
+SCENES = {scene.__name__: scene for scene in (hello, room, commands, projector, builtins, errors, tail, bot, refused)}
 
 if __name__ == "__main__":
     found = asyncio.run(SCENES[sys.argv[3]](sys.argv[1], sys.argv[2]))

@@ -619,3 +619,35 @@ fn every_command_about_policies_is_run() {
         machine.run("printf '{\"text\":\"malware\"}\\n' | arqon produce chat.lobby 2>&1 || true");
     assert!(refused.contains("malware: not here"), "{refused}");
 }
+
+// OPS-11
+#[test]
+fn every_command_about_operators_in_webassembly_is_run() {
+    let machine = Machine::new();
+    machine.run("systemctl start arqonbus");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operators/wasm.md");
+    let document = std::fs::read_to_string(path).expect("the page");
+    let commands: Vec<&str> = document
+        .lines()
+        .filter_map(|line| line.strip_prefix("$ "))
+        .collect();
+    assert!(commands.len() >= 14, "{commands:?}");
+    // What it calls a better operator is the reader's own.
+    write(
+        &machine.at("better.wat"),
+        include_bytes!("../../examples/operators/count.wat"),
+    );
+    let mut listed = String::new();
+    for command in &commands {
+        let said = machine.run(command);
+        let expected = match *command {
+            "arqon wasm test count.wat --payload hello" => "out.seen",
+            "arqon wasm list" => "working",
+            "arqon wasm replay count --into again --verify" => "true",
+            _ => "",
+        };
+        assert!(said.contains(expected), "{command}: {said}");
+        listed.push_str(&said);
+    }
+    assert!(listed.contains("removed"), "{listed}");
+}

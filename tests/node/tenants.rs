@@ -164,6 +164,12 @@ fn guess(command: &str, argument: &Argument) -> Option<value::Kind> {
         // Nothing of the attacker's own may be what is confirmed.
         ("name" | "confirm" | "to" | "b", Kind::Text) => text(NAME),
         ("backup" | "offset" | "sequence" | "at" | "limit" | "window", Kind::Text) => text("1"),
+        (
+            "group" | "instance" | "operator" | "capability" | "content_type" | "schema"
+            | "causal_parent" | "traceparent" | "selection" | "why",
+            Kind::Text,
+        ) => text(NAME),
+        ("payload", Kind::Object) => text("{}"),
         ("file", Kind::Text) => text("../../acme/main/00000000000000000001.log"),
         _ => return guess_edge(command, argument),
     };
@@ -482,6 +488,11 @@ fn no_frame_reaches_another_tenant() {
         "command" => vec![command("status", Vec::new())],
         "operator_join" => vec![Ask::OperatorJoin(v1::OperatorJoin::default())],
         "task_result" => vec![Ask::TaskResult(v1::TaskResult::default())],
+        "task_extend" => vec![Ask::TaskExtend(v1::TaskExtend::default())],
+        "operator_drain" => vec![Ask::OperatorDrain(v1::OperatorDrain {
+            group: NAME.into(),
+            instance: NAME.into(),
+        })],
         "ping" => vec![Ask::Ping(v1::Ping::default())],
         "refresh" => vec![Ask::Refresh(v1::Refresh {
             token: token.clone(),

@@ -79,6 +79,14 @@ pub(crate) fn check(from: From, to: Option<To>) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A time like 2026-03-01T08:00:00Z, in milliseconds since the Unix epoch.
+pub(crate) fn moment(text: &str) -> Result<u64, String> {
+    let wrong = "needed is a time like 2026-03-01T08:00:00Z";
+    let time: jiff::Timestamp = text.parse().map_err(|error| format!("{wrong} ({error})"))?;
+    u64::try_from(time.as_millisecond())
+        .map_err(|_negative| format!("{wrong}, and not before 1970"))
+}
+
 /// A span like `90s`, `15m`, `1h`, `7d`; a bare number is seconds.
 pub(crate) fn span(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is no span of time; needed is one like 90s, 15m, 1h or 7d");
@@ -118,6 +126,14 @@ mod tests {
         );
         assert!("0".parse::<To>().is_err());
         assert!("1960-01-01T00:00:00Z".parse::<To>().is_err());
+    }
+
+    // BRK-08
+    #[test]
+    fn moments_are_read_with_their_offset() {
+        assert_eq!(moment("2018-02-01T01:00:00+01:00"), Ok(1_517_443_200_000));
+        assert!(moment("tomorrow").is_err());
+        assert!(moment("1969-12-31T23:59:59Z").is_err());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `arqon`: ArqonBus from a shell. Reads the arguments and hands them to one file per verb.
 
+mod audit;
 mod backup;
 mod bench;
 mod bounds;
@@ -10,32 +11,45 @@ mod connection;
 mod consume;
 mod consumers;
 mod context;
+mod control;
+mod cron;
+mod delayed;
+mod dispatch;
 mod dlq;
 mod edge;
 mod failure;
 mod grammar;
 mod groups;
+mod history;
 mod log;
 mod loss;
 mod mirror;
+mod node;
+mod operators;
 mod policy;
 mod produce;
 mod progress;
 mod projector;
+mod quota;
 mod rate;
 mod reality;
 mod registered;
 mod replay;
 mod restore;
+mod rooms;
 mod schema;
 mod show;
+mod sidecar;
 mod signature;
 mod status;
+mod store;
 mod table;
 mod tail;
 mod token;
 mod topics;
 mod version;
+mod wasm;
+mod webhooks;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -87,27 +101,41 @@ enum Verb {
     Consume(consume::Arguments),
     Tail(tail::Arguments),
     Replay(replay::Arguments),
+    History(history::Arguments),
     Topics(topics::Arguments),
     Causal(causal::Arguments),
     Consumers(consumers::Arguments),
     Groups(groups::Arguments),
     Dlq(dlq::Arguments),
+    Control(control::Arguments),
     Casil(casil::Arguments),
     Reality(reality::Arguments),
+    Rooms(rooms::Arguments),
     Log(log::Arguments),
+    Audit(audit::Arguments),
+    Node(node::Arguments),
     Policy(policy::Arguments),
+    Wasm(wasm::Arguments),
     Projector(projector::Arguments),
+    Dispatch(dispatch::Arguments),
+    Operators(operators::Arguments),
+    Sidecar(sidecar::Arguments),
     Backup(backup::Arguments),
     Restore(restore::Arguments),
     Schema(schema::Arguments),
     Status(status::Arguments),
+    Store(store::Arguments),
+    Cron(cron::Arguments),
+    Delayed(delayed::Arguments),
     Edge(edge::Arguments),
     Mirror(mirror::Arguments),
+    Quota(quota::Arguments),
     Rate(rate::Arguments),
     Signature(signature::Arguments),
     Token(token::Arguments),
     Context(context::Arguments),
     Bench(bench::Arguments),
+    Webhooks(webhooks::Arguments),
     Version(version::Arguments),
     Completions(completions::Arguments),
 }
@@ -160,6 +188,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Consume(arguments) => consume::run(&target, output, arguments).await,
             Verb::Tail(arguments) => tail::run(&target, output, arguments).await,
             Verb::Replay(arguments) => replay::run(&target, output, arguments).await,
+            Verb::History(arguments) => history::run(&target, output, arguments).await,
             Verb::Topics(arguments) => topics::run(&target, output, arguments).await,
             Verb::Causal(arguments) => causal::run(&target, form, arguments).await,
             Verb::Consumers(arguments) => consumers::run(&target, output, arguments).await,
@@ -167,20 +196,33 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Dlq(arguments) => dlq::run(&target, output, arguments).await,
             Verb::Casil(arguments) => casil::run(&target, output, arguments).await,
             Verb::Reality(arguments) => reality::run(&target, output, arguments).await,
+            Verb::Control(arguments) => control::run(&target, output, arguments).await,
+            Verb::Audit(arguments) => audit::run(&target, output, arguments).await,
+            Verb::Node(arguments) => node::run(&target, output, arguments).await,
+            Verb::Rooms(arguments) => rooms::run(&target, output, arguments).await,
             Verb::Log(arguments) => log::run(&target, output, arguments).await,
             Verb::Policy(arguments) => policy::run(&target, output, arguments).await,
+            Verb::Wasm(arguments) => wasm::run(&target, output, arguments).await,
             Verb::Projector(arguments) => projector::run(&target, output, arguments).await,
+            Verb::Dispatch(arguments) => dispatch::run(&target, output, arguments).await,
+            Verb::Operators(arguments) => operators::run(&target, output, arguments).await,
+            Verb::Sidecar(arguments) => sidecar::run(&target, arguments).await,
             Verb::Backup(arguments) => backup::run(&target, output, arguments).await,
             Verb::Restore(arguments) => restore::run(output, &arguments),
             Verb::Schema(arguments) => schema::run(&target, output, arguments).await,
             Verb::Status(arguments) => status::run(&target, output, arguments).await,
+            Verb::Store(arguments) => store::run(&target, output, arguments).await,
+            Verb::Cron(arguments) => cron::run(&target, output, arguments).await,
+            Verb::Delayed(arguments) => delayed::run(&target, output, arguments).await,
             Verb::Edge(arguments) => edge::run(&target, output, arguments).await,
+            Verb::Quota(arguments) => quota::run(&target, output, arguments).await,
             Verb::Rate(arguments) => rate::run(&target, output, arguments).await,
             Verb::Mirror(arguments) => mirror::run(&target, output, arguments).await,
             Verb::Signature(arguments) => signature::run(&target, output, arguments).await,
             Verb::Token(arguments) => token::run(&target, output, arguments).await,
             Verb::Context(arguments) => context::run(&target, output, arguments),
             Verb::Bench(arguments) => bench::run(&target, output, arguments).await,
+            Verb::Webhooks(arguments) => webhooks::run(&target, output, arguments).await,
             Verb::Version(arguments) => version::run(&target, output, arguments).await,
             Verb::Completions(arguments) => completions::run(&arguments),
         }

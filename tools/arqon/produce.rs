@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use crate::connection::{Patience, Target, interrupt};
 use crate::failure::{self, Failure};
 use crate::progress::Progress;
-use crate::{Output, signature, table};
+use crate::{Output, bounds, signature, table};
 
 /// An input that pauses for this long wants to see its events stored, full batch or not.
 const LINGER: Duration = Duration::from_millis(5);
@@ -40,6 +40,8 @@ Examples:
   arqon produce quake.usgs.event --file tests/fixtures/earthquakes.ndjson --key-field id
   echo '{\"kind\":\"greetings.en\",\"n\":1}' | arqon produce --topic-field kind --rate 100
   echo '{\"amount\":1}' | arqon produce pay.now --sign-key svc.pem
+  echo '{\"text\":\"time to go\"}' | arqon produce reminders.ada --delay 15m --ttl 1h
+  echo '{\"left\":3}' | arqon produce stock.42 --expect-last stock.42=17
 
 On failure it says which lines are stored and which are not, and ends non-zero. With --output json
 that is `failed_lines` (ranges, inclusive), `unsent_from` (first line that was not sent, or null)
@@ -71,6 +73,19 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", default_value = "8",
           value_parser = clap::value_parser!(u32).range(1..=1024))]
     inflight: u32,
+    /// Not delivered before this time, like 2026-03-01T08:00:00Z; until then they wait on the node
+    #[arg(long, value_name = "TIME", value_parser = bounds::moment, conflicts_with = "delay")]
+    at: Option<u64>,
+    /// Not delivered before this span has passed, like 90s, 15m, 1h or 7d, from when it is read
+    #[arg(long, value_name = "SPAN", value_parser = bounds::span)]
+    delay: Option<Duration>,
+    /// Of no use any more after this span, from when it may be delivered
+    #[arg(long, value_name = "SPAN", value_parser = bounds::span)]
+    ttl: Option<Duration>,
+    /// Store the events only if SEQ is the last sequence on TOPIC; 0: it has no records. All of them
+    /// go in one batch
+    #[arg(long, value_name = "TOPIC=SEQ", value_parser = expected_last)]
+    expect_last: Option<(String, u64)>,
     /// Sign each payload with the Ed25519 private key in this PEM file
     #[arg(long, value_name = "FILE")]
     sign_key: Option<PathBuf>,
@@ -98,6 +113,36 @@ impl Durability {
             Self::Written => "written",
         }
     }
+}
+
+/// When events may be delivered, and until when.
+struct When {
+    at_ms: u64,
+    delay: Option<Duration>,
+    ttl: Option<Duration>,
+}
+
+impl When {
+    /// `deliver_at` and `expires_at` of an event that is sent now; 0 for none.
+    fn times(&self) -> (u64, u64) {
+        if self.delay.is_none() && self.ttl.is_none() {
+            return (self.at_ms, 0);
+        }
+        let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default();
+        let after = |from: u64, span: Duration| {
+            from.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
+        };
+        let deliver_at = self.delay.map_or(self.at_ms, |delay| after(now, delay));
+        let expires_at = self.ttl.map(|ttl| after(now.max(deliver_at), ttl));
+        (deliver_at, expires_at.unwrap_or_default())
+    }
+}
+
+fn expected_last(text: &str) -> Result<(String, u64), String> {
+    let wrong = || format!("{text:?} is not TOPIC=SEQ, such as stock.42=17");
+    let (topic, last) = text.rsplit_once('=').ok_or_else(wrong)?;
+    let last = last.parse().ok().ok_or_else(wrong)?;
+    Ok((topic.to_owned(), last))
 }
 
 /// One event as it was read.
@@ -183,6 +228,9 @@ struct Sender {
     options: ProduceOptions,
     inflight: usize,
     sign_key: Option<Ed25519KeyPair>,
+    when: When,
+    /// Everything goes in one batch, which is stored only if this holds.
+    expected: Option<(String, u64)>,
     batch: Batch,
     lines: (u64, u64),
     /// Bytes of the input that are in `batch`.
@@ -241,6 +289,12 @@ pub(crate) async fn run(
         },
         inflight: usize::try_from(arguments.inflight)?,
         sign_key,
+        when: When {
+            at_ms: arguments.at.unwrap_or_default(),
+            delay: arguments.delay,
+            ttl: arguments.ttl,
+        },
+        expected: arguments.expect_last.clone(),
         batch: connection.client.batch(),
         client: connection.client,
         lines: (0, 0),
@@ -389,7 +443,8 @@ impl Sender {
         let mut pace = Pace::new(arguments.rate);
         let mut stop = std::pin::pin!(interrupt());
         loop {
-            let linger = (!self.batch.is_empty()).then_some(LINGER);
+            let whole = self.expected.is_some();
+            let linger = (!self.batch.is_empty() && !whole).then_some(LINGER);
             let next = tokio::select! {
                 biased;
                 () = &mut stop => {
@@ -402,14 +457,25 @@ impl Sender {
             match next {
                 Some(Some(Ok(line))) => {
                     pace.wait().await;
+                    let room = self.batch_bytes_max.saturating_sub(line.room_bytes());
+                    if whole && (self.batch.len() >= full || self.batch.encoded_bytes() > room) {
+                        let text = format!(
+                            "line {} is more than one batch takes, and with --expect-last all events go in one; nothing was sent; --batch allows up to 100000 events",
+                            line.number
+                        );
+                        self.batch = self.client.batch();
+                        self.lines = (1, 0);
+                        return Err(Stopped::By(Failure::data(text).into()));
+                    }
                     if self.batch.encoded_bytes() + line.room_bytes() > self.batch_bytes_max {
                         self.cut().await?;
                     }
                     self.add(&line);
-                    if self.batch.len() >= full {
+                    if self.batch.len() >= full && !whole {
                         self.cut().await?;
                     }
                 }
+                Some(Some(Err(error))) if whole => return Err(Stopped::By(error)),
                 Some(Some(Err(error))) => {
                     self.cut().await?;
                     return Err(Stopped::By(error));
@@ -430,6 +496,7 @@ impl Sender {
         self.lines.1 = line.number;
         self.bytes += line.data.len() as u64 + 1;
         let signature = self.sign_key.as_ref().map(|key| key.sign(&line.data));
+        let (deliver_at, expires_at) = self.when.times();
         self.batch.push(&Outgoing {
             topic: &line.topic,
             data: &line.data,
@@ -438,6 +505,8 @@ impl Sender {
                 .as_ref()
                 .map_or(&[], |signature| signature.as_ref()),
             headers: &[("content-type", "application/json")],
+            deliver_at,
+            expires_at,
             ..Outgoing::default()
         });
     }
@@ -456,7 +525,10 @@ impl Sender {
             return Ok(());
         }
         self.settle(self.inflight - 1).await?;
-        let batch = std::mem::replace(&mut self.batch, self.client.batch());
+        let mut batch = std::mem::replace(&mut self.batch, self.client.batch());
+        if let Some((topic, last)) = &self.expected {
+            batch.expect(topic, *last);
+        }
         let lines = self.lines;
         let ticket = match self.client.send(&batch, &self.options).await {
             Ok(ticket) => ticket,

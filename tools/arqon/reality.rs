@@ -4,10 +4,11 @@ use clap::{Args, Subcommand};
 use serde_json::{Map, Value};
 
 use crate::connection::{Patience, Target};
+use crate::failure::Failure;
 use crate::table::printable;
 use crate::{Output, table};
 
-/// List, create, fork, compare and delete realities
+/// List, create, fork, compare, hash and delete realities
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -15,6 +16,7 @@ Examples:
   arqon reality create empty
   arqon reality fork main --at 1200 --to what-if
   arqon reality compare main what-if
+  arqon reality hash what-if --topic 'out.>'
   arqon reality delete what-if --yes-destroy what-if")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -66,6 +68,27 @@ Examples:
         /// The other
         b: String,
     },
+    /// Hash what a reality holds, without the node's own stamps: equal histories, equal hashes
+    ///
+    /// `logdump stats --hash` finds the same hash in the files. It ends with 65 if records are
+    /// damaged, so that the hash says nothing of them.
+    #[command(after_help = "\
+Examples:
+  arqon reality hash main
+  arqon reality hash what-if --topic 'out.>' --from 1 --to 5000 --output json")]
+    Hash {
+        /// The reality
+        name: String,
+        /// Topics: `*` stands for one token, a last `>` for one or more
+        #[arg(long, value_name = "FILTER")]
+        topic: Option<String>,
+        /// The first sequence
+        #[arg(long, value_name = "SEQ", value_parser = clap::value_parser!(u64).range(1..))]
+        from: Option<u64>,
+        /// The last sequence
+        #[arg(long, value_name = "SEQ", value_parser = clap::value_parser!(u64).range(1..))]
+        to: Option<u64>,
+    },
     /// Delete a reality: all its records, and where its consumers were; forks of it keep theirs
     ///
     /// There is no way back. Whoever reads or writes it is told. Needs a token of the role admin.
@@ -106,6 +129,30 @@ pub(crate) async fn run(
                 return table::print_text(&comparison(&compared.to_json()));
             }
             compared
+        }
+        Action::Hash {
+            name,
+            topic,
+            from,
+            to,
+        } => {
+            let sequence = |sequence: u64| sequence.to_string();
+            let given = [
+                ("topic", topic),
+                ("from", from.map(sequence)),
+                ("to", to.map(sequence)),
+            ];
+            let given = given
+                .into_iter()
+                .filter_map(|(name, value)| Some((name, value?.into())));
+            let arguments = [("reality", name.into())].into_iter().chain(given);
+            let hashed = client.command("reality.hash", arguments).await?.to_json();
+            table::print(&hashed, output)?;
+            if hashed["complete"] == true {
+                return Ok(());
+            }
+            let message = "records are damaged on the node's disk; the hash says nothing of them";
+            return Err(Failure::data(message).into());
         }
         Action::Delete { name, yes_destroy } => {
             let arguments = [("name", name.into()), ("confirm", yes_destroy.into())];

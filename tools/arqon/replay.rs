@@ -6,12 +6,12 @@ use anyhow::Context as _;
 use arqonbus::client::{
     Batch, Client, Delivery, ProduceOptions, Produced, Start, SubscribeOptions, Subscription,
 };
+use arqonbus::proto::determinism::HistoryHash;
 use arqonbus::proto::topic;
-use arqonbus::proto::view::{Payload, RecordView};
+use arqonbus::proto::twist::twisted;
+use arqonbus::proto::view::RecordView;
 use clap::Args;
-use prost::encoding::string;
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use crate::bounds::{self, From, To};
@@ -26,24 +26,16 @@ use crate::{Output, table};
 /// Envelopes stored together in the other reality.
 const BATCH: usize = 500;
 const BATCH_BYTES: usize = 512 << 10;
-/// Numbers of `Envelope.timestamp` and of the strings that the node may have filled in.
-const TRACE_ID: u32 = 1;
-const TIMESTAMP: u32 = 4;
-const TWIST_ID: u32 = 5;
-const ID: u32 = 30;
-const TOPIC: u32 = 31;
-const PRODUCER_ID: u32 = 32;
-const REALITY_ID: u32 = 33;
-
 /// Play a range of the log again
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A replay ends at what is the end of the log when it starts, or before it with --to. With --into the
 envelopes are stored in another reality, in order, with the same ids; their `twist_id` names the
-reality they come from; dead letters are left out. --verify hashes everything but append times and the node's own stamps: of
-the range and, with --into, of what the other reality then holds; else of the range read twice;
-with --output json the last line is an object with both hashes. It ends with 65 if records were
-skipped because they are damaged on the node's disk.
+reality they come from; what only the node writes is left out. --verify hashes everything but append
+times and the node's own stamps (docs/determinism.md): of the range and, with --into, of what the
+other reality then holds; else of the range read twice; with --output json the last line is an object
+with both hashes. It ends with 65 if records were skipped because they are damaged on the node's
+disk. What operators made of a history is made once more by `arqon wasm replay --verify`.
 
 Examples:
   arqon replay 'quake.>' --from 1000 --output json
@@ -156,7 +148,7 @@ pub(crate) async fn run(
                     ..range
                 };
                 let second = if end == 0 {
-                    Hash::default()
+                    HistoryHash::default()
                 } else {
                     read(&mut client.subscribe(again).await?).await?
                 };
@@ -174,19 +166,19 @@ fn tell_left_out(count: u64) -> anyhow::Result<()> {
     let mut err = std::io::stderr().lock();
     writeln!(
         err,
-        "{count} records of dead letters left out: the node alone writes them"
+        "{count} records left out that the node alone writes, such as dead letters"
     )?;
     Ok(())
 }
 
 fn report(
     output: Output,
-    input: &Hash,
-    came_out: Option<&Hash>,
+    input: &HistoryHash,
+    came_out: Option<&HistoryHash>,
     produced: Option<Produced>,
 ) -> anyhow::Result<()> {
     let mut result = json!({
-        "count": input.count,
+        "count": input.records(),
         "first": produced.map(|range| range.first),
         "last": produced.map(|range| range.last),
     });
@@ -199,11 +191,11 @@ fn report(
 }
 
 /// For people on stderr: stdout has the records. For machines the last line of them.
-fn verdict(output: Output, first: &Hash, second: &Hash) -> anyhow::Result<()> {
+fn verdict(output: Output, first: &HistoryHash, second: &HistoryHash) -> anyhow::Result<()> {
     use std::io::Write as _;
     if output == Output::Json {
         let result = json!({
-            "count": first.count,
+            "count": first.records(),
             "input_sha256": first.text(),
             "output_sha256": second.text(),
         });
@@ -214,23 +206,23 @@ fn verdict(output: Output, first: &Hash, second: &Hash) -> anyhow::Result<()> {
     writeln!(
         out,
         "first reading:  {} records, sha256 {}",
-        first.count,
+        first.records(),
         first.text()
     )?;
     writeln!(
         out,
         "second reading: {} records, sha256 {}",
-        second.count,
+        second.records(),
         second.text()
     )?;
     compare(first, second)
 }
 
-fn compare(input: &Hash, came_out: &Hash) -> anyhow::Result<()> {
-    if input.text() == came_out.text() && input.count == came_out.count {
+fn compare(input: &HistoryHash, came_out: &HistoryHash) -> anyhow::Result<()> {
+    if input.text() == came_out.text() && input.records() == came_out.records() {
         return Ok(());
     }
-    let (wanted, found) = (input.count, came_out.count);
+    let (wanted, found) = (input.records(), came_out.records());
     Err(Failure::failed(format!(
         "the hashes differ: {wanted} records went in, {found} came out"
     ))
@@ -242,8 +234,8 @@ async fn print(
     printer: &mut Printer,
     pace: &mut Pace,
     losses: &mut Losses,
-) -> anyhow::Result<Hash> {
-    let mut hash = Hash::default();
+) -> anyhow::Result<HistoryHash> {
+    let mut hash = HistoryHash::default();
     let mut stop = std::pin::pin!(interrupt());
     loop {
         let delivery = tokio::select! {
@@ -272,8 +264,8 @@ async fn print(
     }
 }
 
-async fn read(input: &mut Subscription) -> anyhow::Result<Hash> {
-    let mut hash = Hash::default();
+async fn read(input: &mut Subscription) -> anyhow::Result<HistoryHash> {
+    let mut hash = HistoryHash::default();
     while let Some(delivery) = input.next().await? {
         for record in delivery.views() {
             hash.add(&record?);
@@ -289,7 +281,7 @@ struct Copy<'a> {
     options: ProduceOptions,
     batch: Batch,
     produced: Option<Produced>,
-    /// Dead letters, which no client can store.
+    /// What no client can store, such as dead letters.
     left_out: u64,
     progress: Progress,
 }
@@ -315,8 +307,8 @@ impl<'a> Copy<'a> {
         input: &mut Subscription,
         pace: &mut Pace,
         losses: &mut Losses,
-    ) -> anyhow::Result<Hash> {
-        let mut hash = Hash::default();
+    ) -> anyhow::Result<HistoryHash> {
+        let mut hash = HistoryHash::default();
         let mut stop = std::pin::pin!(interrupt());
         loop {
             let delivery = tokio::select! {
@@ -326,7 +318,7 @@ impl<'a> Copy<'a> {
             };
             let Some(delivery) = delivery else {
                 self.cut().await?;
-                let count = hash.count;
+                let count = hash.records();
                 let message = format!("interrupted after {count} records");
                 return Err(Failure::interrupted(message).into());
             };
@@ -341,13 +333,13 @@ impl<'a> Copy<'a> {
     async fn copy(
         &mut self,
         delivery: &Delivery,
-        hash: &mut Hash,
+        hash: &mut HistoryHash,
         pace: &mut Pace,
     ) -> anyhow::Result<()> {
         for record in delivery.views() {
             let record = record?;
             // The node's own to write, and told of the reality that they stand in.
-            if topic::is_of_dead_letters(record.topic) {
+            if topic::is_reserved(record.topic) {
                 self.left_out += 1;
                 continue;
             }
@@ -355,41 +347,14 @@ impl<'a> Copy<'a> {
                 self.cut().await?;
                 pace.wait(record.appended_at).await;
             }
-            self.batch.push_encoded(&self.twisted(&record));
+            let twisted = twisted(&record, self.from, &self.options.reality);
+            self.batch.push_encoded(&twisted);
             hash.add(&record);
             if self.batch.len() >= BATCH || self.batch.encoded_bytes() >= BATCH_BYTES {
                 self.cut().await?;
             }
         }
         Ok(())
-    }
-
-    /// The envelope as it was sent, with what the node had filled in and where it comes from
-    /// behind it: of a field that occurs twice the later counts, and nothing is re-encoded.
-    fn twisted(&self, record: &RecordView<'_>) -> Vec<u8> {
-        let envelope = &record.envelope;
-        let mut bytes = envelope.encoded.to_vec();
-        let mut add = |field, text: &str| string::encode(field, &text.to_owned(), &mut bytes);
-        add(TWIST_ID, self.from);
-        if envelope.trace_id.is_empty() {
-            add(TRACE_ID, &record.trace_id());
-        }
-        if envelope.id.is_empty() {
-            add(ID, &record.id());
-        }
-        if envelope.topic != record.topic {
-            add(TOPIC, record.topic);
-        }
-        if envelope.producer_id.is_empty() {
-            add(PRODUCER_ID, record.producer());
-        }
-        if !envelope.reality_id.is_empty() {
-            add(REALITY_ID, &self.options.reality);
-        }
-        if envelope.timestamp == 0 {
-            prost::encoding::int64::encode(TIMESTAMP, &record.timestamp(), &mut bytes);
-        }
-        bytes
     }
 
     async fn cut(&mut self) -> anyhow::Result<()> {
@@ -404,16 +369,13 @@ impl<'a> Copy<'a> {
             .await
             .with_context(|| format!("storing in the reality `{reality}`"))?;
         let first = self.produced.map_or(produced.first, |range| range.first);
-        self.produced = Some(Produced {
-            first,
-            last: produced.last,
-        });
+        self.produced = Some(Produced { first, ..produced });
         self.progress.add(batch.len() as u64);
         Ok(())
     }
 
     /// The hash of what now stands in the other reality.
-    async fn hash_of(&self, range: Produced) -> anyhow::Result<Hash> {
+    async fn hash_of(&self, range: Produced) -> anyhow::Result<HistoryHash> {
         let mut output = self
             .client
             .subscribe(SubscribeOptions {
@@ -467,69 +429,6 @@ impl Pace {
     }
 }
 
-/// Everything that a replay must give again (MSG-10): not sequences, append times, clocks, nor
-/// where an envelope was replayed from.
-#[derive(Default)]
-struct Hash {
-    count: u64,
-    state: Sha256,
-}
-
-impl Hash {
-    fn add(&mut self, record: &RecordView<'_>) {
-        self.count += 1;
-        let envelope = &record.envelope;
-        let (form, kind, data) = match envelope.payload {
-            Payload::Empty => (0_i64, "", [].as_slice()),
-            Payload::Command { kind, data } => (1, kind, data),
-            Payload::Event { kind, data } => (2, kind, data),
-            Payload::Signal { kind, reason } => (3 + (i64::from(kind) << 8), "", reason.as_bytes()),
-        };
-        let (id, trace_id) = (record.id(), record.trace_id());
-        let texts = [
-            record.topic,
-            &id,
-            &trace_id,
-            record.producer(),
-            envelope.room_id,
-            envelope.key,
-            envelope.schema,
-            kind,
-        ];
-        for text in texts {
-            self.part(text.as_bytes());
-        }
-        self.part(data);
-        self.part(envelope.signature);
-        self.part(envelope.spectral.unwrap_or_default());
-        let sequence = envelope.producer_sequence.cast_signed();
-        for number in [form, record.timestamp(), envelope.expires_at, sequence] {
-            self.state.update(number.to_le_bytes());
-        }
-        let mut headers: Vec<_> = envelope.headers.iter().collect();
-        headers.sort_unstable();
-        for (name, value) in headers {
-            self.part(name.as_bytes());
-            self.part(value.as_bytes());
-        }
-    }
-
-    /// With its length, so that no two ways of cutting the bytes look the same.
-    fn part(&mut self, bytes: &[u8]) {
-        self.state.update((bytes.len() as u64).to_le_bytes());
-        self.state.update(bytes);
-    }
-
-    fn text(&self) -> String {
-        self.state
-            .clone()
-            .finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -545,41 +444,5 @@ mod tests {
         assert!(pace.due(u64::MAX).is_some());
         assert_eq!(Pace::new(Speed::Max).due(5), None);
         assert!("0".parse::<Speed>().is_err() && "-1".parse::<Speed>().is_err());
-    }
-
-    // MSG-10
-    #[test]
-    fn hash_ignores_the_nodes_stamps_and_sees_the_payload() {
-        let hash = |record: &arqonbus::proto::v1::Record| {
-            let bytes = prost::Message::encode_to_vec(record);
-            let mut hash = Hash::default();
-            hash.add(&RecordView::parse(&bytes).unwrap());
-            hash.text()
-        };
-        let envelope = |data: &'static [u8]| {
-            let mut batch = Vec::new();
-            let event = arqonbus::proto::v1::Event {
-                r#type: "t".into(),
-                data: data.into(),
-            };
-            let payload = Some(arqonbus::proto::v1::envelope::Payload::Event(event));
-            let envelope = arqonbus::proto::v1::Envelope {
-                id: "x".into(),
-                timestamp: 1,
-                payload,
-                ..Default::default()
-            };
-            prost::Message::encode(&envelope, &mut batch).unwrap();
-            batch
-        };
-        let record = |sequence, data| arqonbus::proto::v1::Record {
-            sequence,
-            appended_at: sequence * 7,
-            topic: "a".into(),
-            envelope: envelope(data).into(),
-            ..Default::default()
-        };
-        assert_eq!(hash(&record(1, b"1")), hash(&record(2, b"1")));
-        assert_ne!(hash(&record(1, b"1")), hash(&record(1, b"2")));
     }
 }

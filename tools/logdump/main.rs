@@ -3,6 +3,7 @@
 //!
 //! Writes no file but the new log of `extract`, and never panics on what it finds in one.
 
+mod audit;
 mod cat;
 mod causal;
 mod decode;

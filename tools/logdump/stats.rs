@@ -5,6 +5,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
+use arqonbus::proto::determinism::HistoryHash;
 use arqonbus::proto::json::micros;
 use arqonbus::proto::view::RecordView;
 use serde_json::{Value, json};
@@ -20,6 +21,7 @@ use crate::{Common, Output, source, table, walk};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   logdump stats data/dev/main
+  logdump stats data/dev/main --hash
   logdump stats data --topic 'quake.>' --from 2018-02-01T00:00:00Z --output json")]
 pub(crate) struct Arguments {
     /// Log directories, data directories, segment files
@@ -28,6 +30,10 @@ pub(crate) struct Arguments {
 
     #[command(flatten)]
     selection: Selection,
+
+    /// Hash what is counted too, as `arqon reality hash` does: equal histories, equal hashes
+    #[arg(long)]
+    hash: bool,
 }
 
 #[derive(Default)]
@@ -65,6 +71,8 @@ struct Stats {
     duplicates: u64,
     duplicate_examples: Vec<String>,
     undecodable: u64,
+    /// Where it is asked for.
+    hash: Option<HistoryHash>,
 }
 
 const EXAMPLES_MAX: usize = 5;
@@ -89,6 +97,7 @@ impl Stats {
             duplicates: 0,
             duplicate_examples: Vec::new(),
             undecodable: 0,
+            hash: None,
         }
     }
 
@@ -117,6 +126,9 @@ impl Stats {
         }
         match &view {
             Some(view) => {
+                if let Some(hash) = &mut self.hash {
+                    hash.add(view);
+                }
                 self.envelope_bytes += view.envelope.encoded.len() as u64;
                 let id = view.id();
                 let hashes = (
@@ -178,6 +190,7 @@ pub(crate) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Outc
     for source in &sources {
         // Ids repeat between realities when one is replayed into another: counted per log.
         let mut stats = Stats::new();
+        stats.hash = arguments.hash.then(HistoryHash::default);
         let one = std::slice::from_ref(source);
         let ended = walk::records(one, &arguments.selection, |found| {
             if is_wanted(&arguments.selection, found) {
@@ -282,6 +295,10 @@ fn to_text(source: &source::Source, stats: &Stats) -> String {
     for example in &stats.duplicate_examples {
         text.push_str(&format!("  {}\n", printable(example)));
     }
+    if let Some(hash) = &stats.hash {
+        let (records, hash) = (hash.records(), hash.text());
+        text.push_str(&format!("sha256 of {records} records: {hash}\n"));
+    }
     if stats.undecodable > 0 {
         text.push_str(&format!(
             "records that cannot be decoded: {}\n",
@@ -352,6 +369,8 @@ fn to_json(source: &source::Source, stats: &Stats) -> Value {
         "duplicate_ids": stats.duplicates,
         "duplicate_examples": stats.duplicate_examples,
         "undecodable": stats.undecodable,
+        "hashed_records": stats.hash.as_ref().map(HistoryHash::records),
+        "sha256": stats.hash.as_ref().map(HistoryHash::text),
         "topics": topics,
         "record_bytes": histogram(&stats.sizes),
         "batch_records": histogram(&stats.batch_records),

@@ -11,6 +11,7 @@ use arqonbus::log::{ByteOffset, Damage, Micros, RealStorage, RecordRef, Sequence
 use arqonbus::proto::view::RecordView;
 use serde_json::{Value, json};
 
+use crate::audit::{self, Audit};
 use crate::cat::no_records;
 use crate::failure::Outcome;
 use crate::hexdump::batch_flags;
@@ -43,6 +44,11 @@ pub(crate) struct Arguments {
     /// Log directories, data directories, segment files
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
+
+    /// An audit entry with this hash must be there: whoever cuts the end of an audit off leaves a
+    /// chain that is whole, and only a head that was kept elsewhere shows it
+    #[arg(long, value_name = "HASH", value_parser = audit::read_head)]
+    audit_head: Option<String>,
 }
 
 pub(crate) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Outcome> {
@@ -52,12 +58,14 @@ pub(crate) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Outc
     let began = std::time::Instant::now();
     let mut reports = Vec::new();
     for source in &sources {
-        let mut check = Check::new(source);
+        let mut check = Check::new(source, arguments.audit_head.as_deref());
         check.log(&mut progress)?;
         reports.push(check.report);
     }
     drop(progress);
-    let damaged = reports.iter().any(|report| !report.findings.is_empty());
+    let wanted = arguments.audit_head.as_deref();
+    let missing = wanted.filter(|_| !reports.iter().any(|report| report.audit.has_met()));
+    let damaged = reports.iter().any(|report| !report.findings.is_empty()) || missing.is_some();
     match common.output {
         Output::Json => {
             let logs: Vec<Value> = sources
@@ -65,12 +73,21 @@ pub(crate) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<Outc
                 .zip(&reports)
                 .map(|(source, report)| report.to_json(source))
                 .collect();
-            table::json(&json!({ "ok": !damaged, "logs": logs }))?;
+            let mut found = json!({ "ok": !damaged, "logs": logs });
+            if let Some(wanted) = wanted {
+                found["audit_head"] = json!({ "hash": wanted, "found": missing.is_none() });
+            }
+            table::json(&found)?;
         }
         _ => {
             let mut text = String::new();
             for (source, report) in sources.iter().zip(&reports) {
                 text.push_str(&report.to_text(source));
+            }
+            if let Some(head) = missing {
+                text.push_str(&format!(
+                    "audit: no entry has the hash {head}: the end of the audit was cut off or written again\n"
+                ));
             }
             let bytes: u64 = sources.iter().map(Source::bytes).sum();
             let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -126,6 +143,7 @@ struct Report {
     holes: u64,
     lost: Vec<Lost>,
     locked: Locked,
+    audit: Audit,
 }
 
 impl Report {
@@ -190,6 +208,9 @@ impl Report {
             counted(self.marks, "mark", "marks"),
             counted(self.records, "record", "records"),
         ));
+        if let Some(audit) = self.audit.to_text() {
+            text.push_str(&format!("{}/{}: {audit}\n", source.tenant, source.reality));
+        }
         text
     }
 
@@ -249,6 +270,7 @@ impl Report {
             "locked_sequences": self.locked.sequences(),
             "findings": findings,
             "notices": self.notices,
+            "audit": self.audit.to_json(),
         })
     }
 
@@ -282,11 +304,14 @@ struct Check<'a> {
 }
 
 impl<'a> Check<'a> {
-    fn new(source: &'a Source) -> Self {
+    fn new(source: &'a Source, audit_head: Option<&str>) -> Self {
         Self {
             source,
             forecast: offline::forecast(&RealStorage, &source.log),
-            report: Report::default(),
+            report: Report {
+                audit: Audit::new(audit_head),
+                ..Report::default()
+            },
             end: None,
             previous_end: None,
             time: Micros(0),
@@ -471,6 +496,7 @@ impl<'a> Check<'a> {
                 Scanned::Damaged(region) => {
                     self.bad_region(segment, region);
                     self.report.records += region.salvaged().count() as u64;
+                    self.report.audit.skip();
                     behind_damage = true;
                     self.root = None;
                 }
@@ -644,6 +670,7 @@ impl<'a> Check<'a> {
             });
         } else if batch.locked {
             self.report.locked.add(segment, u64::from(header.count));
+            self.report.audit.skip();
         } else {
             self.records(segment, batch, rewritten.is_some());
         }
@@ -749,6 +776,9 @@ impl<'a> Check<'a> {
         }
         match RecordView::parse(record.record) {
             Ok(view) => {
+                if let Some(misfit) = self.report.audit.take(record, &view) {
+                    self.finding(segment, at, misfit.what, misfit.expected, misfit.found);
+                }
                 // The log puts its own entry first.
                 let own = view.clock.entries().next();
                 if own.is_none_or(|(_, value)| value != record.sequence.get()) {
@@ -765,7 +795,12 @@ impl<'a> Check<'a> {
                     );
                 }
             }
-            Err(_not_of_this_version) => self.undecodable += 1,
+            Err(_not_of_this_version) => {
+                self.undecodable += 1;
+                if let Some(misfit) = audit::undecodable(record) {
+                    self.finding(segment, at, misfit.what, misfit.expected, misfit.found);
+                }
+            }
         }
     }
 

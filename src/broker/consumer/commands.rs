@@ -67,7 +67,7 @@ fn show_all(call: &Call<'_>) -> Result<Value, Error> {
             ("consumer", text(&one.consumer)),
             ("sequence", number(one.sequence.map_or(0, |at| at.get()))),
             ("active", flag(one.active)),
-            ("filter", text(&one.filter)),
+            ("filter", text(one.filter.as_deref().unwrap_or_default())),
             ("paused", flag(one.paused)),
         ])
     })))
@@ -93,7 +93,7 @@ fn reset(call: &Call<'_>) -> Result<Value, Error> {
         });
     };
     let (to, dry) = (rewind::target(call, &reality)?, rewind::is_dry(call));
-    let account = rewind::account(&reality, &known.filter, known.next(), to, dry)?;
+    let account = rewind::account(&reality, known.filter.as_deref().unwrap_or_default(), known.next(), to, dry)?;
     if !dry {
         consumers.reset(reality.name(), consumer, to)?;
         tracing::info!(tenant = %call.tenancy.tenant(), reality = %reality.name(), consumer, %to, by = %call.caller.subject, "consumer reset");

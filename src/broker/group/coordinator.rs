@@ -691,6 +691,7 @@ impl Group {
         let selection = Selection {
             filter: self.filter.clone(),
             traits: Traits::default(),
+            expiry: Arc::clone(self.reality.expiry()),
             stop_before: None,
             stop_time: None,
         };
@@ -814,6 +815,11 @@ fn take_in(work: &mut Work, record: &log::RecordRef<'_>, now: Micros) {
         // Copied: a slice would keep all that was read with it in memory.
         field: bytes::Bytes::copy_from_slice(record.field),
         start: record.field.len() - record.record.len(),
+        expires_at: view.as_ref().and_then(|view| {
+            let at = u64::try_from(view.envelope.expires_at).ok();
+            at.filter(|at| *at > 0)
+                .map(|at| Micros(at.saturating_mul(1_000)))
+        }),
     };
     work.take_in(record.sequence, key, kept, now);
 }

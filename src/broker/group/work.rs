@@ -69,6 +69,8 @@ pub(super) struct Record {
     pub(super) field: Bytes,
     /// Where in it the record begins.
     pub(super) start: usize,
+    /// It is of no use to anybody from then on.
+    pub(super) expires_at: Option<Micros>,
 }
 
 impl Record {
@@ -536,6 +538,10 @@ impl Work {
             let Some(item) = self.items.get_mut(&sequence).filter(|_| room) else {
                 break;
             };
+            if item.record.expires_at.is_some_and(|at| at <= now) {
+                self.done(sequence);
+                continue;
+            }
             let size = item.record.field.len();
             if !leases.is_empty() && bytes + size > bytes_max {
                 break;

@@ -222,7 +222,9 @@ fn what_cannot_be_done_becomes_a_letter() {
                 for_good,
                 ..rejected.clone()
             };
-            one.member.nack(leased.sequence, leased.attempt, &failed).unwrap();
+            one.member
+                .nack(leased.sequence, leased.attempt, &failed)
+                .unwrap();
             tried += 1;
         }
     }

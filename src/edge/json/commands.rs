@@ -38,43 +38,40 @@ pub const BUILTIN: &[Builtin] = &[
     builtin(
         "channel_info",
         &["room", "channel"],
-        "Shows what is stored of a channel, and whether this session hears it.",
+        "Shows who has created a channel, who is in it, what is stored of it, and whether this session hears it.",
     ),
     builtin("help", &["command?"], "Lists the commands, or shows one."),
     builtin(
         "history",
-        &["room", "channel", "limit?", "since?"],
-        "Reads what was said in a channel: the newest, or from a time or sequence on.",
+        &["room?", "channel?", "with?", "limit?", "since?"],
+        "Reads what was said in a channel, or with somebody in private: the newest, or from a time or sequence on.",
     ),
     builtin(
         "join_channel",
         &["room", "channel"],
-        "Hears a channel from now on.",
+        "Is a member of a channel from now on, and hears it.",
     ),
-    builtin("leave_channel", &["room", "channel"], "Hears it no more."),
+    builtin(
+        "leave_channel",
+        &["room", "channel"],
+        "Is a member no more, and hears it no more.",
+    ),
     builtin(
         "list_channels",
         &["room"],
-        "Lists the channels of a room that have been spoken in, or that this session hears.",
+        "Lists the channels of a room that were created, have members or hold records.",
     ),
     builtin("ping", &[], "Answers."),
 ];
 
-/// Commands of the older system that this node does not carry out, unless it lists them among its
-/// own by now.
-const NOT_SERVED: &[&str] = &[
-    "create_channel",
-    "delete_channel",
-    "history.get",
-    "history.replay",
-    "truth.verify",
-];
+/// What commands of the older system begin with that this node does not carry out, unless it lists
+/// them among its own.
 const NOT_SERVED_BELOW: &str = "op.";
 
 /// Whether the older system has the command.
 #[must_use]
 pub fn is_of_older_system(name: &str) -> bool {
-    NOT_SERVED.contains(&name) || name.starts_with(NOT_SERVED_BELOW)
+    name.starts_with(NOT_SERVED_BELOW)
 }
 
 /// The node's command called so.

@@ -11,7 +11,7 @@ use prost_types::Struct;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value as Json, json};
 
-use super::frame::{Frame, Invalid, Kind, VERSION};
+use super::frame::{Frame, Invalid, Kind, VERSION, time_ms};
 use super::structure::{TooLarge, object, structure};
 use super::text::{Content, Text};
 use crate::broker::room;
@@ -53,6 +53,19 @@ impl Frame {
             said.unwrap_or_default().to_owned()
         };
         let (tenant_id, twist_id) = (said("tenant_id"), said("twist_id"));
+        let time = |name: &'static str| match self.metadata.get(name) {
+            None | Some(Json::Null) => Ok(0),
+            Some(Json::String(text)) => time_ms(text, false).ok_or(name),
+            Some(number) => number.as_i64().ok_or(name),
+        };
+        let times = time("expires_at").and_then(|end| Ok((end, time("deliver_at")?)));
+        let (expires_at, deliver_at) = times.map_err(|name| {
+            let path = format!("metadata.{name}");
+            let error = format!(
+                "{path} must be RFC 3339 with Z or an offset, like 2026-01-31T12:00:00.5Z, or milliseconds since 1970"
+            );
+            Invalid::one(&id, path, error)
+        })?;
         let (payload, is_bare) = match self.payload {
             Json::Object(map) => (map, false),
             bare => ([(BARE.to_owned(), bare)].into_iter().collect(), true),
@@ -108,6 +121,8 @@ impl Frame {
                     data,
                 }),
             }),
+            expires_at,
+            deliver_at,
             ..Envelope::default()
         })
     }
@@ -152,6 +167,26 @@ pub fn shown(record: &RecordView<'_>) -> Text {
     ] {
         if !value.is_empty() && !text.metadata.contains_key(name) {
             text.metadata.insert(name.to_owned(), value.into());
+        }
+    }
+    if let Some(job) = header("cron_job_id") {
+        text.metadata.insert("cron_job_id".into(), job.into());
+        let iteration = header("cron_iteration").and_then(|text| text.parse::<u64>().ok());
+        text.metadata
+            .extend(iteration.map(|number| ("iteration".to_owned(), number.into())));
+        let planned = header("cron_planned_at");
+        text.metadata
+            .extend(planned.map(|time| ("planned_at".to_owned(), time.into())));
+    }
+    for (name, time) in [
+        ("expires_at", envelope.expires_at),
+        ("deliver_at", envelope.deliver_at),
+    ] {
+        if let Some(time) = u64::try_from(time).ok().filter(|time| *time > 0)
+            && !text.metadata.contains_key(name)
+        {
+            let time = micros(time.saturating_mul(1_000));
+            text.metadata.insert(name.to_owned(), time.into());
         }
     }
     let place = json!({"sequence": record.sequence, "topic": record.topic});
@@ -332,6 +367,23 @@ mod tests {
             .envelope("", NOW)
             .unwrap();
         assert_eq!(nowhere.room_id, "integriguard");
+    }
+
+    // BRK-08, MSG-09
+    #[test]
+    fn times_of_delivery_and_expiry_stand_in_the_metadata() {
+        let sent = json!({"type": "message", "metadata": {
+            "deliver_at": "2026-02-20T01:00:00+01:00", "expires_at": NOW + 1,
+        }});
+        let envelope = frame(&sent).envelope("c", NOW).unwrap();
+        let times = (envelope.deliver_at, envelope.expires_at);
+        assert_eq!(times, (1_771_545_600_000, NOW + 1));
+        for wrong in [json!("tomorrow"), json!(0.5), json!([])] {
+            let sent = json!({"type": "message", "metadata": {"deliver_at": wrong}});
+            let invalid = frame(&sent).envelope("c", NOW).unwrap_err();
+            assert_eq!(invalid.field, "metadata.deliver_at");
+            assert!(invalid.errors[0].contains("RFC 3339"), "{invalid:?}");
+        }
     }
 
     #[test]

@@ -29,16 +29,22 @@ pub enum Kind {
     Telemetry,
     /// An operator that wants work.
     OperatorJoin,
+    /// What came of a task.
+    OperatorResult,
+    /// That nothing came of one.
+    OperatorError,
 }
 
 impl Kind {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 8] = [
         Self::Message,
         Self::Command,
         Self::Response,
         Self::Error,
         Self::Telemetry,
         Self::OperatorJoin,
+        Self::OperatorResult,
+        Self::OperatorError,
     ];
 
     /// As it travels.
@@ -51,6 +57,8 @@ impl Kind {
             Self::Error => "error",
             Self::Telemetry => "telemetry",
             Self::OperatorJoin => "operator.join",
+            Self::OperatorResult => "operator_result",
+            Self::OperatorError => "operator_error",
         }
     }
 
@@ -262,6 +270,9 @@ impl Parts {
         };
         let required: &[(&str, bool)] = match kind {
             Kind::Message | Kind::Telemetry | Kind::OperatorJoin => &[],
+            Kind::OperatorResult | Kind::OperatorError => {
+                &[("request_id", texts.request_id.is_some())]
+            }
             Kind::Command => &[("command", command.is_some())],
             Kind::Response => &[
                 ("request_id", texts.request_id.is_some()),

@@ -30,6 +30,8 @@ pub struct Adapter {
     pub join_on_send: bool,
     /// Whether a time without an offset counts as UTC.
     pub naive_times: bool,
+    /// Whether members of a channel are told who comes and goes.
+    pub presence: bool,
 }
 
 impl Adapter {
@@ -43,6 +45,7 @@ impl Adapter {
             legacy_acks: settings.legacy_acks,
             join_on_send: settings.join_on_send,
             naive_times: settings.naive_times,
+            presence: settings.presence,
         }
     }
 }

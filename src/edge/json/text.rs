@@ -9,6 +9,7 @@ use super::frame::VERSION;
 use crate::log::Micros;
 use crate::proto::ErrorCode;
 use crate::proto::json::micros;
+use crate::proto::v1::Presence;
 
 /// Who the node is among senders.
 const NODE: &str = "arqonbus";
@@ -121,6 +122,35 @@ pub struct Failure<'a> {
 }
 
 impl Text {
+    /// Somebody has come to a channel, or gone.
+    #[must_use]
+    pub fn presence(said: &Presence, sequence: u64, at_micros: u64) -> Self {
+        let Json::Object(payload) = json!({
+            "presence_event": {
+                "change": said.change().word(),
+                "member": said.member,
+                "subject": said.subject,
+                "reason": said.reason,
+                "since": micros(said.since),
+            },
+        }) else {
+            return Self::default();
+        };
+        let mut metadata = Map::new();
+        metadata.insert("arqonbus".into(), json!({"sequence": sequence}));
+        Self {
+            id: Uuid::now_v7().to_string(),
+            timestamp: micros(at_micros),
+            kind: "telemetry".into(),
+            room: Some(said.room.clone()),
+            channel: Some(said.channel.clone()),
+            sender: Some(NODE.into()),
+            payload: Content::Object(payload),
+            metadata,
+            ..Self::default()
+        }
+    }
+
     /// As it is sent.
     #[must_use]
     pub fn to_line(&self) -> String {
@@ -144,6 +174,30 @@ impl Text {
             channel: asked.channel.clone(),
             request_id: Some(asked.id.clone()).filter(|id| !id.is_empty()),
             ..Self::of_node(kind, now)
+        }
+    }
+
+    /// A task for an operator, as the command that the older system sent.
+    #[must_use]
+    pub fn task(
+        id: &str,
+        command: &str,
+        said: Content,
+        metadata: Map<String, Json>,
+        now: Micros,
+    ) -> Self {
+        let args = match &said {
+            Content::Value(Json::Object(fields)) => fields.clone(),
+            Content::Object(fields) => fields.clone(),
+            Content::Value(_) | Content::Raw(_) => Map::new(),
+        };
+        Self {
+            id: id.to_owned(),
+            command: Some(command.to_owned()),
+            payload: said,
+            args,
+            metadata,
+            ..Self::of_node("command", now)
         }
     }
 

@@ -56,6 +56,12 @@ impl Caller {
     }
 }
 
+/// The address that a request comes from.
+pub(super) fn address(request: &Request) -> Arc<str> {
+    let peer = request.extensions().get::<Peer>();
+    peer.map_or(Arc::from(LOCAL), |peer| peer.0.to_string().into())
+}
+
 /// What is read of a request's head.
 struct Head<'a> {
     headers: &'a HeaderMap,
@@ -76,15 +82,23 @@ pub(super) fn admit<'o>(
         local: peer.is_some_and(|peer| peer.0.ip().is_loopback()),
     };
     let examined = examine(ops, &head);
+    let from = address(request);
     async move {
-        let Some(identity) = examined? else {
-            return Ok(Caller::Anybody);
+        let identity = match examined {
+            Ok(Some(identity)) => identity,
+            Ok(None) => return Ok(Caller::Anybody),
+            Err(fault) => {
+                ops.refusals.note(&ops.broker, &from, &fault);
+                return Err(fault);
+            }
         };
         match ops.shield.standing(&ops.broker, &identity).await {
             Standing::Good => Ok(Caller::Known(Arc::new(identity))),
             Standing::Revoked => {
                 tracing::info!("token refused on the operations listener: it is revoked");
-                Err(invalid_token())
+                let fault = invalid_token();
+                ops.refusals.note(&ops.broker, &from, &fault);
+                Err(fault)
             }
             Standing::Unknown => {
                 tracing::warn!(

@@ -44,6 +44,7 @@ pub(super) async fn list(State(ops): State<Arc<Ops>>, request: Request) -> Respo
             json!({
                 "name": command.name,
                 "role": command.role.as_str(),
+                "effect": command.effect.as_str(),
                 "arguments": arguments,
                 "doc": command.doc,
             })
@@ -58,8 +59,9 @@ pub(super) async fn run(
     Path(name): Path<String>,
     request: Request,
 ) -> Response {
+    let from = access::address(&request);
     match given(&ops, &name, request).await {
-        Ok((caller, given)) => carry_out(&ops, caller, name, given).await,
+        Ok((caller, given)) => carry_out(&ops, from, caller, name, given).await,
         Err(fault) => refuse(&fault),
     }
 }
@@ -78,7 +80,10 @@ pub(super) async fn view(
     let query = request.uri().query().unwrap_or_default();
     let given = arguments::of_query(query, arguments_of(command));
     match given.and_then(|given| arguments::with_path(given, &path)) {
-        Ok(given) => carry_out(&ops, caller, command.to_owned(), given).await,
+        Ok(given) => {
+            let from = access::address(&request);
+            carry_out(&ops, from, caller, command.to_owned(), given).await
+        }
         Err(fault) => refuse(&fault),
     }
 }
@@ -116,7 +121,13 @@ fn arguments_of(name: &str) -> &'static [Argument] {
     found.map_or(&[], |command| command.arguments)
 }
 
-async fn carry_out(ops: &Ops, caller: Caller, name: String, given: Given) -> Response {
+async fn carry_out(
+    ops: &Ops,
+    from: Arc<str>,
+    caller: Caller,
+    name: String,
+    given: Given,
+) -> Response {
     let identity = match caller.identity() {
         Ok(identity) => identity,
         Err(fault) => return refuse(&fault),
@@ -132,6 +143,7 @@ async fn carry_out(ops: &Ops, caller: Caller, name: String, given: Given) -> Res
         wait_max: ops.wait_max,
         tenancy,
         guard,
+        from,
     };
     let done = tokio::task::spawn_blocking(move || desk.run(&identity, &name, &given)).await;
     match done {

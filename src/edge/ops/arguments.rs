@@ -111,9 +111,10 @@ pub(super) fn of_query(query: &str, arguments: &[Argument]) -> Result<Given, Fau
         let text = decoded(text).ok_or_else(malformed)?;
         let json = match kind(arguments, &name) {
             Some(Kind::Integer) => text.parse::<u64>().map_or(Json::Null, Json::from),
+            Some(Kind::Number) => text.parse::<f64>().map_or(Json::Null, Json::from),
             Some(Kind::Boolean) => text.parse::<bool>().map_or(Json::Null, Json::from),
             Some(Kind::Texts) => text.split(',').collect(),
-            Some(Kind::Text | Kind::Bytes | Kind::Object) | None => Json::from(text),
+            Some(Kind::Text | Kind::Bytes | Kind::Object | Kind::Any) | None => Json::from(text),
         };
         let value = of_json(&name, &json, kind(arguments, &name))?;
         if given.insert(name.clone(), value).is_some() {

@@ -25,6 +25,9 @@ pub(super) async fn metrics(State(ops): State<Arc<Ops>>) -> Response {
     gauge(&metrics.group_members, totals.group_members as u64);
     gauge(&metrics.group_in_flight, totals.group_in_flight as u64);
     gauge(&metrics.group_open, totals.group_open as u64);
+    let (members, channels) = ops.broker.room_members();
+    gauge(&metrics.room_members, members as u64);
+    gauge(&metrics.room_channels, channels as u64);
     gauge(&metrics.log_used_bytes, totals.used_bytes);
     gauge(&metrics.log_tail_bytes, totals.tail_bytes as u64);
     gauge(&metrics.log_index_bytes, totals.index_bytes);
@@ -42,9 +45,11 @@ pub(super) async fn metrics(State(ops): State<Arc<Ops>>) -> Response {
     });
     gauge(&metrics.log_held_bytes, upkeep.held_bytes);
     gauge(&metrics.log_scrub_damages, upkeep.scrub_damages);
+    metrics.tasks.set(ops.broker.sam_counts().all());
     metrics
         .projections
         .measure(&ops.projections, ops.clock.now());
+    metrics.webhooks.measure(&ops.broker.webhooks().totals());
     if let Some(tls) = &ops.tls {
         tls.measure();
     }

@@ -4,9 +4,10 @@
 //! may see names no tenant; all else wants a token outside of development. Must not know frames.
 //!
 //! - [`routes`]: every route there is, once; router, documents and metrics are made of it.
-//! - `access`: who asks; `answer`: how a refusal looks.
+//! - `access`: who asks; `refusals`: who was turned away; `answer`: how a refusal looks.
 //! - `health`, `status`, `exposition`: what machines and people watch.
 //! - `admin`: the commands over HTTP; `arguments`: their arguments in JSON.
+//! - [`reference`]: the commands as a document.
 //! - `openapi`, `asyncapi`: what there is, for programs.
 
 mod access;
@@ -17,8 +18,11 @@ mod asyncapi;
 mod exposition;
 mod health;
 mod openapi;
+pub mod reference;
+mod refusals;
 pub mod routes;
 mod status;
+pub mod webhooks;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -38,6 +42,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
+pub use self::refusals::Refusals;
 use super::checkup::Checkup;
 use super::metrics::Metrics;
 use super::seats::Seats;
@@ -91,6 +96,8 @@ pub struct Ops {
     pub clock: Arc<dyn Clock>,
     /// How long a command may wait for something at most, so that its answer is still in time.
     pub wait_max: Duration,
+    /// Who was turned away.
+    pub refusals: Refusals,
     /// True when the node goes down.
     pub draining: watch::Receiver<bool>,
 }

@@ -24,6 +24,8 @@ pub(super) const fn type_name(kind: Kind) -> &'static str {
         Kind::Boolean => "boolean",
         Kind::Texts => "texts",
         Kind::Object => "object",
+        Kind::Number => "number",
+        Kind::Any => "any",
     }
 }
 
@@ -160,6 +162,8 @@ fn schema(kind: Kind) -> Value {
         Kind::Boolean => json!({ "type": "boolean" }),
         Kind::Texts => json!({ "type": "array", "items": { "type": "string" } }),
         Kind::Object => json!({ "type": "object" }),
+        Kind::Number => json!({ "type": "number" }),
+        Kind::Any => json!({}),
     }
 }
 

@@ -129,22 +129,38 @@ pub const ROUTES: &[Route] = &[
 
 /// Commands that have a path of their own. One that this node does not have has none.
 const VIEWS: &[View] = &[
+    view("/v1/audit", "audit.list"),
+    view("/v1/audit/head", "audit.head"),
+    view("/v1/audit/verification", "audit.verify"),
     view("/v1/casil", "op.casil.get"),
+    view("/v1/control", "control.list"),
     view("/v1/consumers", "consumer.list"),
+    view("/v1/cron", "op.cron.list"),
+    view("/v1/delayed", "delayed.list"),
     view("/v1/dlq", "dlq.list"),
     view("/v1/edge/status", "edge.status"),
     view("/v1/groups", "group.list"),
     view("/v1/groups/{group}", "group.show"),
+    view("/v1/history", "history.get"),
     view("/v1/mirrors", "edge.mirror.list"),
+    view("/v1/operators", "operators.list"),
+    view("/v1/operators/{group}/{instance}", "operators.show"),
     view("/v1/policies", "edge.policy.list"),
     view("/v1/projections", "projection.list"),
     view("/v1/projections/{name}", "projection.status"),
+    view("/v1/quota", "quota.show"),
     view("/v1/rates", "edge.rate.list"),
     view("/v1/realities", "reality.list"),
     view("/v1/revocations", "edge.revocations"),
+    view("/v1/rooms", "room.list"),
+    view("/v1/rooms/{room}", "room.info"),
     view("/v1/schemas", "edge.schema.list"),
     view("/v1/signatures", "edge.signature.key.list"),
+    view("/v1/store", "op.store.list"),
     view("/v1/topics", "topics.list"),
+    view("/v1/topics/{topic}", "topics.describe"),
+    view("/v1/webhooks", "op.webhook.list"),
+    view("/v1/wasm", "op.wasm.list"),
 ];
 
 const fn view(path: &'static str, command: &'static str) -> View {

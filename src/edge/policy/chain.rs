@@ -85,7 +85,7 @@ impl Watch {
 }
 
 fn matches(topics: &[Filter], topic: &str) -> bool {
-    topics.iter().any(|filter| filter.matches(topic))
+    topics.iter().any(|filter| filter.governs(topic))
 }
 
 impl Policies {
@@ -195,7 +195,7 @@ impl Policies {
     /// The members that may have to do with `topic`, in their order.
     fn members_for(&self, topic: &str) -> impl Iterator<Item = &Member> {
         let mut places = Vec::new();
-        self.places.matches(topic, |place| places.push(*place));
+        self.places.governing(topic, |place| places.push(*place));
         places.sort_unstable();
         // A member is found once for each of its filters that match.
         places.dedup();

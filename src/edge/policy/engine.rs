@@ -1,6 +1,6 @@
 //! Compiles modules, each once, and says how they run.
 //!
-//! Owns the settings of the runtime (nothing that depends on the machine or the moment), the cache
+//! Owns the cache
 //! of compiled modules, the bound on instances, and the check that this machine can run any.
 
 use std::collections::HashMap;
@@ -8,15 +8,16 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use wasmtime::{Linker, OptLevel, Store, Strategy};
+use wasmtime::{Linker, Store};
 
 use super::guest::Guest;
 use super::host;
-use super::limits::{Limits, STACK_BYTES_MAX};
+use super::limits::Limits;
 use super::module::{Digest, Metering, Module, Unfit, digest};
 use super::pool::Policy;
 use super::tally::Tallies;
 use super::ticker::{TICK, Ticker};
+use crate::broker::sandbox;
 
 /// `(module (func (export "answer") (result i32) i32.const 42))`
 const TINY: &[u8] = b"\0asm\x01\0\0\0\x01\x05\x01\x60\0\x01\x7f\x03\x02\x01\0\x07\x0a\x01\x06answer\0\0\x0a\x06\x01\x04\0\x41\x2a\x0b";
@@ -79,22 +80,11 @@ impl Runtime {
     }
 }
 
-/// Fewer proposals leave less to attack, and nothing that a verdict could differ by.
 fn settings(metering: Metering) -> wasmtime::Config {
-    let mut config = wasmtime::Config::new();
+    let mut config = sandbox::settings();
     config
-        .strategy(Strategy::Cranelift)
-        .cranelift_opt_level(OptLevel::Speed)
-        .cranelift_nan_canonicalization(true)
-        .relaxed_simd_deterministic(true)
-        .wasm_multi_memory(false)
-        .wasm_memory64(false)
-        .wasm_custom_page_sizes(false)
-        .wasm_wide_arithmetic(false)
-        .max_wasm_stack(STACK_BYTES_MAX)
         .epoch_interruption(true)
-        .consume_fuel(metering == Metering::Fuel)
-        .wasm_backtrace_max_frames(None);
+        .consume_fuel(metering == Metering::Fuel);
     config
 }
 

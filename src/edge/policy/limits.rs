@@ -5,6 +5,9 @@
 
 use std::time::Duration;
 
+pub use crate::broker::sandbox::{
+    FUNCTIONS_MAX, MODULE_BYTES_MAX, STACK_BYTES_MAX, TABLE_ELEMENTS_MAX,
+};
 use crate::config::Config;
 
 /// Lines that one call may log.
@@ -21,14 +24,6 @@ pub const TEXT_BYTES_MAX: usize = 512;
 pub const RANGES_MAX: usize = 4_096;
 /// Length of a header that a policy of level 0 can ask for, which does not say how much it takes.
 pub const OLD_HEADER_BYTES_MAX: usize = 256;
-/// Elements of a module's table.
-pub const TABLE_ELEMENTS_MAX: usize = 10_000;
-/// Stack of a call.
-pub const STACK_BYTES_MAX: usize = 256 << 10;
-/// Size of a module.
-pub const MODULE_BYTES_MAX: usize = 2 << 20;
-/// Functions of a module.
-pub const FUNCTIONS_MAX: u32 = 5_000;
 /// Length of what a policy is configured with.
 pub const CONFIG_BYTES_MAX: usize = 64 << 10;
 /// Messages that one instance judges before it is replaced.

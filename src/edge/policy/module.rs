@@ -5,16 +5,13 @@
 
 use std::fmt;
 
-use sha2::{Digest as _, Sha256};
 use wasmtime::InstancePre;
-use wasmtime::wasmparser::{Encoding, Parser, Payload};
 
 use super::abi::{self, Level};
 use super::guest::Guest;
-use super::limits::{FUNCTIONS_MAX, Limits, MODULE_BYTES_MAX};
-
-/// SHA-256 of a module's bytes.
-pub type Digest = [u8; 32];
+use super::limits::Limits;
+use crate::broker::sandbox;
+pub use crate::broker::sandbox::{Digest, digest, hex};
 
 /// How the work of a policy is limited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -76,25 +73,6 @@ impl fmt::Debug for Module {
     }
 }
 
-/// The digest of a module.
-#[must_use]
-pub fn digest(wasm: &[u8]) -> Digest {
-    Sha256::digest(wasm).into()
-}
-
-/// As people write it.
-#[must_use]
-pub fn hex(digest: &Digest) -> String {
-    use fmt::Write as _;
-    let mut text = String::with_capacity(64);
-    for byte in digest {
-        // A String takes any text.
-        let written = write!(text, "{byte:02x}");
-        debug_assert!(written.is_ok(), "a string takes any text");
-    }
-    text
-}
-
 impl Module {
     /// Checks and compiles.
     pub(super) fn compile(
@@ -104,7 +82,8 @@ impl Module {
         metering: Metering,
         wasm: &[u8],
     ) -> Result<Self, Unfit> {
-        let mut reasons = of_form(wasm)?;
+        let form = sandbox::check_form(wasm, "a policy", "arqon_init");
+        let mut reasons = form.map_err(Unfit::one)?;
         let compiled = match wasmtime::Module::new(engine, wasm) {
             Ok(compiled) => compiled,
             Err(error) => {
@@ -131,41 +110,4 @@ impl Module {
             ready,
         })
     }
-}
-
-/// What can be said of the bytes before they are compiled.
-fn of_form(wasm: &[u8]) -> Result<Vec<String>, Unfit> {
-    if wasm.len() > MODULE_BYTES_MAX {
-        let found = wasm.len();
-        return Err(Unfit::one(format!(
-            "has {found} bytes, over the limit of {MODULE_BYTES_MAX}; strip it, and build it for size"
-        )));
-    }
-    if !wasm.starts_with(b"\0asm") {
-        return Err(Unfit::one(
-            "is no WebAssembly binary: it does not begin with \\0asm; text must be assembled first",
-        ));
-    }
-    let mut reasons = Vec::new();
-    for payload in Parser::new(0).parse_all(wasm) {
-        match payload {
-            Ok(Payload::Version {
-                encoding: Encoding::Component,
-                ..
-            }) => return Err(Unfit::one("is a component; a policy is a core module")),
-            Ok(Payload::StartSection { .. }) => reasons.push(
-                "has a start function, which would run before anything limits it; do its work in arqon_init"
-                    .to_owned(),
-            ),
-            Ok(Payload::CodeSectionStart { count, .. }) if count > FUNCTIONS_MAX => {
-                return Err(Unfit::one(format!(
-                    "has {count} functions, over the limit of {FUNCTIONS_MAX}: compiling them would take too long"
-                )));
-            }
-            Ok(_) => {}
-            // The compiler says it better.
-            Err(_) => break,
-        }
-    }
-    Ok(reasons)
 }

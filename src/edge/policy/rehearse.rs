@@ -203,7 +203,7 @@ impl History {
             return Self::Everything(log.clone());
         }
         let wanted = topics.clone();
-        let any = move |topic: &str| wanted.iter().any(|filter| filter.matches(topic));
+        let any = move |topic: &str| wanted.iter().any(|filter| filter.governs(topic));
         Self::Topics(log.topic_reader(Box::new(any)), topics)
     }
 
@@ -217,7 +217,7 @@ impl History {
     fn wants(&self, topic: &str) -> bool {
         match self {
             Self::Everything(_) => true,
-            Self::Topics(_, topics) => topics.iter().any(|filter| filter.matches(topic)),
+            Self::Topics(_, topics) => topics.iter().any(|filter| filter.governs(topic)),
         }
     }
 }

@@ -270,8 +270,8 @@ impl Payers<'_> {
                 .collect();
             for (name, rate) in &self.topics.rates {
                 let counts = |index: usize| match (index, &views[index]) {
-                    (0, _) => rate.filter.matches(topic),
-                    (_, Ok(view)) => rate.filter.matches(view.topic),
+                    (0, _) => rate.filter.governs(topic),
+                    (_, Ok(view)) => rate.filter.governs(view.topic),
                     (_, Err(_)) => false,
                 };
                 let mut demand = Demand::default();

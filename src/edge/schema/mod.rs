@@ -16,6 +16,7 @@
 pub mod binding;
 pub mod command;
 pub mod compatibility;
+pub mod contracts;
 pub mod definition;
 pub mod files;
 mod journal;

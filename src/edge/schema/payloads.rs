@@ -102,6 +102,14 @@ impl Schemas {
             .or_else(|| of_contract(named, data))
     }
 
+    /// Names of the subjects that payloads on a topic are held against.
+    pub fn names_for(&self, topic: &str) -> impl Iterator<Item = &str> {
+        let own = self.bindings.of(topic).into_iter();
+        let of_node = self.files.of(topic).into_iter();
+        let of_node = of_node.map(|(bound, _)| bound.subject.as_ref());
+        own.map(|bound| bound.subject.as_ref()).chain(of_node)
+    }
+
     /// What is bound to a topic; the tenant's own goes before the node's, as it does in verdicts.
     fn subjects_of(&self, topic: &str) -> Vec<&Subject> {
         let own = self.bindings.of(topic);

@@ -21,6 +21,8 @@ use crate::log::{AppendError, Sequence};
 use crate::proto::ErrorCode;
 use crate::proto::v1::{Acked, Unsubscribed, server_frame::Body};
 
+/// Records of who comes and goes that are told at a time.
+const PRESENCE_BYTES_MAX: usize = 16 << 10;
 /// Reads of history that a session has under way at a time.
 const READS_MAX: usize = 4;
 
@@ -30,6 +32,8 @@ pub(super) struct Entry {
     /// What the client calls it.
     pub(super) id: u64,
     pub(super) subscription: Subscription,
+    /// Its records are told as Presence frames.
+    is_presence: bool,
     /// It stands in the queue of those to be asked.
     queued: bool,
     /// It has ended, but its consumer's cursor may still be moved.
@@ -102,9 +106,19 @@ impl Subscriptions {
         if let Some(old) = self.keys.insert(id, key) {
             self.remove(old);
         }
+        self.put(key, id, subscription, false);
+    }
+
+    /// Adds a subscription to who comes and goes, which the client does not call anything.
+    pub(super) fn insert_presence(&mut self, key: u64, subscription: Subscription) {
+        self.put(key, 0, subscription, true);
+    }
+
+    fn put(&mut self, key: u64, id: u64, subscription: Subscription, is_presence: bool) {
         let entry = Entry {
             id,
             subscription,
+            is_presence,
             queued: false,
             finished: false,
             acks: Vec::new(),
@@ -267,6 +281,23 @@ impl Subscriptions {
             };
             entry.queued = false;
             if entry.finished || entry.ending.is_some() {
+                continue;
+            }
+            if entry.is_presence {
+                let filled = entry
+                    .subscription
+                    .fill(&mut self.buffer, PRESENCE_BYTES_MAX);
+                let records = self.buffer.split().freeze();
+                metrics.delivered(filled.records, records.len() as u64);
+                for said in super::rooms::presence(records) {
+                    outbox.answer(0, Body::Presence(said));
+                }
+                if let Some((_, refusal)) = self.carry_on(key, filled.then, signals) {
+                    outbox.refuse(0, refusal);
+                }
+                if !outbox.is_empty() {
+                    return outbox.pop();
+                }
                 continue;
             }
             frame::begin(&mut self.buffer);

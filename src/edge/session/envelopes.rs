@@ -67,12 +67,13 @@ impl Session {
         }
         let identity = Arc::clone(&self.identity);
         let mut batch = Batch::new(reality, &identity, 1);
-        let admitted = batch.admit(encoded, view, topic_of(view)?);
+        let admitted = batch.admit(encoded, view, self.topic_of(view)?);
         let rules = self.guard.rules();
         let admitted = admitted.map_err(|mut rejection| {
             rejection.index = None;
             self.not_admitted(&rules, &batch, view, rejection)
         })?;
+        self.check_room(admitted.topic())?;
         self.pay(
             &rules,
             &batch,

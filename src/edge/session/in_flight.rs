@@ -1,8 +1,11 @@
 //! Requests that have been handed to the log and not been answered.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::json::Receipt;
+use crate::broker;
+use crate::edge::mirror::Copy;
 
 /// How an append is answered.
 #[derive(Debug)]
@@ -24,6 +27,10 @@ pub(super) struct Pending {
     pub(super) answers: u8,
     /// Projections whose passing is to be told after them.
     pub(super) projected: Vec<String>,
+    /// What the broker has to say beside the log's answer.
+    pub(super) receipt: Option<Arc<broker::Receipt>>,
+    /// Copies that are made once it is known that the originals are stored.
+    pub(super) copies: Vec<Copy>,
     pub(super) started: Instant,
 }
 

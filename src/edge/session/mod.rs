@@ -2,7 +2,7 @@
 //!
 //! - [`run`]: the loop over socket, news from other threads, and timers.
 //! - `state`: the session without its socket; `requests`, `produce`, `envelopes`: what it is asked.
-//! - `json`: the same for clients of JSON.
+//! - `json`: the same for clients of JSON; [`rooms`]: what any of them has joined.
 //! - `work`, `memberships`: the groups that it works for.
 //! - `delivery`: its subscriptions; `frame`, `outbox`: what it says.
 //!
@@ -18,12 +18,14 @@ mod in_flight;
 mod json;
 mod memberships;
 mod metered;
+mod operator;
 mod outbox;
 mod passing;
 mod produce;
 mod refusal;
 mod renewal;
 mod requests;
+pub mod rooms;
 #[cfg(test)]
 mod scenarios;
 mod signals;
@@ -75,6 +77,8 @@ pub struct SessionContext {
     pub drain: config::Drain,
     /// Turns true when it does.
     pub draining: watch::Receiver<bool>,
+    /// The address of whoever is served, for the audit.
+    pub peer: Arc<str>,
 }
 
 /// Serves one session until it ends, and returns when nothing of it is left.
@@ -90,6 +94,8 @@ pub async fn run<S>(
     let tenant = identity.tenant.clone();
     let opened = tokio::task::spawn_blocking(move || {
         let tenancy = broker.tenancy(&tenant)?;
+        // Looked at here, where that may block. What is wrong with it is told to whoever needs it.
+        drop(tenancy.rooms().register(&tenancy));
         let guard = shield.open(&tenancy);
         Ok((tenancy, guard))
     });

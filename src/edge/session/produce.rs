@@ -10,10 +10,11 @@ use super::in_flight::{Pending, Reply};
 use super::refusal::Refusal;
 use super::state::Session;
 use crate::broker::accept::{Admitted, Batch, Fault, Rejection};
-use crate::broker::{self, NameError, Reality, RealityName};
+use crate::broker::name::check_topic;
+use crate::broker::{self, Duplicate, Expected, NameError, Reality, RealityName, operators};
 use crate::config::Limits;
 use crate::edge::json::frame::Frame;
-use crate::edge::mirror::Original;
+use crate::edge::mirror::{Copy, Original};
 use crate::edge::rate::Payers;
 use crate::edge::shield::{Blocked, Message, Rules};
 use crate::log::{AppendError, AppendSink, Appended, Durability};
@@ -30,13 +31,15 @@ const LARGE_BYTES: usize = 64 << 10;
 /// The checks of one batch may take so long.
 const BATCH_JUDGING_MAX: Duration = Duration::from_secs(5);
 
-/// When a batch is acknowledged.
+/// Under what a batch is stored, and when it is acknowledged.
 #[derive(Clone, Debug)]
 pub(super) struct Promise {
     pub(super) durability: Durability,
     pub(super) then: Option<Durability>,
     /// And then when these projections have passed it.
     pub(super) projected: Vec<String>,
+    /// What must hold when it is stored.
+    pub(super) expected: Option<Expected>,
 }
 
 impl Promise {
@@ -45,6 +48,7 @@ impl Promise {
         durability: Durability::Synced,
         then: None,
         projected: Vec::new(),
+        expected: None,
     };
 
     /// What a Produce asks for.
@@ -60,15 +64,26 @@ impl Promise {
             }
             then = Some(later);
         }
-        if produce.expected.is_some() {
-            return Err(Refusal::not_served("expected"));
-        }
+        let expected = produce
+            .expected
+            .as_ref()
+            .map(|expected| self::expected(&expected.topic, expected.last))
+            .transpose()?;
         Ok(Self {
             durability,
             then,
             projected: produce.then_projected.clone(),
+            expected,
         })
     }
+}
+
+/// What a producer says of a topic.
+pub(super) fn expected(topic: &str, last: u64) -> Result<Expected, Refusal> {
+    check_topic(topic)
+        .map_err(|fault| Refusal::invalid("expected.topic", format!("expected.topic {fault}")))?;
+    let topic = topic.to_owned();
+    Ok(Expected { topic, last })
 }
 
 fn durability(wanted: i32, field: &str) -> Result<Durability, Refusal> {
@@ -141,6 +156,9 @@ impl Session {
             return Err(broker::Error::RealityClosed { reality: name }.into());
         }
         self.check_projected(&name, &promise.projected)?;
+        if let Some(expected) = &promise.expected {
+            self.check_expected(expected)?;
+        }
         let envelopes = produce.envelopes;
         match self.opened(&name) {
             Some(reality) => self.append(&reality, request_id, &envelopes, promise),
@@ -154,6 +172,16 @@ impl Session {
                 Ok(())
             }
         }
+    }
+
+    /// Where a topic ends is not for everybody to know.
+    pub(super) fn check_expected(&self, expected: &Expected) -> Result<(), Refusal> {
+        let topic = &expected.topic;
+        if self.identity.may_publish(topic) || self.identity.may_see(topic) {
+            return Ok(());
+        }
+        let text = "expected.topic is not a topic that this token may publish on or see";
+        Err(Refusal::new(ErrorCode::Forbidden, "expected.topic", text))
     }
 
     /// Appends the envelopes of a Produce.
@@ -189,6 +217,10 @@ impl Session {
             let admitted = batch.admit(encoded, &view, None);
             let admitted =
                 admitted.map_err(|rejection| self.not_admitted(rules, batch, &view, rejection))?;
+            self.check_room(admitted.topic()).map_err(|mut refusal| {
+                refusal.field = format!("envelopes[{index}].topic");
+                refusal
+            })?;
             if index == 0 {
                 self.pay(rules, batch, &admitted, &view, envelopes)?;
             }
@@ -331,35 +363,67 @@ impl Session {
     pub(super) fn hand_over(
         &mut self,
         reality: &Arc<Reality>,
-        batch: Batch<'_>,
+        mut batch: Batch<'_>,
         bytes: usize,
         promise: Promise,
         reply: Reply,
     ) -> Result<(), Refusal> {
+        let delayed = batch.delayed();
+        if delayed > 0 {
+            let announce = || {
+                let broker = &self.context.broker;
+                operators::delayed::announce(broker, &self.tenancy, reality, delayed)
+            };
+            if operators::delayed::is_announced(reality) {
+                announce()?;
+            } else {
+                aside(announce)?;
+            }
+        }
+        if let Some(expected) = promise.expected {
+            batch.expect(expected);
+        }
+        let receipt = batch.receipt();
+        let copies = std::mem::take(&mut self.copies);
+        // What may be refused when its sequences are given, or be there already, is not copied yet.
+        let (copies, later) = match &receipt {
+            Some(_) => (Vec::new(), copies),
+            None => (copies, Vec::new()),
+        };
         // First remembered: the log may answer before it returns.
         let token = self.in_flight.insert(Pending {
             reply,
             bytes,
             answers: 1 + u8::from(promise.then.is_some()),
             projected: promise.projected,
+            receipt,
+            copies: later,
             started: Instant::now(),
         });
         let sink = Arc::clone(&self.signals) as Arc<dyn AppendSink>;
-        let appended = reality.append(batch, promise.durability, promise.then, sink, token);
+        let reads = reality.must_read_for(&batch);
+        let append = || reality.append(batch, promise.durability, promise.then, sink, token);
+        let appended = if reads { aside(append) } else { append() };
         self.held.hold(reality);
-        let copies = std::mem::take(&mut self.copies);
         match appended {
             Ok(()) => {
-                if !copies.is_empty() {
-                    let copier = self.guard.copier();
-                    copier.submit(&self.tenancy, &self.identity, copies);
-                }
+                self.copy(copies);
                 Ok(())
             }
             Err(error) => {
+                if delayed > 0 {
+                    operators::delayed::retract(reality, delayed);
+                }
                 self.in_flight.remove(token);
                 Err(error.into())
             }
+        }
+    }
+
+    fn copy(&self, copies: Vec<Copy>) {
+        if !copies.is_empty() {
+            let copier = self.guard.copier();
+            copier.submit(&self.tenancy, &self.identity, copies);
         }
     }
 
@@ -374,6 +438,10 @@ impl Session {
             pending.answers -= 1;
         }
         let (bytes, started) = (pending.bytes, pending.started);
+        let receipt = pending.receipt.clone();
+        let receipt = receipt.as_deref();
+        let copies = std::mem::take(&mut pending.copies);
+        let duplicates = receipt.map_or(&[][..], broker::Receipt::duplicates);
         let mut projected = Vec::new();
         let reply = match (last, &pending.reply) {
             (false, Reply::Frame(request_id)) => Some(Reply::Frame(*request_id)),
@@ -385,15 +453,22 @@ impl Session {
         };
         match outcome {
             Ok(appended) => {
+                if !receipt.is_some_and(broker::Receipt::is_repetition) {
+                    self.copy(copies);
+                }
                 if first_answer && (last || appended.durability == Durability::Written) {
-                    let records = appended.last.next().since(appended.first);
+                    let records = match receipt {
+                        Some(receipt) if receipt.is_repetition() => 0,
+                        _ => appended.last.next().since(appended.first),
+                    };
                     let took = started.elapsed();
                     self.context.metrics.produced(records, bytes as u64, took);
                 }
                 match reply {
                     Some(Reply::Frame(0)) | None => {}
                     Some(Reply::Frame(request_id)) => {
-                        self.outbox.answer(request_id, produced(appended));
+                        self.outbox
+                            .answer(request_id, produced(appended, duplicates));
                         self.await_projected(request_id, appended, projected);
                     }
                     Some(Reply::Envelope(id)) => self.envelope_stored(&id, appended),
@@ -401,7 +476,12 @@ impl Session {
                 }
             }
             Err(error) => {
-                let refusal = Refusal::from(broker::Error::from(error));
+                let unmet = receipt.and_then(broker::Receipt::unmet);
+                let error = match unmet {
+                    Some(unmet) => broker::Error::from(unmet.clone()),
+                    None => broker::Error::from(error),
+                };
+                let refusal = Refusal::from(error);
                 match reply {
                     Some(Reply::Frame(request_id)) => self.outbox.refuse(request_id, refusal),
                     Some(Reply::Envelope(id)) => self.envelope_refused(&id, &refusal),
@@ -441,7 +521,7 @@ impl Session {
 /// Does what may take long without holding up the other tasks of this thread.
 #[expect(
     clippy::disallowed_methods,
-    reason = "this is no wait for a disk but computing, of a length that clients choose"
+    reason = "computing of a length that clients choose, and reads once after a log is opened"
 )]
 fn aside<T>(work: impl FnOnce() -> T) -> T {
     let runtime = Handle::try_current().map(|runtime| runtime.runtime_flavor());
@@ -452,7 +532,7 @@ fn aside<T>(work: impl FnOnce() -> T) -> T {
     }
 }
 
-fn produced(appended: Appended) -> Body {
+fn produced(appended: Appended, duplicates: &[Duplicate]) -> Body {
     let durability = match appended.durability {
         Durability::Written => v1::Durability::Written,
         Durability::Synced => v1::Durability::Synced,
@@ -462,7 +542,15 @@ fn produced(appended: Appended) -> Body {
         last: appended.last.get(),
         durability: durability.into(),
         projected: String::new(),
+        duplicates: duplicates.iter().map(duplicate).collect(),
     })
+}
+
+fn duplicate(duplicate: &Duplicate) -> v1::Duplicate {
+    v1::Duplicate {
+        index: u32::try_from(duplicate.index).unwrap_or(u32::MAX),
+        sequence: duplicate.sequence,
+    }
 }
 
 fn message<'a>(

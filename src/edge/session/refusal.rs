@@ -13,6 +13,8 @@ pub(super) struct Refusal {
     pub(super) field: String,
     pub(super) retryable: bool,
     pub(super) retry_after_ms: u64,
+    /// What a count would have had to be.
+    pub(super) actual: u64,
 }
 
 impl Refusal {
@@ -24,6 +26,7 @@ impl Refusal {
             field: field.to_owned(),
             retryable: false,
             retry_after_ms: 0,
+            actual: 0,
         }
     }
 
@@ -58,6 +61,7 @@ impl Refusal {
             retry_after_ms: self.retry_after_ms,
             field: self.field,
             subscription,
+            actual: self.actual,
         }
     }
 }
@@ -75,6 +79,7 @@ impl From<&broker::Error> for Refusal {
             field: error.field(),
             retryable: error.retryable(),
             retry_after_ms: error.retry_after_ms(),
+            actual: error.actual(),
         }
     }
 }
@@ -90,6 +95,7 @@ impl From<Fault> for Refusal {
             message: fault.message,
             field: fault.field,
             retry_after_ms: fault.retry_after_ms,
+            actual: 0,
         }
     }
 }
@@ -108,6 +114,7 @@ impl Refusal {
             field,
             retryable: blocked.retry_after_ms > 0,
             retry_after_ms: blocked.retry_after_ms,
+            actual: 0,
         }
     }
 }

@@ -7,9 +7,11 @@
 use std::sync::Arc;
 
 use super::refusal::Refusal;
+use super::rooms::may_join;
 use super::state::Session;
 use crate::broker::group::Member;
-use crate::broker::{Filter, Identity, Reality, Role, Subscription};
+use crate::broker::rooms::Place;
+use crate::broker::{Filter, Identity, Reality, Role, Subscription, room};
 use crate::edge::listener;
 use crate::edge::revocation::Standing;
 use crate::proto::ErrorCode;
@@ -41,6 +43,7 @@ impl Session {
         let still = |member: &Member| may_go_on(&identity, member.reality(), member.filter());
         let mut over = self.memberships.keep(still);
         over.extend(self.subscriptions.keep(allowed));
+        self.leave_what_is_closed(&identity);
         Ok(over)
     }
 
@@ -72,5 +75,9 @@ impl Session {
 
 fn may_go_on(identity: &Identity, reality: &Reality, filter: &Filter) -> bool {
     let closed = reality.name().is_system() && identity.role != Role::Admin;
+    // Whoever is in a channel hears who else is.
+    if let Some((room, channel)) = room::of_presence(filter.as_str()) {
+        return may_join(identity, &Place::new(&room, &channel)) || identity.may_subscribe(filter);
+    }
     !closed && identity.may_subscribe(filter)
 }

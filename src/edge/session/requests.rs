@@ -11,6 +11,7 @@ use prost::Message as _;
 
 use super::frame::{self, Deliver, HEAD_BYTES};
 use super::refusal::Refusal;
+use super::rooms;
 use super::state::{Done, Session};
 use crate::broker::consumer::CursorSink;
 use crate::broker::fanout::{Subscriber, Visibility};
@@ -82,8 +83,10 @@ impl Session {
             }
             Some(Asked::Nack(nack)) => self.nack(request_id, &nack),
             Some(Asked::Extend(extend)) => self.extend(request_id, &extend),
-            Some(Asked::OperatorJoin(_)) => Err(Refusal::not_served("operator_join")),
-            Some(Asked::TaskResult(_)) => Err(Refusal::not_served("task_result")),
+            Some(Asked::OperatorJoin(join)) => self.operator_join(request_id, None, join),
+            Some(Asked::OperatorDrain(drain)) => self.operator_drain(request_id, &drain),
+            Some(Asked::TaskResult(result)) => self.task_result(request_id, result),
+            Some(Asked::TaskExtend(extend)) => self.task_extend(request_id, extend),
             None => {
                 let text = "the frame has no body that this node knows; is the client newer?";
                 Err(Refusal::new(ErrorCode::FeatureDisabled, "body", text))
@@ -325,6 +328,12 @@ impl Session {
     }
 
     fn command(&mut self, request_id: u64, asked: v1::CommandRequest) {
+        if let Some(command) = rooms::of_session(&asked.name) {
+            if let Err(refusal) = self.room_command(request_id, command, &asked.arguments) {
+                self.outbox.refuse(request_id, refusal);
+            }
+            return;
+        }
         let desk = self.desk();
         let identity = Arc::clone(&self.identity);
         self.start(request_id, move || {
@@ -349,6 +358,7 @@ impl Session {
             wait_max: COMMAND_WAIT_MAX.min(silence),
             tenancy: Arc::clone(&self.tenancy),
             guard: Arc::clone(&self.guard),
+            from: Arc::clone(&self.context.peer),
         }
     }
 }

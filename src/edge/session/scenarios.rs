@@ -81,6 +81,7 @@ impl Node {
                 json: Adapter::of(&config::Config::default(), config::Profile::Development),
                 drain: config::Drain::default(),
                 draining,
+                peer: Arc::from("127.0.0.1:1"),
             },
             drain,
             clock,
@@ -407,7 +408,18 @@ async fn refusals_name_code_and_field() {
                 expected: Some(v1::ExpectedSequence::default()),
                 ..produce(&["a"])
             }),
-            said("FEATURE_DISABLED", "expected"),
+            said("VALIDATION_ERROR", "expected.topic"),
+        ),
+        // BRK-07
+        (
+            Ask::Produce(Produce {
+                expected: Some(v1::ExpectedSequence {
+                    topic: "a".into(),
+                    last: 9,
+                }),
+                ..produce(&["a"])
+            }),
+            said("SEQUENCE_CONFLICT", "expected.last"),
         ),
         (
             Ask::Produce(Produce {

@@ -2,7 +2,8 @@
 //!
 //! Commit threads and blocking threads put it in and wake the session's task; the task takes it
 //! all out at once. Bounded by what the session itself has under way: one entry for each append,
-//! acknowledged cursor, read and projection that is waited for, and one for each subscription.
+//! acknowledged cursor, read and projection that is waited for, and one for each subscription and
+//! joined channel.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -13,6 +14,8 @@ use super::passing::Passed;
 use crate::broker::consumer::CursorSink;
 use crate::broker::fanout::Subscriber;
 use crate::broker::group::Worker;
+use crate::broker::operators::sam::Given;
+use crate::broker::rooms::{Occupant, Place};
 use crate::broker::scan::History;
 use crate::edge::shield::roll::{Cause, Ended};
 use crate::log::{AppendError, AppendSink, Appended, Sequence};
@@ -34,6 +37,10 @@ pub(super) struct News {
     pub(super) read: Vec<(u64, Option<History>)>,
     /// Batches that projections have passed, or not in time.
     pub(super) passed: Vec<Passed>,
+    /// Channels that the session is a member of no more, and why.
+    pub(super) put_out: Vec<(Place, &'static str)>,
+    /// Tasks for the session's operators; as many as they take at a time.
+    pub(super) tasks: Vec<Given>,
     /// The session must end.
     pub(super) ended: Option<Cause>,
 }
@@ -47,6 +54,8 @@ impl News {
             && self.dismissed.is_empty()
             && self.read.is_empty()
             && self.passed.is_empty()
+            && self.put_out.is_empty()
+            && self.tasks.is_empty()
             && self.ended.is_none()
     }
 }
@@ -84,6 +93,11 @@ impl Signals {
         self.task.wake();
     }
 
+    pub(super) fn task(&self, task: Given) {
+        self.lock().tasks.push(task);
+        self.task.wake();
+    }
+
     fn lock(&self) -> MutexGuard<'_, News> {
         self.news.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -92,6 +106,13 @@ impl Signals {
 impl Ended for Signals {
     fn end(&self, cause: Cause) {
         self.lock().ended.get_or_insert(cause);
+        self.task.wake();
+    }
+}
+
+impl Occupant for Signals {
+    fn put_out(&self, place: &Place, reason: &'static str) {
+        self.lock().put_out.push((place.clone(), reason));
         self.task.wake();
     }
 }

@@ -24,6 +24,7 @@ use super::metered::Metered;
 use super::outbox::Outgoing;
 use super::refusal::Refusal;
 use super::state::{Close, Session};
+use crate::broker::rooms::Going;
 use crate::edge::handshake::Subprotocol;
 use crate::edge::json::text::Asked;
 use crate::edge::websocket::{self, Farewell};
@@ -451,6 +452,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
             session,
             ..
         } = *self;
+        let by_node = session.close.is_some();
+        session.goes(match end {
+            End::Closed if !by_node => Going::CLOSED,
+            End::Closed | End::Broken => Going::ENDED,
+            End::Gone if by_node => Going::ENDED,
+            End::Gone => Going::GONE,
+        });
         // Leases and places in the index first: the peer may be slow to go.
         drop(session);
         match end {

@@ -13,18 +13,23 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use uuid::Uuid;
 
 use super::SessionContext;
 use super::delivery::Subscriptions;
 use super::in_flight::InFlight;
 use super::json::{Joined, JsonClient, Told};
 use super::memberships::Memberships;
+use super::operator::Admitted;
 use super::outbox::Outbox;
 use super::passing::Passing;
 use super::produce::{Held, Parked};
 use super::refusal::Refusal;
+use super::rooms::{Arrived, SessionSeat};
 use super::signals::{News, Signals};
 use crate::broker::group::Member;
+use crate::broker::operators::sam::Membership;
+use crate::broker::rooms::Place;
 use crate::broker::subscription::Started;
 use crate::broker::{self, Identity, Reality, RealityName, Subscription, Tenancy};
 use crate::edge::handshake::Subprotocol;
@@ -71,8 +76,14 @@ pub(super) enum Done {
     },
     /// A dead letter of a named consumer is written; what is done by that.
     GaveUp(u64, v1::Ack, Result<(), broker::Error>),
+    /// A session has joined a channel, or not.
+    Arrived(Box<Arrived>),
+    /// A session has left one, for whoever waits for the answer.
+    Departed(u64, Place, Result<(), broker::Error>),
     /// A channel that a JSON client hears.
     Joined(Box<Joined>),
+    /// An operator that was let in, or not.
+    Admitted(Box<Admitted>),
     /// What a command of a JSON client has come to.
     Told(Box<Told>),
     /// An answer that is ready to be sent.
@@ -107,6 +118,10 @@ pub(super) struct Session {
     pub(super) subprotocol: Subprotocol,
     /// No subprotocol was offered, so that the first message decides.
     pub(super) unnamed: bool,
+    /// What others call it among the members of a channel.
+    pub(super) id: Uuid,
+    /// What it has joined, if anything.
+    pub(super) place: Option<Box<SessionSeat>>,
     /// What is kept for a client of JSON.
     pub(super) client: Option<Box<JsonClient>>,
     pub(super) signals: Arc<Signals>,
@@ -116,6 +131,8 @@ pub(super) struct Session {
     pub(super) passing: Passing,
     pub(super) subscriptions: Subscriptions,
     pub(super) memberships: Memberships,
+    /// What it works as.
+    pub(super) operators: Vec<Arc<Membership>>,
     pub(super) last_reality: Option<Arc<Reality>>,
     pub(super) draining: bool,
     pub(super) close: Option<Close>,
@@ -161,6 +178,8 @@ impl Session {
             present,
             subprotocol,
             unnamed: subprotocol == Subprotocol::Unnamed,
+            id: Uuid::now_v7(),
+            place: None,
             client: None,
             signals,
             outbox,
@@ -169,6 +188,7 @@ impl Session {
             passing: Passing::default(),
             subscriptions: Subscriptions::default(),
             memberships: Memberships::default(),
+            operators: Vec::new(),
             last_reality: None,
             draining: false,
             close: None,
@@ -194,7 +214,7 @@ impl Session {
         Welcome {
             node: self.context.broker.node_name().into(),
             version: env!("CARGO_PKG_VERSION").into(),
-            session: uuid::Uuid::now_v7().simple().to_string(),
+            session: self.id.simple().to_string(),
             tenant: self.identity.tenant.as_str().into(),
             subject: self.identity.subject.clone(),
             role: self.identity.role.as_str().into(),
@@ -241,6 +261,9 @@ impl Session {
     /// Says that the node is going down; produces are refused from now on.
     pub(super) fn drain(&mut self) {
         self.draining = true;
+        for operator in &self.operators {
+            operator.pause();
+        }
         if self.subprotocol == Subprotocol::Frames {
             let drain = Drain {
                 reason: "the node is going down".into(),
@@ -326,6 +349,7 @@ impl Session {
         if let Some(cause) = self.guard.rules().revocations.revoked(&identity) {
             self.signals.end(cause);
         }
+        self.operators.retain(|one| one.is_allowed(&identity));
         self.identity = identity;
         self.warned = false;
     }
@@ -360,6 +384,9 @@ impl Session {
         for (key, outcome) in news.moved.drain(..) {
             self.subscriptions.moved(key, outcome, &mut self.outbox);
         }
+        for (place, reason) in news.put_out.drain(..) {
+            self.put_out(&place, reason);
+        }
         for (key, history) in news.read.drain(..) {
             self.subscriptions.read(key, history, &self.signals);
         }
@@ -368,6 +395,9 @@ impl Session {
         }
         for key in news.dismissed.drain(..) {
             self.memberships.dismissed(key, &mut self.outbox);
+        }
+        for task in news.tasks.drain(..) {
+            self.give_task(task);
         }
         for key in news.ready.drain(..) {
             // It is one of the two.
@@ -457,7 +487,12 @@ impl Session {
                     self.outbox.refuse(request_id, refusal);
                 }
             }
+            Done::Arrived(arrived) => self.arrived(*arrived),
+            Done::Departed(request_id, place, outcome) => {
+                self.departed(request_id, &place, outcome);
+            }
             Done::Joined(joined) => self.joined(*joined),
+            Done::Admitted(admitted) => self.admitted(*admitted),
             Done::Told(told) => self.respond(&told.asked, told.outcome),
             Done::Frame(frame) => self.outbox.push(frame),
             Done::Answer(request_id, answer) => match *answer {

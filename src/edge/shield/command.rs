@@ -7,12 +7,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::audited::Audited;
 use super::rules::Fault;
 use super::{Guard, Shield, status};
 use crate::broker::command as broker_command;
 use crate::broker::verb::{Argument, Arguments, Command, Effect};
 use crate::broker::{self, Broker, Identity, Role, Tenancy};
-use crate::edge::{casil, mirror, policy, projector, rate, revocation, schema, signature};
+use crate::edge::{
+    audit, casil, history, mirror, policy, projector, rate, reload, revocation, schema, session,
+    signature, topics,
+};
 use crate::projections::Projections;
 use crate::proto::v1::Value;
 
@@ -21,7 +25,9 @@ pub type Handler = fn(&Call<'_>) -> Result<Value, Fault>;
 
 /// The edge's commands, by the part that they belong to.
 const PARTS: &[&[Command<Handler>]] = &[
+    audit::COMMANDS,
     casil::COMMANDS,
+    history::COMMANDS,
     mirror::COMMANDS,
     policy::COMMANDS,
     projector::continuum::COMMANDS,
@@ -29,10 +35,13 @@ const PARTS: &[&[Command<Handler>]] = &[
     projector::jobs::COMMANDS,
     projector::letters::COMMANDS,
     rate::COMMANDS,
+    reload::COMMANDS,
     revocation::COMMANDS,
     schema::COMMANDS,
+    session::rooms::COMMANDS,
     signature::COMMANDS,
     status::COMMANDS,
+    topics::COMMANDS,
 ];
 
 /// A command that may be given, and all that it works on.
@@ -57,35 +66,34 @@ pub struct Call<'a> {
 }
 
 /// A command of the node, whoever carries it out.
-#[derive(Clone, Copy, Debug)]
-pub struct Listed {
-    /// Its name.
-    pub name: &'static str,
-    /// Who may give it.
-    pub role: Role,
-    /// Whether it changes anything.
-    pub effect: Effect,
-    /// What it takes.
-    pub arguments: &'static [Argument],
-    /// What it does, in a sentence.
-    pub doc: &'static str,
+pub type Listed = Command<()>;
+
+const fn listed<H>(command: &Command<H>) -> Listed {
+    Command {
+        name: command.name,
+        role: command.role,
+        effect: command.effect,
+        arguments: command.arguments,
+        doc: command.doc,
+        handler: (),
+    }
+}
+
+fn unsorted() -> impl Iterator<Item = Listed> {
+    let edge = PARTS.iter().flat_map(|part| part.iter()).map(listed);
+    edge.chain(broker_command::all().map(listed))
+}
+
+/// The command called so.
+#[must_use]
+pub fn find(name: &str) -> Option<Listed> {
+    unsorted().find(|command| command.name == name)
 }
 
 /// All commands of the node, by name.
 #[must_use]
 pub fn all() -> Vec<Listed> {
-    fn listed<H>(command: &Command<H>) -> Listed {
-        Listed {
-            name: command.name,
-            role: command.role,
-            effect: command.effect,
-            arguments: command.arguments,
-            doc: command.doc,
-        }
-    }
-    let edge = PARTS.iter().flat_map(|part| part.iter()).map(listed);
-    let broker = broker_command::all().map(listed);
-    let mut all: Vec<Listed> = edge.chain(broker).collect();
+    let mut all: Vec<Listed> = unsorted().collect();
     all.sort_by_key(|command| command.name);
     all
 }
@@ -105,15 +113,46 @@ pub struct Desk {
     pub tenancy: Arc<Tenancy>,
     /// Its guard.
     pub guard: Arc<Guard>,
+    /// The address that the caller asks from, or `local`.
+    pub from: Arc<str>,
 }
 
 impl Desk {
-    /// Carries out a command. Blocks on the disk.
+    /// Carries out a command. One that changes something is written down in the tenant's audit
+    /// before and after, and so is whoever may not give a command (BRK-13). Blocks on the disk.
     ///
     /// # Errors
     /// There is no such command; the caller may not give it; an argument is missing, unknown or of
-    /// the wrong type; the command itself failed.
+    /// the wrong type; it cannot be written down; the command itself failed.
     pub fn run(
+        &self,
+        caller: &Identity,
+        name: &str,
+        arguments: &BTreeMap<String, Value>,
+    ) -> Result<Value, Fault> {
+        let Some(command) = find(name) else {
+            return self.carry_out(caller, name, arguments);
+        };
+        if let Err(error) = command.admit(caller, arguments) {
+            let not_allowed = matches!(error, broker::Error::RoleMissing { .. });
+            let fault = Fault::from(error);
+            if not_allowed || command.effect == Effect::Changes {
+                self.audit_refusal(caller, command.name, arguments, &fault);
+            }
+            return Err(fault);
+        }
+        match command.effect {
+            Effect::Shows => self.carry_out(caller, name, arguments),
+            Effect::Changes => {
+                let audited = Audited::begin(self, caller, command.name, arguments)?;
+                let result = self.carry_out(caller, name, arguments);
+                audited.end(&result);
+                result
+            }
+        }
+    }
+
+    pub(super) fn carry_out(
         &self,
         caller: &Identity,
         name: &str,

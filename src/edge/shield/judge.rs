@@ -1,7 +1,7 @@
 //! The order of the checks on one message, and what they leave in its record.
 //!
 //! Size, decoding, tenant, topic ([`crate::broker::accept`]) and rate ([`crate::edge::rate`], for a
-//! whole batch at once) are checked before; here follow signature, schema, CASIL and the chain of
+//! whole batch at once) are checked before; here follow the boundary to Reflex, signature, schema, CASIL and the chain of
 //! policies. A step that cannot decide blocks.
 
 use std::borrow::Cow;
@@ -158,6 +158,7 @@ impl Judgement {
             let text = "what the edge has in force for this tenant cannot be established; an admin sees why with `arqon edge status`";
             return Err(Blocked::new(ErrorCode::PolicyFailure, "edge.unfit", text));
         }
+        rules.reflex.check(message, message.view.payload.data())?;
         if rules.is_idle() {
             return Ok(());
         }
@@ -168,6 +169,7 @@ impl Judgement {
         rules.policies.judge(message, findings)?;
         if findings.data.is_some() {
             rules.schemas.check_changed(message, findings)?;
+            rules.reflex.check(message, findings.data(message))?;
         }
         self.stamp(rules.revision);
         Ok(())

@@ -6,10 +6,12 @@
 //! - [`judge`]: the order of the checks, and what they leave in the record.
 //! - [`decisions`]: every refusal counted, and sampled into the tenant's audit.
 //! - [`roll`]: the sessions that are live, so that one that is revoked ends.
+//! - `audited`: the audit around each command that changes something.
 //! - [`command`]: the commands by which all this is changed; [`status`]: what is in force.
 //!
 //! Fail-closed: what cannot be read, folded or decided blocks.
 
+mod audited;
 pub mod command;
 pub mod decisions;
 pub mod guard;
@@ -19,16 +21,30 @@ pub mod rules;
 pub mod status;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use arc_swap::ArcSwap;
 
 pub use self::guard::Guard;
 pub use self::judge::{Blocked, Findings, Message};
 pub use self::rules::{Fault, Rules, Workshop};
 use super::metrics::Metrics;
 use super::rate::{self, allowance::Pace};
+use super::reload::Reloader;
 use super::revocation::Standing;
-use crate::broker::{Broker, Identity, Tenancy, Tenant};
-use crate::config::Config;
+use crate::broker::{Broker, Identity, Role, Tenancy, Tenant};
+use crate::config::{Config, Limits};
+
+/// Whose admins may do what concerns the whole node.
+fn keepers(config: &Config) -> Result<Option<Tenant>, Vec<Fault>> {
+    match config.ops.tenant.as_str() {
+        "" => Ok(None),
+        name => Tenant::new(name).map(Some).map_err(|fault| {
+            let text = format!("ops.tenant = {name:?} is no tenant: the name {fault}");
+            vec![Fault::invalid("ops.tenant", text)]
+        }),
+    }
+}
 
 /// The guards of all tenants of this node.
 #[derive(Debug)]
@@ -40,7 +56,10 @@ pub struct Shield {
     guards: Mutex<HashMap<Tenant, Arc<Guard>>>,
     /// Guards that are kept when nobody uses them.
     kept_max: usize,
-    session_pace: Pace,
+    session_pace: ArcSwap<Pace>,
+    /// Whose admins may do what concerns the whole node.
+    keepers: Option<Tenant>,
+    reloader: OnceLock<Arc<Reloader>>,
     envelope_bytes_max: usize,
     tenant_pace: Pace,
 }
@@ -51,6 +70,7 @@ impl Shield {
     /// # Errors
     /// Everything in the settings that cannot be put in force.
     pub fn new(config: &Config, metrics: Arc<Metrics>) -> Result<Arc<Self>, Vec<Fault>> {
+        let keepers = keepers(config)?;
         let workshop = Arc::new(Workshop::new(config, &metrics)?);
         let baseline = Rules::of_node(config, &workshop)?;
         Ok(Arc::new(Self {
@@ -59,7 +79,9 @@ impl Shield {
             metrics,
             guards: Mutex::default(),
             kept_max: config.limits.tenants_max,
-            session_pace: rate::of_session(&config.limits),
+            session_pace: ArcSwap::from_pointee(rate::of_session(&config.limits)),
+            keepers,
+            reloader: OnceLock::new(),
             envelope_bytes_max: config.limits.envelope_bytes_max,
             tenant_pace: rate::of_tenant(&config.limits),
         }))
@@ -129,8 +151,30 @@ impl Shield {
 
     /// What one session may send.
     #[must_use]
-    pub const fn session_pace(&self) -> Pace {
-        self.session_pace
+    pub fn session_pace(&self) -> Pace {
+        **self.session_pace.load()
+    }
+
+    /// Changes what each session that is yet to come may send.
+    pub fn pace(&self, limits: &Limits) {
+        self.session_pace.store(Arc::new(rate::of_session(limits)));
+    }
+
+    /// Whether the caller may do what concerns the whole node.
+    #[must_use]
+    pub fn keeps_the_node(&self, caller: &Identity) -> bool {
+        caller.role == Role::Admin && self.keepers.as_ref() == Some(&caller.tenant)
+    }
+
+    /// Who reads the settings again, if anybody can.
+    #[must_use]
+    pub fn reloader(&self) -> Option<&Arc<Reloader>> {
+        self.reloader.get()
+    }
+
+    /// From now on this one reads the settings again; the first that is named does for good.
+    pub fn reload_by(&self, reloader: Arc<Reloader>) {
+        self.reloader.get_or_init(|| reloader);
     }
 
     /// What all sessions of one tenant together may send.

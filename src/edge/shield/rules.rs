@@ -17,6 +17,7 @@ use crate::edge::metrics::Metrics;
 use crate::edge::mirror::Mirrors;
 use crate::edge::policy::{self, Policies};
 use crate::edge::rate::TopicRates;
+use crate::edge::reflex::Boundary;
 use crate::edge::revocation::{self, Revocations, Standing};
 use crate::edge::schema::Schemas;
 use crate::edge::signature::Signatures;
@@ -115,6 +116,8 @@ pub struct Rules {
     pub signatures: Arc<Signatures>,
     /// How much of it there may be.
     pub rates: Arc<TopicRates>,
+    /// What may be said on the topics of Reflex.
+    pub reflex: Boundary,
     /// Who may no longer come in.
     pub revocations: Arc<Revocations>,
     /// Topics whose last event could not be applied, and why.
@@ -145,7 +148,10 @@ impl Rules {
     /// Everything in them that cannot be.
     pub fn of_node(config: &Config, workshop: &Workshop) -> Result<Self, Vec<Fault>> {
         let mut faults = Vec::new();
-        let mut rules = Self::default();
+        let mut rules = Self {
+            reflex: Boundary::of_node(config),
+            ..Self::default()
+        };
         match Schemas::of_node(config) {
             Ok(schemas) => rules.schemas = Arc::new(schemas),
             Err(found) => faults.extend(found),

@@ -167,7 +167,7 @@ impl Signatures {
         let required = self
             .required
             .values()
-            .any(|filter| filter.matches(message.topic));
+            .any(|filter| filter.governs(message.topic));
         let producer = message.producer();
         let view = message.view;
         let Some(keys) = self.keys.get(producer) else {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::cells;
 use super::key::ValkeyKey;
+use crate::projections::presence;
 use crate::projections::projection::Projection;
 use crate::projections::sink::Place;
 use crate::projections::table::{Cell, Kind, Row, Rule, Table};
@@ -42,8 +43,19 @@ pub struct Cache {
     pub columns: Vec<String>,
     /// Tells the hashes of this projection from those of others; none two have the same.
     pub view: Option<String>,
+    /// Under which names they are.
+    pub family: Family,
     /// How long a row is kept after it was written.
     pub ttl: Duration,
+}
+
+/// The names of hashes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Family {
+    /// Of an episode of an agent.
+    Episodes,
+    /// Of where an agent is.
+    Presence,
 }
 
 /// Rows as entries of a stream for each tenant, with the sequence of the record as their id.
@@ -83,6 +95,22 @@ impl Mapping {
             agent: "agent_id".to_owned(),
             columns: columns.map(str::to_owned).to_vec(),
             view: None,
+            family: Family::Episodes,
+            ttl,
+        })
+    }
+
+    /// Who is where: a hash for each member of a channel, under its subject's name.
+    #[must_use]
+    pub fn presence(table: &str, ttl: Duration) -> Self {
+        let columns = ["room", "channel", "member", "since", "sequence"];
+        Self::Cache(Cache {
+            table: table.to_owned(),
+            episode: presence::PLACE.to_owned(),
+            agent: presence::SUBJECT.to_owned(),
+            columns: columns.map(str::to_owned).to_vec(),
+            view: None,
+            family: Family::Presence,
             ttl,
         })
     }
@@ -194,6 +222,7 @@ pub(super) struct HashPart<'a> {
     episode: usize,
     agent: usize,
     view: Option<&'a str>,
+    family: Family,
     pub(super) ttl: Duration,
     /// Columns that decide, in order; none where the first row does.
     pub(super) version: &'a [usize],
@@ -243,11 +272,22 @@ impl HashPart<'_> {
         agent: &'a Cell,
         episode: &'a Cell,
     ) -> Option<ValkeyKey<'a>> {
-        (tenant.text()? == place.tenant).then_some(ValkeyKey::Cache {
-            tenant: &place.tenant,
-            episode: episode.text()?,
-            agent: agent.text()?,
-            view: self.view,
+        if tenant.text()? != place.tenant {
+            return None;
+        }
+        let (tenant, agent, name) = (&*place.tenant, agent.text()?, episode.text()?);
+        Some(match self.family {
+            Family::Episodes => ValkeyKey::Cache {
+                tenant,
+                episode: name,
+                agent,
+                view: self.view,
+            },
+            Family::Presence => ValkeyKey::Presence {
+                tenant,
+                agent,
+                name,
+            },
         })
     }
 }
@@ -339,6 +379,7 @@ fn hash_part<'a>(table: &'a Table, cache: &'a Cache) -> Result<HashPart<'a>, Map
         table,
         episode,
         agent,
+        family: cache.family,
         view: cache.view.as_deref(),
         ttl: cache.ttl,
         version,

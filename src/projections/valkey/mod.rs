@@ -27,7 +27,7 @@ use futures_util::future::BoxFuture;
 
 use self::batch::{put_hashes, put_streams, strange};
 use self::key::ValkeyKey;
-use self::mapping::{Mapping, MappingFault, Part, Plan, STREAM_LEN_MAX, TTL_MAX, TTL_MIN};
+use self::mapping::{Family, Mapping, MappingFault, Part, Plan, STREAM_LEN_MAX, TTL_MAX, TTL_MIN};
 pub use self::server::{Address, AddressFault};
 use self::server::{Committed, Server, millis, unfit};
 use super::projection::Projection;
@@ -100,9 +100,10 @@ impl ValkeySink {
         let mut seen = HashSet::new();
         for mapping in options.mappings.values().flatten() {
             let what = match mapping {
-                Mapping::Cache(cache) => match &cache.view {
-                    None => "the cache of episodes".to_owned(),
-                    Some(view) => format!("view {view} of episodes"),
+                Mapping::Cache(cache) => match (cache.family, &cache.view) {
+                    (Family::Presence, _) => "presence".to_owned(),
+                    (Family::Episodes, None) => "the cache of episodes".to_owned(),
+                    (Family::Episodes, Some(view)) => format!("view {view} of episodes"),
                 },
                 Mapping::Stream(stream) => {
                     let (name, len_max) = (stream.name.clone(), stream.len_max);

@@ -69,6 +69,7 @@ fn envelopes() -> impl Strategy<Value = Envelope> {
         text(),
         text(),
         any::<i64>(),
+        any::<i64>(),
     );
     (first, second, third, option::of(spectral())).prop_map(|(a, b, c, spectral)| Envelope {
         trace_id: a.0,
@@ -89,6 +90,7 @@ fn envelopes() -> impl Strategy<Value = Envelope> {
         schema: c.3,
         expires_at: c.4,
         spectral,
+        deliver_at: c.5,
     })
 }
 
@@ -169,6 +171,7 @@ fn message_of(view: &EnvelopeView<'_>) -> Envelope {
         spectral: view
             .spectral
             .map(|bytes| SpectralMetadata::decode(bytes).unwrap()),
+        deliver_at: view.deliver_at,
     }
 }
 
@@ -180,6 +183,7 @@ fn envelope_agrees(bytes: &[u8]) {
             let message = decoded.expect("the view accepts what prost rejects");
             assert_eq!(message_of(&view).encode_to_vec(), message.encode_to_vec());
             assert!(view.headers.len() >= message.headers.len());
+            assert_eq!(super::expires_at_of_envelope(bytes), message.expires_at);
         }
         Err(error) => assert!(!error.field.is_empty()),
     }

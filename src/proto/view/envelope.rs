@@ -13,6 +13,7 @@ const SIGNATURE: u32 = 10;
 const HEADERS: u32 = 6;
 const COMMAND: u32 = 20;
 const EVENT: u32 = 21;
+const EXPIRES_AT: u32 = 38;
 
 /// A checked `arqon.v1.Envelope`. Strings that are absent are empty, numbers 0, as in protobuf.
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,6 +54,8 @@ pub struct EnvelopeView<'a> {
     pub expires_at: i64,
     /// An encoded `arqon.v1.SpectralMetadata`, checked.
     pub spectral: Option<&'a [u8]>,
+    /// Milliseconds since the Unix epoch; 0 = at once.
+    pub deliver_at: i64,
     /// All of it, as encoded.
     pub encoded: &'a [u8],
 }
@@ -237,12 +240,31 @@ impl<'a> EnvelopeView<'a> {
                     spectral(bytes)?;
                     once(&mut view.spectral, bytes, "spectral")?;
                 }
+                40 => view.deliver_at = reader.varint(wire, "deliver_at")?.cast_signed(),
                 _ => reader.skip(number, wire)?,
             }
         }
         view.payload = payload.unwrap_or_default();
         Ok(view)
     }
+}
+
+/// `expires_at` of an encoded envelope; 0 for none, and where it cannot be read.
+#[must_use]
+pub fn expires_at_of_envelope(encoded: &[u8]) -> i64 {
+    let mut reader = Reader::new(encoded);
+    let mut found = 0;
+    // Of two the later counts.
+    while let Ok(Some((number, wire))) = reader.key("envelope") {
+        if number == EXPIRES_AT {
+            found = reader
+                .varint(wire, "expires_at")
+                .map_or(found, u64::cast_signed);
+        } else if reader.skip(number, wire).is_err() {
+            break;
+        }
+    }
+    found
 }
 
 /// The trace id in a `traceparent`: version, 16 bytes of trace, 8 of parent and flags, in hex. One

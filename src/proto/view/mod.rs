@@ -12,6 +12,6 @@ mod wire;
 mod agreement;
 
 pub use clock::{ClockView, UncheckedClock};
-pub use envelope::{EnvelopeView, Headers, Payload};
-pub use record::{ChecksumError, RecordView, clock_of};
+pub use envelope::{EnvelopeView, Headers, Payload, expires_at_of_envelope};
+pub use record::{ChecksumError, RecordView, clock_of, expires_at_of_record};
 pub use wire::{Error, Fault};

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use uuid::Uuid;
 
 use super::clock::{ClockView, UncheckedClock};
-use super::envelope::EnvelopeView;
+use super::envelope::{EnvelopeView, expires_at_of_envelope};
 use super::wire::{Error, Reader, once};
 
 /// Tag and value of `crc`, always last.
@@ -171,6 +171,24 @@ pub fn clock_of(encoded: &[u8]) -> Result<UncheckedClock<'_>, Error> {
         reader.skip(number, wire)?;
     }
     Ok(UncheckedClock::default())
+}
+
+/// `expires_at` of the envelope in an encoded record; 0 for none, and where it cannot be read.
+/// Nothing but the keys of the fields before it is looked at.
+#[must_use]
+pub fn expires_at_of_record(encoded: &[u8]) -> i64 {
+    let mut reader = Reader::new(encoded);
+    while let Ok(Some((number, wire))) = reader.key("record") {
+        if number == 8 {
+            return reader
+                .bytes(wire, "envelope")
+                .map_or(0, expires_at_of_envelope);
+        }
+        if reader.skip(number, wire).is_err() {
+            break;
+        }
+    }
+    0
 }
 
 fn verdict(bytes: &[u8]) -> Result<(), Error> {

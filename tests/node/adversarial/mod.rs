@@ -9,7 +9,7 @@ mod frames;
 mod handshake;
 mod json;
 mod rates;
-mod requests;
+pub(crate) mod requests;
 mod shield;
 mod tenants;
 mod tokens;

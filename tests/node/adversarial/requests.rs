@@ -17,7 +17,7 @@ pub(super) fn session_of(stage: &Stage, who: &Claims) -> Wire {
 
 /// Sends a request and says how it is answered: the code of the Error with its field, or the name
 /// of what came.
-pub(super) fn ask(session: &mut Wire, body: Ask) -> String {
+pub(crate) fn ask(session: &mut Wire, body: Ask) -> String {
     session.send(body);
     answer(session)
 }
@@ -90,7 +90,7 @@ fn raw(attack: &'static str, outcome: &'static str, bytes: impl Fn() -> Vec<u8> 
     })
 }
 
-pub(super) fn command(name: &str, arguments: &[(&str, value::Kind)]) -> Ask {
+pub(crate) fn command(name: &str, arguments: &[(&str, value::Kind)]) -> Ask {
     let value = |kind: &value::Kind| Value {
         kind: Some(kind.clone()),
     };
@@ -486,7 +486,7 @@ fn requests() -> Vec<Case> {
         ),
         asks(
             "the result of a task that nobody gave",
-            "FEATURE_DISABLED task_result",
+            "STALE lease",
             || Ask::TaskResult(v1::TaskResult::default()),
         ),
         asks("a new token that is none", "UNAUTHENTICATED token", || {

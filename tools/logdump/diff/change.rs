@@ -177,6 +177,7 @@ fn envelopes(a: &EnvelopeView<'_>, b: &EnvelopeView<'_>, changes: &mut Changes) 
     }
     changes.numbers(PART, "timestamp", a.timestamp, b.timestamp);
     changes.numbers(PART, "expires_at", a.expires_at, b.expires_at);
+    changes.numbers(PART, "deliver_at", a.deliver_at, b.deliver_at);
     let (of_a, of_b) = (a.producer_sequence, b.producer_sequence);
     changes.numbers(PART, "producer_sequence", of_a, of_b);
     let (of_a, of_b) = (a.headers.iter().collect(), b.headers.iter().collect());

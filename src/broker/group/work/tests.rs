@@ -45,6 +45,7 @@ fn take(work: &mut Work, number: u64, key: &str) {
     let record = Record {
         field: Bytes::from(vec![0; 10]),
         start: 2,
+        expires_at: None,
     };
     work.take_in(sequence(number), Some(key), record, at(0));
 }
@@ -239,6 +240,23 @@ fn bounds_hold() {
     work.paused = false;
     assert_eq!(lease(&mut work, one, at(0)), [(1, 1)]);
     assert_eq!(lease(&mut work, one, at(0)), [], "one at a time");
+}
+
+// BRK-08: what has expired before anybody had it is of no use, and holds nobody up.
+#[test]
+fn what_has_expired_is_not_given_out() {
+    let mut work = work_with(&[]);
+    for (number, expires_at) in [(1, Some(at(5))), (2, None)] {
+        let record = Record {
+            field: Bytes::from_static(b"0123456789"),
+            start: 2,
+            expires_at,
+        };
+        work.take_in(sequence(number), Some("a"), record, at(0));
+    }
+    let one = work.join("one", WIDE);
+    assert_eq!(lease(&mut work, one, at(5)), [(2, 1)]);
+    assert_eq!(open(&work), (2, vec![]));
 }
 
 // BRK-04: what was open is open after a restart, with how it has failed, and the rest is not.

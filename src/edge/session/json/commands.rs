@@ -54,14 +54,14 @@ impl Session {
                 let outcome = self.refresh_json(&frame);
                 self.respond(&asked(&frame), outcome);
             }
-            "join_channel" => match place(&frame) {
+            "join_channel" | "room.join" => match place(&frame) {
                 Ok(place) => self.join(place, Then::Answer(asked(&frame))),
                 Err(refusal) => self.respond(&asked(&frame), Err(refusal)),
             },
-            "leave_channel" => {
-                let outcome = self.leave_of_json(&frame);
-                self.respond(&asked(&frame), outcome);
-            }
+            "leave_channel" | "room.leave" => match place(&frame) {
+                Ok(place) => self.leave_of_json(asked(&frame), place),
+                Err(refusal) => self.respond(&asked(&frame), Err(refusal)),
+            },
             "list_channels" => match named(&frame, "room") {
                 Ok(room) => self.list_channels(asked(&frame), room),
                 Err(refusal) => self.respond(&asked(&frame), Err(refusal)),
@@ -120,18 +120,6 @@ impl Session {
         Ok(("Token accepted", json!({"token_expires_at": time})))
     }
 
-    fn leave_of_json(&mut self, frame: &Frame) -> Outcome {
-        let (room, channel) = place(frame)?;
-        self.leave(&room, &channel)?;
-        let data = json!({
-            "room": room,
-            "channel": channel,
-            "left_by": self.client.as_ref().map(|client| client.id.as_str()),
-            "left_at": micros(self.context.broker.now().0),
-        });
-        Ok(("Left channel", data))
-    }
-
     /// Runs a command of the node on a blocking thread.
     fn run_of_node(&mut self, name: String, frame: Frame) {
         let asked = asked(&frame);
@@ -139,17 +127,26 @@ impl Session {
             let outcome = Err(not_known(&name));
             return self.respond(&asked, outcome);
         };
-        let arguments = typed(frame.args, listed.arguments);
+        let (said, message) = if name == "truth.verify" {
+            (flat(frame), "Task enqueued")
+        } else {
+            (frame.args, "Command completed")
+        };
+        let arguments = typed(said, listed.arguments);
         let desk = self.desk();
         let identity = Arc::clone(&self.identity);
         self.find_out(asked, move || {
             let result = desk.run(&identity, &name, &arguments);
             let data = result.map_err(Refusal::from)?.to_json();
-            Ok(("Command completed", data))
+            Ok((message, data))
         });
     }
 
-    fn find_out(&mut self, asked: Asked, work: impl FnOnce() -> Outcome + Send + 'static) {
+    pub(super) fn find_out(
+        &mut self,
+        asked: Asked,
+        work: impl FnOnce() -> Outcome + Send + 'static,
+    ) {
         self.start(0, move || {
             let outcome = work();
             Done::Told(Box::new(Told { asked, outcome }))
@@ -160,27 +157,14 @@ impl Session {
         let heard = self.heard_in(&room);
         let (desk, identity) = (self.desk(), Arc::clone(&self.identity));
         self.find_out(asked, move || {
-            let mut channels: Vec<Json> = Vec::new();
-            let stored = channels_of(&desk, &identity, &room)?;
-            let silent = heard
-                .iter()
-                .filter(|name| !stored.iter().any(|(found, _)| found == *name));
-            for name in silent {
-                channels.push(json!({"name": name, "records": 0, "joined": true}));
+            let given = [("room", room)];
+            let mut data = of_desk(&desk, &identity, "channel.list", given)?;
+            let channels = data["channels"].as_array_mut();
+            for channel in channels.into_iter().flatten() {
+                let joined = channel["name"].as_str();
+                let joined = joined.is_some_and(|name| heard.iter().any(|one| one == name));
+                channel["joined"] = joined.into();
             }
-            for (name, topic) in &stored {
-                channels.push(json!({
-                    "name": name,
-                    "records": topic["records"],
-                    "joined": heard.contains(name),
-                }));
-            }
-            channels.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
-            let data = json!({
-                "room_name": room,
-                "total_channels": channels.len(),
-                "channels": channels,
-            });
             Ok(("Channels listed", data))
         });
     }
@@ -189,23 +173,9 @@ impl Session {
         let joined = self.hears(&room, &channel);
         let (desk, identity) = (self.desk(), Arc::clone(&self.identity));
         self.find_out(asked, move || {
-            let stored = channels_of(&desk, &identity, &room)?;
-            let topic = stored.into_iter().find(|(name, _)| *name == channel);
-            if topic.is_none() && !joined {
-                let text = format!("nothing has been said in {room}/{channel}");
-                return Err(Refusal::new(ErrorCode::NotFound, "channel", text));
-            }
-            let topic = topic.map(|(_, topic)| topic).unwrap_or_default();
-            let number = |name: &str| topic[name].as_u64().unwrap_or(0);
-            let data = json!({
-                "room": room,
-                "channel": channel,
-                "joined": joined,
-                "records": number("records"),
-                "bytes": number("bytes"),
-                "first_sequence": topic["first"],
-                "last_sequence": topic["last"],
-            });
+            let given = [("room", room), ("channel", channel)];
+            let mut data = of_desk(&desk, &identity, "channel.info", given)?;
+            data["joined"] = joined.into();
             Ok(("Channel shown", data))
         });
     }
@@ -218,18 +188,37 @@ impl Session {
 
     fn history(&mut self, frame: &Frame) {
         let asked = asked(frame);
-        let (wanted, filter) = match self.wanted(frame) {
+        let (wanted, filters) = match self.wanted(frame) {
             Ok(wanted) => wanted,
             Err(refusal) => return self.respond(&asked, Err(refusal)),
         };
         let tenancy = Arc::clone(&self.tenancy);
-        self.find_out(asked, move || read(&tenancy, &wanted, &filter));
+        self.find_out(asked, move || read(&tenancy, &wanted, &filters));
     }
 
-    fn wanted(&self, frame: &Frame) -> Result<(Wanted, Filter), Refusal> {
-        let (room, channel) = place(frame)?;
+    fn wanted(&self, frame: &Frame) -> Result<(Wanted, Vec<Filter>), Refusal> {
         let main = RealityName::main();
-        let filter = self.filter(&main, &room::topic(&room, &channel))?;
+        let (of, filters) = match frame.args.get("with") {
+            None | Some(Json::Null) => {
+                let (room, channel) = place(frame)?;
+                let topic = room::topic(&room, &channel);
+                let of = vec![("room", room), ("channel", channel)];
+                (of, vec![self.filter(&main, &topic)?])
+            }
+            Some(Json::String(with)) if !with.is_empty() => {
+                let (own, other) = (&self.identity.subject, self.addressee(with)?);
+                let mut topics = vec![room::direct(own, &other), room::direct(&other, own)];
+                topics.dedup();
+                let filters = topics.iter().map(|topic| self.filter(&main, topic));
+                (vec![("with", other)], filters.collect::<Result<_, _>>()?)
+            }
+            Some(_) => {
+                return Err(Refusal::invalid(
+                    "with",
+                    "with must be a member or a subject",
+                ));
+            }
+        };
         let limit = match frame.args.get("limit") {
             None | Some(Json::Null) => HISTORY,
             Some(limit) => limit
@@ -250,14 +239,22 @@ impl Session {
             }
             Some(sequence) => Since::Sequence(sequence.as_u64().ok_or_else(bad_since)?),
         };
-        let wanted = Wanted {
-            room,
-            channel,
-            limit,
-            since,
-        };
-        Ok((wanted, filter))
+        Ok((Wanted { of, limit, since }, filters))
     }
+}
+
+/// Older clients give what is to be verified as the arguments themselves, or as the payload.
+fn flat(frame: Frame) -> serde_json::Map<String, Json> {
+    if frame.args.contains_key("payload") {
+        return frame.args;
+    }
+    let said = match frame.payload {
+        Json::Object(fields) if frame.args.is_empty() => fields,
+        _ => frame.args,
+    };
+    [("payload".to_owned(), Json::Object(said))]
+        .into_iter()
+        .collect()
 }
 
 fn bad_since() -> Refusal {
@@ -289,25 +286,22 @@ fn explain(frame: &Frame) -> Outcome {
     }
 }
 
-/// Channels of a room that hold records, each with what the node says of its topic.
-fn channels_of(
+/// What a command of the node answers.
+fn of_desk<const N: usize>(
     desk: &Desk,
     identity: &broker::Identity,
-    of: &str,
-) -> Result<Vec<(String, Json)>, Refusal> {
-    let topics = desk.run(identity, "topics.list", &std::collections::BTreeMap::new());
-    let topics = topics.map_err(Refusal::from)?.to_json();
-    let of_room = topics.as_array().into_iter().flatten().filter_map(|topic| {
-        let (room, channel) = room::of_topic(topic["topic"].as_str()?)?;
-        (room == of).then(|| (channel, topic.clone()))
-    });
-    Ok(of_room.collect())
+    name: &str,
+    given: [(&str, String); N],
+) -> Result<Json, Refusal> {
+    let given = given.map(|(name, text)| (name.to_owned(), Json::from(text).into()));
+    let answer = desk.run(identity, name, &given.into_iter().collect());
+    Ok(answer.map_err(Refusal::from)?.to_json())
 }
 
 /// Which part of a channel's history is wanted.
 struct Wanted {
-    room: String,
-    channel: String,
+    /// The channel, or whoever it was talked with.
+    of: Vec<(&'static str, String)>,
     limit: u64,
     since: Since,
 }
@@ -319,34 +313,77 @@ enum Since {
 }
 
 /// Reads history. Blocks on the disk.
-fn read(tenancy: &Tenancy, wanted: &Wanted, filter: &Filter) -> Outcome {
+fn read(tenancy: &Tenancy, wanted: &Wanted, filters: &[Filter]) -> Outcome {
     let reality = tenancy
         .reality(&RealityName::main())
         .map_err(Refusal::from)?;
-    let found = match wanted.since {
-        Since::Newest => newest(&reality, filter, wanted.limit)?,
+    let parts = filters.iter().map(|filter| match wanted.since {
+        Since::Newest => newest(&reality, filter, wanted.limit),
         Since::Sequence(from) => onwards(
             &reality,
             filter,
             Sequence::at_least_first(from),
             wanted.limit,
-        )?,
+        ),
         Since::Time(time) => {
             let from = reality.log().seek_time(time).map_err(broker::Error::from)?;
-            onwards(&reality, filter, from, wanted.limit)?
+            onwards(&reality, filter, from, wanted.limit)
         }
-    };
+    });
+    let parts = parts.collect::<Result<Vec<_>, _>>()?;
+    let found = merged(parts, wanted);
     let entries: Vec<Json> = found.records.iter().filter_map(entry).collect();
-    let data = json!({
-        "room": wanted.room,
-        "channel": wanted.channel,
+    let mut data = json!({
         "limit": wanted.limit,
         "count": entries.len(),
         "history": entries,
         "truncated": found.next.is_some() || found.is_cut,
         "next": found.next.map(Sequence::get),
     });
+    for (name, value) in &wanted.of {
+        data[*name] = value.as_str().into();
+    }
     Ok(("History read", data))
+}
+
+/// Several parts as one, in order, and no longer than each may be.
+fn merged(mut parts: Vec<Part>, wanted: &Wanted) -> Part {
+    if parts.len() == 1
+        && let Some(only) = parts.pop()
+    {
+        return only;
+    }
+    let next = parts.iter().filter_map(|part| part.next).min();
+    let mut is_cut = parts.iter().any(|part| part.is_cut);
+    let sequence = |record: &Bytes| RecordView::parse(record).map_or(0, |view| view.sequence);
+    let all = parts.into_iter().flat_map(|part| part.records);
+    let mut all: Vec<(u64, Bytes)> = all.map(|record| (sequence(&record), record)).collect();
+    all.sort_unstable_by_key(|(sequence, _)| *sequence);
+    // Beyond where one part goes on, the other may have told of what comes later.
+    if let Some(next) = next {
+        all.retain(|(sequence, _)| *sequence < next.get());
+    }
+    let mut next = next;
+    let limit = usize::try_from(wanted.limit).unwrap_or(usize::MAX);
+    let over = all.len().saturating_sub(limit);
+    if over > 0 {
+        match wanted.since {
+            Since::Newest => {
+                all.drain(..over);
+                is_cut = true;
+            }
+            Since::Time(_) | Since::Sequence(_) => {
+                let first_left = all.get(limit).map(|(sequence, _)| *sequence);
+                next = first_left.and_then(Sequence::new);
+                all.truncate(limit);
+            }
+        }
+    }
+    Part {
+        records: all.into_iter().map(|(_, record)| record).collect(),
+        next,
+        is_cut,
+    }
 }
 
 /// Records in the order of their sequences.

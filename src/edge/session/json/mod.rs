@@ -5,6 +5,7 @@
 //! how it answers; `commands` carries out what it is told to, `rooms` what it hears.
 
 mod commands;
+mod operators;
 mod rooms;
 
 use std::collections::BTreeMap;
@@ -12,15 +13,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message as _;
-use uuid::Uuid;
 
 use super::in_flight::Reply;
 use super::outbox::Outgoing;
-use super::produce::{Parked, Promise};
+use super::produce::{self, Parked, Promise};
 use super::refusal::Refusal;
+use super::rooms::JSON_MEMBER;
 use super::state::{Close, Session};
 use crate::broker::accept::Batch;
-use crate::broker::{Reality, RealityName};
+use crate::broker::{Expected, Reality, RealityName};
 use crate::edge::handshake::Subprotocol;
 use crate::edge::json::envelope::shown;
 use crate::edge::json::frame::{Bounds, Fault, Frame, Invalid, Kind};
@@ -41,6 +42,8 @@ pub(super) struct JsonClient {
     pub(super) id: String,
     /// Channels that it hears, by room and name, with their subscriptions.
     pub(super) channels: BTreeMap<(String, String), u64>,
+    /// The subscription to private messages, from its first join on.
+    pub(super) inbox: Option<u64>,
 }
 
 /// What the acknowledgement of a message needs.
@@ -68,12 +71,13 @@ impl Session {
 
     /// Begins to speak JSON.
     pub(super) fn greet(&mut self) {
-        let id = format!("arq_client_{}", Uuid::now_v7().simple());
+        let id = format!("{JSON_MEMBER}{}", self.id.simple());
         let welcome = Text::welcome(&id, self.context.broker.now());
         self.outbox.push_text(welcome.to_line());
         self.client = Some(Box::new(JsonClient {
             id,
             channels: BTreeMap::new(),
+            inbox: None,
         }));
     }
 
@@ -120,10 +124,8 @@ impl Session {
         };
         match frame.kind {
             Kind::Command => self.command_of_json(frame),
-            Kind::OperatorJoin => {
-                let refusal = Refusal::not_served("operator.join");
-                self.json_refused(&asked(&frame), &refusal);
-            }
+            Kind::OperatorJoin => self.operator_join_json(frame),
+            Kind::OperatorResult | Kind::OperatorError => self.task_result_json(frame),
             Kind::Message | Kind::Telemetry | Kind::Response | Kind::Error => {
                 self.message_of_json(frame);
             }
@@ -169,6 +171,7 @@ impl Session {
         }
         if frame.kind == Kind::Message
             && self.context.json.join_on_send
+            && frame.texts.to_client.is_none()
             && let Some((room, channel)) = frame.place()
             && self.may_join(room, channel).is_ok()
         {
@@ -209,12 +212,16 @@ impl Session {
         } else {
             frame.payload.clone()
         };
+        let expected = expected(&frame.metadata)?;
+        if let Some(expected) = &expected {
+            self.check_expected(expected)?;
+        }
         let sender = self.client.as_ref().map_or("", |client| &client.id);
         let now_ms = i64::try_from(self.context.broker.now().as_millis()).unwrap_or(i64::MAX);
         let envelope = frame.envelope(sender, now_ms).map_err(NotStored::Invalid)?;
         let encoded = Bytes::from(envelope.encode_to_vec());
         let view = self.read_envelope(None, &encoded)?;
-        let topic = super::envelopes::topic_of(&view)?;
+        let topic = self.topic_of(&view)?;
         let identity = Arc::clone(&self.identity);
         let mut batch = Batch::new(reality, &identity, 1);
         let admitted = batch.admit(&encoded, &view, topic);
@@ -223,6 +230,7 @@ impl Session {
             rejection.index = None;
             self.not_admitted(&rules, &batch, &view, rejection)
         })?;
+        self.check_room(admitted.topic())?;
         let all = std::slice::from_ref(&encoded);
         self.pay(&rules, &batch, &admitted, &view, all)?;
         self.judge(&rules, None, &mut batch, admitted, &encoded, &view)?;
@@ -238,7 +246,11 @@ impl Session {
         }));
         // Its payload is kept twice until it is on disk.
         let bytes = 2 * encoded.len();
-        self.hand_over(reality, batch, bytes, Promise::DEFAULT, reply)?;
+        let promise = Promise {
+            expected,
+            ..Promise::DEFAULT
+        };
+        self.hand_over(reality, batch, bytes, promise, reply)?;
         Ok(())
     }
 
@@ -262,7 +274,7 @@ impl Session {
     }
 
     /// Tells why a message is refused.
-    pub(super) fn json_refused(&mut self, asked: &Asked, refusal: &Refusal) {
+    pub(in crate::edge::session) fn json_refused(&mut self, asked: &Asked, refusal: &Refusal) {
         self.json_failed(asked, refusal, &[]);
     }
 
@@ -332,4 +344,27 @@ fn stored_payload(encoded: &Bytes) -> Content {
         ..RecordView::default()
     };
     shown(&record).payload
+}
+
+/// What the sender expects of a topic: `metadata.arqonbus.expected`.
+fn expected(
+    metadata: &serde_json::Map<String, serde_json::Value>,
+) -> Result<Option<Expected>, Refusal> {
+    let ours = metadata
+        .get("arqonbus")
+        .and_then(|ours| ours.get("expected"));
+    let Some(expected) = ours else {
+        return Ok(None);
+    };
+    let topic = expected.get("topic").and_then(serde_json::Value::as_str);
+    let last = expected.get("last").and_then(serde_json::Value::as_u64);
+    match (topic, last) {
+        (Some(topic), Some(last)) => produce::expected(topic, last).map(Some),
+        _ => {
+            let field = "metadata.arqonbus.expected";
+            let text =
+                "metadata.arqonbus.expected must have topic, a text, and last, a whole number";
+            Err(Refusal::invalid(field, text))
+        }
+    }
 }

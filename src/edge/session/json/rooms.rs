@@ -1,19 +1,22 @@
-//! Channels that a JSON client hears: each is a subscription of its session to the channel's topic,
-//! from the moment it joins. What the session has sent itself is left out.
+//! Channels that a JSON client is a member of: each is a subscription of its session to the
+//! channel's topic, from the moment it joins, and with its first one it hears private messages too.
+//! What the session has sent itself is left out.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message as _;
 
-use crate::broker::fanout::{Subscriber, Visibility};
-use crate::broker::subscription::{Credit, LagRule, Request, Start, Stop, Subscription};
-use crate::broker::{self, Filter, RealityName, Traits, room};
+use crate::broker::fanout::Subscriber;
+use crate::broker::rooms::{Entered, Going, Place, presence as records};
+use crate::broker::subscription::{Start, Subscription};
+use crate::broker::{self, Filter, RealityName, name, room};
 use crate::edge::json::envelope::{sender, shown};
 use crate::edge::json::frame::Frame;
-use crate::edge::json::text::Asked;
+use crate::edge::json::text::{Asked, Text};
 use crate::edge::session::delivery::Given;
 use crate::edge::session::refusal::Refusal;
+use crate::edge::session::rooms::{JSON_MEMBER, LEFT, heard, watch};
 use crate::edge::session::state::{Done, Session};
 use crate::proto::ErrorCode;
 use crate::proto::v1::Deliver;
@@ -31,10 +34,27 @@ pub(in crate::edge::session) enum Then {
 /// A channel that has been joined, or not.
 #[derive(Debug)]
 pub(in crate::edge::session) struct Joined {
-    place: (String, String),
-    key: u64,
-    started: Result<Subscription, broker::Error>,
+    place: Place,
+    keys: Keys,
+    outcome: Result<Ears, broker::Error>,
     then: Then,
+}
+
+/// Keys of the subscriptions that a join may begin.
+#[derive(Clone, Copy, Debug)]
+struct Keys {
+    channel: u64,
+    presence: u64,
+    inbox: u64,
+}
+
+/// What a member hears with.
+#[derive(Debug)]
+struct Ears {
+    entered: Entered,
+    channel: Subscription,
+    presence: Option<Subscription>,
+    inbox: Option<Subscription>,
 }
 
 impl Session {
@@ -48,14 +68,9 @@ impl Session {
             let text = format!("this session hears {room}/{channel} already");
             return Err(Refusal::invalid("channel", text));
         }
-        let (found, limit) = (
-            self.subscriptions.len() + 1,
-            self.context.limits.subscriptions_max,
-        );
-        if found > limit {
-            let unit = "subscriptions in this session";
-            return Err(Refusal::too_large("channel", found, unit, limit));
-        }
+        let presence = usize::from(self.context.json.presence);
+        let inbox = usize::from(self.wants_inbox());
+        self.check_subscriptions(1 + presence + inbox)?;
         Ok(filter)
     }
 
@@ -77,77 +92,140 @@ impl Session {
                 };
             }
         };
-        let key = self.subscriptions.new_key();
+        let keys = Keys {
+            channel: self.subscriptions.new_key(),
+            presence: self.subscriptions.new_key(),
+            inbox: self.subscriptions.new_key(),
+        };
+        let inbox = self.wants_inbox().then(|| self.inbox()).flatten();
+        let is_told = self.context.json.presence;
+        let seat = self.seat();
+        let place = Place::new(&place.0, &place.1);
         let tenancy = Arc::clone(&self.tenancy);
-        let subscriber = Arc::clone(&self.signals) as Arc<dyn Subscriber>;
+        let signals = Arc::clone(&self.signals);
         self.start(0, move || {
-            let request = Request {
-                filter,
-                start: Start::Latest,
-                stop: Stop::default(),
-                visibility: Visibility::Durable,
-                // The socket alone decides how fast: JSON clients have no way to give credit.
-                credit: Credit::default(),
-                lag: LagRule::NONE,
-                traits: Traits::default(),
-                lease: None,
-                subscriber,
-                key,
+            let ear = || Arc::clone(&signals) as Arc<dyn Subscriber>;
+            let begin = || {
+                let reality = tenancy.reality(&RealityName::main())?;
+                let latest = |filter, key| {
+                    let request = heard(filter, Start::Latest, ear(), key);
+                    Subscription::start(&reality, request).map(|(started, _)| started)
+                };
+                // Heard first: whoever reads that this one has joined can speak to it.
+                let channel = latest(filter, keys.channel)?;
+                let inbox = inbox.map(|filter| latest(filter, keys.inbox)).transpose()?;
+                let entered = seat.join(&tenancy, &place)?;
+                let presence = is_told.then(|| watch(&entered, &place, ear(), keys.presence));
+                Ok(Ears {
+                    channel,
+                    inbox,
+                    presence: presence.transpose()?,
+                    entered,
+                })
             };
-            let reality = tenancy.reality(&RealityName::main());
-            let started = reality.and_then(|reality| Subscription::start(&reality, request));
+            let outcome = begin();
             Done::Joined(Box::new(Joined {
                 place,
-                key,
-                started: started.map(|(subscription, _)| subscription),
+                keys,
+                outcome,
                 then,
             }))
         });
+    }
+
+    /// Whether its next join is to begin its hearing of private messages.
+    fn wants_inbox(&self) -> bool {
+        self.client.as_ref().is_some_and(|one| one.inbox.is_none()) && self.inbox().is_some()
+    }
+
+    /// The filter of private messages to this session, if its token lets it see them.
+    fn inbox(&self) -> Option<Filter> {
+        let filter = Filter::new(&room::inbox(&self.identity.subject)).ok()?;
+        self.identity.may_subscribe(&filter).then_some(filter)
     }
 
     /// Goes on after a channel has been joined, or not.
     pub(in crate::edge::session) fn joined(&mut self, joined: Joined) {
         let Joined {
             place,
-            key,
-            started,
+            keys,
+            outcome,
             then,
         } = joined;
-        let started = started.map(|subscription| {
-            self.last_reality = Some(Arc::clone(subscription.reality()));
-            self.subscriptions.insert(key, key, subscription);
-            if let Some(client) = &mut self.client {
-                client.channels.insert(place.clone(), key);
-            }
-        });
+        let entered = outcome.map(|ears| self.hear(&place, keys, ears));
         match then {
             // It is stored also where it cannot be heard.
             Then::Send(frame) => self.store_json(*frame),
             Then::Answer(asked) => {
-                let (room, channel) = place;
-                let data = serde_json::json!({
-                    "room": room,
-                    "channel": channel,
-                    "joined_by": self.client.as_ref().map(|client| client.id.as_str()),
-                    "joined_at": crate::proto::json::micros(self.context.broker.now().0),
-                });
-                let outcome = started.map(|()| ("Joined channel", data));
+                let data = entered.map(|entered| self.entered(&place, &entered));
+                let outcome = data.map(|data| ("Joined channel", data));
                 self.respond(&asked, outcome.map_err(Refusal::from));
             }
         }
     }
 
-    /// Hears a channel no more.
-    pub(super) fn leave(&mut self, room: &str, channel: &str) -> Result<(), Refusal> {
-        let place = (room.to_owned(), channel.to_owned());
+    fn hear(&mut self, place: &Place, keys: Keys, ears: Ears) -> Entered {
+        self.last_reality = Some(Arc::clone(&ears.entered.reality));
+        self.wake_if_first(&ears.entered);
+        self.subscriptions
+            .insert(keys.channel, keys.channel, ears.channel);
+        let inbox = ears.inbox.is_some();
+        for (key, other) in [(keys.presence, ears.presence), (keys.inbox, ears.inbox)] {
+            if let Some(subscription) = other {
+                self.subscriptions.insert(key, key, subscription);
+            }
+        }
+        if self.context.json.presence
+            && let Some(joined) = &mut self.place
+        {
+            joined.watches.insert(place.clone(), keys.presence);
+        }
+        if let Some(client) = &mut self.client {
+            let name = (place.room.to_string(), place.channel.to_string());
+            client.channels.insert(name, keys.channel);
+            if inbox {
+                client.inbox = Some(keys.inbox);
+            }
+        }
+        ears.entered
+    }
+
+    /// Hears a channel no more, and is no member of it once that is on disk.
+    pub(super) fn leave_of_json(&mut self, asked: Asked, place: (String, String)) {
+        let key = self
+            .client
+            .as_mut()
+            .and_then(|client| client.channels.remove(&place));
+        let place = Place::new(&place.0, &place.1);
+        if let Some(key) = key {
+            self.subscriptions.remove(key);
+        }
+        self.stop_watching(&place);
+        let seat = self.seat();
+        let answer = self.has_left(&place);
+        self.find_out(asked, move || {
+            seat.leave(&place, LEFT)?;
+            Ok(("Left channel", answer))
+        });
+    }
+
+    /// It has been put out of a channel.
+    pub(in crate::edge::session) fn put_out_of_json(&mut self, place: &Place, reason: &str) {
+        let name = (place.room.to_string(), place.channel.to_string());
         let client = self.client.as_mut();
-        let key = client.and_then(|client| client.channels.remove(&place));
-        let Some(key) = key else {
-            let text = format!("this session is no member of {room}/{channel}; join_channel first");
-            return Err(Refusal::new(ErrorCode::NotMember, "channel", text));
+        if let Some(key) = client.and_then(|client| client.channels.remove(&name)) {
+            self.subscriptions.remove(key);
+        }
+        let text = format!(
+            "this session is a member of {}/{} no more: {reason}",
+            place.room, place.channel
+        );
+        let asked = Asked {
+            id: String::new(),
+            room: Some(name.0),
+            channel: Some(name.1),
         };
-        self.subscriptions.remove(key);
-        Ok(())
+        self.json_refused(&asked, &Refusal::new(ErrorCode::NotMember, "channel", text));
     }
 
     /// Tells what a channel holds.
@@ -164,7 +242,11 @@ impl Session {
                 tracing::error!("a record of the log cannot be shown as JSON");
                 continue;
             };
-            if !self.is_own(&view) {
+            if let Some(said) = records::said(&view) {
+                let now = view.appended_at;
+                self.outbox
+                    .push_text(Text::presence(&said, view.sequence, now).to_line());
+            } else if !self.is_own(&view) && self.is_for_it(&view) {
                 self.outbox.push_text(shown(&view).to_line());
             }
         }
@@ -188,6 +270,14 @@ impl Session {
         let asked = self.place_of(key);
         if let Some(client) = &mut self.client {
             client.channels.retain(|_, other| *other != key);
+            client.inbox = client.inbox.filter(|other| *other != key);
+        }
+        if let (Some(room), Some(channel), Some(joined)) =
+            (&asked.room, &asked.channel, &self.place)
+        {
+            let place = Place::new(room, channel);
+            joined.seat.drop_out(&place, Going::ENDED);
+            self.stop_watching(&place);
         }
         self.json_refused(&asked, refusal);
     }
@@ -200,6 +290,14 @@ impl Session {
             room: Some(room.clone()),
             channel: Some(channel.clone()),
         })
+    }
+
+    /// Whether a private message is meant for this session, and not for another of its subject.
+    fn is_for_it(&self, record: &RecordView<'_>) -> bool {
+        let to = record.envelope.headers.get("to_client").unwrap_or_default();
+        let is_named = name::is_direct_topic(record.topic) && to.starts_with(JSON_MEMBER);
+        let own = self.client.as_ref().is_some_and(|client| client.id == to);
+        !is_named || own
     }
 
     /// Whether this session has sent a record. Its name alone could be anybody's; that the subject
