@@ -13,7 +13,7 @@ use prost_build::Config;
 use protox::prost_reflect::prost_types::FileDescriptorSet;
 use protox::prost_reflect::prost_types::field_descriptor_proto::Type;
 
-const FILES: [&str; 20] = [
+const FILES: &[&str] = &[
     "arqon/v1/envelope.proto",
     "arqon/v1/record.proto",
     "arqon/v1/frames.proto",

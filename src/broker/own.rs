@@ -55,8 +55,6 @@ pub struct Expected {
     pub last: u64,
 }
 
-static EXPECTING: std::sync::Mutex<()> = std::sync::Mutex::new(());
-
 /// A record that the node appends, by itself or for somebody.
 #[derive(Debug)]
 pub(super) enum Piece {

@@ -104,8 +104,6 @@ pub struct Reality {
     later: delayed::Later,
     /// Of the node's own that are told of records.
     attending: Arc<AtomicUsize>,
-    /// Held while something is replayed into it: one at a time.
-    pub(super) replaying: Mutex<()>,
 }
 
 /// What the log tells, on commit threads.
@@ -188,7 +186,6 @@ impl Reality {
             keys: Mutex::default(),
             later,
             attending: Arc::default(),
-            replaying: Mutex::default(),
         };
         reality.measure();
         reality.note_damage();

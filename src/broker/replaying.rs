@@ -4,15 +4,12 @@
 //! Envelopes go as they were sent, with what the node had filled in; their `twist_id` names where
 //! they come from. What only the node writes is left out. Blocks on the disk. Knows no caller.
 
-use std::sync::PoisonError;
-
 use prost::Message as _;
 
 use super::error::Error;
 use super::history::{Check, Part, Window};
-use super::own::OwnRecord;
+use super::own::{Expected, OwnRecord, Piece};
 use super::reality::Reality;
-use super::system;
 use crate::log::{Found, NewRecord, Sequence};
 use crate::proto::topic::is_reserved;
 use crate::proto::twist::twisted;
@@ -35,14 +32,15 @@ pub struct Copied {
     pub part: Part,
 }
 
-/// How far the copy called `name` has got that goes into `into`.
+/// How far the copy called `name` has got that goes into `into`, and where that stands; nothing and 0
+/// if there is none yet.
 ///
 /// # Errors
 /// The log cannot be read, or what stands there is not that.
-pub fn progress(into: &Reality, name: &str) -> Result<Option<ReplayProgress>, Error> {
+pub fn progress(into: &Reality, name: &str) -> Result<(ReplayProgress, u64), Error> {
     let log = into.log();
     let Some(last) = log.last_of(&format!("{TOPIC_PREFIX}{name}"))? else {
-        return Ok(None);
+        return Ok((ReplayProgress::default(), 0));
     };
     let damaged = Error::RecordDamaged { sequence: last };
     match log.read(last, last.next(), 1)? {
@@ -50,7 +48,8 @@ pub fn progress(into: &Reality, name: &str) -> Result<Option<ReplayProgress>, Er
             let record = chunk.iter().next().map(|record| record.record);
             let view = record.and_then(|record| RecordView::parse(record).ok());
             let data = view.map(|view| ReplayProgress::decode(view.envelope.payload.data()));
-            data.and_then(Result::ok).map(Some).ok_or(damaged)
+            let progress = data.and_then(Result::ok).ok_or(damaged)?;
+            Ok((progress, last.get()))
         }
         Found::Damaged { .. } | Found::End => Err(damaged),
     }
@@ -58,11 +57,11 @@ pub fn progress(into: &Reality, name: &str) -> Result<Option<ReplayProgress>, Er
 
 impl Reality {
     /// Goes on with the copy called `name` of a window of this reality into another, by up to
-    /// `limit` records. One call at a time writes to a reality.
+    /// `limit` records.
     ///
     /// # Errors
-    /// This log cannot be read, or the other not be written; `may` refuses a topic. Nothing of this
-    /// call is stored then.
+    /// This log cannot be read, or the other not be written; another call has gone on with it
+    /// meanwhile; `may` refuses a topic. Nothing of this call is stored then.
     pub fn copy_into(
         &self,
         into: &Reality,
@@ -72,11 +71,7 @@ impl Reality {
         check: Check,
         may: impl Fn(&str) -> bool,
     ) -> Result<Copied, Error> {
-        let _turn = into
-            .replaying
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let mut progress = progress(into, name)?.unwrap_or_default();
+        let (mut progress, stands_at) = progress(into, name)?;
         if !progress.from.is_empty() && progress.from != self.name().as_str() {
             return Err(Error::ReplayOfAnother {
                 name: name.to_owned(),
@@ -111,27 +106,31 @@ impl Reality {
                 return Err(Error::TopicsHidden { filter });
             }
             progress.records += 1;
-            records.push(NewRecord {
+            records.push(Piece::Encoded(NewRecord {
                 topic: view.topic.to_owned().into(),
                 clock_entries: bytes::Bytes::new(),
                 stamp: bytes::Bytes::new(),
                 envelope: twisted(&view, of, to).into(),
-            });
+            }));
         }
         let next = part.next.or(last.map(Sequence::next)).or(from);
         progress.next = next.map_or(0, Sequence::get);
         progress.from = of.to_owned();
         progress.finished = finished;
-        let marker = OwnRecord {
+        let expected = Expected {
             topic: format!("{TOPIC_PREFIX}{name}"),
+            last: stands_at,
+        };
+        let marker = OwnRecord {
+            topic: expected.topic.clone(),
             kind: KIND.to_owned(),
             schema: SCHEMA.to_owned(),
             data: progress.encode_to_vec().into(),
             key: name.to_owned(),
             ..OwnRecord::default()
         };
-        records.push(marker.encode(into));
-        system::append_all_and_wait(into, records)?;
+        records.push(Piece::Own(marker));
+        into.store_pieces(records, Some(&expected))?;
         Ok(Copied {
             progress,
             finished,

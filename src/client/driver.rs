@@ -423,7 +423,9 @@ impl Driver {
             }
             Request::Tell(body) => self.send(socket, 0, body),
             Request::Operator { name, tasks } => {
-                self.operators.insert(name, tasks);
+                // One that is at work keeps its tasks: the node will refuse a second of its name.
+                self.operators.retain(|_, tasks| !tasks.is_closed());
+                self.operators.entry(name).or_insert(tasks);
                 Ok(())
             }
             Request::Token(token) => {

@@ -157,7 +157,7 @@ mod tests {
         for same in [same, record(&twisted)] {
             assert_eq!(hash(std::slice::from_ref(&base)), hash(&[same]));
         }
-        let changes: [fn(&mut Envelope); 12] = [
+        let changes: [fn(&mut Envelope); 13] = [
             |e| e.id = "y".into(),
             |e| e.trace_id = "t".into(),
             |e| e.timestamp = 2,

@@ -198,6 +198,7 @@ impl Run {
                 AppendError::NoSpace { .. }
                 | AppendError::ReadOnly { .. }
                 | AppendError::Busy { .. }
+                | AppendError::ConditionNotMet { .. }
                 | AppendError::TooLarge { .. },
             ) => AppendOutcome::Refused,
         };

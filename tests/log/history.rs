@@ -161,6 +161,7 @@ impl History {
                         AppendError::NoSpace { .. }
                         | AppendError::ReadOnly { .. }
                         | AppendError::Busy { .. }
+                        | AppendError::ConditionNotMet { .. }
                         | AppendError::TooLarge { .. },
                     ) => Fate::Refused,
                 };

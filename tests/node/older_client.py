@@ -51,7 +51,7 @@ def envelope(kind, **parts):
     return {"id": message_id(), "timestamp": now, "type": kind, "version": "1.0", **parts}
 
 
-def command(name, **args):
+def command(name, /, **args):
     return envelope("command", command=name, args=args)
 
 

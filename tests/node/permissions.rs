@@ -90,20 +90,22 @@ fn nobody_without_a_token_gives_a_command() {
     }
 }
 
-/// A value of an argument's type, and one of another.
-fn values(argument: &Argument) -> (value::Kind, value::Kind) {
+/// A value of an argument's type, and one of another, if there is any.
+fn values(argument: &Argument) -> (value::Kind, Option<value::Kind>) {
     let list = |items| value::Kind::List(value::List { items });
     let (text, number) = (value::Kind::Text("x".into()), value::Kind::Unsigned(1));
     match argument.kind {
-        Kind::Text => (text, number),
-        Kind::Bytes => (value::Kind::Bytes(b"x".as_slice().into()), number),
-        Kind::Integer => (number, value::Kind::Integer(-1)),
-        Kind::Boolean => (value::Kind::Boolean(true), text),
-        Kind::Texts => (list(vec!["x".into()]), list(vec![1_u64.into()])),
-        Kind::Object => (
-            value::Kind::Text("{}".into()),
-            value::Kind::Text("[".into()),
-        ),
+        Kind::Text => (text, Some(number)),
+        Kind::Bytes => (value::Kind::Bytes(b"x".as_slice().into()), Some(number)),
+        Kind::Integer => (number, Some(value::Kind::Integer(-1))),
+        Kind::Number => (number, Some(text)),
+        Kind::Boolean => (value::Kind::Boolean(true), Some(text)),
+        Kind::Texts => (list(vec!["x".into()]), Some(list(vec![1_u64.into()]))),
+        Kind::Object => {
+            let broken = value::Kind::Text("[".into());
+            (value::Kind::Text("{}".into()), Some(broken))
+        }
+        Kind::Any => (text, None),
     }
 }
 
@@ -131,7 +133,9 @@ fn what_is_wrong_with_an_argument_is_named() {
                     .chain(kind.map(|kind| (argument.name, kind)))
                     .collect::<Vec<_>>()
             };
-            refused(&but(Some(values(argument).1)), argument.name);
+            if let Some(wrong) = values(argument).1 {
+                refused(&but(Some(wrong)), argument.name);
+            }
             if argument.required {
                 refused(&but(None), argument.name);
             }

@@ -287,6 +287,7 @@ fn what_is_created_and_deleted_survives_without_its_cache() {
     };
     let mut before = info(&node);
     drop((user, owner, other));
+    drop(node);
     for lose_cache in [false, true] {
         node_gone(&data, lose_cache);
         let node = Node::dev_on(&data);
@@ -598,7 +599,7 @@ fn who_is_where_is_kept_in_valkey_for_a_while() {
     let node = Node::dev_on_with(&data, &settings);
     let of = |wanted: &str| -> Vec<String> {
         let mut keys = valkey.keys();
-        keys.retain(|key| key.contains(":presence:") && key.contains(wanted));
+        keys.retain(|key| key.contains(":agent:") && key.contains(wanted));
         keys
     };
     let until = |what: &str, holds: &dyn Fn() -> bool| {

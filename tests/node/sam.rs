@@ -258,7 +258,8 @@ async fn rights_come_from_the_token() {
     }
     let may = ["op.task.g", "op.result.g"];
     let client = node.client_as(Role::User, Some(&may)).await;
-    let _operator = client.work(join(), echo).await.expect("it may");
+    let worker = node.client_as(Role::User, Some(&may)).await;
+    let _operator = worker.work(join(), echo).await.expect("it may");
     let done = dispatch(
         &client,
         json!({"group": "g", "payload": {"n": 1}, "wait_ms": 5_000}),
@@ -532,7 +533,14 @@ async fn what_does_not_fit_its_schema_is_not_let_through() {
     let file = dir.path().join("n.json");
     write(&file, schema.to_string().as_bytes());
     let file = file.to_str().expect("text");
-    node.ok(&["schema", "push", file, "--subject", "number"]);
+    node.ok(&[
+        "schema",
+        "push",
+        "--json-schema",
+        file,
+        "--subject",
+        "number",
+    ]);
     let client = node.client().await;
     let worker = node.client().await;
     let options = OperatorOptions {

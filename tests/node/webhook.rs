@@ -329,7 +329,7 @@ fn what_is_not_taken_becomes_a_dead_letter_and_can_be_sent_again() {
     let letter = json(letters[0].payload.get());
     assert_eq!(letter["attempts"], 3, "{letter}");
     assert_eq!(letter["topic"], "a.b");
-    assert_eq!(letter["record_id"], all[1].id());
+    assert_eq!(letter["recordId"], all[1].id());
     assert!(
         letter["error"].as_str().expect("why").contains("500"),
         "{letter}"

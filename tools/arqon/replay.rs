@@ -9,7 +9,6 @@ use arqonbus::client::{
 use arqonbus::proto::determinism::HistoryHash;
 use arqonbus::proto::topic;
 use arqonbus::proto::twist::twisted;
-use arqonbus::proto::view::RecordView;
 use clap::Args;
 use serde_json::json;
 use tokio::time::Instant;

@@ -77,12 +77,17 @@ pub(crate) async fn run(target: &Target, arguments: Arguments) -> anyhow::Result
         return Err(Failure::usage("--to must begin with http:// or https://").into());
     }
     // Where a service sends us on to, nobody has decided to send tasks.
-    let http = Http::builder()
+    // Somebody may have chosen one already.
+    drop(tokio_rustls::rustls::crypto::ring::default_provider().install_default());
+    let mut builder = Http::builder()
         .redirect(redirect::Policy::none())
         .timeout(arguments.timeout)
-        .no_proxy()
-        .build()
-        .context("cannot make requests")?;
+        .no_proxy();
+    if arguments.to.scheme() == "http" {
+        // Without certificates of the system a client could not be made.
+        builder = builder.tls_certs_only([]);
+    }
+    let http = builder.build().context("cannot make requests")?;
     let health = Arc::new(Health::default());
     if let Some(address) = arguments.health {
         tell_health(address, Arc::clone(&health)).await?;

@@ -97,6 +97,16 @@ fn hidden() -> Value {
     Value::object([("masked", true.into())])
 }
 
+/// What is written of data that somebody stores or sends: that it was that, and not what it is.
+#[must_use]
+pub fn digested(value: &Value) -> Value {
+    match &value.kind {
+        Some(Kind::Text(text)) => digest(text.as_bytes()),
+        Some(Kind::Bytes(bytes)) => digest(bytes),
+        _ => digest(&value.encode_to_vec()),
+    }
+}
+
 fn digest(bytes: &[u8]) -> Value {
     let hash = hex(&Sha256::digest(bytes));
     Value::object([

@@ -109,12 +109,15 @@ fn one(text: &mut String, command: &Listed, path: Option<&str>) -> std::fmt::Res
 fn json_form(command: &Listed) -> String {
     use crate::broker::verb::Kind;
     let value = |argument: &Argument| match argument.kind {
-        Kind::Text => serde_json::json!("…"),
+        Kind::Text | Kind::Any => serde_json::json!("…"),
         Kind::Bytes => serde_json::json!("YmFzZTY0"),
         Kind::Integer => serde_json::json!(1),
+        Kind::Number => serde_json::json!(0.5),
         Kind::Boolean => serde_json::json!(true),
         Kind::Texts => serde_json::json!(["…"]),
         Kind::Object => serde_json::json!({}),
+        Kind::Number => serde_json::json!(1.5),
+        Kind::Any => serde_json::json!("…"),
     };
     let needed = command.arguments.iter().filter(|one| one.required);
     let arguments: serde_json::Map<_, _> = needed

@@ -134,6 +134,8 @@ impl Session {
         let place = Place::new(text("room"), text("channel"));
         let seat = self.seat();
         if command.name == "room.leave" {
+            // It need not be told that it has gone itself.
+            self.stop_watching(&place);
             self.start(request_id, move || {
                 let outcome = seat.leave(&place, LEFT);
                 Done::Departed(request_id, place, outcome)
@@ -245,7 +247,6 @@ impl Session {
         place: &Place,
         outcome: Result<(), broker::Error>,
     ) {
-        self.stop_watching(place);
         match outcome {
             Ok(()) => {
                 let result = Some(Value::from(self.has_left(place)));

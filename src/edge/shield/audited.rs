@@ -9,10 +9,16 @@ use std::sync::Arc;
 use super::command::Desk;
 use super::rules::Fault;
 use crate::broker::audit::Actor;
-use crate::broker::audit::mask::{difference, masked};
+use crate::broker::audit::mask::{difference, digested, masked};
 use crate::broker::{Identity, RealityName, Role, Tenancy, Tenant, Topics};
 use crate::proto::v1::audit_entry::Phase;
 use crate::proto::v1::{AuditEntry, Value};
+
+/// Arguments that carry data of the tenant's, which may be gone where it stands and must not stay
+/// here; a control parameter is none.
+const DATA: &[&str] = &[
+    "body", "data", "event", "input", "message", "output", "payload", "value",
+];
 
 /// Most arguments that are written down; no command takes as many.
 const ARGUMENTS_MAX: usize = 64;
@@ -62,7 +68,7 @@ impl<'a> Audited<'a> {
     ) -> Result<Self, Fault> {
         let before = shown(desk, name, given);
         let mut entry = desk.actor(caller).entry(Phase::Intent, name);
-        entry.arguments = Some(desk.masked(given));
+        entry.arguments = Some(desk.masked(name, given));
         let mut tenancy = Arc::clone(&desk.tenancy);
         let mut written = tenancy.audit(entry.clone());
         if written.is_err() && mends_the_audit(name, given) {
@@ -170,14 +176,22 @@ impl Desk {
         fault: &Fault,
     ) {
         let mut entry = self.actor(caller).entry(Phase::Refused, name);
-        entry.arguments = Some(self.masked(given));
+        entry.arguments = Some(self.masked(name, given));
         failed(&mut entry, fault);
         self.tenancy.audit_later(entry);
     }
 
-    fn masked(&self, given: &BTreeMap<String, Value>) -> Value {
+    fn masked(&self, command: &str, given: &BTreeMap<String, Value>) -> Value {
+        let is_data = |name: &str| DATA.contains(&name) && !command.starts_with("control.");
         let given = given.iter().take(ARGUMENTS_MAX);
-        let given = given.map(|(name, value)| (name.as_str(), value.clone()));
+        let given = given.map(|(name, value)| {
+            let value = if is_data(name) {
+                digested(value)
+            } else {
+                value.clone()
+            };
+            (name.as_str(), value)
+        });
         self.clean(&Value::object(given))
     }
 

@@ -11,8 +11,8 @@ use super::audited::Audited;
 use super::rules::Fault;
 use super::{Guard, Shield, status};
 use crate::broker::command as broker_command;
-use crate::broker::verb::{Argument, Arguments, Command, Effect};
-use crate::broker::{self, Broker, Identity, Role, Tenancy};
+use crate::broker::verb::{Arguments, Command, Effect};
+use crate::broker::{self, Broker, Identity, Tenancy};
 use crate::edge::{
     audit, casil, history, mirror, policy, projector, rate, reload, revocation, schema, session,
     signature, topics,

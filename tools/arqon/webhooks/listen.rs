@@ -73,7 +73,7 @@ enum Verifier {
 impl Verifier {
     fn parse(text: &str) -> Result<Self, Failure> {
         let wrong = || Failure::usage("a secret is whsec_ or whpk_ with base64 behind it");
-        let decode = |rest: &str| BASE64.decode(rest).map_err(|_| wrong());
+        let decode = |rest: &str| BASE64.decode(rest).map_err(|_not_base64| wrong());
         if let Some(rest) = text.strip_prefix("whsec_") {
             return Ok(Self::Shared(hmac::Key::new(
                 hmac::HMAC_SHA256,
@@ -115,7 +115,7 @@ fn doubt(verifier: &Verifier, headers: &HeaderMap, body: &[u8], now_s: i64) -> O
     let judge = || {
         let (id, time) = (header("webhook-id")?, header("webhook-timestamp")?);
         let seconds = time.parse::<i64>();
-        let seconds = seconds.map_err(|_| "webhook-timestamp is no number".to_owned())?;
+        let seconds = seconds.map_err(|_no_number| "webhook-timestamp is no number".to_owned())?;
         if seconds.abs_diff(now_s) > TOLERANCE_S.unsigned_abs() {
             return Err("webhook-timestamp is more than five minutes off".to_owned());
         }

@@ -111,7 +111,8 @@ enum Action {
 #[derive(Debug, Args)]
 struct Add {
     /// Where events are sent
-    url: String,
+    #[arg(value_name = "URL")]
+    to: String,
     /// Which: `*` stands for one token, a last `>` for one or more
     #[arg(long, value_name = "PATTERN")]
     topic: Option<String>,
@@ -173,7 +174,7 @@ impl Add {
         });
         let text = |value: Option<String>| value.map(Value::from);
         let given = [
-            ("url", Some(self.url.into())),
+            ("url", Some(self.to.into())),
             ("topic", text(self.topic)),
             ("room", text(self.room)),
             ("channel", text(self.channel)),

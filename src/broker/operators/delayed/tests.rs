@@ -43,7 +43,7 @@ fn produce(desk: &Desk, envelopes: &[Envelope]) -> Result<u64, Rejection> {
     let main = desk.main();
     let mut batch = Batch::new(&main, &desk.who, envelopes.len());
     for envelope in envelopes {
-        let encoded = envelope.encode_to_vec().into();
+        let encoded = bytes::Bytes::from(envelope.encode_to_vec());
         let view = EnvelopeView::parse(&encoded).unwrap();
         let admitted = batch.admit(&encoded, &view, None)?;
         batch.take(admitted, &view, encoded.clone(), &[]);
@@ -177,7 +177,7 @@ fn what_waits_is_cancelled_by_who_sent_it_or_an_operator() {
     desk.who.subject = "eve".into();
     let second = json!({"sequence": first + 1});
     assert_eq!(desk.refused("delayed.cancel", second.clone()), not_found);
-    desk.who.role = crate::broker::Role::Operator;
+    desk.who.role = Role::Operator;
     desk.ok("delayed.cancel", second);
     desk.who.subject = "ada".into();
     desk.clock.pass(1_000);

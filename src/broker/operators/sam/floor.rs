@@ -554,12 +554,17 @@ impl Floor {
         }
         let place = self.places.get(id).cloned().ok_or_else(gone)?;
         let task = self.task(&place).ok_or_else(gone)?;
-        let closing = task.closing;
+        let is_its = |hand: &Hand| hand.member == member && hand.lease == lease;
+        if task.closing && task.hands.iter().any(|one| is_its(one) && !one.answering) {
+            // Another was first; this one has done with it, and has room again.
+            self.release(&place, member);
+            return Err(gone());
+        }
         let hand = task
             .hands
             .iter_mut()
-            .find(|hand| hand.member == member && hand.lease == lease)
-            .filter(|hand| !hand.answering && !closing)
+            .find(|hand| is_its(hand))
+            .filter(|hand| !hand.answering)
             .ok_or_else(gone)?;
         hand.answering = true;
         let (by, attempt) = (Arc::clone(&hand.by), hand.attempt);

@@ -289,6 +289,28 @@ fn the_first_valid_answer_wins_and_the_others_are_too_late() {
     assert!(floor.close(&b.place).is_err());
     done(&mut floor, &b.place);
     assert_eq!(floor.open(None), 0);
+    // One that answers too late, before or after the end is written, has room again.
+    for id in ["2", "3"] {
+        let again = Order {
+            mode: Mode::Competing,
+            ..order(id)
+        };
+        floor.add(floor.count + 1, again, 0, Vec::new());
+        let offers = floor.offers(T0);
+        assert_eq!(offers.len(), 2, "both have room");
+        let winner = floor.take(keys[0], id, offers[0].lease).unwrap();
+        floor.close(&winner.place).unwrap();
+        if id == "2" {
+            let late = floor.take(keys[1], id, offers[1].lease).unwrap_err();
+            assert_eq!(late.code, ErrorCode::Stale);
+        }
+        done(&mut floor, &winner.place);
+        if id == "3" {
+            assert!(!floor.members[&keys[1]].has_room());
+            floor.take(keys[1], id, offers[1].lease).unwrap_err();
+        }
+        assert!(floor.members[&keys[1]].has_room());
+    }
 }
 
 // OPS-02

@@ -280,7 +280,7 @@ fn push(call: &Call<'_>) -> Result<Value, Error> {
     let manifest = Manifest::new(&given).map_err(broken)?;
     let input = call.tenancy.reality(&manifest.input)?;
     let output = call.tenancy.reality(&manifest.output)?;
-    let standing = run::progress(&output, name)?.unwrap_or_default();
+    let (standing, _) = run::progress(&output, name)?;
     run::check_input(&standing, &manifest.input)?;
     given.from = from(call, &input)?;
     let module = arguments.bytes("module").cloned().unwrap_or_default();
@@ -497,7 +497,7 @@ fn standing(
 ) -> Result<Vec<(&'static str, Value)>, Error> {
     let input = call.tenancy.reality(&manifest.input)?;
     let output = call.tenancy.reality(&manifest.output)?;
-    let progress = run::progress(&output, name)?.unwrap_or_default();
+    let (progress, _) = run::progress(&output, name)?;
     Ok(vec![
         ("sequence", progress.sequence.into()),
         ("input_last", (input.bounds().durable_end.get() - 1).into()),

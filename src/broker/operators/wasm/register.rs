@@ -149,6 +149,12 @@ impl Register {
         self.0.len()
     }
 
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Bytes of all modules.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -18,7 +18,7 @@ use super::host::{Failure, Host, Module};
 use super::register::Version;
 use crate::broker::error::Error;
 use crate::broker::letter;
-use crate::broker::own::OwnRecord;
+use crate::broker::own::{Expected, OwnRecord};
 use crate::broker::sandbox::{Digest, hex};
 use crate::broker::{Reality, RealityName, Tenancy};
 use crate::log::{Found, Sequence, TopicReader};
@@ -63,6 +63,8 @@ pub struct Run {
     input: Arc<Reality>,
     output: Arc<Reality>,
     progress: WasmProgress,
+    /// Sequence of the record that says so; 0 = there is none.
+    stands_at: u64,
     /// Everything below is dealt with, or is nothing to it.
     at: Sequence,
     reader: Option<(u64, TopicReader)>,
@@ -76,15 +78,16 @@ struct Leg {
     module: Module,
 }
 
-/// How far the operator `name` has got that writes to `output`; none if it has done nothing yet.
+/// How far the operator `name` has got that writes to `output`, and where that stands; nothing and 0
+/// if it has done nothing yet.
 ///
 /// # Errors
 /// The log cannot be read, or what stands there is not that.
-pub fn progress(output: &Reality, name: &str) -> Result<Option<WasmProgress>, Error> {
+pub fn progress(output: &Reality, name: &str) -> Result<(WasmProgress, u64), Error> {
     let log = output.log();
     let topic = format!("{TOPIC_PREFIX}{name}");
     let Some(last) = log.last_of(&topic)? else {
-        return Ok(None);
+        return Ok((WasmProgress::default(), 0));
     };
     let damaged = Error::RecordDamaged { sequence: last };
     match log.read(last, last.next(), 1)? {
@@ -92,7 +95,8 @@ pub fn progress(output: &Reality, name: &str) -> Result<Option<WasmProgress>, Er
             let record = chunk.iter().next().map(|record| record.record);
             let view = record.and_then(|record| RecordView::parse(record).ok());
             let data = view.map(|view| WasmProgress::decode(view.envelope.payload.data()));
-            data.and_then(Result::ok).map(Some).ok_or(damaged)
+            let progress = data.and_then(Result::ok).ok_or(damaged)?;
+            Ok((progress, last.get()))
         }
         Found::Damaged { .. } | Found::End => Err(damaged),
     }
@@ -122,7 +126,7 @@ impl Run {
         into: &Arc<Reality>,
     ) -> Result<Self, Error> {
         let original = tenancy.reality(&active.manifest.output)?;
-        let done = progress(&original, name)?.unwrap_or_default();
+        let (done, _) = progress(&original, name)?;
         let mut legs = Vec::new();
         for WasmLeg { sequence, digest } in &done.legs {
             let version = versions.iter().find(|one| *digest == one.digest[..]);
@@ -147,7 +151,7 @@ impl Run {
         };
         let input = tenancy.reality(&version.manifest.input)?;
         let from = Sequence::at_least_first(version.given.from);
-        let progress = progress(&output, name)?.unwrap_or_default();
+        let (progress, stands_at) = progress(&output, name)?;
         check_input(&progress, &version.manifest.input)?;
         let at = Sequence::at_least_first(progress.sequence).next();
         let at = if progress.sequence == 0 { from } else { at };
@@ -158,6 +162,7 @@ impl Run {
             input,
             output,
             progress,
+            stands_at,
             reader: None,
         })
     }
@@ -234,7 +239,13 @@ impl Run {
                 key: self.name.clone(),
                 ..OwnRecord::default()
             });
-            self.output.store(batch.records, None)?;
+            // Whoever else does the same work has got there first.
+            let expected = Expected {
+                topic: format!("{TOPIC_PREFIX}{}", self.name),
+                last: self.stands_at,
+            };
+            let stored = self.output.store(batch.records, Some(&expected))?;
+            self.stands_at = stored.last.get();
             self.progress = progress;
         }
         self.at = at;

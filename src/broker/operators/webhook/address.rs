@@ -69,8 +69,8 @@ impl Guard {
     pub(super) fn new<'a>(networks: impl Iterator<Item = &'a str>) -> Result<Self, NoNetwork> {
         let parse = |text: &str| {
             let network = text.parse::<IpNet>();
-            let network = network.or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-            network.map_err(|_| NoNetwork { text: text.into() })
+            let network = network.or_else(|_no_network| text.parse::<IpAddr>().map(IpNet::from));
+            network.map_err(|_neither| NoNetwork { text: text.into() })
         };
         let allowed = networks.map(parse).collect::<Result<_, _>>()?;
         Ok(Self { allowed })

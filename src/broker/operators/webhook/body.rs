@@ -113,7 +113,7 @@ pub(super) fn letter<'a>(
 fn insert(headers: &mut HeaderMap, name: &'static str, value: &str) {
     // An id of a producer's own can hold what a header cannot.
     let value = HeaderValue::from_str(value);
-    let value = value.unwrap_or_else(|_| HeaderValue::from_static("unprintable"));
+    let value = value.unwrap_or_else(|_no_value| HeaderValue::from_static("unprintable"));
     headers.insert(HeaderName::from_static(name), value);
 }
 

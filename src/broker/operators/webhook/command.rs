@@ -4,7 +4,6 @@
 //! once, to whoever made or changed it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hyper::header::{HeaderName, HeaderValue};
@@ -242,6 +241,14 @@ fn time(ms: u64) -> String {
     at.unwrap_or_default().to_string()
 }
 
+/// Seconds, with a fraction only where there is one.
+fn seconds(ms: u64) -> Json {
+    match (ms % 1_000, u32::try_from(ms)) {
+        (1.., Ok(ms)) => (f64::from(ms) / 1_000.0).into(),
+        _ => (ms / 1_000).into(),
+    }
+}
+
 fn time_of(at: Micros) -> String {
     time(at.as_millis())
 }
@@ -270,7 +277,7 @@ fn find<'h>(call: &Call<'_>, hooks: &'h Hooks) -> Result<&'h Rule, Error> {
         let asked: String = asked.chars().take(64).collect();
         let text =
             format!("you have no webhook {asked:?}; op.webhook.list shows those that you have");
-        Refused::new(ErrorCode::NotFound, "arguments.rule_id", text)
+        Refused::because(ErrorCode::NotFound, "arguments.rule_id", text)
     })
 }
 
@@ -321,7 +328,7 @@ fn described(rule: &Rule) -> Map<String, Json> {
         "owner": rule.owner,
         "format": rule.format.as_str(),
         "headers": names,
-        "timeout_seconds": rule.timeout_ms / 1_000,
+        "timeout_seconds": seconds(rule.timeout_ms),
         "ordered_by_key": rule.ordered_by_key,
         "max_attempts": rule.attempts_max,
         "on_exhausted": rule.on_exhausted.as_str(),
@@ -442,7 +449,11 @@ fn register(call: &Call<'_>) -> Result<Value, Error> {
     let filter = filter(call)?;
     if !call.caller.may_subscribe(&filter) {
         let text = format!("this token may not subscribe to all that {filter} matches; name less");
-        return Err(Refused::new(ErrorCode::Forbidden, "arguments.topic", text));
+        return Err(Refused::because(
+            ErrorCode::Forbidden,
+            "arguments.topic",
+            text,
+        ));
     }
     let reality = call.reality()?;
     let secret = secret(call)?;
@@ -497,7 +508,7 @@ fn register(call: &Call<'_>) -> Result<Value, Error> {
         if hooks.rules.len() >= most {
             let text =
                 format!("the tenant has {most} webhooks, which is the limit; remove one first");
-            return Err(Refused::new(ErrorCode::TooLarge, "", text));
+            return Err(Refused::because(ErrorCode::TooLarge, "", text));
         }
         let mut owned = hooks
             .rules
@@ -730,7 +741,7 @@ fn redeliver_letter(call: &Call<'_>, id: &str) -> Result<Value, Error> {
     let sequence = found.ok_or_else(|| {
         let topic = letter::topic(&consumer(&rule.id));
         let text = format!("there is no such dead letter on {topic}");
-        Refused::new(ErrorCode::NotFound, "arguments.letter", text)
+        Refused::because(ErrorCode::NotFound, "arguments.letter", text)
     })?;
     call.tenancy.ledger::<Hooks>().change(|hooks| {
         let rule = find(call, hooks)?;
@@ -741,7 +752,7 @@ fn redeliver_letter(call: &Call<'_>, id: &str) -> Result<Value, Error> {
         if position.again.len() >= AGAIN_MAX {
             let text =
                 format!("{AGAIN_MAX} records are to be sent once more already; wait for them");
-            return Err(Refused::new(ErrorCode::RateLimited, "", text));
+            return Err(Refused::because(ErrorCode::RateLimited, "", text));
         }
         position.again.push(sequence);
         Ok(((), vec![reached(&rule.id, &position)]))

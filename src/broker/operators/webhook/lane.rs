@@ -165,7 +165,7 @@ impl Lane {
         let desk = office.broker.webhooks();
         let settings = desk.settings();
         let broken = |what: String| super::Refused::conflict("rule", what);
-        let poster = desk.poster().map_err(|error| broken(error))?;
+        let poster = desk.poster().map_err(&broken)?;
         let target = Target::parse(&rule.url, &settings.rules);
         let target = target.map_err(|unfit| broken(format!("its url: {unfit}")))?;
         let name = RealityName::new(&rule.reality);
@@ -354,9 +354,10 @@ impl Lane {
 
     /// Begins what can be begun; when there is more to begin, if that is known.
     fn launch(&mut self) -> Option<Micros> {
-        let most = match self.rule().ordered_by_key {
-            true => self.desk().settings().endpoint_requests_max,
-            false => 1,
+        let most = if self.rule().ordered_by_key {
+            self.desk().settings().endpoint_requests_max
+        } else {
+            1
         };
         let now = self.now();
         if now < self.throttled_until {
@@ -417,113 +418,115 @@ impl Lane {
         &mut self,
         ended: Result<Ended, tokio::task::JoinError>,
     ) -> Result<bool, Error> {
-        let Ok(ended) = ended else {
+        let Ok(mut ended) = ended else {
             // A bug; the lane begins again from what is stored.
             return Err(Error::Internal);
         };
-        let now = self.now();
-        let sequence = ended.sequence.get();
-        self.kept.extend(ended.kept);
-        let number = match (&self.extra, ended.is_extra) {
-            (Some(extra), true) => extra.attempts + 1,
-            _ => {
-                self.troubles
-                    .get(&sequence)
-                    .map_or(0, |trouble| trouble.attempts)
-                    + 1
-            }
-        };
+        self.kept.extend(ended.kept.take());
         let status = ended.result.as_ref().ok().map(|answer| answer.status);
         let taken = status.is_some_and(|status| status.is_success());
-        let error = match &ended.result {
-            Ok(answer) if taken => String::new(),
-            Ok(answer) => format!("it was answered with {}", answer.status),
-            Err(failed) => failed.to_string(),
-        };
-        let asked = ended.result.as_ref().ok();
-        let asked = asked.and_then(|answer| answer.retry_after.as_deref());
-        let asked = asked.and_then(|text| retry::asked(text, now));
-        let wait = self
-            .desk()
-            .settings()
-            .schedule
-            .wait(number, asked, retry::chance());
-        let next_at = now
-            .0
-            .saturating_add(u64::try_from(wait.as_micros()).unwrap_or(u64::MAX));
+        let number = self.attempts_of(&ended) + 1;
+        let next_at = self.next_attempt(&ended, number);
         let is_last = number >= self.rule().attempts_max;
-        self.desk().count(taken);
-        {
-            let mut account = lock(&self.account);
-            let counter = if taken {
-                &mut account.delivered
-            } else {
-                &mut account.failed
-            };
-            *counter += 1;
-            account.note(Attempt {
-                at: ended.at,
-                sequence,
-                id: ended.id,
-                number,
-                status: status.map(|status| status.as_u16()),
-                took_ms: u64::try_from(ended.took.as_millis()).unwrap_or(u64::MAX),
-                error: error.clone(),
-                excerpt: ended
-                    .result
-                    .map(|answer| answer.excerpt)
-                    .unwrap_or_default(),
-                next_at: (!taken && !is_last).then_some(Micros(next_at)),
-            });
-        }
+        let said = said(&ended.result);
+        self.account_for(&ended, number, (!taken && !is_last).then_some(next_at));
         if taken {
             self.breaker.succeeded();
             if ended.is_extra {
-                self.finish_extra(sequence).await?;
+                self.finish_extra(ended.sequence.get()).await?;
             } else {
                 self.done(ended.sequence);
             }
             return Ok(false);
         }
-        self.breaker.failed(now);
+        self.breaker.failed(self.now());
         if status == Some(StatusCode::GONE) {
+            self.back(ended.sequence, ended.is_extra);
             let because = "its receiver answers 410 Gone: it wants no more";
-            self.back(ended.sequence, ended.is_extra, now);
             self.disable(because.to_owned()).await?;
             return Ok(true);
         }
         if matches!(status.map(|status| status.as_u16()), Some(429 | 502..=504)) {
             // It is overwhelmed: nothing at all is sent meanwhile.
-            self.throttled_until = Micros(next_at);
+            self.throttled_until = next_at;
         }
         if ended.is_extra {
             if is_last {
-                self.finish_extra(sequence).await?;
+                self.finish_extra(ended.sequence.get()).await?;
             } else if let Some(extra) = &mut self.extra {
                 extra.attempts = number;
-                extra.at = Micros(next_at);
+                extra.at = next_at;
                 extra.flying = false;
             }
             return Ok(false);
         }
-        let trouble = self.troubles.entry(sequence).or_insert_with(|| Trouble {
+        let sequence = ended.sequence.get();
+        let first_at = self.troubles.get(&sequence).map(|before| before.first_at);
+        let trouble = Trouble {
             sequence,
-            attempts: 0,
-            first_at: ended.at.0,
-            last_at: 0,
-            next_at: 0,
-            said: String::new(),
-        });
-        trouble.attempts = number;
-        trouble.last_at = ended.at.0;
-        trouble.next_at = next_at;
-        trouble.said = error;
+            attempts: number,
+            first_at: first_at.unwrap_or(ended.at.0),
+            last_at: ended.at.0,
+            next_at: next_at.0,
+            said,
+        };
+        self.troubles.insert(sequence, trouble);
         if is_last {
             return self.give_up(ended.sequence).await;
         }
-        self.window.again(ended.sequence, Micros(next_at));
+        self.window.again(ended.sequence, next_at);
         self.note_change();
         Ok(false)
+    }
+
+    /// Attempts of its event before this one.
+    fn attempts_of(&self, ended: &Ended) -> u64 {
+        match &self.extra {
+            Some(extra) if ended.is_extra => extra.attempts,
+            _ => {
+                let before = self.troubles.get(&ended.sequence.get());
+                before.map_or(0, |trouble| trouble.attempts)
+            }
+        }
+    }
+
+    /// When its event would be sent again, this having been the `number`th attempt.
+    fn next_attempt(&self, ended: &Ended, number: u64) -> Micros {
+        let now = self.now();
+        let answer = ended.result.as_ref().ok();
+        let asked = answer.and_then(|answer| answer.retry_after.as_deref());
+        let asked = asked.and_then(|text| retry::asked(text, now));
+        let schedule = &self.desk().settings().schedule;
+        let wait = schedule.wait(number, asked, retry::chance());
+        let wait_us = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
+        Micros(now.0.saturating_add(wait_us))
+    }
+
+    /// Has it known what came of an attempt.
+    fn account_for(&self, ended: &Ended, number: u64, next_at: Option<Micros>) {
+        let answer = ended.result.as_ref().ok();
+        let taken = answer.is_some_and(|answer| answer.status.is_success());
+        self.desk().count(taken);
+        let mut account = lock(&self.account);
+        let counter = if taken {
+            &mut account.delivered
+        } else {
+            &mut account.failed
+        };
+        *counter += 1;
+        account.note(Attempt {
+            at: ended.at,
+            sequence: ended.sequence.get(),
+            id: ended.id.clone(),
+            number,
+            status: answer.map(|answer| answer.status.as_u16()),
+            took_ms: u64::try_from(ended.took.as_millis()).unwrap_or(u64::MAX),
+            error: said(&ended.result),
+            excerpt: answer
+                .map(|answer| answer.excerpt.clone())
+                .unwrap_or_default(),
+            next_at,
+        });
     }
 
     fn done(&mut self, sequence: Sequence) {
@@ -532,10 +535,10 @@ impl Lane {
         self.note_change();
     }
 
-    fn back(&mut self, sequence: Sequence, is_extra: bool, now: Micros) {
+    fn back(&mut self, sequence: Sequence, is_extra: bool) {
         match &mut self.extra {
             Some(extra) if is_extra => extra.flying = false,
-            _ => self.window.again(sequence, now),
+            _ => self.window.again(sequence, Micros(0)),
         }
     }
 
@@ -640,11 +643,16 @@ impl Lane {
             .office
             .blocking(move |tenancy| {
                 tenancy.ledger::<Hooks>().change(|hooks| {
-                    let rule = hooks.rules.get(&id);
-                    let Some(rule) = rule.filter(|rule| rule.generation == position.generation)
-                    else {
+                    let Some(rule) = hooks.rules.get(&id) else {
                         return Ok((position, Vec::new()));
                     };
+                    if rule.generation != position.generation {
+                        // Another has begun; but what was sent once more need not be again.
+                        let mut other = hooks.position(rule);
+                        other.again.retain(|other| Some(*other) != extra);
+                        let event = extra.map(|_| reached(&id, &other));
+                        return Ok((position, event.into_iter().collect()));
+                    }
                     // Others may have been added meanwhile.
                     position.again = hooks.position(rule).again;
                     position.again.retain(|other| Some(*other) != extra);
@@ -726,6 +734,15 @@ pub(super) fn headers(of: &BTreeMap<String, String>) -> HeaderMap {
         Some((name, HeaderValue::from_str(value).ok()?))
     });
     parsed.collect()
+}
+
+/// What came of an attempt, where the event was not taken.
+fn said(result: &Result<Answer, Failed>) -> String {
+    match result {
+        Ok(answer) if answer.status.is_success() => String::new(),
+        Ok(answer) => format!("it was answered with {}", answer.status),
+        Err(failed) => failed.to_string(),
+    }
 }
 
 /// Waits until it is told to end, or whoever could tell is gone.

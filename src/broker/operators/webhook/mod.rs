@@ -57,7 +57,7 @@ pub struct Refused {
 }
 
 impl Refused {
-    fn new(code: ErrorCode, field: &str, text: impl Into<String>) -> Error {
+    fn because(code: ErrorCode, field: &str, text: impl Into<String>) -> Error {
         Error::Webhook(Box::new(Self {
             code,
             field: field.to_owned(),
@@ -68,7 +68,7 @@ impl Refused {
     /// An argument that cannot be taken as it is.
     fn invalid(argument: &str, text: impl std::fmt::Display) -> Error {
         let field = format!("arguments.{argument}");
-        Self::new(
+        Self::because(
             ErrorCode::ValidationError,
             &field,
             format!("{argument}: {text}"),
@@ -77,6 +77,6 @@ impl Refused {
 
     /// Something that is not as it would have to be.
     fn conflict(field: &str, text: impl Into<String>) -> Error {
-        Self::new(ErrorCode::ValidationError, field, text)
+        Self::because(ErrorCode::ValidationError, field, text)
     }
 }

@@ -150,10 +150,6 @@ impl Poster {
         })
     }
 
-    pub(super) const fn rules(&self) -> &Rules {
-        &self.rules
-    }
-
     /// Sends `letter` and waits for its answer, `timeout` in all. Takes the connection in `kept`
     /// if it still leads where it should, and leaves one there that can be used again.
     pub(super) async fn post(
@@ -257,7 +253,8 @@ fn of_file(
     let builder =
         WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
     let verifier = builder.build();
-    Ok(verifier.map_err(|error| NoTls::Unusable(error.to_string()))?)
+    let verifier = verifier.map_err(|error| NoTls::Unusable(error.to_string()))?;
+    Ok(verifier)
 }
 
 fn broken(error: &hyper::Error) -> Failed {
@@ -268,13 +265,14 @@ fn request(target: &Target, letter: &Letter) -> Result<Request<Full<Bytes>>, Fai
     let mut request = Request::new(Full::new(letter.body.clone()));
     *request.method_mut() = Method::POST;
     let path = target.path().parse();
-    *request.uri_mut() = path.map_err(|_| Failed::Broken("its path cannot be sent".to_owned()))?;
+    *request.uri_mut() =
+        path.map_err(|_no_path| Failed::Broken("its path cannot be sent".to_owned()))?;
     let headers = request.headers_mut();
     headers.extend(letter.headers.clone());
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(letter.content_type));
     headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
     let host = HeaderValue::from_str(target.authority());
-    let host = host.map_err(|_| Failed::Broken("its name cannot be sent".to_owned()))?;
+    let host = host.map_err(|_no_value| Failed::Broken("its name cannot be sent".to_owned()))?;
     headers.insert(HOST, host);
     Ok(request)
 }
@@ -409,7 +407,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(10);
 
     async fn post(poster: &Poster, url: &str, kept: &mut Option<Kept>) -> Result<Answer, Failed> {
-        let target = Target::parse(url, poster.rules()).unwrap();
+        let target = Target::parse(url, &poster.rules).unwrap();
         poster.post(&target, &letter(), LONG, kept).await
     }
 
@@ -496,7 +494,7 @@ mod tests {
         let (port, _) = serve(String::new()).await;
         let (poster, mut kept) = (poster(), None);
         let target = format!("http://127.0.0.1:{port}/");
-        let target = Target::parse(&target, poster.rules()).unwrap();
+        let target = Target::parse(&target, &poster.rules).unwrap();
         let short = Duration::from_millis(100);
         let failed = poster.post(&target, &letter(), short, &mut kept).await;
         assert!(matches!(failed, Err(Failed::Timeout)), "{failed:?}");

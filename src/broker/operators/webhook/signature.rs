@@ -41,7 +41,7 @@ impl Scheme {
 
 /// Why a text is no secret. Quotes nothing of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoSecret {
+pub(super) enum NoSecret {
     /// It begins otherwise.
     #[error(
         "it must begin with whsec_, or with whsk_ for an Ed25519 key; leave it out to have one made"
@@ -91,7 +91,7 @@ impl Secret {
     }
 
     pub(super) fn parse(text: &str) -> Result<Self, NoSecret> {
-        let decode = |rest: &str| BASE64.decode(rest).map_err(|_| NoSecret::Base64);
+        let decode = |rest: &str| BASE64.decode(rest).map_err(|_not_base64| NoSecret::Base64);
         let key = if let Some(rest) = text.strip_prefix(SHARED) {
             let bytes = decode(rest)?;
             if !SHARED_BYTES.contains(&bytes.len()) {
@@ -102,7 +102,7 @@ impl Secret {
             let bytes = decode(rest)?;
             let (seed, public) = bytes.split_at_checked(SEED_BYTES).ok_or(NoSecret::Length)?;
             let pair = Ed25519KeyPair::from_seed_unchecked(seed);
-            let pair = pair.map_err(|_: ring::error::KeyRejected| NoSecret::Length)?;
+            let pair = pair.map_err(|_rejected: ring::error::KeyRejected| NoSecret::Length)?;
             match public.len() {
                 0 => {}
                 SEED_BYTES if public == pair.public_key().as_ref() => {}

@@ -47,7 +47,7 @@ pub(super) struct Rules {
 
 /// Why a URL cannot be used. Quotes nothing of it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unfit {
+pub(super) enum Unfit {
     /// It is none.
     #[error("it is no URL: {0}")]
     NoUrl(String),
