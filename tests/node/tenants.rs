@@ -169,6 +169,10 @@ fn guess(command: &str, argument: &Argument) -> Option<value::Kind> {
             | "causal_parent" | "traceparent" | "selection" | "why",
             Kind::Text,
         ) => text(NAME),
+        ("consumer" | "id" | "topic" | "reason_contains", Kind::Text) => text(NAME),
+        ("after", Kind::Text) => text("1"),
+        ("newer_than", Kind::Text) => text("2000-01-01T00:00:00Z"),
+        ("older_than", Kind::Text) => text("2100-01-01T00:00:00Z"),
         ("payload", Kind::Object) => text("{}"),
         ("file", Kind::Text) => text("../../acme/main/00000000000000000001.log"),
         _ => return guess_edge(command, argument),
@@ -247,7 +251,7 @@ fn guess_edge(command: &str, argument: &Argument) -> Option<value::Kind> {
         (_, Kind::Texts) => texts(PATTERN),
         (_, Kind::Boolean) => value::Kind::Boolean(true),
         (_, Kind::Integer) => value::Kind::Unsigned(1),
-        (_, Kind::Text | Kind::Object) => return None,
+        (_, Kind::Text | Kind::Object | Kind::Number | Kind::Any) => return None,
     };
     Some(guess)
 }
