@@ -93,7 +93,13 @@ fn reset(call: &Call<'_>) -> Result<Value, Error> {
         });
     };
     let (to, dry) = (rewind::target(call, &reality)?, rewind::is_dry(call));
-    let account = rewind::account(&reality, known.filter.as_deref().unwrap_or_default(), known.next(), to, dry)?;
+    let account = rewind::account(
+        &reality,
+        known.filter.as_deref().unwrap_or_default(),
+        known.next(),
+        to,
+        dry,
+    )?;
     if !dry {
         consumers.reset(reality.name(), consumer, to)?;
         tracing::info!(tenant = %call.tenancy.tenant(), reality = %reality.name(), consumer, %to, by = %call.caller.subject, "consumer reset");
