@@ -65,6 +65,12 @@ pub struct Metrics {
     pub realities_read_only: Gauge,
     /// Subscriptions that are open now.
     pub subscriptions: Gauge,
+    /// Members of groups.
+    pub group_members: Gauge,
+    /// Records that members of groups have.
+    pub group_in_flight: Gauge,
+    /// Records that groups have read ahead and that are not done.
+    pub group_open: Gauge,
     /// Sessions that are members of rooms.
     pub room_members: Gauge,
     /// Channels that have members.
@@ -190,6 +196,9 @@ impl Metrics {
             realities: Gauge::default(),
             realities_read_only: Gauge::default(),
             subscriptions: Gauge::default(),
+            group_members: Gauge::default(),
+            group_in_flight: Gauge::default(),
+            group_open: Gauge::default(),
             room_members: Gauge::default(),
             room_channels: Gauge::default(),
             flushes: Counter::default(),
@@ -314,6 +323,21 @@ impl Metrics {
 
     fn register_rooms(&mut self) {
         let r = &mut self.registry;
+        r.register(
+            "broker_group_members",
+            "Members of groups of competing consumers",
+            self.group_members.clone(),
+        );
+        r.register(
+            "broker_group_in_flight",
+            "Records that members of groups have and have not answered for",
+            self.group_in_flight.clone(),
+        );
+        r.register(
+            "broker_group_open",
+            "Records that groups have read and that are not done",
+            self.group_open.clone(),
+        );
         r.register(
             "room_members",
             "Sessions that are members of rooms",
