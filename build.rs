@@ -18,6 +18,7 @@ const FILES: &[&str] = &[
     "arqon/v1/record.proto",
     "arqon/v1/frames.proto",
     "arqon/v1/cursor.proto",
+    "arqon/v1/group.proto",
     "arqon/v1/letter.proto",
     "arqon/v1/backup.proto",
     "arqon/v1/edge.proto",

@@ -461,6 +461,17 @@ sections! {
         small_frames_per_second: u32 = 1_000, Bound::Within(1, 1_000_000);
         /// Named consumers of one tenant.
         consumers_max: usize = 10_000, Bound::Within(1, 1_000_000);
+        /// Members of one group of competing consumers.
+        group_members_max: usize = 1_000, Bound::Within(1, 100_000);
+        /// Records that the members of one group together may have at a time.
+        group_in_flight_max: u32 = 1_000, Bound::Within(1, 1_000_000);
+        /// Records that one group holds in memory besides: those that wait for others of their key, or
+        /// for their time. Beyond them it reads no further.
+        group_ahead_max: usize = 1_000, Bound::Within(1, 1_000_000);
+        /// Bytes of records that one group holds in memory; beyond them it reads no further.
+        group_bytes_max: usize = 16 << 20, Bound::Within(KIB, GIB);
+        /// Longest deadline, delay and back-off of a group.
+        group_wait_max_ms: u64 = 12 * 60 * 60 * 1_000, Bound::Within(1_000, 7 * 24 * 60 * 60 * 1_000);
         /// Producers of one reality whose own clocks are remembered; the longest idle is forgotten.
         producers_max: usize = 65_536, Bound::Within(64, 1 << 24);
         /// Connections that have not finished their handshake.

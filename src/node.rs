@@ -524,6 +524,13 @@ fn start_broker(
         tenant_bytes_max: (limits.tenant_bytes_max > 0).then_some(limits.tenant_bytes_max),
         tenant_topics_max: (limits.tenant_topics_max > 0).then_some(limits.tenant_topics_max),
         consumers_max: limits.consumers_max,
+        groups: broker::group::Bounds {
+            in_flight_max: limits.group_in_flight_max,
+            ahead_max: limits.group_ahead_max,
+            bytes_max: limits.group_bytes_max,
+            members_max: limits.group_members_max,
+            wait_max: Duration::from_millis(limits.group_wait_max_ms),
+        },
         producers_max: limits.producers_max,
         dedup_window: Duration::from_millis(config.dedup.window_ms),
         dedup_ids_max: config.dedup.ids_max,

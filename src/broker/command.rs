@@ -23,7 +23,7 @@ use super::reality::Reality;
 use super::register::Birth;
 use super::tenancy::Tenancy;
 use super::verb::{Argument, Arguments, Command, Effect, Kind};
-use super::{Broker, name};
+use super::{Broker, consumer, group, letter, name};
 use crate::log::{KeyId, Sequence};
 use crate::proto::v1::{Value, value};
 
@@ -47,8 +47,20 @@ const BACKUP: Argument = Argument {
 /// All commands that the broker carries out, its operators' included, in no order.
 pub fn all() -> impl Iterator<Item = &'static Command<Handler>> {
     let of_operators = OPERATORS.iter().flat_map(|operator| operator.commands);
-    COMMANDS.iter().chain(control::COMMANDS).chain(of_operators)
+    let parts = PARTS.iter().copied().flatten();
+    COMMANDS
+        .iter()
+        .chain(control::COMMANDS)
+        .chain(parts)
+        .chain(of_operators)
 }
+
+/// Those that stand with what they are about.
+const PARTS: &[&[Command<Handler>]] = &[
+    consumer::commands::COMMANDS,
+    group::commands::COMMANDS,
+    letter::commands::COMMANDS,
+];
 
 /// The broker's own commands, by name.
 pub const COMMANDS: &[Command<Handler>] = &[
@@ -114,14 +126,6 @@ pub const COMMANDS: &[Command<Handler>] = &[
         arguments: ask::ABOUT_TWO,
         doc: "Shows the chain of direct causes from one record to another.",
         handler: ask::path,
-    },
-    Command {
-        name: "consumer.list",
-        role: Role::User,
-        effect: Effect::Shows,
-        arguments: &[],
-        doc: "Lists the named consumers of the tenant and where each has got to.",
-        handler: consumer_list,
     },
     Command {
         name: "log.repair",
@@ -385,18 +389,32 @@ impl Call<'_> {
     }
 
     pub(super) fn reality(&self) -> Result<Arc<Reality>, Error> {
+        self.tenancy.reality(&self.of_reality()?)
+    }
+
+    /// The name of the reality that is meant, whether there is one or not.
+    pub(super) fn of_reality(&self) -> Result<RealityName, Error> {
         let text = self.arguments.text("reality").unwrap_or_default();
         let name = reality_name("arguments.reality", text)?;
         if name.is_system() && self.caller.role != Role::Admin {
             return Err(Error::RealityClosed { reality: name });
         }
-        self.tenancy.reality(&name)
+        Ok(name)
+    }
+
+    /// An argument that must be otherwise.
+    pub(super) fn wrong(&self, argument: &str, wanted: &'static str) -> Error {
+        Error::Argument {
+            command: self.command,
+            argument: argument.to_owned(),
+            fault: ArgumentFault::Kind { wanted },
+        }
     }
 }
 
 impl Call<'_> {
     /// A name that must be there: empty does not mean `main` where something is made or deleted.
-    fn required_name(
+    pub(super) fn required_name(
         &self,
         argument: &'static str,
         field: &'static str,
@@ -460,18 +478,6 @@ fn backup_end(call: &Call<'_>) -> Result<Value, Error> {
     let id = call.number("backup")?;
     call.broker.backups().end(call.tenancy.tenant(), id);
     Ok(fields([("backup", number(id))]))
-}
-
-fn consumer_list(call: &Call<'_>) -> Result<Value, Error> {
-    let items = call.tenancy.consumers().list();
-    Ok(list(items.into_iter().map(|one| {
-        fields([
-            ("reality", text(one.reality.as_str())),
-            ("consumer", text(&one.consumer)),
-            ("sequence", number(one.sequence.map_or(0, |at| at.get()))),
-            ("active", flag(one.active)),
-        ])
-    })))
 }
 
 fn log_status(call: &Call<'_>) -> Result<Value, Error> {
@@ -862,11 +868,11 @@ fn topics_list(call: &Call<'_>) -> Result<Value, Error> {
     })))
 }
 
-fn of(kind: value::Kind) -> Value {
+pub(super) fn of(kind: value::Kind) -> Value {
     Value { kind: Some(kind) }
 }
 
-fn text(text: &str) -> Value {
+pub(super) fn text(text: &str) -> Value {
     of(value::Kind::Text(text.to_owned()))
 }
 
@@ -874,11 +880,11 @@ pub(super) fn number(number: u64) -> Value {
     of(value::Kind::Unsigned(number))
 }
 
-fn flag(flag: bool) -> Value {
+pub(super) fn flag(flag: bool) -> Value {
     of(value::Kind::Boolean(flag))
 }
 
-fn list(items: impl Iterator<Item = Value>) -> Value {
+pub(super) fn list(items: impl Iterator<Item = Value>) -> Value {
     let items = items.collect();
     of(value::Kind::List(value::List { items }))
 }

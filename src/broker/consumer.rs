@@ -5,6 +5,9 @@
 //! disk, later ones replace each other and the last goes next. A named consumer has at most one
 //! subscription; a second is refused, and stays so until the first has ended.
 
+pub(super) mod administration;
+pub(super) mod commands;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -29,6 +32,9 @@ const SCHEMA: &str = "arqon.v1.ConsumerCursor";
 pub trait CursorSink: Send + Sync + Debug {
     /// The cursor of the subscription called `key` is on disk up to a sequence, or was not stored.
     fn moved(&self, key: u64, outcome: Result<Sequence, AppendError>);
+
+    /// The consumer of the subscription called `key` was paused and is no more.
+    fn resumed(&self, key: u64);
 }
 
 /// A consumer in a reality.
@@ -47,6 +53,12 @@ struct State {
     /// What it reads: the cursor of one filter says nothing about another, and whoever may see
     /// less must not move it for whoever may see more.
     filter: Option<Box<str>>,
+    /// Where it begins while nothing is done, if somebody has set that.
+    from: Option<Sequence>,
+    /// Nothing is delivered to it.
+    paused: bool,
+    /// Somebody is changing it who does not read: nothing else is stored meanwhile.
+    busy: bool,
 }
 
 impl State {
@@ -57,7 +69,8 @@ impl State {
 
     /// Nothing of it is worth remembering.
     fn is_blank(&self) -> bool {
-        self.holder.is_none() && self.reached().is_none()
+        let kept = self.reached().is_some() || self.from.is_some() || self.paused;
+        self.holder.is_none() && !kept && !self.busy
     }
 }
 
@@ -93,6 +106,19 @@ pub struct Summary {
     pub active: bool,
     /// What it reads, once that is known.
     pub filter: Option<String>,
+    /// Where it begins while nothing is done, if somebody has set that.
+    pub from: Option<Sequence>,
+    /// Nothing is delivered to it.
+    pub paused: bool,
+}
+
+impl Summary {
+    /// What it has not done yet begins here.
+    #[must_use]
+    pub fn next(&self) -> Sequence {
+        let from = self.from.unwrap_or(Sequence::FIRST);
+        self.sequence.map_or(from, Sequence::next)
+    }
 }
 
 impl Consumers {
@@ -121,12 +147,15 @@ impl Consumers {
             let Ok(reality) = RealityName::new(&cursor.reality) else {
                 continue;
             };
-            let Some(stored) = Sequence::new(cursor.sequence) else {
-                // It ended with its reality.
+            let (stored, from) = (Sequence::new(cursor.sequence), Sequence::new(cursor.from));
+            if stored.is_none() && from.is_none() && !cursor.paused {
+                // It ended, by itself or with its reality.
                 continue;
-            };
+            }
             let state = State {
-                stored: Some(stored),
+                stored,
+                from,
+                paused: cursor.paused,
                 filter: (!cursor.filter.is_empty()).then(|| cursor.filter.into()),
                 ..State::default()
             };
@@ -167,7 +196,7 @@ impl Consumers {
             return Err(Error::ConsumersFull { limit: self.limit });
         }
         let state = states.entry(name.clone()).or_default();
-        if state.holder.is_some() {
+        if state.holder.is_some() || state.busy {
             let consumer = consumer.to_owned();
             return Err(Error::ConsumerInUse { consumer });
         }
@@ -213,6 +242,8 @@ impl Consumers {
             sequence: state.stored,
             active: state.holder.is_some(),
             filter: state.filter.as_deref().map(str::to_owned),
+            from: state.from,
+            paused: state.paused,
         };
         sorted.into_iter().map(summary).collect()
     }
@@ -228,7 +259,7 @@ impl Consumers {
         let Some(state) = states.get_mut(name) else {
             return Ok(());
         };
-        if state.under_way.is_some() {
+        if state.under_way.is_some() || state.busy {
             return Ok(());
         }
         let Some(sequence) = state.wanted.take() else {
@@ -242,12 +273,12 @@ impl Consumers {
     /// Stores a position that is noted as under way; if the log refuses, it is so no more.
     fn store(self: &Arc<Self>, name: &Name, sequence: Sequence) -> Result<(), AppendError> {
         let _storing = self.storing.read().unwrap_or_else(PoisonError::into_inner);
-        let bound = match self.lock().get(name) {
-            Some(state) => state.filter.clone(),
+        let cursor = match self.lock().get(name) {
+            Some(state) => cursor_of(name, state, Some(sequence)),
             // Its reality has been deleted.
             None => return Ok(()),
         };
-        let record = self.record(name, sequence.get(), bound.unwrap_or_default());
+        let record = self.record(name, &cursor);
         let stored = Arc::new(Stored {
             consumers: Arc::clone(self),
             name: name.clone(),
@@ -260,13 +291,7 @@ impl Consumers {
         result
     }
 
-    fn record(&self, name: &Name, sequence: u64, filter: Box<str>) -> NewRecord {
-        let cursor = ConsumerCursor {
-            reality: name.0.as_str().into(),
-            consumer: name.1.to_string(),
-            sequence,
-            filter: filter.into(),
-        };
+    fn record(&self, name: &Name, cursor: &ConsumerCursor) -> NewRecord {
         let topic = format!("{TOPIC_PREFIX}{}.{}", name.0, name.1);
         let data = cursor.encode_to_vec().into();
         system::event(&self.system, topic, "consumer.cursor", SCHEMA, data)
@@ -282,8 +307,8 @@ impl Consumers {
             of_it.collect()
         };
         while let Some((name, state)) = ended.pop() {
-            // Sequence 0: nothing is done.
-            let record = self.record(&name, 0, Box::default());
+            // Nothing is done.
+            let record = self.record(&name, &cursor_of(&name, &State::default(), None));
             if let Err(error) = system::append_and_wait(&self.system, record) {
                 // Another attempt must find those that have not ended yet.
                 ended.push((name, state));
@@ -317,6 +342,21 @@ impl Consumers {
             states.remove(name);
         }
         holder
+    }
+}
+
+/// What is stored of a consumer that has done everything up to and including `sequence`.
+fn cursor_of(name: &Name, state: &State, sequence: Option<Sequence>) -> ConsumerCursor {
+    ConsumerCursor {
+        reality: name.0.as_str().into(),
+        consumer: name.1.to_string(),
+        sequence: sequence.map_or(0, Sequence::get),
+        filter: state.filter.as_deref().unwrap_or_default().into(),
+        paused: state.paused,
+        from: match sequence {
+            Some(_) => 0,
+            None => state.from.map_or(0, Sequence::get),
+        },
     }
 }
 
@@ -379,6 +419,17 @@ impl Lease {
         self.consumers.lock().get(&self.name)?.reached()
     }
 
+    /// Where it begins while nothing is done, if somebody has set that.
+    pub(super) fn from(&self) -> Option<Sequence> {
+        self.consumers.lock().get(&self.name)?.from
+    }
+
+    /// Whether nothing is to be delivered to it.
+    pub(super) fn is_paused(&self) -> bool {
+        let states = self.consumers.lock();
+        states.get(&self.name).is_some_and(|state| state.paused)
+    }
+
     /// Everything up to and including `sequence` is done. `true` if that is on disk already; else
     /// the sink hears of it. An earlier position than before changes nothing.
     ///
@@ -420,6 +471,10 @@ impl Drop for Lease {
             return;
         };
         state.holder = None;
+        if state.busy {
+            // Whoever is changing it sends what is wanted afterwards.
+            return;
+        }
         // Behind the one under way, if there is one, so that it goes before the log is closed: the
         // log keeps the order.
         let last = state.wanted.take();

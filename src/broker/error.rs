@@ -184,6 +184,86 @@ pub enum Error {
         /// The one asked for.
         asked: Filter,
     },
+    /// There is no such named consumer.
+    #[error(
+        "there is no consumer {consumer} in reality {reality}; `arqon consumers list` shows those that are there"
+    )]
+    NoSuchConsumer {
+        /// Where it was looked for.
+        reality: RealityName,
+        /// Its name.
+        consumer: String,
+    },
+    /// There is no such group.
+    #[error(
+        "there is no group {group} in reality {reality}; `arqon groups list` shows those that are there"
+    )]
+    NoSuchGroup {
+        /// Where it was looked for.
+        reality: RealityName,
+        /// Its name.
+        group: String,
+    },
+    /// The group has members.
+    #[error("group {group} has members; end their subscriptions first")]
+    GroupInUse {
+        /// Its name.
+        group: String,
+    },
+    /// The group has been deleted, or its reality.
+    #[error("group {group} has been ended; subscribe again to begin anew")]
+    GroupEnded {
+        /// Its name.
+        group: String,
+    },
+    /// The group works in another way.
+    #[error(
+        "{field} of the group is {bound}, not {asked}; leave it out, or change it for all with `arqon groups configure`"
+    )]
+    GroupOtherwise {
+        /// What is different.
+        field: &'static str,
+        /// As it is.
+        bound: u64,
+        /// As it was asked for.
+        asked: u64,
+    },
+    /// The node does not allow a group to work so.
+    #[error("{field} is {found}; this node allows {min} to {max}")]
+    GroupOption {
+        /// What is not allowed.
+        field: &'static str,
+        /// What was asked for.
+        found: u64,
+        /// The least that is allowed.
+        min: u64,
+        /// The most.
+        max: u64,
+    },
+    /// The group has no room for another member.
+    #[error("the group has {limit} members, which is the limit")]
+    MembersFull {
+        /// Most that it may have.
+        limit: usize,
+    },
+    /// An answer about a record that is not this member's.
+    #[error(
+        "record {sequence} is not leased to this member, or no longer: its deadline has passed, or it was answered for; nothing was changed"
+    )]
+    NotLeased {
+        /// Which record.
+        sequence: Sequence,
+    },
+    /// There is no such dead letter.
+    #[error(
+        "consumer {consumer} has no dead letter {id}; `arqon dlq list {consumer}` shows those that it has"
+    )]
+    NoSuchLetter {
+        /// Whose it would be.
+        consumer: String,
+        /// Its id.
+        id: String,
+    },
     /// The log that holds the cursors is damaged.
     #[error(
         "named consumers are not served, because the log that holds their cursors is damaged; subscribe without a consumer name meanwhile; {reason}; `logdump verify DIR/{tenant}/_system` shows all of it, DIR being the node's data directory"
@@ -553,10 +633,14 @@ impl Error {
             | Self::NotConfirmed { .. }
             | Self::TenantInUse { .. }
             | Self::ConsumerInUse { .. }
+            | Self::GroupInUse { .. }
+            | Self::GroupOtherwise { .. }
+            | Self::GroupOption { .. }
             | Self::NoOperator { .. }
             | Self::ReplayOfAnother { .. }
             | Self::ConsumerFilter { .. } => ErrorCode::ValidationError,
             Self::Refused(refused) => refused.code,
+            Self::NotLeased { .. } => ErrorCode::Stale,
             Self::Rejected(rejection) => rejection.fault.code(),
             Self::Room(error) => error.refused.code(),
             Self::Unmet(unmet) => unmet.code(),
@@ -566,6 +650,10 @@ impl Error {
             | Self::RealityDeleted { .. }
             | Self::NoSuchTenant { .. }
             | Self::NoSuchBackup { .. }
+            | Self::NoSuchConsumer { .. }
+            | Self::NoSuchGroup { .. }
+            | Self::GroupEnded { .. }
+            | Self::NoSuchLetter { .. }
             | Self::NoSuchOperator { .. }
             | Self::VersionForgotten { .. }
             | Self::NoSuchRecord { .. } => ErrorCode::NotFound,
@@ -573,6 +661,7 @@ impl Error {
             Self::TenantsFull { .. }
             | Self::RealitiesFull { .. }
             | Self::TenantBytesFull { .. }
+            | Self::MembersFull { .. }
             | Self::TopicsFull { .. }
             | Self::ConsumersFull { .. } => ErrorCode::TooLarge,
             Self::OutOfRange { .. } | Self::CursorBeyondEnd { .. } => ErrorCode::OffsetOutOfRange,
@@ -665,10 +754,20 @@ impl Error {
             Self::NoSuchTenant { .. } | Self::TenantInUse { .. } => "tenant".into(),
             Self::ConsumerInUse { .. }
             | Self::CursorBeyondEnd { .. }
+            | Self::NoSuchConsumer { .. }
             | Self::CursorsDamaged { .. } => "consumer".into(),
+            Self::NoSuchGroup { .. }
+            | Self::GroupInUse { .. }
+            | Self::GroupEnded { .. }
+            | Self::MembersFull { .. } => "group".into(),
+            Self::GroupOtherwise { field, .. } | Self::GroupOption { field, .. } => {
+                format!("group_options.{field}")
+            }
+            Self::NoSuchLetter { .. } => "arguments.id".into(),
             Self::SlowConsumer { .. } => "on_lag".into(),
             Self::ConsumerFilter { .. } => "filter".into(),
             Self::BeyondEnd { .. }
+            | Self::NotLeased { .. }
             | Self::OutOfRange { .. }
             | Self::NoSuchRecord { .. }
             | Self::RecordDamaged { .. }

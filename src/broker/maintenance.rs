@@ -19,7 +19,7 @@ use super::topic_rules::{self, BadPattern, TopicRule, TopicRules, facts};
 use crate::config::Config;
 use crate::log::{
     self, Compaction, CompactionReport, Compression, CompressionReport, Ended, Held, Holder, Log,
-    Micros, Retention, RetentionReport, Sequence, Throttle,
+    Micros, Retention, RetentionReport, Throttle,
 };
 
 /// Segments at the end of a log that are not compressed, because they are read most.
@@ -492,12 +492,19 @@ fn holders(tenancy: &Tenancy, reality: &Reality, hold_for: &[Filter]) -> Vec<Hol
         let named = |pattern: &Filter| pattern.matches(&consumer.consumer);
         consumer.reality == *reality.name() && hold_for.iter().any(named)
     });
-    holding
-        .map(|consumer| Holder {
-            name: consumer.consumer,
-            needs_from: consumer.sequence.map_or(Sequence::FIRST, Sequence::next),
-        })
-        .collect()
+    let consumers = holding.map(|consumer| Holder {
+        needs_from: consumer.next(),
+        name: consumer.consumer,
+    });
+    let groups = tenancy.groups().list().into_iter().filter(|group| {
+        let named = |pattern: &Filter| pattern.matches(&group.group);
+        group.reality == *reality.name() && hold_for.iter().any(named)
+    });
+    let groups = groups.map(|group| Holder {
+        name: group.group,
+        needs_from: group.floor,
+    });
+    consumers.chain(groups).collect()
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -26,6 +26,7 @@ mod expiry;
 pub mod fanout;
 pub mod filter;
 mod gate;
+pub mod group;
 pub mod history;
 pub mod journal;
 pub mod ledger;
@@ -42,6 +43,7 @@ mod register;
 mod removal;
 pub mod repair;
 pub mod replaying;
+mod rewind;
 pub mod room;
 pub mod rooms;
 mod roster;
@@ -72,6 +74,7 @@ pub use consumer::Consumers;
 pub use error::Error;
 pub use filter::{Filter, Traits};
 pub use gate::{Duplicate, Receipt, Unmet};
+pub use group::Groups;
 pub use name::{NameError, RealityName, Tenant, check_token};
 pub use own::{Expected, OwnRecord};
 pub use reality::{ReadOnly, Reality};
@@ -116,6 +119,8 @@ pub struct Options {
     pub tenant_topics_max: Option<u64>,
     /// Most named consumers of a tenant.
     pub consumers_max: usize,
+    /// What groups of competing consumers may do.
+    pub groups: group::Bounds,
     /// Most producers of a reality whose own clocks are remembered.
     pub producers_max: usize,
     /// For how long the ids that producers give are remembered.
@@ -149,6 +154,7 @@ impl Options {
             tenant_bytes_max: None,
             tenant_topics_max: None,
             consumers_max: 10_000,
+            groups: group::Bounds::default(),
             producers_max: 65_536,
             dedup_window: Duration::from_secs(600),
             dedup_ids_max: 1_000_000,
@@ -170,6 +176,12 @@ pub struct Totals {
     pub read_only: usize,
     /// Subscriptions.
     pub subscriptions: usize,
+    /// Members of groups.
+    pub group_members: usize,
+    /// Records that they have.
+    pub group_in_flight: usize,
+    /// Records that groups have read and that are not done.
+    pub group_open: usize,
     /// Flushes since the logs were opened.
     pub flushes: u64,
     /// Bytes of records and their framing.
@@ -205,8 +217,9 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Starts a broker with no tenant open, and three threads, which end with [`Broker::close`]:
-    /// one reopens logs after a failure, one closes what nobody uses, one keeps logs up.
+    /// Starts a broker with no tenant open, and four threads, which end with [`Broker::close`]:
+    /// one reopens logs after a failure, one closes what nobody uses, one keeps logs up, one looks
+    /// after groups.
     ///
     /// # Errors
     /// A thread cannot be started.
@@ -228,6 +241,7 @@ impl Broker {
             repairs: Repairs::default(),
             past: Past::default(),
             openings: openings::Openings::default(),
+            feeder: Arc::default(),
         });
         let upkeep = ArcSwap::from_pointee(options.maintenance.clone());
         let broker = Arc::new(Self {
@@ -260,6 +274,13 @@ impl Broker {
                 };
                 broker.close_idle(Instant::now());
                 broker.tenancies().iter().for_each(|one| one.measure());
+            }
+        })?;
+        broker.spawn("arqon-groups", |ground, _| {
+            while let Some(group) = ground.feeder.next() {
+                if let Some(group) = group.upgrade() {
+                    group.serve();
+                }
             }
         })?;
         broker.finish_unfinished();
@@ -412,6 +433,7 @@ impl Broker {
         let allowance = Allowance {
             realities_max: self.options.realities_max,
             consumers_max: self.options.consumers_max,
+            groups: self.options.groups,
             rooms: self.options.rooms,
             bytes_max: self.options.tenant_bytes_max,
             topics_max: self.options.tenant_topics_max,
@@ -560,6 +582,9 @@ impl Broker {
             totals.waiting_bytes += status.waiting_bytes;
             totals.damaged_reads += reality.encounters().reads();
         }
+        for tenancy in self.tenancies() {
+            tenancy.groups().add_to(&mut totals);
+        }
         totals
     }
 
@@ -635,6 +660,7 @@ impl Broker {
     /// Flushes and closes all logs and ends the threads. Nothing is opened afterwards. Blocks.
     pub fn close(&self) {
         self.ground.repairs.close();
+        self.ground.feeder.close();
         self.maintenance.stop();
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));

@@ -19,6 +19,7 @@ use super::expiry::Expiry;
 use super::fanout::{Fanout, Subscriber, Visibility, Wanted};
 use super::filter::Filter;
 use super::gate::{Claims, Memory, Reach};
+use super::group::feeder::Feeder;
 use super::ledger::Cache;
 use super::name::{RealityName, Tenant};
 use super::openings::Openings;
@@ -51,6 +52,7 @@ pub(super) struct Ground {
     pub(super) repairs: Repairs,
     pub(super) past: Past,
     pub(super) openings: Openings,
+    pub(super) feeder: Arc<Feeder>,
     pub(super) cache: Option<Cache>,
     pub(super) settings: Settings,
 }

@@ -56,6 +56,7 @@ impl Tenancy {
     /// Goes on with a deletion that has begun.
     pub(super) fn finish_deletion(&self, name: &RealityName, note: &str) -> Result<(), Error> {
         self.consumers().forget(name)?;
+        self.groups().forget(name)?;
         register::note_death(self.system(), name, note)?;
         let storage = &self.ground().environment.storage;
         removal::finish(&**storage, &self.directory_of(name))?;

@@ -6,6 +6,7 @@
 
 use prost::Message as _;
 
+use super::accept::{Fault, Rejection};
 use super::error::Error;
 use super::history::{Check, Part, Window};
 use super::own::{Expected, OwnRecord, Piece};
@@ -102,8 +103,11 @@ impl Reality {
                 continue;
             }
             if !may(view.topic) {
-                let filter = window.filter.clone();
-                return Err(Error::TopicsHidden { filter });
+                return Err(Error::Rejected(Rejection {
+                    index: None,
+                    field: "topic",
+                    fault: Fault::Forbidden,
+                }));
             }
             progress.records += 1;
             records.push(Piece::Encoded(NewRecord {

@@ -3,6 +3,7 @@
 mod audit;
 mod forks;
 mod gate;
+mod groups;
 mod idle;
 mod lag;
 
@@ -158,6 +159,8 @@ impl CursorSink for Ear {
     fn moved(&self, _key: u64, outcome: Result<Sequence, AppendError>) {
         self.moved.lock().unwrap().send(outcome).unwrap_or_default();
     }
+
+    fn resumed(&self, _key: u64) {}
 }
 
 struct Node {

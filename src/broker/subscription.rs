@@ -231,6 +231,8 @@ impl Subscription {
         let bounds = reality.bounds();
         let end = visible_end(bounds, visibility);
         let resumed = lease.as_ref().and_then(Lease::cursor);
+        let from = lease.as_ref().and_then(Lease::from);
+        let set = resumed.is_none() && from.is_some();
         let next = match resumed {
             // Going on from the end would pass over what is written there now.
             Some(done) if done >= bounds.durable_end => {
@@ -240,7 +242,10 @@ impl Subscription {
                 });
             }
             Some(done) => done.next().max(bounds.first),
-            None => first_wanted(reality, start, bounds, end)?,
+            None => match from {
+                Some(set) => set.max(bounds.first),
+                None => first_wanted(reality, start, bounds, end)?,
+            },
         };
         let at_end = stop.at_end.then_some(end);
         let by_sequence = stop.sequence.map(Sequence::next);
@@ -273,7 +278,7 @@ impl Subscription {
         let started = Started {
             next,
             bounds,
-            resumed: resumed.is_some(),
+            resumed: resumed.is_some() || set,
         };
         Ok((subscription, started))
     }
@@ -394,6 +399,16 @@ impl Subscription {
                 next: self.next,
                 end_of_log: false,
                 then: Then::Failed(deleted),
+            };
+        }
+        if self.lease.as_ref().is_some_and(Lease::is_paused) {
+            // Its holder is told when it goes on.
+            return Filled {
+                records: 0,
+                lost: None,
+                next: self.next,
+                end_of_log: false,
+                then: Then::Wait,
             };
         }
         match self.look_at_lag() {
@@ -725,6 +740,13 @@ fn visible_end(bounds: Bounds, visibility: Visibility) -> Sequence {
         Visibility::Durable => bounds.durable_end,
         Visibility::WrittenToo => bounds.written_end,
     }
+}
+
+/// The first record that whoever starts there wants of what is on disk. Blocks on the disk if the
+/// start is a time.
+pub(super) fn first_of(reality: &Reality, start: Start) -> Result<Sequence, Error> {
+    let bounds = reality.bounds();
+    first_wanted(reality, start, bounds, bounds.durable_end)
 }
 
 fn first_wanted(

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use super::audit::Audit;
 use super::consumer::Consumers;
 use super::error::Error;
+use super::group::{self, Groups};
 use super::ledger::{Cache, Ledgers};
 use super::name::{RealityName, Tenant};
 use super::operators::sam::Sam;
@@ -37,6 +38,7 @@ pub struct Tenancy {
     directory: PathBuf,
     system: Arc<Reality>,
     consumers: Arc<Consumers>,
+    groups: Arc<Groups>,
     audit: Audit,
     ledgers: Ledgers,
     rooms: Arc<Rooms>,
@@ -46,13 +48,15 @@ pub struct Tenancy {
     open: Roster<RealityName, Reality>,
     /// Held while a reality is created or deleted, so that there are never too many.
     creating: Mutex<()>,
+    /// Held while dead letters are dealt with, so that each is settled once.
+    dealing: Mutex<()>,
     bytes: Arc<TenantBytes>,
     bytes_of: Mutex<HashMap<RealityName, Arc<RealityBytes>>>,
     realities_max: usize,
 }
 
-/// Holders of the system reality when nobody uses the tenancy: itself, and its consumers.
-const SYSTEM_HOLDERS: usize = 2;
+/// Holders of the system reality when nobody uses the tenancy: itself, its consumers and its groups.
+const SYSTEM_HOLDERS: usize = 3;
 
 /// What a tenant may use up.
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +64,7 @@ pub(super) struct Allowance {
     pub(super) realities_max: usize,
     pub(super) rooms: rooms::Limits,
     pub(super) consumers_max: usize,
+    pub(super) groups: group::Bounds,
     pub(super) bytes_max: Option<u64>,
     pub(super) topics_max: Option<u64>,
 }
@@ -81,6 +86,8 @@ impl Tenancy {
         let system_directory = directory.join(name.as_str());
         let (system, loss) = Reality::open(ground, tenant, &name, system_directory, of_system)?;
         let consumers = Consumers::fold(&system, allowance.consumers_max)?;
+        let (feeder, limit) = (&ground.feeder, allowance.consumers_max);
+        let groups = Groups::fold(&system, feeder, allowance.groups, limit)?;
         let mut there = Register::fold(&system).there;
         let stored = stored_in(ground, &directory);
         let bytes_of = bytes_of(ground, &directory, &stored, &bytes);
@@ -97,12 +104,14 @@ impl Tenancy {
             open: Roster::default(),
             system,
             consumers,
+            groups,
             audit: Audit::default(),
             ledgers: Ledgers::default(),
             rooms: Rooms::new(allowance.rooms),
             sam: Sam::new(ground.environment.clock.now()),
             there: Mutex::new(there),
             creating: Mutex::new(()),
+            dealing: Mutex::new(()),
             bytes,
             bytes_of: Mutex::new(bytes_of),
             realities_max: allowance.realities_max,
@@ -124,6 +133,12 @@ impl Tenancy {
     #[must_use]
     pub const fn consumers(&self) -> &Arc<Consumers> {
         &self.consumers
+    }
+
+    /// Its groups of competing consumers.
+    #[must_use]
+    pub const fn groups(&self) -> &Arc<Groups> {
+        &self.groups
     }
 
     /// Its rooms, and who is in them.
@@ -310,6 +325,10 @@ impl Tenancy {
         self.lock().insert(name.clone(), birth);
         self.list(&reality);
         Ok(reality)
+    }
+
+    pub(super) fn dealing(&self) -> MutexGuard<'_, ()> {
+        self.dealing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn creating(&self) -> MutexGuard<'_, ()> {
@@ -499,6 +518,7 @@ impl Tenancy {
     /// subscriptions and leases, which hold realities and consumers.
     pub(super) fn is_at_rest(&mut self) -> bool {
         let unused = Arc::get_mut(&mut self.consumers).is_some()
+            && Arc::get_mut(&mut self.groups).is_some()
             && Arc::strong_count(&self.system) == SYSTEM_HOLDERS
             && self.open.is_at_rest(|reality| reality.is_healthy());
         // The count alone orders nothing: whatever the last holder did comes before what follows.

@@ -3,15 +3,17 @@
 //!
 //! Rules stand in the order in which they were given; the first whose pattern matches a topic
 //! decides for it. The broker's own topics have rules of their own: cursors of consumers
-//! (`sys.consumer.`) and positions of operators (`sys.position.`) are compacted, each topic being one key; the others stay whole, because state is
-//! folded from them, but for statements (`sys.log`) and audits (`sys.audit`), which can be given
-//! limits by a rule that names them. On the topics of operators (`op.`) only rules hold whose pattern
+//! (`sys.consumer.`), states of groups (`sys.group.`) and positions of operators (`sys.position.`)
+//! are compacted, each topic being one key; the others stay whole, because state is folded from them,
+//! but for statements (`sys.log`) and audits (`sys.audit`), which can be given limits by a rule that
+//! names them. On the topics of operators (`op.`) only rules hold whose pattern
 //! begins with that token: keys (`op.store.`) are compacted where none does, and where jobs and
 //! waiting messages stand (`op.cron.`, `op.later.`) always.
 
 use super::consumer;
 use super::control;
 use super::filter::Filter;
+use super::group;
 use super::name::{self, NameError};
 use super::operators::{cron, delayed, store, wasm};
 use super::replaying;
@@ -151,7 +153,7 @@ impl TopicRules {
     /// How `topic` is compacted, if it is.
     #[must_use]
     pub fn compaction(&self, topic: &str) -> Option<KeyRule> {
-        if topic.starts_with(consumer::TOPIC_PREFIX) || topic.starts_with(POSITIONS) {
+        if is_state(topic) {
             return Some(KeyRule {
                 tombstone_grace_micros: 0,
             });
@@ -179,6 +181,13 @@ impl TopicRules {
             }),
         }
     }
+}
+
+/// Whether the last record of `topic` is all that counts of it.
+fn is_state(topic: &str) -> bool {
+    topic.starts_with(consumer::TOPIC_PREFIX)
+        || topic.starts_with(group::TOPIC_PREFIX)
+        || topic.starts_with(POSITIONS)
 }
 
 /// Where operators keep how far they have got, each topic one key.
@@ -302,13 +311,15 @@ mod tests {
         assert_eq!(TopicRules::default().limits("sys.audit"), Limits::default());
     }
 
-    // LOG-11, BRK-03: cursors are compacted whatever the settings say; statements and audits never.
+    // LOG-11, BRK-03, BRK-04: cursors are compacted whatever the settings say; statements and audits never.
     #[test]
     fn the_brokers_own_topics_have_their_own_rules() {
         let all = [">", "sys.>", "sys.consumer.>"].map(|pattern| rule(pattern, 3, true));
         for rules in [TopicRules::default(), TopicRules::new(all.into())] {
             assert!(rules.compaction("sys.consumer.main.c").is_some());
             assert_eq!(rules.limits("sys.consumer.main.c"), Limits::default());
+            assert!(rules.compaction("sys.group.main.g").is_some());
+            assert_eq!(rules.limits("sys.group.main.g"), Limits::default());
             assert_eq!(rules.limits("sys.reality.fork"), Limits::default());
             for topic in ["sys.log", "sys.audit", "sys.reality.fork"] {
                 assert!(rules.compaction(topic).is_none(), "{topic}");

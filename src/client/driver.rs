@@ -63,6 +63,8 @@ pub(super) enum Request {
         sequence: u64,
     },
     Unsubscribe(u64),
+    /// Send a frame that needs no answer, on this connection or not at all.
+    Tell(Ask),
     /// Hand the tasks of an operator, by group and instance, to this end of a channel.
     Operator {
         name: (String, String),
@@ -126,6 +128,10 @@ impl Entry {
         (entry, receiver)
     }
 
+    fn is_of_group(&self) -> bool {
+        !self.subscribe.group.is_empty()
+    }
+
     /// What may now be granted on top, so that the window is open as far as it can be.
     fn grant(&mut self) -> Cost {
         let consumed = self.consumed.total();
@@ -144,6 +150,10 @@ impl Entry {
 
     /// The request that continues the subscription on a new connection.
     fn resume(&mut self) -> v1::Subscribe {
+        if self.is_of_group() {
+            // What was leased over the old connection is others' now; the group knows where it is.
+            return self.subscribe.clone();
+        }
         // What was granted and not sent died with the old connection.
         self.granted = self.delivered;
         let credit = self.grant();
@@ -397,6 +407,7 @@ impl Driver {
                     Ask::Ack(v1::Ack {
                         subscription,
                         sequence,
+                        attempt: 0,
                     }),
                 )
             }
@@ -410,6 +421,7 @@ impl Driver {
                     Ask::Unsubscribe(v1::Unsubscribe { subscription }),
                 )
             }
+            Request::Tell(body) => self.send(socket, 0, body),
             Request::Operator { name, tasks } => {
                 // One that is at work keeps its tasks: the node will refuse a second of its name.
                 self.operators.retain(|_, tasks| !tasks.is_closed());
@@ -537,6 +549,7 @@ impl Driver {
             | Answer::Deliver(_)
             | Answer::CommandResult(_)
             | Answer::Pong(_)
+            | Answer::Extended(_)
             | Answer::Joined(_)
             | Answer::TaskTaken(_)
             | Answer::TaskExtended(_)
@@ -613,6 +626,14 @@ impl Driver {
         let Some(entry) = self.subscriptions.get_mut(&number) else {
             return Ok(());
         };
+        if entry.is_of_group() {
+            if entry.deliveries.try_send(Ok(delivery)).is_err() {
+                // It has been given more over several connections than it takes: what it does not
+                // answer for is given to others.
+                tracing::warn!(number, "records of a group are not taken in time");
+            }
+            return Ok(());
+        }
         let cost = delivery.cost();
         entry.delivered.records += cost.records;
         entry.delivered.bytes += cost.bytes;
@@ -653,6 +674,7 @@ impl Driver {
                 frames.push(Ask::Ack(v1::Ack {
                     subscription: *number,
                     sequence: entry.acked,
+                    attempt: 0,
                 }));
             }
         }

@@ -38,6 +38,7 @@ mod batch;
 mod connect;
 mod driver;
 mod error;
+mod once;
 mod operator;
 mod subscription;
 #[cfg(test)]
@@ -61,6 +62,7 @@ use crate::proto::v1::{self, ClientFrame};
 pub use batch::{Batch, Outgoing, now_micros};
 pub use connect::{ConnectOptions, Reconnect};
 pub use error::{Error, Outcome};
+pub use once::{Ledger, Stopped};
 pub use operator::{Job, Operator, OperatorOptions, Refusal, Yield};
 pub use subscription::{Delivery, OnLag, Start, SubscribeOptions, Subscription, Visibility};
 pub use tls::{Tls, TlsProblem};
@@ -289,6 +291,7 @@ impl Client {
             records: subscribe.credit_records,
             bytes: subscribe.credit_bytes,
         };
+        let of_group = !subscribe.group.is_empty();
         let consumed = Arc::new(Consumed::default());
         let (entry, deliveries) = Entry::new(subscribe, Arc::clone(&consumed));
         let (reply, answer) = oneshot::channel();
@@ -306,6 +309,7 @@ impl Client {
                 deliveries,
                 consumed,
                 window,
+                of_group,
             )),
             _ => Err(Error::unexpected("a Subscribed")),
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use prost::encoding::encoded_len_varint;
@@ -63,6 +64,8 @@ pub struct SubscribeOptions {
     pub consumer: String,
     /// Competing consumers; empty: none.
     pub group: String,
+    /// How the group works, as far as this member says; what is 0 is as the group has it.
+    pub group_options: v1::GroupOptions,
     /// Last sequence to deliver; 0: none.
     pub stop_sequence: u64,
     /// Last append time to deliver, in microseconds since the Unix epoch; 0: none.
@@ -77,13 +80,26 @@ pub struct SubscribeOptions {
     pub spectral: Option<v1::SpectralRange>,
     /// What happens when it is too far behind; with a named consumer only the default is allowed.
     pub on_lag: OnLag,
-    /// Records that may be under way or waiting here.
+    /// Records that may be under way or waiting here. For a member of a group: that it may have
+    /// and has not answered for.
     pub window_records: u64,
-    /// Bytes that may be under way or waiting here.
+    /// Bytes, likewise.
     pub window_bytes: u64,
 }
 
 impl SubscribeOptions {
+    /// Works for `group`, which shares the records of `filter` in `main` from its earliest on among
+    /// its members; this one has up to 16 at a time.
+    #[must_use]
+    pub fn group(filter: impl Into<String>, group: impl Into<String>) -> Self {
+        Self {
+            group: group.into(),
+            start: Start::Earliest,
+            window_records: 16,
+            ..Self::new(filter)
+        }
+    }
+
     /// Follows `filter` in `main` from now on, with a window of 4 MiB.
     #[must_use]
     pub fn new(filter: impl Into<String>) -> Self {
@@ -93,6 +109,7 @@ impl SubscribeOptions {
             start: Start::Latest,
             consumer: String::new(),
             group: String::new(),
+            group_options: v1::GroupOptions::default(),
             stop_sequence: 0,
             stop_time: 0,
             stop_at_end: false,
@@ -113,6 +130,8 @@ impl SubscribeOptions {
             filter: self.filter.clone(),
             consumer: self.consumer.clone(),
             group: self.group.clone(),
+            group_options: (self.group_options != v1::GroupOptions::default())
+                .then_some(self.group_options),
             stop_sequence: self.stop_sequence,
             stop_time: self.stop_time,
             stop_at_end: self.stop_at_end,
@@ -156,6 +175,9 @@ pub struct Delivery {
     /// Records that are damaged on the node's disk, or were dropped because this reader was too
     /// far behind.
     pub lost: Option<v1::LostRange>,
+    /// To a member of a group: for each record, in the same order, which delivery it is and when
+    /// another member gets it.
+    pub deliveries: Vec<v1::Delivery>,
 }
 
 impl Delivery {
@@ -189,6 +211,7 @@ impl From<v1::Deliver> for Delivery {
             end_of_log: deliver.end_of_log,
             finished: deliver.finished,
             lost: deliver.lost,
+            deliveries: deliver.deliveries,
         }
     }
 }
@@ -233,6 +256,7 @@ pub struct Subscription {
     in_hand: Cost,
     since_credit: Cost,
     ended: bool,
+    of_group: bool,
 }
 
 impl Subscription {
@@ -242,6 +266,7 @@ impl Subscription {
         deliveries: mpsc::Receiver<Result<Delivery, Error>>,
         consumed: Arc<Consumed>,
         window: Cost,
+        of_group: bool,
     ) -> Self {
         Self {
             client,
@@ -253,6 +278,7 @@ impl Subscription {
             in_hand: Cost::default(),
             since_credit: Cost::default(),
             ended: false,
+            of_group,
         }
     }
 
@@ -271,7 +297,10 @@ impl Subscription {
         if self.ended {
             return Ok(None);
         }
-        self.give_credit().await;
+        // A group's window opens with what is answered for.
+        if !self.of_group {
+            self.give_credit().await;
+        }
         let Some(delivery) = self.deliveries.recv().await else {
             self.ended = true;
             return Err(Error::Closed);
@@ -318,6 +347,26 @@ impl Subscription {
             .await
     }
 
+    /// Says that the record at `sequence` will never be dealt with, and that everything before it is
+    /// done: it becomes a dead letter of the named consumer, which resumes after it. On `Ok` both are
+    /// on disk.
+    ///
+    /// # Errors
+    /// As [`Subscription::ack_confirmed`].
+    pub async fn give_up(&self, sequence: u64, reason: &str) -> Result<(), Error> {
+        let nack = v1::Nack {
+            subscription: self.number,
+            sequence,
+            reason: reason.to_owned(),
+            dead_letter: true,
+            ..v1::Nack::default()
+        };
+        match self.client.ask(Ask::Nack(nack)).await? {
+            Answer::Acked(_) => Ok(()),
+            _ => Err(Error::unexpected("an Acked")),
+        }
+    }
+
     /// Like [`Subscription::ack`]; on `Ok` the cursor is on disk.
     ///
     /// # Errors
@@ -327,10 +376,107 @@ impl Subscription {
         let ack = v1::Ack {
             subscription: self.number,
             sequence,
+            attempt: 0,
         };
         match self.client.ask(Ask::Ack(ack)).await? {
             Answer::Acked(_) => Ok(()),
             _ => Err(Error::unexpected("an Acked")),
+        }
+    }
+}
+
+/// What a member of a group says about a record that it has.
+impl Subscription {
+    /// A record is done, without waiting for the answer.
+    ///
+    /// # Errors
+    /// The client is closed.
+    pub async fn done(&self, delivery: &v1::Delivery) -> Result<(), Error> {
+        self.client
+            .tell(Request::Tell(Ask::Ack(self.ack_of(delivery))))
+            .await
+    }
+
+    /// A record is done; on `Ok` that is on disk.
+    ///
+    /// # Errors
+    /// The record is not this member's any more (`STALE`): somebody else has it, or had it. Or the
+    /// connection was lost: it may or may not count, and another member may get it once more.
+    pub async fn done_confirmed(&self, delivery: &v1::Delivery) -> Result<(), Error> {
+        match self.client.ask(Ask::Ack(self.ack_of(delivery))).await? {
+            Answer::Acked(_) => Ok(()),
+            _ => Err(Error::unexpected("an Acked")),
+        }
+    }
+
+    fn ack_of(&self, delivery: &v1::Delivery) -> v1::Ack {
+        v1::Ack {
+            subscription: self.number,
+            sequence: delivery.sequence,
+            attempt: delivery.attempt,
+        }
+    }
+
+    /// A record has failed, for `reason`: it is tried again after `delay`, or as the group backs off
+    /// if that is zero. On `Ok` that is on disk.
+    ///
+    /// # Errors
+    /// As [`Subscription::done_confirmed`].
+    pub async fn failed(
+        &self,
+        delivery: &v1::Delivery,
+        reason: &str,
+        delay: Duration,
+    ) -> Result<(), Error> {
+        let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        self.nack(delivery, reason, delay_ms, false).await
+    }
+
+    /// A record has failed, and trying again is of no use: it becomes a dead letter. On `Ok` that is
+    /// certain.
+    ///
+    /// # Errors
+    /// As [`Subscription::done_confirmed`].
+    pub async fn rejected(&self, delivery: &v1::Delivery, reason: &str) -> Result<(), Error> {
+        self.nack(delivery, reason, 0, true).await
+    }
+
+    async fn nack(
+        &self,
+        delivery: &v1::Delivery,
+        reason: &str,
+        delay_ms: u64,
+        dead_letter: bool,
+    ) -> Result<(), Error> {
+        let nack = v1::Nack {
+            subscription: self.number,
+            sequence: delivery.sequence,
+            attempt: delivery.attempt,
+            reason: reason.to_owned(),
+            delay_ms,
+            dead_letter,
+        };
+        match self.client.ask(Ask::Nack(nack)).await? {
+            Answer::Acked(_) => Ok(()),
+            _ => Err(Error::unexpected("an Acked")),
+        }
+    }
+
+    /// A record takes longer: its deadline is `by` from now, or the group's own once more if that is
+    /// zero. Answers with the deadline, in milliseconds since the Unix epoch.
+    ///
+    /// # Errors
+    /// As [`Subscription::done_confirmed`].
+    pub async fn extend(&self, delivery: &v1::Delivery, by: Duration) -> Result<u64, Error> {
+        let extend = v1::Extend {
+            subscription: self.number,
+            sequence: delivery.sequence,
+            attempt: delivery.attempt,
+            by_ms: u64::try_from(by.as_millis()).unwrap_or(u64::MAX),
+        };
+        match self.client.ask(Ask::Extend(extend)).await? {
+            Answer::Extended(extended) => Ok(extended.deadline_ms),
+            _ => Err(Error::unexpected("an Extended")),
         }
     }
 }

@@ -65,6 +65,12 @@ pub struct Metrics {
     pub realities_read_only: Gauge,
     /// Subscriptions that are open now.
     pub subscriptions: Gauge,
+    /// Members of groups.
+    pub group_members: Gauge,
+    /// Records that members of groups have.
+    pub group_in_flight: Gauge,
+    /// Records that groups have read ahead and that are not done.
+    pub group_open: Gauge,
     /// Sessions that are members of rooms.
     pub room_members: Gauge,
     /// Channels that have members.
@@ -190,6 +196,9 @@ impl Metrics {
             realities: Gauge::default(),
             realities_read_only: Gauge::default(),
             subscriptions: Gauge::default(),
+            group_members: Gauge::default(),
+            group_in_flight: Gauge::default(),
+            group_open: Gauge::default(),
             room_members: Gauge::default(),
             room_channels: Gauge::default(),
             flushes: Counter::default(),
@@ -208,6 +217,7 @@ impl Metrics {
             log_waiting_bytes: Gauge::default(),
         };
         metrics.register();
+        metrics.register_rooms();
         metrics.register_policies();
         metrics.register_logs();
         metrics.projections.register(&mut metrics.registry);
@@ -308,6 +318,25 @@ impl Metrics {
             "broker_subscriptions",
             "Open subscriptions",
             self.subscriptions.clone(),
+        );
+    }
+
+    fn register_rooms(&mut self) {
+        let r = &mut self.registry;
+        r.register(
+            "broker_group_members",
+            "Members of groups of competing consumers",
+            self.group_members.clone(),
+        );
+        r.register(
+            "broker_group_in_flight",
+            "Records that members of groups have and have not answered for",
+            self.group_in_flight.clone(),
+        );
+        r.register(
+            "broker_group_open",
+            "Records that groups have read and that are not done",
+            self.group_open.clone(),
         );
         r.register(
             "room_members",

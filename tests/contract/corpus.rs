@@ -258,7 +258,13 @@ fn corpus() -> Vec<(String, Vec<u8>)> {
             .encode_to_vec(),
         )
     });
+    let later = v1::Envelope {
+        deliver_at: 1_771_545_700_123,
+        ..samples::event()
+    };
+    let later = ("envelope_later".to_owned(), later.encode_to_vec());
     envelopes
+        .chain([later])
         .chain(records)
         .chain(clients)
         .chain(servers)
@@ -317,6 +323,24 @@ fn client_bodies() -> Vec<(&'static str, client::Body)> {
             client::Body::Ack(v1::Ack {
                 subscription: 3,
                 sequence: 1707,
+                attempt: 0,
+            }),
+        ),
+        (
+            "ack_work",
+            client::Body::Ack(v1::Ack {
+                subscription: 3,
+                sequence: 1707,
+                attempt: 2,
+            }),
+        ),
+        (
+            "extend",
+            client::Body::Extend(v1::Extend {
+                subscription: 3,
+                sequence: 5,
+                by_ms: 60_000,
+                attempt: 2,
             }),
         ),
         (
@@ -326,6 +350,32 @@ fn client_bodies() -> Vec<(&'static str, client::Body)> {
                 sequence: 5,
                 delay_ms: 250,
                 reason: "busy".into(),
+                ..v1::Nack::default()
+            }),
+        ),
+        (
+            "nack_dead",
+            client::Body::Nack(v1::Nack {
+                subscription: 3,
+                sequence: 5,
+                delay_ms: 0,
+                reason: "no such customer".into(),
+                dead_letter: true,
+                attempt: 2,
+            }),
+        ),
+        (
+            "subscribe_group",
+            client::Body::Subscribe(v1::Subscribe {
+                group: "workers".into(),
+                group_options: Some(v1::GroupOptions {
+                    ack_deadline_ms: 30_000,
+                    max_deliveries: 5,
+                    backoff_min_ms: 500,
+                    backoff_max_ms: 60_000,
+                    in_flight_max: 100,
+                }),
+                ..v1::Subscribe::default()
             }),
         ),
         (
@@ -513,6 +563,29 @@ fn server_bodies() -> Vec<(&'static str, server::Body)> {
                     last: 9,
                     reason: "damaged".into(),
                 }),
+                deliveries: Vec::new(),
+            }),
+        ),
+        (
+            "deliver_work",
+            server::Body::Deliver(v1::Deliver {
+                records: vec![record.clone()],
+                subscription: 3,
+                next: 7,
+                deliveries: vec![v1::Delivery {
+                    sequence: 43,
+                    attempt: 2,
+                    deadline_ms: 1_700_000_030_000,
+                }],
+                ..v1::Deliver::default()
+            }),
+        ),
+        (
+            "extended",
+            server::Body::Extended(v1::Extended {
+                subscription: 3,
+                sequence: 5,
+                deadline_ms: 1_700_000_060_000,
             }),
         ),
         (

@@ -47,7 +47,6 @@ event = envelope_pb2.Envelope(
     spectral=envelope_pb2.SpectralMetadata(
         coherence=0.5, criticality=-2.25, eigenvalues=[1.0, 0.125, -3.5]
     ),
-    deliver_at=1771545700123,
 )
 command = envelope_pb2.Envelope(
     trace_id="arq_1", timestamp=-(2**63), cmd=envelope_pb2.Command(type="status")

@@ -53,7 +53,7 @@ pub(crate) fn event() -> Envelope {
             criticality: -2.25,
             eigenvalues: vec![1.0, 0.125, -3.5],
         }),
-        deliver_at: 1_771_545_700_123,
+        deliver_at: 0,
         payload: Some(envelope::Payload::Event(Event {
             r#type: "quake.usgs.event".into(),
             data: Bytes::from_static(b"{\"mag\":0.31,\"place\":\"Amboy\"}\x00\xff"),

@@ -211,6 +211,7 @@ fn what_a_consumer_has_acknowledged_is_saved() {
     let ack = Ack {
         subscription: 1,
         sequence: 5,
+        attempt: 0,
     };
     session.send(0, client_frame::Body::Ack(ack));
     let ping = client_frame::Body::Ping(Ping::default());

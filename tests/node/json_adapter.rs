@@ -636,7 +636,7 @@ fn python_clients_of_the_older_system_work_unchanged() {
         "success",
         "success",
         "VALIDATION_ERROR",
-        "FEATURE_DISABLED",
+        "VALIDATION_ERROR",
         "UNKNOWN_COMMAND",
         "VALIDATION_ERROR",
         "success",

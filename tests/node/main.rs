@@ -17,6 +17,7 @@ mod events;
 mod extracted;
 mod fork;
 mod full_disk;
+mod groups;
 mod handshake;
 mod histories;
 mod history;

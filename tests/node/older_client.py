@@ -175,6 +175,8 @@ async def builtins(url, token):
         for name, args in (
             ("channel_info", place), ("history", {**place, "limit": 5}),
             ("leave_channel", place), ("delete_channel", place),
+            ("op.store.set", {"key": channel, "value": {"n": 5}}), ("op.store.get", {"key": channel}),
+            ("op.store.list", {}), ("op.store.delete", {"key": channel}),
         ):
             seen[name] = await ask(client, command(name, **args))
         return seen

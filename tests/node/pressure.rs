@@ -348,6 +348,7 @@ async fn stalled_consumers_cost_a_bounded_sum_and_get_what_they_asked_for() {
     let ack = Ack {
         subscription: 1,
         sequence: 5,
+        attempt: 0,
     };
     assert!(matches!(named.answer(2, Ask::Ack(ack)), Body::Acked(_)));
     drop(named);

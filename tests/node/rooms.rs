@@ -257,34 +257,7 @@ fn what_is_created_and_deleted_survives_without_its_cache() {
     assert_eq!(deleted["members_put_out"], 1);
     let (change, said) = told(&mut user);
     assert_eq!((change, &*said.reason), (Change::Left, "deleted"));
-    let refusals = |node: &Node, user: &mut Wire| {
-        assert_eq!(
-            answer(user, "room.join", &[("room", "old")]),
-            Err("NOT_FOUND".into())
-        );
-        let ran = node.run_with_input(&["produce", "room.old.c"], "1\n");
-        assert!(
-            ran.code != 0 && ran.stderr.contains("was deleted"),
-            "{}",
-            ran.stderr
-        );
-        let (mut json, _) = Client::json(node);
-        let refused = json.ask(&message("old", "d", &json!({})));
-        assert_eq!(refused["error_code"], "NOT_FOUND", "{refused}");
-        let kept = json.ask(&message("lab", "x", &json!({})));
-        assert_eq!(kept["type"], "message_response", "{kept}");
-    };
     refusals(&node, &mut user);
-    let info = |node: &Node| -> Value {
-        let text = node.ok(&["rooms", "info", "lab", "--output", "json"]);
-        let info: Value = serde_json::from_str(&text).expect("JSON");
-        json!([
-            info["created_at"],
-            info["created_by"],
-            info["channels"][0]["created"],
-            info["channels"][1]
-        ])
-    };
     let mut before = info(&node);
     drop((user, owner, other));
     drop(node);
@@ -312,6 +285,37 @@ fn what_is_created_and_deleted_survives_without_its_cache() {
     node.ok(&["rooms", "create", "old"]);
     let mut user = Wire::with(&node, &token(&node, "ann", Role::User));
     answer(&mut user, "room.join", &[("room", "old")]).expect("it is open again");
+}
+
+/// What is refused of the room `old`, and of no other.
+fn refusals(node: &Node, user: &mut Wire) {
+    assert_eq!(
+        answer(user, "room.join", &[("room", "old")]),
+        Err("NOT_FOUND".into())
+    );
+    let ran = node.run_with_input(&["produce", "room.old.c"], "1\n");
+    assert!(
+        ran.code != 0 && ran.stderr.contains("was deleted"),
+        "{}",
+        ran.stderr
+    );
+    let (mut json, _) = Client::json(node);
+    let refused = json.ask(&message("old", "d", &json!({})));
+    assert_eq!(refused["error_code"], "NOT_FOUND", "{refused}");
+    let kept = json.ask(&message("lab", "x", &json!({})));
+    assert_eq!(kept["type"], "message_response", "{kept}");
+}
+
+/// What was said of the room `lab` when it was created, and its channels.
+fn info(node: &Node) -> Value {
+    let text = node.ok(&["rooms", "info", "lab", "--output", "json"]);
+    let info: Value = serde_json::from_str(&text).expect("JSON");
+    json!([
+        info["created_at"],
+        info["created_by"],
+        info["channels"][0]["created"],
+        info["channels"][1]
+    ])
 }
 
 /// What a node that is gone leaves, without its cache if so wanted.

@@ -169,6 +169,10 @@ fn guess(command: &str, argument: &Argument) -> Option<value::Kind> {
             | "causal_parent" | "traceparent" | "selection" | "why",
             Kind::Text,
         ) => text(NAME),
+        ("consumer" | "id" | "topic" | "reason_contains", Kind::Text) => text(NAME),
+        ("after", Kind::Text) => text("1"),
+        ("newer_than", Kind::Text) => text("2000-01-01T00:00:00Z"),
+        ("older_than", Kind::Text) => text("2100-01-01T00:00:00Z"),
         ("payload", Kind::Object) => text("{}"),
         ("file", Kind::Text) => text("../../acme/main/00000000000000000001.log"),
         _ => return guess_edge(command, argument),
@@ -198,6 +202,8 @@ fn guess_projected(argument: &Argument) -> Option<value::Kind> {
         ("reason" | "reason_contains" | "job", Kind::Text) => text(NAME),
         (_, Kind::Boolean) => value::Kind::Boolean(true),
         (_, Kind::Integer) => value::Kind::Unsigned(1),
+        (_, Kind::Number) => value::Kind::Number(0.5),
+        (_, Kind::Any) => text(NAME),
         _ => return None,
     };
     Some(guess)
@@ -246,8 +252,10 @@ fn guess_edge(command: &str, argument: &Argument) -> Option<value::Kind> {
         (_, Kind::Bytes) => bytes(NAME.as_bytes()),
         (_, Kind::Texts) => texts(PATTERN),
         (_, Kind::Boolean) => value::Kind::Boolean(true),
-        (_, Kind::Integer | Kind::Number) => value::Kind::Unsigned(1),
-        (_, Kind::Text | Kind::Object | Kind::Any) => return None,
+        (_, Kind::Integer) => value::Kind::Unsigned(1),
+        (_, Kind::Number) => value::Kind::Number(0.5),
+        (_, Kind::Any) => text(NAME),
+        (_, Kind::Text | Kind::Object) => return None,
     };
     Some(guess)
 }
@@ -406,6 +414,7 @@ fn furnished() -> Node {
     let acknowledged = v1::Ack {
         subscription: 1,
         sequence: 1,
+        attempt: 0,
     };
     let acked = session.ask(Ask::Ack(acknowledged)).map(|frame| frame.body);
     assert!(matches!(acked, Ok(Some(Answer::Acked(_)))), "{acked:?}");
@@ -480,8 +489,10 @@ fn no_frame_reaches_another_tenant() {
         "ack" => vec![Ask::Ack(v1::Ack {
             subscription: 1,
             sequence: 1,
+            attempt: 0,
         })],
         "nack" => vec![Ask::Nack(v1::Nack::default())],
+        "extend" => vec![Ask::Extend(v1::Extend::default())],
         "command" => vec![command("status", Vec::new())],
         "operator_join" => vec![Ask::OperatorJoin(v1::OperatorJoin::default())],
         "task_result" => vec![Ask::TaskResult(v1::TaskResult::default())],

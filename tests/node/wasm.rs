@@ -189,7 +189,7 @@ async fn a_record_that_cannot_be_dealt_with_becomes_a_dead_letter_and_nothing_wa
         .collect();
     let reasons: Vec<&Json> = said.iter().map(|letter| &letter["reason"]).collect();
     assert_eq!(reasons, ["trap", "fuel", "answer"], "{said:?}");
-    assert_eq!(letters[0].rest["topic"], "dlq.wasm.count");
+    assert_eq!(letters[0].topic, "dlq.wasm.count");
     assert_eq!(said[0]["attempts"], 2, "{said:?}");
     let error = said[2]["error"].as_str().unwrap_or_default();
     assert!(

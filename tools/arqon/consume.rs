@@ -15,12 +15,14 @@ use crate::show::Printer;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A named consumer's cursor is kept by the node: a record is acknowledged after it is printed, and
-the next start goes on after it. A first start uses --from.
+the next start goes on after it. A first start uses --from. The members of a group share the
+records: each goes to one of them, and once more to another if this one ends before it has printed it.
 
 Examples:
   arqon consume '>' --stop-at-end
   arqon consume 'quake.>' --from 1000 --to 1707 --output json
   arqon consume 'quake.>' --consumer dashboard --from earliest
+  arqon consume 'quake.>' --group mailers
   arqon consume 'quake.usgs.event' --from 2026-01-01T00:00:00Z --limit 10
   arqon consume '>' --twist-id main --criticality-min 0.8
 
@@ -43,8 +45,8 @@ pub(crate) struct Arguments {
     /// Name of a cursor that the node keeps
     #[arg(long, value_name = "NAME")]
     consumer: Option<String>,
-    /// Share the work with a group: not served yet, a node answers FEATURE_DISABLED
-    #[arg(long, value_name = "NAME")]
+    /// Share the records with the other members of this group
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["consumer", "to", "stop_at_end"])]
     group: Option<String>,
     #[command(flatten)]
     traits: Traits,
@@ -94,7 +96,11 @@ pub(crate) async fn run(
 ) -> anyhow::Result<()> {
     bounds::check(arguments.from, arguments.to)?;
     let Connection { client, reality } = target.connect(Patience::Reconnect).await?;
-    let named = arguments.consumer.is_some();
+    let acks = match (&arguments.consumer, &arguments.group) {
+        (_, Some(_)) => Acks::Each,
+        (Some(_), None) => Acks::AfterPrinting,
+        (None, None) => Acks::None,
+    };
     let (stop_sequence, stop_time) = To::stops(arguments.to);
     let options = SubscribeOptions {
         reality,
@@ -104,16 +110,14 @@ pub(crate) async fn run(
         stop_sequence,
         stop_time,
         stop_at_end: arguments.stop_at_end,
-        ..SubscribeOptions::new(arguments.filter)
+        ..match acks {
+            Acks::Each => SubscribeOptions::group(arguments.filter, ""),
+            Acks::AfterPrinting | Acks::None => SubscribeOptions::new(arguments.filter),
+        }
     };
     let subscription = client.subscribe(arguments.traits.put(options)).await?;
     let registered = Registered::of(&client).await;
     let printer = Printer::new(output, subscription.subscribed(), registered);
-    let acks = if named {
-        Acks::AfterPrinting
-    } else {
-        Acks::None
-    };
     follow(client, subscription, printer, arguments.limit, acks).await
 }
 
@@ -122,6 +126,8 @@ pub(crate) async fn run(
 pub(crate) enum Acks {
     None,
     AfterPrinting,
+    /// Each by itself, for a group.
+    Each,
 }
 
 /// Prints until the subscription ends, `limit` is reached, or somebody interrupts.
@@ -155,6 +161,15 @@ pub(crate) async fn follow(
             left -= 1;
         }
         printer.flush()?;
+        let printed = delivery.records.len().min(delivery.deliveries.len());
+        let of_group = &delivery.deliveries[..printed];
+        for one in of_group
+            .iter()
+            .filter(|one| last.is_some_and(|last| one.sequence <= last))
+        {
+            // Somebody else has it now, if this one was too slow.
+            subscription.done(one).await?;
+        }
         // Only now: what is acknowledged must have left this process.
         if let Some(last) = last.filter(|_| acks == Acks::AfterPrinting) {
             subscription.ack(last).await?;

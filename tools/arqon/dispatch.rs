@@ -91,7 +91,7 @@ enum Selection {
     All,
 }
 
-fn name(value: impl ValueEnum) -> String {
+fn name(value: &impl ValueEnum) -> String {
     let possible = value.to_possible_value();
     possible.map_or_else(String::new, |value| value.get_name().to_owned())
 }
@@ -106,9 +106,9 @@ pub(crate) async fn run(
     let texts = [
         ("group", arguments.group),
         ("capability", arguments.capability),
-        ("mode", Some(name(arguments.mode))),
+        ("mode", Some(name(&arguments.mode))),
         ("operator", arguments.operator),
-        ("selection", arguments.selection.map(name)),
+        ("selection", arguments.selection.as_ref().map(name)),
         ("schema", arguments.schema),
         ("key", arguments.key),
         ("traceparent", arguments.traceparent),

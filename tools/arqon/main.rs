@@ -15,9 +15,11 @@ mod control;
 mod cron;
 mod delayed;
 mod dispatch;
+mod dlq;
 mod edge;
 mod failure;
 mod grammar;
+mod groups;
 mod history;
 mod log;
 mod loss;
@@ -103,6 +105,8 @@ enum Verb {
     Topics(topics::Arguments),
     Causal(causal::Arguments),
     Consumers(consumers::Arguments),
+    Groups(groups::Arguments),
+    Dlq(dlq::Arguments),
     Control(control::Arguments),
     Casil(casil::Arguments),
     Reality(reality::Arguments),
@@ -188,6 +192,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Topics(arguments) => topics::run(&target, output, arguments).await,
             Verb::Causal(arguments) => causal::run(&target, form, arguments).await,
             Verb::Consumers(arguments) => consumers::run(&target, output, arguments).await,
+            Verb::Groups(arguments) => groups::run(&target, output, arguments).await,
+            Verb::Dlq(arguments) => dlq::run(&target, output, arguments).await,
             Verb::Casil(arguments) => casil::run(&target, output, arguments).await,
             Verb::Reality(arguments) => reality::run(&target, output, arguments).await,
             Verb::Control(arguments) => control::run(&target, output, arguments).await,

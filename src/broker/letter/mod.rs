@@ -8,6 +8,9 @@
 //! is made of the consumer and the record, so that a consumer which finds out after a crash which
 //! records [have one](known) never writes a second.
 
+pub(super) mod commands;
+mod dealing;
+
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
@@ -16,13 +19,16 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 use super::error::Error;
+use super::filter::Filter;
 use super::name::{RealityName, Tenant};
 use super::reality::Reality;
 use super::system;
-use crate::log::{Found, Micros, NewRecord, Sequence};
+use crate::log::{Found, Micros, NewRecord, RecordRef, Sequence};
 use crate::proto::topic::DEAD_LETTER_TOKEN;
 pub use crate::proto::v1::{DeadLetter, DeadLetterSettled};
 use crate::proto::view::RecordView;
+pub(super) use dealing::open;
+pub use dealing::{ORIGINAL, REPLAY_OF};
 
 /// Name of the event by which a record became a dead letter.
 pub const KIND: &str = "dead_letter";
@@ -118,7 +124,8 @@ pub fn record(reality: &Reality, letter: &DeadLetter) -> NewRecord {
     system::keyed_event(reality, topic, KIND, SCHEMA, &letter.id, data)
 }
 
-/// Which records from `from` on have a letter by `consumer`, dealt with or not. Blocks on the disk.
+/// Which records have a letter by `consumer` that stands at `from` or after, dealt with or not: with
+/// everything below `from` done, all that are still asked for. Blocks on the disk.
 ///
 /// # Errors
 /// The log cannot be read.
@@ -130,8 +137,7 @@ pub fn known(
     let mut known = BTreeSet::new();
     each(reality, consumer, from, |_, entry| {
         if let Entry::Letter(letter) = entry {
-            let about = Sequence::new(letter.sequence);
-            known.extend(about.filter(|about| *about >= from));
+            known.extend(Sequence::new(letter.sequence));
         }
     })?;
     Ok(known)
@@ -160,6 +166,50 @@ pub fn ensure(reality: &Reality, letter: &DeadLetter) -> Result<Sequence, Error>
             Ok(appended.first)
         }
     }
+}
+
+/// Writes the letter of the record at `sequence`, of which `consumer`, that reads `filter`, says that
+/// it will never deal with it. On disk on `Ok`. Blocks.
+///
+/// # Errors
+/// There is no such record on disk, or the consumer does not read it; the log cannot be read, or
+/// does not take the letter.
+pub fn give_up(
+    reality: &Reality,
+    consumer: &str,
+    filter: &Filter,
+    sequence: Sequence,
+    error: &str,
+    by: &str,
+) -> Result<(), Error> {
+    let bounds = reality.bounds();
+    if sequence >= bounds.durable_end {
+        return Err(Error::BeyondEnd {
+            asked: sequence.get(),
+            last: bounds.durable_end.get() - 1,
+        });
+    }
+    let found = reality.log().read(sequence, sequence.next(), 1)?;
+    let none = || Error::NoSuchRecord { sequence };
+    let Found::Records(chunk) = found else {
+        return Err(none());
+    };
+    let mut records = chunk.iter();
+    let record = records.find(|record| record.sequence == sequence);
+    let wanted = |record: &RecordRef<'_>| filter.matches(record.topic);
+    let record = record.filter(wanted).ok_or_else(none)?;
+    let unreadable = |_malformed| Error::RecordDamaged { sequence };
+    let view = RecordView::parse(record.record).map_err(unreadable)?;
+    let now = reality.now();
+    let failure = Failure {
+        reason: REJECTED,
+        error,
+        attempts: 1,
+        first_at: now,
+        last_at: now,
+        by,
+    };
+    ensure(reality, &of(reality, consumer, &view, &failure)).map(drop)
 }
 
 /// What stands on a topic of dead letters.

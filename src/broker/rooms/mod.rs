@@ -247,7 +247,7 @@ impl Rooms {
             return Ok(());
         }
         let left = presence::left_over(main)?;
-        let gone = presence::settle(main, left)?;
+        let gone = presence::settle(main, &left)?;
         if gone > 0 {
             tracing::info!(tenant = %main.tenant(), gone, "members of rooms went with the node before");
         }

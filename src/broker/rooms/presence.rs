@@ -147,7 +147,7 @@ pub(super) fn left_over(reality: &Reality) -> Result<LeftOver, Error> {
 
 /// Says of all who are left over that they are gone. A crash in between leaves the rest to the
 /// next attempt. Blocks.
-pub(super) fn settle(reality: &Reality, left: LeftOver) -> Result<usize, Error> {
+pub(super) fn settle(reality: &Reality, left: &LeftOver) -> Result<usize, Error> {
     let gone = left.members.len();
     if gone == 0 && left.read < WORTH_A_NOTE {
         return Ok(0);

@@ -71,7 +71,7 @@ pub(super) fn of_body(body: &[u8], arguments: &[Argument]) -> Result<Given, Faul
     let mut given = Given::new();
     for (name, value) in fields {
         let kind = kind(arguments, &name);
-        if kind == Some(Kind::Object) {
+        if matches!(kind, Some(Kind::Object | Kind::Any)) {
             given.insert(name, value.into());
             continue;
         }

@@ -22,6 +22,9 @@ pub(super) async fn metrics(State(ops): State<Arc<Ops>>) -> Response {
     gauge(&metrics.realities, totals.realities as u64);
     gauge(&metrics.realities_read_only, totals.read_only as u64);
     gauge(&metrics.subscriptions, totals.subscriptions as u64);
+    gauge(&metrics.group_members, totals.group_members as u64);
+    gauge(&metrics.group_in_flight, totals.group_in_flight as u64);
+    gauge(&metrics.group_open, totals.group_open as u64);
     let (members, channels) = ops.broker.room_members();
     gauge(&metrics.room_members, members as u64);
     gauge(&metrics.room_channels, channels as u64);

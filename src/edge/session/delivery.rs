@@ -363,6 +363,7 @@ impl Subscriptions {
             end_of_log: filled.end_of_log,
             finished,
             lost: filled.lost.as_ref(),
+            deliveries: Vec::new(),
         };
         Some(frame::end(&deliver, &mut self.buffer))
     }

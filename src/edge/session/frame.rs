@@ -8,7 +8,7 @@ use prost::Message as _;
 use prost::encoding::{encode_varint, encoded_len_varint};
 
 use crate::broker::scan::Lost;
-use crate::proto::v1::{LostRange, ServerFrame, server_frame::Body};
+use crate::proto::v1::{Delivery, LostRange, ServerFrame, server_frame::Body};
 
 const REQUEST_ID_TAG: u8 = 1 << 3;
 const DELIVER_TAG: u8 = 5 << 3 | 2;
@@ -17,6 +17,7 @@ const NEXT_TAG: u8 = 3 << 3;
 const END_OF_LOG_TAG: u8 = 4 << 3;
 const FINISHED_TAG: u8 = 5 << 3;
 const LOST_TAG: u8 = 6 << 3 | 2;
+const DELIVERIES_TAG: u8 = 7 << 3 | 2;
 
 /// Room before the records for what cannot be known before them: two tags, a request id and a
 /// length.
@@ -31,6 +32,7 @@ pub(super) struct Deliver<'a> {
     pub(super) end_of_log: bool,
     pub(super) finished: bool,
     pub(super) lost: Option<&'a Lost>,
+    pub(super) deliveries: Vec<Delivery>,
 }
 
 /// Encodes a frame that is not a Deliver with records.
@@ -73,6 +75,11 @@ pub(super) fn end(deliver: &Deliver<'_>, out: &mut BytesMut) -> Bytes {
         encode_varint(range.encoded_len() as u64, out);
         out.extend_from_slice(&range.encode_to_vec());
     }
+    for delivery in &deliver.deliveries {
+        out.extend_from_slice(&[DELIVERIES_TAG]);
+        encode_varint(delivery.encoded_len() as u64, out);
+        out.extend_from_slice(&delivery.encode_to_vec());
+    }
     let body_len = (out.len() - HEAD_BYTES) as u64;
 
     let mut head = [0; HEAD_BYTES];
@@ -99,6 +106,14 @@ mod tests {
     use crate::log::Sequence;
     use crate::proto::v1::{self, Pong};
 
+    fn delivery((sequence, attempt): (u64, u32)) -> Delivery {
+        Delivery {
+            sequence,
+            attempt,
+            deadline_ms: 1 << 41,
+        }
+    }
+
     #[test]
     fn a_deliver_by_hand_is_what_prost_reads() {
         let records = [vec![1_u8; 3], vec![2; 300]];
@@ -122,6 +137,7 @@ mod tests {
                 end_of_log: true,
                 finished: true,
                 lost: Some(&lost),
+                deliveries: [(1, 2), (3, 0)].map(delivery).into(),
             };
             let bytes = end(&deliver, &mut out);
             let expected = ServerFrame {
@@ -137,6 +153,7 @@ mod tests {
                         last: 2,
                         reason: "why".into(),
                     }),
+                    deliveries: [(1, 2), (3, 0)].map(delivery).into(),
                 })),
             };
             assert_eq!(ServerFrame::decode(bytes).unwrap(), expected);

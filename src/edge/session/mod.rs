@@ -3,6 +3,7 @@
 //! - [`run`]: the loop over socket, news from other threads, and timers.
 //! - `state`: the session without its socket; `requests`, `produce`, `envelopes`: what it is asked.
 //! - `json`: the same for clients of JSON; [`rooms`]: what any of them has joined.
+//! - `work`, `memberships`: the groups that it works for.
 //! - `delivery`: its subscriptions; `frame`, `outbox`: what it says.
 //!
 //! The loop is driven by hand, so that it never waits for one thing while another could go on: a
@@ -15,6 +16,7 @@ mod envelopes;
 mod frame;
 mod in_flight;
 mod json;
+mod memberships;
 mod metered;
 mod operator;
 mod outbox;
@@ -29,6 +31,7 @@ mod scenarios;
 mod signals;
 mod socket;
 mod state;
+mod work;
 
 use std::future::poll_fn;
 use std::pin::pin;

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use super::refusal::Refusal;
 use super::rooms::may_join;
 use super::state::Session;
+use crate::broker::group::Member;
 use crate::broker::rooms::Place;
-use crate::broker::{Identity, Role, Subscription, room};
+use crate::broker::{Filter, Identity, Reality, Role, Subscription, room};
 use crate::edge::listener;
 use crate::edge::revocation::Standing;
 use crate::proto::ErrorCode;
@@ -36,8 +37,12 @@ impl Session {
     pub(super) fn renew(&mut self, token: &str) -> Result<Vec<(u64, Refusal)>, Refusal> {
         let identity = Arc::new(self.identity_of(token)?);
         self.take_identity(Arc::clone(&identity));
-        let allowed = |subscription: &Subscription| may_go_on(&identity, subscription);
-        let over = self.subscriptions.keep(allowed);
+        let allowed = |subscription: &Subscription| {
+            may_go_on(&identity, subscription.reality(), subscription.filter())
+        };
+        let still = |member: &Member| may_go_on(&identity, member.reality(), member.filter());
+        let mut over = self.memberships.keep(still);
+        over.extend(self.subscriptions.keep(allowed));
         self.leave_what_is_closed(&identity);
         Ok(over)
     }
@@ -68,9 +73,8 @@ impl Session {
     }
 }
 
-fn may_go_on(identity: &Identity, subscription: &Subscription) -> bool {
-    let closed = subscription.reality().name().is_system() && identity.role != Role::Admin;
-    let filter = subscription.filter();
+fn may_go_on(identity: &Identity, reality: &Reality, filter: &Filter) -> bool {
+    let closed = reality.name().is_system() && identity.role != Role::Admin;
     // Whoever is in a channel hears who else is.
     if let Some((room, channel)) = room::of_presence(filter.as_str()) {
         return may_join(identity, &Place::new(&room, &channel)) || identity.may_subscribe(filter);

@@ -15,6 +15,7 @@ use super::rooms;
 use super::state::{Done, Session};
 use crate::broker::consumer::CursorSink;
 use crate::broker::fanout::{Subscriber, Visibility};
+use crate::broker::group::Window;
 use crate::broker::subscription::{self, Credit, LagRule, OnLag, Request, Start, Stop, Then};
 use crate::broker::{self, Filter, RealityName, Role, Subscription, Traits};
 use crate::edge::shield::command::Desk;
@@ -54,6 +55,10 @@ impl Session {
             Some(Asked::Produce(produce)) => self.produce(request_id, produce),
             Some(Asked::Subscribe(subscribe)) => self.subscribe(request_id, &subscribe),
             Some(Asked::Unsubscribe(end)) => {
+                if let Some((key, _)) = self.memberships.get(end.subscription) {
+                    self.memberships.end(key, request_id, &mut self.outbox);
+                    return Ok(());
+                }
                 let (key, _) = self
                     .subscriptions
                     .get(end.subscription)
@@ -76,7 +81,8 @@ impl Session {
                 self.outbox.answer(request_id, Body::Pong(pong));
                 Ok(())
             }
-            Some(Asked::Nack(_)) => Err(Refusal::not_served("nack")),
+            Some(Asked::Nack(nack)) => self.nack(request_id, &nack),
+            Some(Asked::Extend(extend)) => self.extend(request_id, &extend),
             Some(Asked::OperatorJoin(join)) => self.operator_join(request_id, None, join),
             Some(Asked::OperatorDrain(drain)) => self.operator_drain(request_id, &drain),
             Some(Asked::TaskResult(result)) => self.task_result(request_id, result),
@@ -114,20 +120,17 @@ impl Session {
                 "subscription must not be 0",
             ));
         }
-        if !self.subscriptions.is_free(id) {
+        if !self.subscriptions.is_free(id) || !self.memberships.is_free(id) {
             let text = format!("subscription {id} is in use in this session");
             return Err(Refusal::invalid("subscription", text));
         }
         let (found, limit) = (
-            self.subscriptions.len() + 1,
+            self.subscriptions.len() + self.memberships.len() + 1,
             self.context.limits.subscriptions_max,
         );
         if found > limit {
             let unit = "subscriptions in this session";
             return Err(Refusal::too_large("subscription", found, unit, limit));
-        }
-        if !asked.group.is_empty() {
-            return Err(Refusal::not_served("group"));
         }
         if asked.causal {
             return Err(Refusal::not_served("causal"));
@@ -138,6 +141,13 @@ impl Session {
         let lag = self.lag_rule(asked)?;
         let credit = self.first_credit(asked)?;
         let (start, stop) = (start(asked)?, stop(asked));
+        if !asked.group.is_empty() {
+            return self.join_group(request_id, asked, name, filter, start, credit);
+        }
+        if asked.group_options.is_some() {
+            let text = "group_options are of a group; name it, or leave them out";
+            return Err(Refusal::invalid("group_options", text));
+        }
         let traits = traits(&asked.twist_id, asked.spectral)?;
         if traits != Traits::default() && !asked.consumer.is_empty() {
             // A cursor counts for what its consumer reads, and is bound to topics alone.
@@ -226,6 +236,14 @@ impl Session {
 
     fn credit(&mut self, credit: &v1::Credit) -> Result<(), Refusal> {
         let bytes_max = self.context.limits.credit_bytes_max;
+        if let Some((key, entry)) = self.memberships.get(credit.subscription) {
+            entry.member.widen(Window {
+                records: credit.records,
+                bytes: credit.bytes,
+            });
+            self.memberships.ready(key);
+            return Ok(());
+        }
         let (key, entry) = self
             .subscriptions
             .get(credit.subscription)
@@ -236,7 +254,10 @@ impl Session {
         Ok(())
     }
 
-    fn ack(&mut self, request_id: u64, ack: &v1::Ack) -> Result<(), Refusal> {
+    pub(super) fn ack(&mut self, request_id: u64, ack: &v1::Ack) -> Result<(), Refusal> {
+        if self.ack_work(request_id, ack)? {
+            return Ok(());
+        }
         let subscription = ack.subscription;
         let (key, entry) = self
             .subscriptions
@@ -296,6 +317,7 @@ impl Session {
                         end_of_log: matches!(filled.then, Then::Finished),
                         finished: true,
                         lost: filled.lost.as_ref(),
+                        deliveries: Vec::new(),
                     };
                     Done::Frame(frame::end(&deliver, &mut out))
                 }

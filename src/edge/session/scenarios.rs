@@ -24,8 +24,9 @@ use crate::proto::pybus::BusPayload;
 use crate::proto::v1::client_frame::Body as Ask;
 use crate::proto::v1::server_frame::Body;
 use crate::proto::v1::{
-    self, Ack, ClientFrame, CommandRequest, Credit, Durability, Envelope, Event, Fetch, Nack, Ping,
-    Produce, Record, ServerFrame, Subscribe, Unsubscribe, Value, envelope, subscribe, value,
+    self, Ack, ClientFrame, CommandRequest, Credit, Durability, Envelope, Event, Extend, Fetch,
+    Nack, Ping, Produce, Record, ServerFrame, Subscribe, Unsubscribe, Value, envelope, subscribe,
+    value,
 };
 
 const WAIT: Duration = Duration::from_secs(20);
@@ -458,9 +459,10 @@ async fn refusals_name_code_and_field() {
         (
             Ask::Subscribe(Subscribe {
                 group: "g".into(),
+                stop_at_end: true,
                 ..from_start(1, ">")
             }),
-            said("FEATURE_DISABLED", "group"),
+            said("VALIDATION_ERROR", "stop_at_end"),
         ),
         (
             Ask::Subscribe(Subscribe {
@@ -477,10 +479,18 @@ async fn refusals_name_code_and_field() {
             Ask::Ack(Ack {
                 subscription: 9,
                 sequence: 1,
+                attempt: 0,
             }),
             said("NOT_FOUND", "subscription"),
         ),
-        (Ask::Nack(Nack::default()), said("FEATURE_DISABLED", "nack")),
+        (
+            Ask::Nack(Nack::default()),
+            said("NOT_FOUND", "subscription"),
+        ),
+        (
+            Ask::Extend(Extend::default()),
+            said("NOT_FOUND", "subscription"),
+        ),
         (
             Ask::Command(CommandRequest {
                 name: "nope".into(),
@@ -557,6 +567,7 @@ async fn verbs_are_answered() {
         Ask::Ack(Ack {
             subscription: 4,
             sequence,
+            attempt: 0,
         })
     };
     let acked = client.answer(5, ack(3)).await;

@@ -13,6 +13,7 @@ use futures_util::task::AtomicWaker;
 use super::passing::Passed;
 use crate::broker::consumer::CursorSink;
 use crate::broker::fanout::Subscriber;
+use crate::broker::group::Worker;
 use crate::broker::operators::sam::Given;
 use crate::broker::rooms::{Occupant, Place};
 use crate::broker::scan::History;
@@ -28,6 +29,10 @@ pub(super) struct News {
     pub(super) ready: Vec<u64>,
     /// Cursors stored or not, by the key of their subscription.
     pub(super) moved: Vec<(u64, Result<Sequence, AppendError>)>,
+    /// Answers for records of groups stored or not, by the key of their subscription.
+    pub(super) stored: Vec<(u64, Result<u64, AppendError>)>,
+    /// Groups that were ended, by the key of their subscription.
+    pub(super) dismissed: Vec<u64>,
     /// Reads of history, by the key of their subscription; `None` where one panicked.
     pub(super) read: Vec<(u64, Option<History>)>,
     /// Batches that projections have passed, or not in time.
@@ -45,6 +50,8 @@ impl News {
         self.appended.is_empty()
             && self.ready.is_empty()
             && self.moved.is_empty()
+            && self.stored.is_empty()
+            && self.dismissed.is_empty()
             && self.read.is_empty()
             && self.passed.is_empty()
             && self.put_out.is_empty()
@@ -127,6 +134,26 @@ impl Subscriber for Signals {
 impl CursorSink for Signals {
     fn moved(&self, key: u64, outcome: Result<Sequence, AppendError>) {
         self.lock().moved.push((key, outcome));
+        self.task.wake();
+    }
+
+    fn resumed(&self, key: u64) {
+        Subscriber::ready(self, key);
+    }
+}
+
+impl Worker for Signals {
+    fn ready(&self, key: u64) {
+        Subscriber::ready(self, key);
+    }
+
+    fn stored(&self, key: u64, outcome: Result<u64, AppendError>) {
+        self.lock().stored.push((key, outcome));
+        self.task.wake();
+    }
+
+    fn ended(&self, key: u64) {
+        self.lock().dismissed.push(key);
         self.task.wake();
     }
 }

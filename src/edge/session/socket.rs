@@ -216,6 +216,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Pump<S> {
         if session.subprotocol == Subprotocol::Json {
             return session.next_json().map(message);
         }
+        // What is left to do goes before what is only read; a node that is going down gives out no
+        // more work.
+        if !session.draining
+            && let Some(frame) = session.memberships.next_frame(
+                session.context.limits.deliver_bytes_max,
+                &mut session.outbox,
+                &session.context.metrics,
+            )
+        {
+            return Some(message(frame));
+        }
         let frame = session.subscriptions.next_frame(
             session.context.limits.deliver_bytes_max,
             &mut session.outbox,

@@ -19,6 +19,7 @@ use super::SessionContext;
 use super::delivery::Subscriptions;
 use super::in_flight::InFlight;
 use super::json::{Joined, JsonClient, Told};
+use super::memberships::Memberships;
 use super::operator::Admitted;
 use super::outbox::Outbox;
 use super::passing::Passing;
@@ -26,6 +27,7 @@ use super::produce::{Held, Parked};
 use super::refusal::Refusal;
 use super::rooms::{Arrived, SessionSeat};
 use super::signals::{News, Signals};
+use crate::broker::group::Member;
 use crate::broker::operators::sam::Membership;
 use crate::broker::rooms::Place;
 use crate::broker::subscription::Started;
@@ -65,6 +67,15 @@ pub(super) enum Done {
         id: u64,
         started: Result<Box<(Subscription, Started)>, broker::Error>,
     },
+    /// A place in a group.
+    JoinedGroup {
+        request_id: u64,
+        key: u64,
+        id: u64,
+        member: Result<Box<Member>, broker::Error>,
+    },
+    /// A dead letter of a named consumer is written; what is done by that.
+    GaveUp(u64, v1::Ack, Result<(), broker::Error>),
     /// A session has joined a channel, or not.
     Arrived(Box<Arrived>),
     /// A session has left one, for whoever waits for the answer.
@@ -119,6 +130,7 @@ pub(super) struct Session {
     pub(super) held: Held,
     pub(super) passing: Passing,
     pub(super) subscriptions: Subscriptions,
+    pub(super) memberships: Memberships,
     /// What it works as.
     pub(super) operators: Vec<Arc<Membership>>,
     pub(super) last_reality: Option<Arc<Reality>>,
@@ -175,6 +187,7 @@ impl Session {
             held: Held::default(),
             passing: Passing::default(),
             subscriptions: Subscriptions::default(),
+            memberships: Memberships::default(),
             operators: Vec::new(),
             last_reality: None,
             draining: false,
@@ -229,7 +242,12 @@ impl Session {
                 .is_none_or(|until| Instant::now() >= until)
             && !self.outbox.is_full()
             && self.in_flight.bytes() < limits.inflight_bytes_max
-            && self.in_flight.len() + self.subscriptions.acks() < limits.inflight_requests_max
+            && self.in_flight.len() + self.unconfirmed() < limits.inflight_requests_max
+    }
+
+    /// Acknowledgements that are to be answered.
+    fn unconfirmed(&self) -> usize {
+        self.subscriptions.acks() + self.memberships.waiting()
     }
 
     /// Whether all that was accepted has been answered.
@@ -237,7 +255,7 @@ impl Session {
         self.job.is_none()
             && self.outbox.is_empty()
             && self.in_flight.is_empty()
-            && self.subscriptions.acks() == 0
+            && self.unconfirmed() == 0
     }
 
     /// Says that the node is going down; produces are refused from now on.
@@ -372,11 +390,19 @@ impl Session {
         for (key, history) in news.read.drain(..) {
             self.subscriptions.read(key, history, &self.signals);
         }
+        for (key, outcome) in news.stored.drain(..) {
+            self.memberships.stored(key, outcome, &mut self.outbox);
+        }
+        for key in news.dismissed.drain(..) {
+            self.memberships.dismissed(key, &mut self.outbox);
+        }
         for task in news.tasks.drain(..) {
             self.give_task(task);
         }
         for key in news.ready.drain(..) {
+            // It is one of the two.
             self.subscriptions.ready(key);
+            self.memberships.ready(key);
         }
         // Kept for its memory.
         self.news = news;
@@ -442,6 +468,25 @@ impl Session {
                 }
                 Err(error) => self.outbox.refuse(request_id, error.into()),
             },
+            Done::JoinedGroup {
+                request_id,
+                key,
+                id,
+                member,
+            } => match member {
+                Ok(member) => {
+                    let joined = joined_group(id, &member);
+                    self.outbox.answer(request_id, Body::Subscribed(joined));
+                    self.memberships.insert(key, id, *member);
+                }
+                Err(error) => self.outbox.refuse(request_id, error.into()),
+            },
+            Done::GaveUp(request_id, ack, written) => {
+                let done = written.map_err(Refusal::from);
+                if let Err(refusal) = done.and_then(|()| self.ack(request_id, &ack)) {
+                    self.outbox.refuse(request_id, refusal);
+                }
+            }
             Done::Arrived(arrived) => self.arrived(*arrived),
             Done::Departed(request_id, place, outcome) => {
                 self.departed(request_id, &place, outcome);
@@ -493,6 +538,7 @@ impl Session {
         self.outbox.shrink();
         self.in_flight.shrink();
         self.subscriptions.shrink();
+        self.memberships.shrink();
         self.news = News::default();
         self.judgement = Judgement::default();
         self.copies = Vec::new();
@@ -504,7 +550,25 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        if self.draining {
+            self.memberships.leave_all();
+        }
         self.guard.roll().leave(self.present);
+    }
+}
+
+fn joined_group(id: u64, member: &Member) -> v1::Subscribed {
+    let (reality, next) = (member.reality(), member.floor());
+    let bounds = reality.bounds();
+    v1::Subscribed {
+        subscription: id,
+        tenant: reality.tenant().as_str().into(),
+        reality: reality.name().as_str().into(),
+        next: next.get(),
+        last: bounds.written_end.get() - 1,
+        first: bounds.first.get(),
+        resumed: true,
+        clock_key: reality.clock_key().into(),
     }
 }
 

@@ -480,6 +480,7 @@ fn requests() -> Vec<Case> {
                 Ask::Ack(v1::Ack {
                     subscription: 5,
                     sequence: 1,
+                    attempt: 0,
                 })
             },
         ),

@@ -24,7 +24,7 @@ use ring::hmac;
 use ring::signature::{ED25519, UnparsedPublicKey};
 use serde_json::{Value as Json, json};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::Output;
 use crate::failure::Failure;
@@ -32,6 +32,8 @@ use crate::failure::Failure;
 const BODY_BYTES_MAX: usize = 32 << 20;
 /// Events that wait to be printed.
 const WAITING_MAX: usize = 64;
+/// The last answers are given within this.
+const LAST_ANSWERS: std::time::Duration = std::time::Duration::from_secs(2);
 /// A signature is refused when its time is further off than this.
 const TOLERANCE_S: i64 = 300;
 
@@ -196,24 +198,9 @@ pub(super) async fn run(output: Output, arguments: Arguments) -> anyhow::Result<
         received,
     });
     writeln!(std::io::stderr(), "listening on http://{address}/")?;
-    let serving = tokio::spawn(async move {
-        loop {
-            let Ok((stream, _)) = listener.accept().await else {
-                continue;
-            };
-            let receiver = Arc::clone(&receiver);
-            tokio::spawn(async move {
-                let service = service_fn(move |request| {
-                    let receiver = Arc::clone(&receiver);
-                    async move { Ok::<_, Infallible>(receiver.receive(request).await) }
-                });
-                let served = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-                if let Err(error) = served.await {
-                    tracing::debug!(%error, "a connection broke off");
-                }
-            });
-        }
-    });
+    let (end, ending) = watch::channel(false);
+    let (alive, mut all_ended) = mpsc::channel::<()>(1);
+    let serving = tokio::spawn(serve(listener, receiver, ending, alive));
     let mut left = arguments.limit.unwrap_or(u64::MAX);
     while left > 0 {
         let Some(event) = events.recv().await else {
@@ -222,8 +209,48 @@ pub(super) async fn run(output: Output, arguments: Arguments) -> anyhow::Result<
         print(&event, output)?;
         left -= 1;
     }
+    // Whoever sent the last one is still to be answered.
+    end.send_replace(true);
     serving.abort();
-    Ok(())
+    match tokio::time::timeout(LAST_ANSWERS, all_ended.recv()).await {
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// Takes connections; each lets go of `alive` when it has ended.
+async fn serve(
+    listener: TcpListener,
+    receiver: Arc<Receiver>,
+    ending: watch::Receiver<bool>,
+    alive: mpsc::Sender<()>,
+) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            continue;
+        };
+        let (receiver, mut ending) = (Arc::clone(&receiver), ending.clone());
+        let alive = alive.clone();
+        tokio::spawn(async move {
+            let service = service_fn(move |request| {
+                let receiver = Arc::clone(&receiver);
+                async move { Ok::<_, Infallible>(receiver.receive(request).await) }
+            });
+            let mut served = std::pin::pin!(
+                http1::Builder::new().serve_connection(TokioIo::new(stream), service)
+            );
+            let ended = tokio::select! {
+                ended = served.as_mut() => ended,
+                () = async { drop(ending.wait_for(|ending| *ending).await) } => {
+                    served.as_mut().graceful_shutdown();
+                    served.await
+                }
+            };
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a connection broke off");
+            }
+            drop(alive);
+        });
+    }
 }
 
 fn print(event: &Json, output: Output) -> anyhow::Result<()> {

@@ -133,7 +133,7 @@ struct Add {
     headers: Vec<String>,
     /// How long an answer may take
     #[arg(long, value_name = "N")]
-    timeout_seconds: Option<u64>,
+    timeout_seconds: Option<f64>,
     /// What signs (whsec_... or whsk_...); made if left out
     #[arg(long, value_name = "SECRET")]
     secret: Option<String>,

@@ -163,6 +163,8 @@ fn work(desk: &Desk, done: impl Fn() -> bool) {
         .enable_all()
         .build()
         .unwrap();
+    // As when the tenant is opened.
+    desk.broker.duties().wake(&desk.who.tenant, NAME);
     runtime.block_on(async {
         let (close, closing) = tokio::sync::watch::channel(false);
         let working = tokio::spawn(supervise(std::sync::Arc::clone(&desk.broker), closing));

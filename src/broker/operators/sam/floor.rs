@@ -205,6 +205,8 @@ pub struct Floor {
     count: u64,
     /// Tasks that are on their way into the log, and may be there already.
     arriving: usize,
+    /// Where tasks stand that were added and not forgotten since.
+    added: BTreeSet<u64>,
     /// Tasks that have ended in each group since that was last written down.
     ended: HashMap<String, u64>,
 }
@@ -409,6 +411,23 @@ impl Floor {
         self.arriving = self.arriving.saturating_sub(1);
     }
 
+    /// Whether a task is on its way into the log.
+    #[must_use]
+    pub const fn is_arriving(&self) -> bool {
+        self.arriving > 0
+    }
+
+    /// Whether the task that stands there has been added, be it done since.
+    #[must_use]
+    pub fn was_added(&self, sequence: u64) -> bool {
+        self.added.contains(&sequence)
+    }
+
+    /// What stands before `end` is not asked for any more.
+    pub fn forget_added(&mut self, end: u64) {
+        self.added = self.added.split_off(&end);
+    }
+
     /// Groups in which so many tasks have ended since they were last told here, and up to where all
     /// have. `end` must have been the end of the log before this is called.
     pub fn settled(&mut self, every: u64, end: u64) -> Vec<(String, u64)> {
@@ -433,6 +452,7 @@ impl Floor {
     /// Adds a task that is in the log, with the attempts at it and answers to it that are too.
     pub fn add(&mut self, sequence: u64, order: Order, failures: u32, answers: Vec<Answer>) {
         let place = (order.group.clone(), sequence);
+        self.added.insert(sequence);
         if self
             .places
             .insert(order.id.clone(), place.clone())

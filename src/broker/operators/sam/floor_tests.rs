@@ -1,3 +1,5 @@
+//! The floor, step by step, with the time given.
+
 use super::super::manifest::tests::join;
 use super::super::task::State;
 use super::*;

@@ -3,7 +3,7 @@
 //!
 //! - `manifest`: what an operator says of itself; `registry`: who has been there, a fold of events.
 //! - `task`: tasks and results as they stand in the log; `floor`: who has which in hand, in memory.
-//! - `rebuild`: the open tasks of a log; `settle`: what becomes of tasks, written down.
+//! - `rebuild`: the open tasks of a log; `pickup`: those that come to it otherwise; `settle`: what becomes of tasks, written down.
 //! - `command`: what people and programs ask for; this file: the way in and out for sessions.
 //!
 //! A task is done when its result is in the log. Whoever had it in hand when a node died is not
@@ -16,11 +16,14 @@ mod command;
 pub mod counts;
 pub mod floor;
 pub mod manifest;
+mod pickup;
 mod rebuild;
 pub mod refused;
 pub mod registry;
 mod settle;
 pub mod task;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -96,6 +99,8 @@ pub struct Sam {
     hands: Mutex<HashMap<u64, Arc<dyn Hands>>>,
     /// Whether the open tasks have been read from the log.
     is_read: Mutex<bool>,
+    /// How far it has been looked for tasks that nobody has dispatched.
+    looked: Mutex<pickup::Looked>,
     /// What is still to be written down, because it happened where nothing may wait.
     later: Mutex<Later>,
     /// Commands that wait for a result.
@@ -121,6 +126,7 @@ impl Sam {
             floor: Mutex::new(Floor::new(now)),
             hands: Mutex::default(),
             is_read: Mutex::new(false),
+            looked: Mutex::default(),
             later: Mutex::default(),
             waiting: AtomicUsize::new(0),
         }
@@ -346,11 +352,7 @@ fn drain(
     }
     drop(floor);
     let why = format!("drained by {by}");
-    settle::record(
-        tenancy,
-        group,
-        vec![stands(instance, State::Draining, &why)],
-    )?;
+    settle::record(tenancy, group, &[stands(instance, State::Draining, &why)])?;
     let present = sam.floor().member(key);
     Ok(present)
 }

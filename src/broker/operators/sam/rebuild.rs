@@ -46,7 +46,7 @@ pub(super) fn ensure(tenancy: &Tenancy) -> Result<(), Error> {
     }
     for (group, instance) in left {
         let gone = stands(&instance, State::Gone, "the node was stopped");
-        settle::record(tenancy, &group, vec![gone])?;
+        settle::record(tenancy, &group, &[gone])?;
     }
     *is_read = true;
     Ok(())
@@ -98,6 +98,7 @@ fn read(tenancy: &Tenancy, main: &Reality, from: &BTreeMap<String, u64>) -> Resu
         }
     }
     let sam = tenancy.sam();
+    lock(&sam.looked).next = end.get();
     let mut floor = sam.floor();
     for one in open.into_values() {
         // The last attempt may have been written, and the end not.

@@ -15,7 +15,7 @@ use super::floor::{Closing, End, Failed, Finished, Next, Offer, Place, Standing,
 use super::manifest::Manifest;
 use super::registry::{Event, Registry, State};
 use super::task::{self, Answer, By, Cause, Failure, Order, Said, Selection};
-use super::{Given, Membership, Refused, lock, rebuild, stands};
+use super::{Given, Membership, Refused, lock, pickup, rebuild, stands};
 use crate::broker::error::Error;
 use crate::broker::letter;
 use crate::broker::operators::contracts::{Breach, Contracts as _};
@@ -35,7 +35,7 @@ const ERROR_BYTES_MAX: usize = 1_024;
 const SETTLED_EVERY: u64 = 256;
 
 /// Writes events of the registry.
-pub(super) fn record(tenancy: &Tenancy, group: &str, events: Vec<Event>) -> Result<(), Error> {
+pub(super) fn record(tenancy: &Tenancy, group: &str, events: &[Event]) -> Result<(), Error> {
     let events = events.iter().map(|event| event.record(group)).collect();
     tenancy.ledger::<Registry>().change(|_| Ok(((), events)))
 }
@@ -65,6 +65,7 @@ pub(super) fn round(broker: &Arc<Broker>, tenancy: &Arc<Tenancy>) -> Result<(), 
     settle(broker, tenancy, later.next);
     let due = sam.floor().tick(tenancy.now());
     settle(broker, tenancy, due);
+    pickup::pick_up(tenancy)?;
     pump(broker, tenancy);
     for (group, instance) in later.gone {
         // What cannot be written now is true all the same: the floor knows who is there.
@@ -84,7 +85,7 @@ fn note_settled(tenancy: &Tenancy) -> Result<(), Error> {
     let end = main.bounds().durable_end.get();
     let settled = tenancy.sam().floor().settled(SETTLED_EVERY, end);
     for (group, first_open) in settled {
-        record(tenancy, &group, vec![Event::Settled { first_open }])?;
+        record(tenancy, &group, &[Event::Settled { first_open }])?;
     }
     Ok(())
 }
@@ -550,7 +551,7 @@ impl Membership {
         } = manifest;
         tracing::warn!(tenant = %self.tenancy.tenant(), group, instance, "operator in quarantine");
         let event = stands(instance, State::Quarantined, why);
-        if let Err(error) = record(&self.tenancy, group, vec![event]) {
+        if let Err(error) = record(&self.tenancy, group, &[event]) {
             tracing::error!(tenant = %self.tenancy.tenant(), group, %error, "a quarantine is not recorded");
         }
     }
@@ -662,5 +663,5 @@ pub(super) fn set_quarantine(
         floor.stand(key, standing);
     }
     drop(floor);
-    record(tenancy, group, vec![stands(instance, state, why)])
+    record(tenancy, group, &[stands(instance, state, why)])
 }

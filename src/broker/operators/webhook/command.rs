@@ -35,7 +35,7 @@ use crate::proto::view::RecordView;
 const NAME_BYTES_MAX: usize = 64;
 const HEADERS_MAX: usize = 16;
 const HEADER_BYTES_MAX: usize = 1_024;
-const TIMEOUT_S_MAX: u64 = 120;
+const TIMEOUT_MAX: Duration = Duration::from_secs(120);
 const ATTEMPTS_MAX: u64 = 1_000;
 const OVERLAP_S: u64 = 24 * 60 * 60;
 const OVERLAP_S_MAX: u64 = 30 * OVERLAP_S;
@@ -149,7 +149,7 @@ pub(super) const COMMANDS: &[Command<Handler>] = &[
             ),
             argument(
                 "timeout_seconds",
-                Kind::Integer,
+                Kind::Number,
                 "how long an answer may take",
             ),
             SECRET,
@@ -484,10 +484,7 @@ fn register(call: &Call<'_>) -> Result<Value, Error> {
         room: text("room").map(str::to_owned),
         channel: text("channel").map(str::to_owned),
         headers: own_headers(call)?,
-        timeout_ms: match whole(call, "timeout_seconds", TIMEOUT_S_MAX)? {
-            Some(seconds) => seconds * 1_000,
-            None => u64::try_from(settings.timeout.as_millis()).unwrap_or(u64::MAX),
-        },
+        timeout_ms: timeout_ms(call, settings.timeout)?,
         format,
         ordered_by_key: call.arguments.boolean("ordered_by_key").unwrap_or(false),
         attempts_max: whole(call, "max_attempts", ATTEMPTS_MAX)?
@@ -563,6 +560,21 @@ fn secret(call: &Call<'_>) -> Result<Secret, Error> {
         Some(given) => Secret::parse(given),
     };
     secret.map_err(|fault| Refused::invalid("secret", fault))
+}
+
+/// How long an answer may take; `usual` if nothing is said.
+fn timeout_ms(call: &Call<'_>, usual: Duration) -> Result<u64, Error> {
+    let given = call.arguments.number("timeout_seconds");
+    let timeout = given.map_or(Ok(usual), Duration::try_from_secs_f64);
+    let timeout = timeout.ok().filter(|timeout| {
+        *timeout <= TIMEOUT_MAX.max(usual) && *timeout >= Duration::from_millis(1)
+    });
+    let timeout = timeout.and_then(|timeout| u64::try_from(timeout.as_millis()).ok());
+    timeout.ok_or_else(|| {
+        let most = TIMEOUT_MAX.as_secs();
+        let text = format!("must be a number of seconds above 0 and up to {most}");
+        Refused::invalid("timeout_seconds", text)
+    })
 }
 
 /// A whole number from 1 to `most`, if it was given.

@@ -182,9 +182,9 @@ impl Lane {
             .ledger::<Hooks>()
             .read(|hooks| hooks.position(rule))?;
         let next = Sequence::at_least_first(stored.next).max(reality.bounds().first);
-        let known = letter::known(&reality, &consumer(&rule.id), next)?;
-        let done = stored.done.iter().copied();
-        let skip = done.chain(known.iter().map(|at| at.get())).collect();
+        // A record whose letter is on disk although it does not count as done is sent once more; if
+        // it is not taken, it has its letter already.
+        let skip = stored.done.iter().copied().collect();
         let order = if rule.ordered_by_key {
             Order::ByKey
         } else {

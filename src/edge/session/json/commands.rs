@@ -55,11 +55,11 @@ impl Session {
                 self.respond(&asked(&frame), outcome);
             }
             "join_channel" | "room.join" => match place(&frame) {
-                Ok(place) => self.join(place, Then::Answer(asked(&frame))),
+                Ok(place) => self.join(&place, Then::Answer(asked(&frame))),
                 Err(refusal) => self.respond(&asked(&frame), Err(refusal)),
             },
             "leave_channel" | "room.leave" => match place(&frame) {
-                Ok(place) => self.leave_of_json(asked(&frame), place),
+                Ok(place) => self.leave_of_json(asked(&frame), &place),
                 Err(refusal) => self.respond(&asked(&frame), Err(refusal)),
             },
             "list_channels" => match named(&frame, "room") {

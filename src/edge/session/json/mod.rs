@@ -124,7 +124,7 @@ impl Session {
         };
         match frame.kind {
             Kind::Command => self.command_of_json(frame),
-            Kind::OperatorJoin => self.operator_join_json(frame),
+            Kind::OperatorJoin => self.operator_join_json(&frame),
             Kind::OperatorResult | Kind::OperatorError => self.task_result_json(frame),
             Kind::Message | Kind::Telemetry | Kind::Response | Kind::Error => {
                 self.message_of_json(frame);
@@ -176,7 +176,7 @@ impl Session {
             && self.may_join(room, channel).is_ok()
         {
             let place = (room.to_owned(), channel.to_owned());
-            return self.join(place, rooms::Then::Send(Box::new(frame)));
+            return self.join(&place, rooms::Then::Send(Box::new(frame)));
         }
         self.store_json(frame);
     }

@@ -27,10 +27,10 @@ const TRUTH_COMMAND: &str = "truth.verify";
 const TASK_COMMAND: &str = "operator.task";
 
 impl Session {
-    pub(super) fn operator_join_json(&mut self, frame: Frame) {
-        let asked = asked(&frame);
+    pub(super) fn operator_join_json(&mut self, frame: &Frame) {
+        let asked = asked(frame);
         let id = self.client.as_ref().map(|client| client.id.clone());
-        let join = join_of(&frame, &id.unwrap_or_default());
+        let join = join_of(frame, &id.unwrap_or_default());
         let begun = join.and_then(|join| self.operator_join(0, Some(asked.clone()), join));
         if let Err(refusal) = begun {
             self.json_refused(&asked, &refusal);

@@ -82,7 +82,7 @@ impl Session {
     }
 
     /// Begins to hear a channel, then does what was to be done.
-    pub(super) fn join(&mut self, place: (String, String), then: Then) {
+    pub(super) fn join(&mut self, place: &(String, String), then: Then) {
         let filter = match self.may_join(&place.0, &place.1) {
             Ok(filter) => filter,
             Err(refusal) => {
@@ -191,11 +191,11 @@ impl Session {
     }
 
     /// Hears a channel no more, and is no member of it once that is on disk.
-    pub(super) fn leave_of_json(&mut self, asked: Asked, place: (String, String)) {
+    pub(super) fn leave_of_json(&mut self, asked: Asked, place: &(String, String)) {
         let key = self
             .client
             .as_mut()
-            .and_then(|client| client.channels.remove(&place));
+            .and_then(|client| client.channels.remove(place));
         let place = Place::new(&place.0, &place.1);
         if let Some(key) = key {
             self.subscriptions.remove(key);
