@@ -622,6 +622,7 @@ fn server_bodies() -> Vec<(&'static str, server::Body)> {
                 room: "ops".into(),
                 member: "ada".into(),
                 change: v1::presence::Change::Expired.into(),
+                ..v1::Presence::default()
             }),
         ),
         (
