@@ -258,7 +258,7 @@ fn corpus() -> Vec<(String, Vec<u8>)> {
             .encode_to_vec(),
         )
     });
-    let later = v1::Envelope {
+    let later = Envelope {
         deliver_at: 1_771_545_700_123,
         ..samples::event()
     };
