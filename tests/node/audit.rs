@@ -192,7 +192,12 @@ fn what_one_may_write_is_not_audited_and_what_one_may_not_is() {
     let refused = audited(&node, &["--subject", "eve", "--outcome", "refused"]);
     let said: Vec<_> = refused
         .iter()
-        .map(|one| (one["action"].as_str(), one["arguments"]["namespace"].as_str()))
+        .map(|one| {
+            (
+                one["action"].as_str(),
+                one["arguments"]["namespace"].as_str(),
+            )
+        })
         .collect();
     assert_eq!(
         said,
