@@ -258,7 +258,7 @@ fn corpus() -> Vec<(String, Vec<u8>)> {
             .encode_to_vec(),
         )
     });
-    let later = v1::Envelope {
+    let later = Envelope {
         deliver_at: 1_771_545_700_123,
         ..samples::event()
     };
@@ -622,6 +622,7 @@ fn server_bodies() -> Vec<(&'static str, server::Body)> {
                 room: "ops".into(),
                 member: "ada".into(),
                 change: v1::presence::Change::Expired.into(),
+                ..v1::Presence::default()
             }),
         ),
         (

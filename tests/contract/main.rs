@@ -9,7 +9,6 @@
 )]
 
 mod codes;
-mod commands;
 mod corpus;
 mod interpreter;
 mod numbers;

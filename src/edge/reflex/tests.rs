@@ -1,3 +1,5 @@
+//! What may stand on the topics of Reflex, and what may not.
+
 use prost::Message as _;
 use serde_json::json;
 
