@@ -684,7 +684,6 @@ async fn consumers_are_administered() {
     drop(node.ended());
 
     let node = Node::dev_on(&data);
-    let client = connect(&node).await;
     let listed = node.ok(&["consumers", "list", "--output", "json"]);
     let listed: Value = serde_json::from_str(&listed).expect("one object");
     assert_eq!(
