@@ -17,7 +17,7 @@ pub struct Command<H> {
     pub name: &'static str,
     /// Who may give it.
     pub role: Role,
-    /// Whether it changes anything.
+    /// What it leaves behind.
     pub effect: Effect,
     /// What it takes.
     pub arguments: &'static [Argument],
@@ -27,13 +27,16 @@ pub struct Command<H> {
     pub handler: H,
 }
 
-/// Whether a command changes anything. Whatever does is audited: it is carried out only when who
-/// asked for what is on disk, and what became of it is written down after (BRK-13).
+/// What a command leaves behind, and with it what of it is audited (BRK-13). Whatever changes
+/// something is carried out only when who asked for what is on disk, and what became of it is
+/// written down after; of all others, that the caller had no right to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// It shows something; all is as it was.
     Shows,
-    /// It changes something, here or elsewhere: state, a record, what runs.
+    /// It appends what is the caller's own, as publishing does: the record says by whom and when.
+    Writes,
+    /// It changes something, here or elsewhere: what is in force, what others have, what runs.
     Changes,
 }
 
@@ -43,6 +46,7 @@ impl Effect {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Shows => "shows",
+            Self::Writes => "writes",
             Self::Changes => "changes",
         }
     }

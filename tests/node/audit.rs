@@ -161,6 +161,56 @@ fn every_change_is_written_down_however_it_is_asked_for() {
     assert!(shown.contains("audit: 3 entries"), "{shown}");
 }
 
+// BRK-13, OPS-01: data of one's own is no control action; trying to write others' is one.
+#[test]
+fn what_one_may_write_is_not_audited_and_what_one_may_not_is() {
+    let node = Node::dev();
+    let eve = Claims {
+        publish: Some(vec!["op.store.mine.>".to_owned()]),
+        ..who(Role::User, "eve")
+    };
+    let mut eve = Wire::of(&node, &eve);
+    let set = |namespace: &str| {
+        command(
+            "op.store.set",
+            &[
+                ("namespace", text(namespace)),
+                ("key", text("colour")),
+                ("value", text("a value that nobody else is to read")),
+            ],
+        )
+    };
+    assert_eq!(ask(&mut eve, set("mine")), "done");
+    assert!(ask(&mut eve, command("op.store.set", &[])).starts_with("VALIDATION_ERROR"));
+    assert_eq!(audited(&node, &["--subject", "eve"]), [] as [Value; 0]);
+    assert!(ask(&mut eve, set("yours")).starts_with("FORBIDDEN"));
+    let purge = command(
+        "op.store.purge",
+        &[("namespace", text("mine")), ("confirm", text(""))],
+    );
+    assert!(ask(&mut eve, purge).starts_with("FORBIDDEN"));
+    let refused = audited(&node, &["--subject", "eve", "--outcome", "refused"]);
+    let said: Vec<_> = refused
+        .iter()
+        .map(|one| {
+            (
+                one["action"].as_str(),
+                one["arguments"]["namespace"].as_str(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        said,
+        [
+            (Some("op.store.set"), Some("yours")),
+            (Some("op.store.purge"), Some("mine")),
+        ]
+    );
+    assert_eq!(audited(&node, &["--subject", "eve"]).len(), 2);
+    let shown = format!("{refused:?}");
+    assert!(!shown.contains("nobody else"), "{shown}");
+}
+
 // BRK-13: what is in force before and after, and no secret.
 #[test]
 fn before_and_after_are_shown_and_secrets_are_not() {

@@ -122,8 +122,11 @@ fn too_many_connections_to_the_operations_listener_are_told_to_come_back() {
 fn damaged_log_makes_the_node_not_ready_before_anybody_opens_it() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let node = Node::dev_on(dir.path());
+    // A reality that the node has no reason to open unasked, as it has for `main`.
+    node.ok(&["reality", "create", "aside"]);
+    let produce = ["produce", "a", "--reality", "aside"];
     for line in ["\"first\"\n", "\"to-be-damaged\"\n", "\"third\"\n"] {
-        assert_eq!(node.run_with_input(&["produce", "a"], line).code, 0);
+        assert_eq!(node.run_with_input(&produce, line).code, 0);
     }
     node.signal("TERM");
     drop(node.ended());
@@ -133,7 +136,7 @@ fn damaged_log_makes_the_node_not_ready_before_anybody_opens_it() {
     node.signal("TERM");
     drop(node.ended());
 
-    damage(&dir.path().join("dev/main"), b"to-be-damaged");
+    damage(&dir.path().join("dev/aside"), b"to-be-damaged");
     let node = Node::dev_on(dir.path());
     let patience = Instant::now();
     let ready = loop {
@@ -150,7 +153,8 @@ fn damaged_log_makes_the_node_not_ready_before_anybody_opens_it() {
     assert!(!text.contains("dev"), "no tenant's name: {text}");
 
     // From now on the reality speaks for itself, and is not counted twice.
-    let ran = node.run(&["consume", ">", "--from", "earliest", "--stop-at-end"]);
+    let consume = ["consume", ">", "--from", "earliest", "--stop-at-end"];
+    let ran = node.run(&[&consume[..], &["--reality", "aside"]].concat());
     assert_eq!(ran.code, 65, "{}", ran.stderr);
     let reasons = Request::get("/readyz").send(node.ops).json()["reasons"].clone();
     assert_eq!(reasons.as_array().map(Vec::len), Some(1), "{reasons}");

@@ -5,6 +5,7 @@
 //! fails the test until somebody says what an attacker would give.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use arqonbus::broker::verb::{Argument, Kind};
 use arqonbus::edge::shield::command::{self, Listed};
@@ -19,11 +20,11 @@ use prost::Message as _;
 use prost_reflect::DescriptorPool;
 
 use crate::raw::Request;
-use crate::support::{Node, claims, now_s, signed};
+use crate::support::{Node, PATIENCE, claims, now_s, signed};
 use crate::wire::Wire;
 
 /// Stand in the victim's records, names and tokens, and in nothing that the attacker sends.
-const CANARIES: [&str; 12] = [
+const CANARIES: [&str; 18] = [
     "canary-payload-51f0",
     "canary-topic-51f0",
     "canary-subject-51f0",
@@ -36,6 +37,12 @@ const CANARIES: [&str; 12] = [
     "canary-signed-51f0",
     "canary-reason-51f0",
     "canary-episode-51f0",
+    "canary-room-51f0",
+    "canary-value-51f0",
+    "canary-job-51f0",
+    "canary-webhook-51f0",
+    "canary-parameter-51f0",
+    "canary-group-51f0",
 ];
 /// What the victim calls everything that has a name, and the attacker knows.
 const NAME: &str = "plans";
@@ -173,9 +180,37 @@ fn guess(command: &str, argument: &Argument) -> Option<value::Kind> {
         ("after", Kind::Text) => text("1"),
         ("newer_than", Kind::Text) => text("2000-01-01T00:00:00Z"),
         ("older_than", Kind::Text) => text("2100-01-01T00:00:00Z"),
-        ("payload", Kind::Object) => text("{}"),
+        ("payload" | "headers", Kind::Object) => text("{}"),
         ("file", Kind::Text) => text("../../acme/main/00000000000000000001.log"),
-        _ => return guess_edge(command, argument),
+        _ => guess_operators(command, argument).or_else(|| guess_edge(command, argument))?,
+    };
+    Some(guess)
+}
+
+/// The same for rooms, operators and the audit.
+fn guess_operators(command: &str, argument: &Argument) -> Option<value::Kind> {
+    let guess = match (argument.name, argument.kind) {
+        ("key" | "value", _) if !command.starts_with("edge.") => text(NAME),
+        ("room" | "channel" | "description" | "namespace" | "prefix", Kind::Text) => text(NAME),
+        // What has an id can be called by its name, too.
+        ("job_id" | "rule_id" | "into" | "input" | "output", Kind::Text) => text(NAME),
+        ("letter", Kind::Text) => text(&letter_of_acme()),
+        ("since" | "from_ts", Kind::Text) => text("2000-01-01T00:00:00Z"),
+        ("until" | "to_ts", Kind::Text) => text("2100-01-01T00:00:00Z"),
+        ("cursor", Kind::Text) => text("1"),
+        ("form", Kind::Text) => text("record"),
+        ("action", Kind::Text) => text("edge"),
+        ("outcome", Kind::Text) => text("done"),
+        ("head", Kind::Text) => text(&"0".repeat(64)),
+        ("cron", Kind::Text) => text("0 0 29 2 *"),
+        ("time_zone", Kind::Text) => text("Europe/Berlin"),
+        ("dst" | "misfire", Kind::Text) => text("skip"),
+        ("url", Kind::Text) => text("https://mallory.invalid/"),
+        ("secret", Kind::Text) => text("whsec_bWFsbG9yeSdzIHNlY3JldCBvZiAzMiBieXRlcyEh"),
+        ("signature", Kind::Text) => text("ed25519"),
+        ("format", Kind::Text) => text("json"),
+        ("on_exhausted", Kind::Text) => text("pause"),
+        _ => return None,
     };
     Some(guess)
 }
@@ -396,6 +431,63 @@ fn in_force() -> Vec<Ask> {
     ]
 }
 
+/// One of what rooms and operators keep, each with a canary in it.
+fn kept() -> Vec<Ask> {
+    let (name, canary) = (|| text(NAME), |one: usize| text(CANARIES[one]));
+    vec![
+        command(
+            "room.create",
+            vec![("room", name()), ("description", canary(12))],
+        ),
+        command(
+            "op.store.set",
+            vec![
+                ("namespace", name()),
+                ("key", name()),
+                ("value", canary(13)),
+            ],
+        ),
+        command(
+            "op.cron.schedule",
+            vec![
+                ("name", name()),
+                ("topic", canary(14)),
+                ("payload", text("{}")),
+                ("cron", text("0 0 29 2 *")),
+            ],
+        ),
+        command(
+            "op.webhook.register",
+            vec![
+                ("name", name()),
+                ("url", text("http://127.0.0.1:9/")),
+                ("topic", canary(15)),
+            ],
+        ),
+        command("control.set", vec![("name", name()), ("value", canary(16))]),
+    ]
+}
+
+/// A group whose member is gone.
+fn group(node: &Node, session: &mut Wire) {
+    let joins = Ask::Subscribe(v1::Subscribe {
+        subscription: 1,
+        filter: CANARIES[17].into(),
+        group: NAME.into(),
+        ..v1::Subscribe::default()
+    });
+    let joined = seen(&mut Wire::of(node, &victim()), joins);
+    assert!(joined.contains("Subscribed"), "{joined}");
+    let started = Instant::now();
+    loop {
+        let listed = seen(session, command("group.list", Vec::new()));
+        if listed.contains(r#""members": Value { kind: Some(Unsigned(0)) }"#) {
+            return;
+        }
+        assert!(started.elapsed() < PATIENCE, "still a member: {listed}");
+    }
+}
+
 /// A node on which the victim has one of everything.
 fn furnished() -> Node {
     let node = Node::dev();
@@ -418,7 +510,8 @@ fn furnished() -> Node {
     };
     let acked = session.ask(Ask::Ack(acknowledged)).map(|frame| frame.body);
     assert!(matches!(acked, Ok(Some(Answer::Acked(_)))), "{acked:?}");
-    for one in in_force() {
+    group(&node, &mut session);
+    for one in in_force().into_iter().chain(kept()) {
         let answer = seen(&mut session, one);
         assert!(answer.contains("CommandResult"), "{answer}");
     }

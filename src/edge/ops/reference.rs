@@ -19,7 +19,9 @@ A command is given in a `Command` frame, in a JSON message of the type `command`
 `POST /v1/commands/{name}` with its arguments as a JSON object; those that have a path of their own
 also answer a GET there. The role is the least that may give it: `user` is everybody with a token,
 `controller` and `operator` are apart, `admin` includes them all. Commands that change something are
-written down in the audit before they are carried out and after, see [audit.md](audit.md).
+written down in the audit before they are carried out and after, those that write or show something
+only when the caller has no right to it, see [audit.md](audit.md). What writes appends data of the
+caller's, as publishing does.
 
 A command that does not exist is answered with `UNKNOWN_COMMAND` (in JSON, one of the older system
 that this node does not serve with `FEATURE_DISABLED`), a missing role with `FORBIDDEN`, an argument

@@ -103,7 +103,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "op.continuum.projector.project_event",
         role: Role::Admin,
-        effect: Effect::Changes,
+        effect: Effect::Writes,
         arguments: &[Argument {
             name: "event",
             kind: Kind::Object,

@@ -34,7 +34,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "room.join",
         role: Role::User,
-        effect: Effect::Changes,
+        effect: Effect::Writes,
         arguments: &[
             ROOM,
             CHANNEL_OR_MAIN,
@@ -51,7 +51,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "room.leave",
         role: Role::User,
-        effect: Effect::Changes,
+        effect: Effect::Writes,
         arguments: &[ROOM, CHANNEL_OR_MAIN],
         doc: "Makes this session a member of a channel no more.",
         handler: of_a_session_alone,

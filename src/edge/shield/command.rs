@@ -18,6 +18,7 @@ use crate::edge::{
     signature, topics,
 };
 use crate::projections::Projections;
+use crate::proto::ErrorCode;
 use crate::proto::v1::Value;
 
 /// What the edge does for a command.
@@ -119,7 +120,8 @@ pub struct Desk {
 
 impl Desk {
     /// Carries out a command. One that changes something is written down in the tenant's audit
-    /// before and after, and so is whoever may not give a command (BRK-13). Blocks on the disk.
+    /// before and after, and so is whoever has no right to what is asked for (BRK-13). Blocks on
+    /// the disk.
     ///
     /// # Errors
     /// There is no such command; the caller may not give it; an argument is missing, unknown or of
@@ -134,15 +136,23 @@ impl Desk {
             return self.carry_out(caller, name, arguments);
         };
         if let Err(error) = command.admit(caller, arguments) {
-            let not_allowed = matches!(error, broker::Error::RoleMissing { .. });
             let fault = Fault::from(error);
-            if not_allowed || command.effect == Effect::Changes {
+            if fault.code == ErrorCode::Forbidden || command.effect == Effect::Changes {
                 self.audit_refusal(caller, command.name, arguments, &fault);
             }
             return Err(fault);
         }
         match command.effect {
             Effect::Shows => self.carry_out(caller, name, arguments),
+            Effect::Writes => {
+                let result = self.carry_out(caller, name, arguments);
+                if let Err(fault) = &result
+                    && fault.code == ErrorCode::Forbidden
+                {
+                    self.audit_refusal(caller, command.name, arguments, fault);
+                }
+                result
+            }
             Effect::Changes => {
                 let audited = Audited::begin(self, caller, command.name, arguments)?;
                 let result = self.carry_out(caller, name, arguments);

@@ -69,7 +69,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "op.dispatch",
         role: Role::User,
-        effect: Effect::Changes,
+        effect: Effect::Writes,
         arguments: &[
             optional(
                 "group",
@@ -179,7 +179,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "truth.verify",
         role: Role::User,
-        effect: Effect::Changes,
+        effect: Effect::Writes,
         arguments: &[
             optional("payload", Kind::Object, "what is to be verified"),
             WAIT_MS,

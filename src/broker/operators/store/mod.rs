@@ -96,7 +96,7 @@ const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "op.store.delete",
         role: Role::User,
-        effect: Effect::Changes,
+        effect: Effect::Writes,
         arguments: &[KEY, NAMESPACE, REALITY, IF_REVISION],
         doc: "Takes the value of a key away.",
         handler: delete,
@@ -178,7 +178,7 @@ const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "op.store.set",
         role: Role::User,
-        effect: Effect::Changes,
+        effect: Effect::Writes,
         arguments: &[
             KEY,
             Argument {
