@@ -413,6 +413,24 @@ impl Call<'_> {
 }
 
 impl Call<'_> {
+    /// Whether the caller may read all that `filter` matches; of one that reads nothing yet, yes.
+    pub(super) fn may_read(&self, filter: &str) -> bool {
+        filter.is_empty()
+            || Filter::new(filter).is_ok_and(|filter| self.caller.may_subscribe(&filter))
+    }
+
+    /// That the caller may, where something is done to whoever reads that.
+    pub(super) fn check_reads(&self, filter: &str) -> Result<(), Error> {
+        if self.may_read(filter) {
+            return Ok(());
+        }
+        Err(Error::TopicForbidden {
+            field: "arguments",
+            action: "read all that matches",
+            topic: filter.to_owned(),
+        })
+    }
+
     /// A name that must be there: empty does not mean `main` where something is made or deleted.
     pub(super) fn required_name(
         &self,

@@ -8,7 +8,7 @@
 //! but for statements (`sys.log`) and audits (`sys.audit`), which can be given limits by a rule that
 //! names them. On the topics of operators (`op.`) only rules hold whose pattern
 //! begins with that token: keys (`op.store.`) are compacted where none does, and where jobs and
-//! waiting messages stand (`op.cron.`, `op.later.`) always.
+//! waiting messages stand (`op.cron.`, `sys.later.`) always.
 
 use super::consumer;
 use super::control;
@@ -163,9 +163,6 @@ impl TopicRules {
                 tombstone_grace_micros: TOMBSTONE_GRACE_S * 1_000_000,
             });
         }
-        if name::is_system_topic(topic) {
-            return None;
-        }
         let newest_counts = topic.starts_with(cron::TOPIC_PREFIX)
             || topic.starts_with(delayed::TOPIC_PREFIX)
             || topic == delayed::MARKER;
@@ -173,6 +170,9 @@ impl TopicRules {
             return Some(KeyRule {
                 tombstone_grace_micros: 0,
             });
+        }
+        if name::is_system_topic(topic) {
+            return None;
         }
         match self.of(topic) {
             Some(rule) => rule.compaction,
@@ -254,7 +254,7 @@ mod tests {
         assert_eq!(rules.limits("op.store.logs.k").records, Some(9));
         assert_eq!(rules.compaction("op.store.logs.k"), None);
         let all = TopicRules::new(vec![rule("op.>", 1, false)]);
-        for topic in ["op.cron.cron_1", "op.later.a", "op.later"] {
+        for topic in ["op.cron.cron_1", "sys.later.a", "sys.later"] {
             assert!(all.compaction(topic).is_some(), "{topic}");
         }
         assert_eq!(all.limits("op.cron.cron_1"), Limits::default());

@@ -360,3 +360,34 @@ fn a_tenant_has_no_more_topics_than_it_may() {
     );
     assert_eq!(shown["realities"], 1);
 }
+
+// MSG-04, BRK-08
+#[test]
+fn what_waits_is_not_taken_twice_over_a_restart() {
+    let data = tempfile::tempdir().expect("a directory");
+    let node = Node::dev_on(data.path());
+    let due_ms = i64::try_from(crate::support::now_s() * 1_000 + 4_000).expect("a time");
+    let later = || {
+        produce(&[Envelope {
+            deliver_at: due_ms,
+            ..named("later.x", "only-once")
+        }])
+    };
+    let who = claims("dev", Role::User);
+    let first = produced(ask(&mut Wire::of(&node, &who), later()));
+    node.signal("KILL");
+    drop(node.ended());
+
+    let node = Node::dev_on(data.path());
+    let again = produced(ask(&mut Wire::of(&node, &who), later()));
+    assert_eq!((again.first, again.duplicates.len()), (first.first, 1));
+    let delivered = node.records(&["consume", "later.x", "--from", "earliest", "--limit", "1"]);
+    assert_eq!(delivered.len(), 1);
+    let repeated = produced(ask(&mut Wire::of(&node, &who), later()));
+    assert_eq!(
+        (repeated.first, repeated.duplicates.len()),
+        (first.first, 1)
+    );
+    let all = node.records(&["consume", "later.x", "--from", "earliest", "--stop-at-end"]);
+    assert_eq!(all.len(), 1, "delivered twice");
+}

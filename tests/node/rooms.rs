@@ -8,7 +8,11 @@ use arqonbus::proto::claims::Role;
 use arqonbus::proto::v1::client_frame::Body as Ask;
 use arqonbus::proto::v1::presence::Change;
 use arqonbus::proto::v1::server_frame::Body as Told;
-use arqonbus::proto::v1::{CommandRequest, Presence, Subscribe};
+use arqonbus::proto::v1::subscribe::Start;
+use arqonbus::proto::v1::{
+    CommandRequest, Envelope, Event, Fetch, Nack, Presence, Produce, Subscribe, envelope,
+};
+use prost::Message as _;
 use serde_json::{Value, json};
 
 use crate::interpreter::{python, run};
@@ -463,6 +467,111 @@ fn private_messages_are_seen_by_two_alone() {
         }
         assert!(started.elapsed() < crate::support::PATIENCE, "{answer}");
     }
+}
+
+// BRK-06, BRK-08, BRK-09, EDGE-07
+#[test]
+fn a_private_message_stays_private_while_it_waits_and_when_it_is_given_up() {
+    const SECRET: &str = "nobody-else";
+    let node = Node::dev();
+    let wire = |subject: &str| Wire::with(&node, &token(&node, subject, Role::User));
+    let (mut ann, mut bob, mut eve) = (wire("ann"), wire("bob"), wire("eve"));
+    let send = |wire: &mut Wire, deliver_at: i64| {
+        let envelope = Envelope {
+            topic: "direct.ann.bob".into(),
+            deliver_at,
+            payload: Some(envelope::Payload::Event(Event {
+                r#type: "said".into(),
+                data: SECRET.into(),
+            })),
+            ..Envelope::default()
+        };
+        let produce = Produce {
+            envelopes: vec![envelope.encode_to_vec().into()],
+            ..Produce::default()
+        };
+        match wire.ask(Ask::Produce(produce)).expect("a frame").body {
+            Some(Told::Produced(produced)) => produced.first,
+            other => panic!("{other:?}"),
+        }
+    };
+    let hour = i64::try_from(crate::support::now_s() * 1_000 + 3_600_000).expect("a time");
+    let sent = send(&mut bob, 0);
+    send(&mut bob, hour);
+    let join = Subscribe {
+        subscription: 1,
+        filter: "direct.ann.*".into(),
+        group: "ann-reads".into(),
+        start: Some(Start::Earliest(true)),
+        ..Subscribe::default()
+    };
+    ann.send(Ask::Subscribe(join));
+    loop {
+        let frame = ann.next().expect("a frame");
+        if let Some(Told::Deliver(deliver)) = frame.body
+            && !deliver.deliveries.is_empty()
+        {
+            assert_eq!(deliver.deliveries[0].sequence, sent);
+            break;
+        }
+    }
+    ann.send(Ask::Nack(Nack {
+        subscription: 1,
+        sequence: sent,
+        reason: format!("cannot read {SECRET}"),
+        dead_letter: true,
+        ..Nack::default()
+    }));
+    let started = std::time::Instant::now();
+    let letters = || node.ok(&["dlq", "list", "ann-reads", "--output", "json"]);
+    while !letters().contains("direct.ann.bob") {
+        assert!(
+            started.elapsed() < crate::support::PATIENCE,
+            "{}",
+            letters()
+        );
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    for filter in [">", "*.>", "*.*.*.*.*", "op.>", "dlq.>", "dlq.ann-reads"] {
+        let fetch = Fetch {
+            filter: filter.into(),
+            from: 1,
+            ..Fetch::default()
+        };
+        match eve.ask(Ask::Fetch(fetch)).expect("a frame").body {
+            Some(Told::Deliver(deliver)) => {
+                let bytes = deliver.encode_to_vec();
+                let found = bytes
+                    .windows(SECRET.len())
+                    .any(|at| at == SECRET.as_bytes());
+                assert!(!found, "{filter} shows it");
+            }
+            other => panic!("{filter}: {other:?}"),
+        }
+    }
+    for hidden in ["sys.later.>", "sys.later.direct.ann.bob"] {
+        let fetch = Fetch {
+            filter: hidden.into(),
+            from: 1,
+            ..Fetch::default()
+        };
+        let refused = eve.ask(Ask::Fetch(fetch)).expect("a frame").body;
+        let Some(Told::Error(error)) = refused else {
+            panic!("{hidden}: {refused:?}")
+        };
+        assert_eq!(error.code, "FORBIDDEN", "{hidden}");
+    }
+    assert_eq!(
+        answer(&mut eve, "group.list", &[]),
+        Ok(json!([])),
+        "who reads what is private is private"
+    );
+    // The original is read from where it stands by whoever may.
+    let shown = node.ok(&["dlq", "list", "ann-reads", "--output", "json"]);
+    let letter: Value = serde_json::from_str(shown.lines().next().expect("a line")).expect("one");
+    let id = letter["id"].as_str().expect("an id");
+    let shown = node.ok(&["dlq", "show", "ann-reads", id, "--output", "json"]);
+    assert!(shown.contains("direct.ann.bob"), "{shown}");
 }
 
 // BRK-09

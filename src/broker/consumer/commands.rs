@@ -3,7 +3,7 @@
 use crate::broker::access::Role;
 use crate::broker::command::{Call, Handler, REALITY, fields, flag, list, number, text};
 use crate::broker::error::Error;
-use crate::broker::name;
+use crate::broker::name::{self, RealityName};
 use crate::broker::rewind::{self, DRY_RUN, TO};
 use crate::broker::verb::{Argument, Command, Effect, Kind};
 use crate::proto::v1::Value;
@@ -60,7 +60,12 @@ pub(in crate::broker) const COMMANDS: &[Command<Handler>] = &[
 ];
 
 fn show_all(call: &Call<'_>) -> Result<Value, Error> {
-    let items = call.tenancy.consumers().list();
+    let mut items = call.tenancy.consumers().list();
+    items.retain(|one| {
+        one.filter
+            .as_deref()
+            .is_none_or(|filter| call.may_read(filter))
+    });
     Ok(list(items.into_iter().map(|one| {
         fields([
             ("reality", text(one.reality.as_str())),
@@ -71,6 +76,18 @@ fn show_all(call: &Call<'_>) -> Result<Value, Error> {
             ("paused", flag(one.paused)),
         ])
     })))
+}
+
+/// The consumer that is meant, if the caller may read all that it reads.
+fn owned<'a>(call: &'a Call<'_>, reality: &RealityName) -> Result<&'a str, Error> {
+    let consumer = named(call)?;
+    let known = call.tenancy.consumers().list();
+    let known = known
+        .iter()
+        .find(|one| one.reality == *reality && one.consumer == consumer);
+    let filter = known.and_then(|one| one.filter.as_deref());
+    call.check_reads(filter.unwrap_or_default())?;
+    Ok(consumer)
 }
 
 /// The consumer that is meant.
@@ -92,6 +109,7 @@ fn reset(call: &Call<'_>) -> Result<Value, Error> {
             consumer: consumer.to_owned(),
         });
     };
+    call.check_reads(known.filter.as_deref().unwrap_or_default())?;
     let (to, dry) = (rewind::target(call, &reality)?, rewind::is_dry(call));
     let account = rewind::account(
         &reality,
@@ -116,7 +134,8 @@ fn resume(call: &Call<'_>) -> Result<Value, Error> {
 }
 
 fn set_paused(call: &Call<'_>, paused: bool) -> Result<Value, Error> {
-    let (consumer, reality) = (named(call)?, call.of_reality()?);
+    let reality = call.of_reality()?;
+    let consumer = owned(call, &reality)?;
     let consumers = call.tenancy.consumers();
     consumers.pause(&reality, consumer, paused)?;
     Ok(fields([
@@ -127,7 +146,8 @@ fn set_paused(call: &Call<'_>, paused: bool) -> Result<Value, Error> {
 }
 
 fn delete(call: &Call<'_>) -> Result<Value, Error> {
-    let (consumer, reality) = (named(call)?, call.of_reality()?);
+    let reality = call.of_reality()?;
+    let consumer = owned(call, &reality)?;
     call.tenancy.consumers().delete(&reality, consumer)?;
     tracing::info!(tenant = %call.tenancy.tenant(), %reality, consumer, by = %call.caller.subject, "consumer deleted");
     Ok(fields([

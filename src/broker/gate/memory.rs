@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::ids::{Ids, Key, Reach};
+use crate::broker::operators::delayed;
 use crate::broker::producers::ProducerClocks;
 use crate::log::{Error, Found, Log, Micros, Sequence};
 use crate::proto::view::RecordView;
@@ -141,6 +142,15 @@ fn note(window: &mut Window, topic: &str, at: Micros, record: &[u8], counts: boo
     let Ok(view) = RecordView::parse(record) else {
         return;
     };
+    let sequence = view.sequence;
+    // What waits is a record in a record; its id counts where it will go.
+    let waiting = topic.strip_prefix(delayed::TOPIC_PREFIX);
+    let kept = waiting.map(|_| RecordView::parse(view.envelope.payload.data()));
+    let (topic, view) = match (waiting, &kept) {
+        (Some(topic), Some(Ok(kept))) => (topic, kept),
+        (Some(_), _) => return,
+        (None, _) => (topic, &view),
+    };
     let envelope = &view.envelope;
     if envelope.producer_sequence > 0 {
         window
@@ -151,7 +161,7 @@ fn note(window: &mut Window, topic: &str, at: Micros, record: &[u8], counts: boo
         let key = Key::of(topic, envelope.id);
         window.ids.turn(at);
         if window.ids.find(key).is_none() {
-            window.ids.note(key, view.sequence);
+            window.ids.note(key, sequence);
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::broker::access::Role;
 use crate::broker::command::{Call, Handler, REALITY, fields, flag, list, number, text};
 use crate::broker::error::Error;
 use crate::broker::letter;
-use crate::broker::name;
+use crate::broker::name::{self, RealityName};
 use crate::broker::rewind::{self, DRY_RUN, TO};
 use crate::broker::verb::{Argument, Command, Effect, Kind};
 use crate::proto::v1::{GroupOptions, Value};
@@ -130,13 +130,14 @@ fn about(one: &Summary) -> Vec<(&'static str, Value)> {
 
 fn show_all(call: &Call<'_>) -> Result<Value, Error> {
     let items = call.tenancy.groups().list();
-    Ok(list(items.iter().map(|one| fields(about(one)))))
+    let seen = items.iter().filter(|one| call.may_read(&one.filter));
+    Ok(list(seen.map(|one| fields(about(one)))))
 }
 
 fn show(call: &Call<'_>) -> Result<Value, Error> {
     let (group, reality) = (named(call)?, call.reality()?);
     let found = call.tenancy.groups().show(reality.name(), group);
-    let Some(one) = found else {
+    let Some(one) = found.filter(|one| call.may_read(&one.filter)) else {
         return Err(super::no_such(reality.name(), group));
     };
     let mut shown = about(&one);
@@ -162,8 +163,18 @@ fn show(call: &Call<'_>) -> Result<Value, Error> {
     Ok(fields(shown))
 }
 
+/// The group that is meant, if the caller may read all that it reads.
+fn owned<'a>(call: &'a Call<'_>, reality: &RealityName) -> Result<&'a str, Error> {
+    let group = named(call)?;
+    match call.tenancy.groups().show(reality, group) {
+        Some(one) => call.check_reads(&one.filter).map(|()| group),
+        None => Ok(group),
+    }
+}
+
 fn configure(call: &Call<'_>) -> Result<Value, Error> {
-    let (group, reality) = (named(call)?, call.of_reality()?);
+    let reality = call.of_reality()?;
+    let group = owned(call, &reality)?;
     let given = |name| call.arguments.integer(name).unwrap_or_default();
     let small = |name| {
         let fits = u32::try_from(given(name));
@@ -190,7 +201,8 @@ fn resume(call: &Call<'_>) -> Result<Value, Error> {
 }
 
 fn set_paused(call: &Call<'_>, paused: bool) -> Result<Value, Error> {
-    let (group, reality) = (named(call)?, call.of_reality()?);
+    let reality = call.of_reality()?;
+    let group = owned(call, &reality)?;
     call.tenancy.groups().pause(&reality, group, paused)?;
     Ok(fields([
         ("reality", text(reality.as_str())),
@@ -205,6 +217,7 @@ fn reset(call: &Call<'_>) -> Result<Value, Error> {
     let Some(known) = groups.show(reality.name(), group) else {
         return Err(super::no_such(reality.name(), group));
     };
+    call.check_reads(&known.filter)?;
     let (to, dry) = (rewind::target(call, &reality)?, rewind::is_dry(call));
     let account = rewind::account(&reality, &known.filter, known.floor, to, dry)?;
     if !dry {
@@ -215,7 +228,8 @@ fn reset(call: &Call<'_>) -> Result<Value, Error> {
 }
 
 fn delete(call: &Call<'_>) -> Result<Value, Error> {
-    let (group, reality) = (named(call)?, call.of_reality()?);
+    let reality = call.of_reality()?;
+    let group = owned(call, &reality)?;
     call.tenancy.groups().delete(&reality, group)?;
     tracing::info!(tenant = %call.tenancy.tenant(), %reality, group, by = %call.caller.subject, "group deleted");
     Ok(fields([

@@ -222,7 +222,8 @@ fn meant(call: &Call<'_>, reality: &Reality, consumer: &str) -> Result<Vec<Stand
             "given, or another word about which letters are meant, or all",
         ));
     }
-    let found = dealing::find(reality, consumer, &which)?;
+    let mut found = dealing::find(reality, consumer, &which)?;
+    found.retain(|one| call.caller.may_see(&one.letter.topic));
     if found.is_empty()
         && let Some(id) = which.id
     {
@@ -356,6 +357,9 @@ fn replay(call: &Call<'_>) -> Result<Value, Error> {
                 let outcome = format!("already {}", settled.outcome);
                 became(&one, &outcome, None)
             } else if let Some(error) = dealing::obstacle(&one) {
+                became(&one, "refused", Some(("error", text(error))))
+            } else if !call.caller.may_publish(&one.letter.topic) {
+                let error = "this token may not publish on its topic";
                 became(&one, "refused", Some(("error", text(error))))
             } else if dry {
                 became(&one, "would be replayed", None)

@@ -18,8 +18,8 @@ use crate::broker::name::is_reserved_topic;
 use crate::broker::reality::Reality;
 use crate::broker::tenancy::Tenancy;
 use crate::broker::{stamp, system};
-use crate::log::{Micros, NewRecord, Sequence};
-use crate::proto::view::EnvelopeView;
+use crate::log::{Found, Micros, NewRecord, Sequence};
+use crate::proto::view::{EnvelopeView, RecordView};
 
 /// Header of an original that was sent again: the letter's id and where that stands.
 pub const REPLAY_OF: &str = "arqon-replay-of";
@@ -125,7 +125,31 @@ pub(super) fn find(
             settled,
         });
     })?;
+    for one in &mut found {
+        if one.letter.envelope.is_empty() {
+            one.letter.envelope = envelope_of(reality, &one.letter)?;
+        }
+    }
     Ok(found)
+}
+
+/// The original of a letter that does not hold it, because it is private; empty if it is gone.
+fn envelope_of(reality: &Reality, letter: &DeadLetter) -> Result<Bytes, Error> {
+    let log = reality.log();
+    let at = Sequence::at_least_first(letter.sequence);
+    if at < log.bounds().first {
+        return Ok(Bytes::new());
+    }
+    let Found::Records(chunk) = log.read(at, at.next(), 1)? else {
+        return Ok(Bytes::new());
+    };
+    let views = chunk
+        .iter()
+        .filter_map(|record| RecordView::parse(record.record).ok());
+    let mut same =
+        views.filter(|view| view.topic == letter.topic && view.id().as_ref() == letter.record_id);
+    let envelope = same.next().map(|view| view.envelope.encoded);
+    Ok(envelope.map_or_else(Bytes::new, Bytes::copy_from_slice))
 }
 
 /// Sends an original again and settles its letter by that. Where the original stands now. Blocks.
@@ -151,6 +175,9 @@ pub(super) fn discard(
 pub(super) fn obstacle(one: &Standing) -> Option<&'static str> {
     if is_reserved_topic(&one.letter.topic) {
         return Some("its topic is one that only the node appends to");
+    }
+    if one.letter.envelope.is_empty() {
+        return Some("its original is private, and the log does not hold it any more");
     }
     let readable = EnvelopeView::parse(&one.letter.envelope).is_ok();
     (!readable).then_some("its envelope cannot be read")

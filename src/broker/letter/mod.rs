@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::error::Error;
 use super::filter::Filter;
-use super::name::{RealityName, Tenant};
+use super::name::{RealityName, Tenant, is_hidden_topic};
 use super::reality::Reality;
 use super::system;
 use crate::log::{Found, Micros, NewRecord, RecordRef, Sequence};
@@ -97,6 +97,9 @@ pub fn of(
     failure: &Failure<'_>,
 ) -> DeadLetter {
     let sequence = Sequence::at_least_first(record.sequence);
+    // What a private message says stays where only its parties read it.
+    let private = is_hidden_topic(record.topic);
+    let shown = |text| if private { "" } else { text };
     DeadLetter {
         id: id(consumer, reality.tenant(), reality.name(), sequence),
         consumer: consumer.to_owned(),
@@ -105,9 +108,13 @@ pub fn of(
         topic: record.topic.to_owned(),
         record_id: record.id().into_owned(),
         producer_id: record.producer().to_owned(),
-        envelope: Bytes::copy_from_slice(record.envelope.encoded),
+        envelope: if private {
+            Bytes::new()
+        } else {
+            Bytes::copy_from_slice(record.envelope.encoded)
+        },
         reason: shortened(failure.reason, REASON_BYTES_MAX).to_owned(),
-        error: shortened(failure.error, ERROR_BYTES_MAX).to_owned(),
+        error: shortened(shown(failure.error), ERROR_BYTES_MAX).to_owned(),
         attempts: failure.attempts,
         first_at: failure.first_at.0,
         last_at: failure.last_at.0,

@@ -1,6 +1,6 @@
 //! The task that delivers what has waited long enough.
 //!
-//! A message and the end of its waiting go into one batch, with a record on `op.later` that the
+//! A message and the end of its waiting go into one batch, with a record on `sys.later` that the
 //! next such batch expects to be the last there: so each is delivered once, whatever crashes
 //! between, and whoever else delivers or cancels.
 
@@ -37,7 +37,7 @@ const BATCH_BYTES: usize = 1 << 20;
 /// Header of what was delivered later: the sequence that it was stored under.
 const HEADER: &str = "arqon-delayed";
 /// Topic of what the batches say.
-pub(in crate::broker) const MARKER: &str = "op.later";
+pub(in crate::broker) const MARKER: &str = "sys.later";
 
 /// A reality in which something may wait.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ struct Place {
 }
 
 async fn run(office: Office) -> Result<(), Error> {
-    let filter = Filter::new("op.later.>").map_err(|fault| Error::Name {
+    let filter = Filter::new("sys.later.>").map_err(|fault| Error::Name {
         field: "filter",
         fault,
     })?;

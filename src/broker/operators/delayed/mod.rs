@@ -1,6 +1,6 @@
 //! Messages that are delivered later (BRK-08).
 //!
-//! What is produced with a `deliver_at` to come is stored on `op.later.<topic>`, and on its own topic
+//! What is produced with a `deliver_at` to come is stored on `sys.later.<topic>`, and on its own topic
 //! when its time has come; both in the same reality, so that nothing of it is anywhere else.
 
 mod admission;

@@ -1,6 +1,6 @@
-//! What waits in a reality for the time of its delivery: a fold of its topics `op.later.>`.
+//! What waits in a reality for the time of its delivery: a fold of its topics `sys.later.>`.
 //!
-//! A message that waits is the data of a record on `op.later.<topic>`: as the record that it will
+//! A message that waits is the data of a record on `sys.later.<topic>`: as the record that it will
 //! be, with a key of its own. A record of the same key without data ends the waiting, whether the
 //! message was delivered, cancelled, or has expired; so the log's compaction removes both.
 
@@ -16,7 +16,7 @@ use crate::proto::v1::{Envelope, Event, Record, envelope};
 use crate::proto::view::{EnvelopeView, RecordView};
 
 /// What the topics of what waits begin with.
-pub(in crate::broker) const TOPIC_PREFIX: &str = "op.later.";
+pub(in crate::broker) const TOPIC_PREFIX: &str = "sys.later.";
 const SCHEMA: &str = "arqon.v1.Record";
 const WAITING: &str = "later.waiting";
 /// Header with the subject of the token that a message was sent with.
