@@ -59,6 +59,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     Config::new()
         .bytes([".arqon"])
         .btree_map([".arqon"])
+        .enum_attribute(
+            "arqon.v1.WasmOperatorEvent.change",
+            r#"#[expect(clippy::large_enum_variant, reason = "the large one holds a module, beside which it is small")]"#,
+        )
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -77,6 +77,7 @@ fn context(dir: &std::path::Path, draining: watch::Receiver<bool>) -> SessionCon
         limits: Arc::new(config.limits),
         drain: Drain::default(),
         draining,
+        peer: Arc::from(""),
     }
 }
 

@@ -272,6 +272,10 @@ fn run(
     clippy::too_many_arguments,
     reason = "the parts of a node, each made by another step"
 )]
+#[expect(
+    clippy::too_many_lines,
+    reason = "the order in which the parts start and stop, to be read in one piece"
+)]
 async fn live(
     config: &Config,
     profile: Profile,

@@ -508,6 +508,9 @@ impl Reality {
         claims: Claims,
         sink: Arc<dyn AppendSink>,
     ) -> Result<(), Error> {
+        for record in &records {
+            self.expiry.note_envelope(&record.envelope);
+        }
         let append = Append {
             records,
             durability: system::DURABILITY,

@@ -64,7 +64,7 @@ pub(super) enum Request {
     },
     Unsubscribe(u64),
     /// Send a frame that needs no answer, on this connection or not at all.
-    Tell(Ask),
+    Tell(Box<Ask>),
     /// Hand the tasks of an operator, by group and instance, to this end of a channel.
     Operator {
         name: (String, String),
@@ -421,7 +421,7 @@ impl Driver {
                     Ask::Unsubscribe(v1::Unsubscribe { subscription }),
                 )
             }
-            Request::Tell(body) => self.send(socket, 0, body),
+            Request::Tell(body) => self.send(socket, 0, *body),
             Request::Operator { name, tasks } => {
                 // One that is at work keeps its tasks: the node will refuse a second of its name.
                 self.operators.retain(|_, tasks| !tasks.is_closed());

@@ -393,7 +393,7 @@ impl Subscription {
     /// The client is closed.
     pub async fn done(&self, delivery: &v1::Delivery) -> Result<(), Error> {
         self.client
-            .tell(Request::Tell(Ask::Ack(self.ack_of(delivery))))
+            .tell(Request::Tell(Box::new(Ask::Ack(self.ack_of(delivery)))))
             .await
     }
 

@@ -293,6 +293,7 @@ fn records_of_the_system_are_decoded_without_descriptors() {
         consumer: "billing".to_owned(),
         sequence: 42,
         filter: "orders.>".to_owned(),
+        ..ConsumerCursor::default()
     };
     let made = orders(vec![record(
         "sys.consumer.main.billing",

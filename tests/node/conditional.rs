@@ -116,7 +116,7 @@ fn say(line: &str) {
 
 async fn connect(node: &Node) -> Client {
     let url = format!("ws://{}/v1/ws", node.edge);
-    let mut options = ConnectOptions::new(&url, &node.dev_token());
+    let mut options = ConnectOptions::new(&url, node.dev_token());
     options.reconnect = Reconnect::Never;
     Client::connect(options).await.expect("a connection")
 }

@@ -65,7 +65,7 @@ fn every_command_is_for_exactly_the_roles_that_it_names() {
             assert_eq!(posted.json()["error"]["code"], expected, "HTTP: {told}");
         }
         for (view, one) in routes::views() {
-            let path = view.path.replace('{', "").replace('}', "");
+            let path = view.path.replace(['{', '}'], "");
             let shown = Request::get(&format!("{path}?{STRANGE}=1"));
             let shown = shown.bearer(&token).send(node.ops);
             // The arguments of a GET are looked at first: they are part of its address.

@@ -426,16 +426,16 @@ impl Group {
         let refused = self.system.append_own(record, sink, version).err();
         drop(storing);
         if let Some(error) = refused {
-            self.stored(version, Err(error));
+            self.stored(version, &Err(error));
         }
     }
 
     /// How storing a state has ended.
-    fn stored(self: &Arc<Self>, version: u64, outcome: Result<u64, AppendError>) {
+    fn stored(self: &Arc<Self>, version: u64, outcome: &Result<u64, AppendError>) {
         let now = self.now();
         let mut state = self.lock();
         state.under_way = None;
-        match &outcome {
+        match outcome {
             Ok(version) => {
                 state.stored = state.stored.max(*version);
                 state.work.stored(*version);
@@ -851,7 +851,7 @@ struct Stored {
 
 impl AppendSink for Stored {
     fn appended(&self, version: u64, outcome: Result<Appended, AppendError>) {
-        self.group.stored(version, outcome.map(|_| version));
+        self.group.stored(version, &outcome.map(|_| version));
     }
 }
 

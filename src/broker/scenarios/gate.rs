@@ -127,6 +127,29 @@ fn of_many_who_expect_the_same_sequence_one_is_stored() {
     assert_eq!(stored, expected, "each follows the one that it has seen");
 }
 
+// BRK-07, BRK-08: what is stored under a condition expires like everything else.
+#[test]
+fn what_is_stored_under_a_condition_expires() {
+    let dir = TempDir::new().unwrap();
+    let node = Node::start(dir.path(), small());
+    let reality = node.main();
+    let record = OwnRecord {
+        topic: "op.a".into(),
+        expires_at: 1,
+        ..OwnRecord::default()
+    };
+    let expected = Expected {
+        topic: "op.a".into(),
+        last: 0,
+    };
+    let stored = reality.store(vec![record], Some(&expected)).unwrap();
+    let (log, first) = (reality.log(), stored.first);
+    let Found::Records(chunk) = log.read(first, first.next(), 1).unwrap() else {
+        panic!("no record")
+    };
+    assert!(reality.expiry().has_passed(&chunk.iter().next().unwrap()));
+}
+
 // BRK-07, MSG-04
 #[test]
 fn an_expectation_is_of_one_topic_and_refuses_the_whole_batch() {

@@ -10,7 +10,7 @@ use crate::proto::v1::{Envelope, Event, ReflexPointer, ReflexRecord, envelope};
 use crate::proto::view::EnvelopeView;
 
 /// What comes of an envelope on `topic`: the code and the field, or nothing.
-fn judged(topic: &str, envelope: Envelope) -> Option<(ErrorCode, String)> {
+fn judged(topic: &str, envelope: &Envelope) -> Option<(ErrorCode, String)> {
     let sender = Identity {
         tenant: Tenant::new("t").unwrap(),
         subject: "agent".into(),
@@ -48,7 +48,7 @@ fn with(schema: &str, data: impl Into<Vec<u8>>) -> Envelope {
 }
 
 fn json(value: &serde_json::Value) -> Option<(ErrorCode, String)> {
-    judged("reflex.hints", with("", value.to_string()))
+    judged("reflex.hints", &with("", value.to_string()))
 }
 
 fn violation(field: &str) -> Option<(ErrorCode, String)> {
@@ -68,7 +68,7 @@ fn pointer() -> ReflexPointer {
 #[test]
 fn pointers_pass_in_either_form() {
     let protobuf = |pointer: &ReflexPointer| with(POINTER, pointer.encode_to_vec());
-    assert_eq!(judged("reflex.hints", protobuf(&pointer())), None);
+    assert_eq!(judged("reflex.hints", &protobuf(&pointer())), None);
     let record = Some(ReflexRecord {
         topic: "continuum.episode.v1".into(),
         sequence: 7,
@@ -79,7 +79,7 @@ fn pointers_pass_in_either_form() {
         digest: vec![1; 32].into(),
         ..pointer()
     };
-    assert_eq!(judged("reflex", protobuf(&of_record)), None);
+    assert_eq!(judged("reflex", &protobuf(&of_record)), None);
     let plain = json!({ "episode_id": "e1", "kind": "wanted", "uri": "ram:e1" });
     assert_eq!(json(&plain), None);
     let full = json!({
@@ -92,11 +92,11 @@ fn pointers_pass_in_either_form() {
         key: "e1".into(),
         ..with("", "")
     };
-    assert_eq!(judged("reflex.leases", gone), None);
+    assert_eq!(judged("reflex.leases", &gone), None);
     // Other topics are none of its business.
     for topic in ["reflexes.a", "a.reflex", "continuum.episode.v1"] {
         assert_eq!(
-            judged(topic, with("", vec![0xff; 100_000])),
+            judged(topic, &with("", vec![0xff; 100_000])),
             None,
             "{topic}"
         );
@@ -124,15 +124,18 @@ fn bodies_do_not_pass_however_they_are_wrapped() {
     let mut hidden = pointer().encode_to_vec();
     // Field 99, which no pointer has.
     hidden.extend_from_slice(&[0x9a, 0x06, 4, 1, 2, 3, 4]);
-    assert_eq!(judged("reflex.a", with(POINTER, hidden)), violation("data"));
+    assert_eq!(
+        judged("reflex.a", &with(POINTER, hidden)),
+        violation("data")
+    );
     for data in ["all of it", "[1]", "\"all of it\"", "{}", ""] {
-        assert!(judged("reflex.a", with("", data)).is_some(), "{data}");
+        assert!(judged("reflex.a", &with("", data)).is_some(), "{data}");
     }
     let large = Envelope {
         headers: [("body".to_owned(), "x".repeat(5_000))].into(),
         ..with(POINTER, pointer().encode_to_vec())
     };
-    let refused = judged("reflex.a", large);
+    let refused = judged("reflex.a", &large);
     assert_eq!(refused, Some((ErrorCode::TooLarge, String::new())));
 }
 
@@ -173,7 +176,7 @@ fn what_older_clients_wrap_is_held_against_it_too() {
             payload: Some(structure(value.as_object().unwrap().clone(), false).unwrap()),
             ..BusPayload::default()
         };
-        judged("reflex.a", with(BUS_PAYLOAD, payload.encode_to_vec()))
+        judged("reflex.a", &with(BUS_PAYLOAD, payload.encode_to_vec()))
     };
     let good = json!({
         "episode_id": "e1", "kind": "stored",

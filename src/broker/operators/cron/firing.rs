@@ -63,9 +63,9 @@ impl Stand {
             return Err(damaged());
         };
         let record = chunk.iter().next().ok_or_else(damaged)?;
-        let view = RecordView::parse(record.record).or_else(|_| Err(damaged()))?;
+        let view = RecordView::parse(record.record).or(Err(damaged()))?;
         let fired: Fired =
-            serde_json::from_slice(view.envelope.payload.data()).or_else(|_| Err(damaged()))?;
+            serde_json::from_slice(view.envelope.payload.data()).or(Err(damaged()))?;
         Ok(Self {
             iteration: fired.iteration,
             planned_ms: fired.planned_ms,

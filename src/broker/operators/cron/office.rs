@@ -120,12 +120,15 @@ async fn run(office: Office) -> Result<(), Error> {
     Ok(())
 }
 
+/// When which job is to be looked at next, the earliest first.
+type Agenda = BinaryHeap<Reverse<(u64, String)>>;
+
 /// The jobs that are to run, where each stands, and when each is to be looked at. Those that have
 /// not changed stay as they are. Blocks.
 fn manned(
     tenancy: &Arc<Tenancy>,
     mut known: HashMap<String, Post>,
-) -> Result<(HashMap<String, Post>, BinaryHeap<Reverse<(u64, String)>>), Error> {
+) -> Result<(HashMap<String, Post>, Agenda), Error> {
     let jobs: Vec<Arc<Job>> = tenancy.ledger::<Jobs>().read(|jobs| {
         let running = jobs.all().filter(|job| !job.paused);
         running.cloned().collect()

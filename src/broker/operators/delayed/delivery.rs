@@ -195,7 +195,7 @@ pub(super) fn conclude(
 fn message(reality: &Reality, sequence: Sequence) -> Result<NewRecord, Error> {
     let damaged = || Error::RecordDamaged { sequence };
     let record = waiting::message(reality, sequence)?.record;
-    let view = EnvelopeView::parse(&record.envelope).or_else(|_| Err(damaged()))?;
+    let view = EnvelopeView::parse(&record.envelope).or(Err(damaged()))?;
     let mut headers: Vec<(String, String)> = view
         .headers
         .iter()

@@ -73,7 +73,7 @@ fn work(desk: &Desk, done: impl Fn() -> bool) {
         let working = tokio::spawn(supervise(Arc::clone(&desk.broker), closing));
         let began = std::time::Instant::now();
         while !done() {
-            assert!(began.elapsed().as_secs() < 20, "not done in time");
+            assert!(began.elapsed().as_secs() < 60, "not done in time");
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
         close.send_replace(true);

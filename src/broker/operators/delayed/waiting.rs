@@ -195,9 +195,9 @@ pub(super) fn message(reality: &Reality, sequence: Sequence) -> Result<Message, 
         return Err(damaged());
     };
     let record = chunk.iter().next().ok_or_else(damaged)?;
-    let view = RecordView::parse(record.record).or_else(|_| Err(damaged()))?;
+    let view = RecordView::parse(record.record).or(Err(damaged()))?;
     let envelope = &view.envelope;
-    let record = Record::decode(envelope.payload.data()).or_else(|_| Err(damaged()))?;
+    let record = Record::decode(envelope.payload.data()).or(Err(damaged()))?;
     let sender = envelope.headers.get(SENDER).unwrap_or_default().to_owned();
     Ok(Message { sender, record })
 }

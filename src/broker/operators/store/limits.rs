@@ -63,7 +63,7 @@ impl Limits {
     }
 
     /// When what is set at `now` with a time to live ends, in milliseconds.
-    pub(super) fn end_of(&self, call: &Call<'_>, now: Micros, ttl_ms: u64) -> Result<u64, Error> {
+    pub(super) fn end_of(call: &Call<'_>, now: Micros, ttl_ms: u64) -> Result<u64, Error> {
         if (1..=TTL_MS_MAX).contains(&ttl_ms) {
             return Ok(now.as_millis().saturating_add(ttl_ms));
         }

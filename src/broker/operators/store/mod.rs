@@ -364,7 +364,7 @@ fn set(call: &Call<'_>) -> Result<Value, Error> {
     let reality = call.reality()?;
     let expires_at = match call.arguments.integer("ttl_ms") {
         None => 0,
-        Some(ttl) => limits.end_of(call, reality.now(), ttl)?,
+        Some(ttl) => Limits::end_of(call, reality.now(), ttl)?,
     };
     let place = place(&reality, topic)?;
     let expected = condition(call, &place)?;

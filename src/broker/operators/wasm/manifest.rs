@@ -119,8 +119,8 @@ impl Manifest {
                 "its state has {state} bytes, over the limit of {STATE_BYTES_MAX}"
             )));
         }
-        let each = output.emissions.iter();
-        each.map(|emission| self.check_one(emission)).collect()
+        let mut each = output.emissions.iter();
+        each.try_for_each(|emission| self.check_one(emission))
     }
 
     fn check_one(&self, emission: &OperatorEmission) -> Result<(), Failure> {
