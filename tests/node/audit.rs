@@ -235,6 +235,23 @@ fn before_and_after_are_shown_and_secrets_are_not() {
     let listed = audited(&node, &[]);
     let listed = serde_json::to_string(&listed).expect("JSON");
     assert!(!listed.contains("hunter2"), "{listed}");
+
+    let hook = json!({
+        "name": "orders",
+        "url": "https://orders.invalid/",
+        "topic": "orders.>",
+        "secret": "whsec_bm9ib2R5IGlzIHRvIHJlYWQgdGhpcyBzZWNyZXQh",
+        "headers": {"authorization": "Bearer hunter3"},
+    });
+    let registered = over_http("op.webhook.register", &hook.to_string()).send(node.ops);
+    assert_eq!(registered.status, 200, "{}", registered.text());
+    let all = audited(&node, &["--action", "op.webhook"]);
+    assert_eq!(all.len(), 1, "{all:?}");
+    let after = &all[0]["after"]["rules"][0];
+    assert_eq!(after["url"], "https://orders.invalid/", "{all:?}");
+    let listed = serde_json::to_string(&all).expect("JSON");
+    let is_told = listed.contains("bm9ib2R5") || listed.contains("hunter3");
+    assert!(!is_told, "{listed}");
 }
 
 // BRK-16, BRK-13
