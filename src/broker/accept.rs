@@ -11,6 +11,7 @@ use prost::Message as _;
 use uuid::Uuid;
 
 use super::access::Identity;
+use super::delta::{self, Declared, Misfit, Said};
 use super::expiry::is_over;
 use super::gate::{Claims, Receipt};
 use super::name::{self, NameError};
@@ -136,6 +137,9 @@ pub enum Fault {
         /// Most that may.
         limit: usize,
     },
+    /// It cannot go to a delta topic.
+    #[error("{0}")]
+    Delta(Misfit),
     /// The log's own entry is ahead of the log.
     #[error("has {found} for {key:?}, but the last sequence is {last}")]
     ClockAhead {
@@ -168,6 +172,7 @@ impl Fault {
             | Self::Expired { .. }
             | Self::NotBeforeExpiry { .. }
             | Self::TooFarAhead { .. }
+            | Self::Delta(_)
             | Self::ClockAhead { .. } => ErrorCode::ValidationError,
             Self::OtherTenant => ErrorCode::TenantMismatch,
             Self::Forbidden => ErrorCode::Forbidden,
@@ -193,6 +198,8 @@ pub struct Batch<'a> {
     delayed: usize,
     /// What is to be met when sequences are given.
     pub(super) claims: Claims,
+    /// The tenant's delta topics when it was begun.
+    pub(super) declared: Arc<Declared>,
 }
 
 /// An envelope that meets the rules.
@@ -200,6 +207,8 @@ pub struct Batch<'a> {
 pub struct Admitted {
     topic: Bytes,
     clock_entries: Bytes,
+    /// What it says of its key, on a delta topic.
+    said: Option<Said>,
 }
 
 impl Admitted {
@@ -237,6 +246,7 @@ impl<'a> Batch<'a> {
             expires: false,
             delayed: 0,
             claims: Claims::default(),
+            declared: reality.declarations().now(),
         }
     }
 
@@ -285,6 +295,7 @@ impl<'a> Batch<'a> {
         let Admitted {
             topic,
             clock_entries,
+            said,
         } = admitted;
         let id = view.id.is_empty().then(|| self.reality.next_id(self.now));
         let name = std::str::from_utf8(&topic).unwrap_or_default();
@@ -292,6 +303,10 @@ impl<'a> Batch<'a> {
         self.claims.note(self.records.len(), name, view, || {
             Producer::of(sender, view.producer_id)
         });
+        if let Some(said) = said {
+            self.claims
+                .step(self.records.len(), name, view.key, said, true);
+        }
         let stamp = self.stamp(id, view, verdict);
         let (topic, envelope) = if self.waits(view) {
             self.delayed += 1;
@@ -319,6 +334,12 @@ impl<'a> Batch<'a> {
         verdict: &[u8],
     ) {
         let stamp = self.stamp(id, view, verdict);
+        let name = std::str::from_utf8(&topic).unwrap_or_default();
+        if self.declared.is_delta(name) && !view.key.is_empty() {
+            let said = Said::of(view);
+            self.claims
+                .step(self.records.len(), name, view.key, said, false);
+        }
         self.expires |= view.expires_at != 0;
         self.records.push(NewRecord {
             topic,
@@ -395,6 +416,12 @@ impl<'a> Batch<'a> {
         }
         self.accept_expiry(view)?;
         self.accept_delay(view, name)?;
+        let said = self
+            .declared
+            .is_delta(name)
+            .then(|| delta::check(view, self.waits(view)))
+            .transpose()
+            .map_err(|misfit| (misfit.field(), Fault::Delta(misfit)))?;
         let clock_entries = match view.clock {
             Some(clock) => self.accept_clock(clock, view.producer_id)?,
             None => Bytes::new(),
@@ -402,6 +429,7 @@ impl<'a> Batch<'a> {
         Ok(Admitted {
             topic,
             clock_entries,
+            said,
         })
     }
 

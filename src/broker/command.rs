@@ -14,6 +14,7 @@ use super::ask;
 use super::compare;
 use super::control;
 use super::damage::without_directories;
+use super::delta;
 use super::error::{ArgumentFault, Error};
 use super::filter::Filter;
 use super::history::{Edge, Window};
@@ -60,6 +61,7 @@ const PARTS: &[&[Command<Handler>]] = &[
     consumer::commands::COMMANDS,
     group::commands::COMMANDS,
     letter::commands::COMMANDS,
+    delta::commands::COMMANDS,
 ];
 
 /// The broker's own commands, by name.

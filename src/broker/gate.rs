@@ -18,6 +18,7 @@ use self::ids::Key;
 pub(super) use self::ids::Reach;
 pub(super) use self::memory::Memory;
 use self::memory::Window;
+use super::delta::{self, Chains, Change, Mark as DeltaMark, Said, Stand};
 use super::own::Expected;
 use super::producers::Producer;
 use super::stored::Room;
@@ -69,6 +70,24 @@ pub enum Unmet {
         /// The number that would be taken.
         expected: u64,
     },
+    /// What a delta is against is not the last record of its key.
+    #[error(
+        "envelopes[{index}].headers.arqon-delta says on={on}, but {}",
+        last_of_key(*found)
+    )]
+    Delta {
+        /// Which envelope of the batch.
+        index: usize,
+        /// What it is against.
+        on: u64,
+        /// The last record of its key; 0 where no base is held.
+        found: u64,
+    },
+    /// What is known of delta topics is not what it was when the batch came.
+    #[error(
+        "topics were declared, or records removed, meanwhile; nothing was stored; send the batch again"
+    )]
+    DeclaredMeanwhile,
     /// The log was opened again after the batch had come.
     #[error(
         "the reality's log was opened again meanwhile; nothing was stored; send the batch again"
@@ -90,14 +109,25 @@ const fn empty(found: u64) -> &'static str {
     }
 }
 
+fn last_of_key(found: u64) -> String {
+    match found {
+        0 => "there is no base of its key; send one".into(),
+        _ => format!("the last record of its key is {found}; read what is new, then decide again"),
+    }
+}
+
 impl Unmet {
     /// What it is called on the wire.
     #[must_use]
     pub const fn code(&self) -> ErrorCode {
         match self {
-            Self::Last { .. } | Self::NumberGap { .. } => ErrorCode::SequenceConflict,
+            Self::Last { .. } | Self::NumberGap { .. } | Self::Delta { .. } => {
+                ErrorCode::SequenceConflict
+            }
             Self::NumberBack { .. } => ErrorCode::Stale,
-            Self::OpenedAgain | Self::Unreadable { .. } => ErrorCode::StorageFailure,
+            Self::OpenedAgain | Self::DeclaredMeanwhile | Self::Unreadable { .. } => {
+                ErrorCode::StorageFailure
+            }
         }
     }
 
@@ -109,7 +139,8 @@ impl Unmet {
             Self::NumberBack { index, .. } | Self::NumberGap { index, .. } => {
                 format!("envelopes[{index}].producer_sequence")
             }
-            Self::OpenedAgain => String::new(),
+            Self::Delta { index, .. } => format!("envelopes[{index}].{}", delta::FIELD),
+            Self::OpenedAgain | Self::DeclaredMeanwhile => String::new(),
             Self::Unreadable { .. } => "expected.topic".into(),
         }
     }
@@ -119,10 +150,10 @@ impl Unmet {
     #[must_use]
     pub const fn actual(&self) -> u64 {
         match self {
-            Self::Last { found, .. } => *found,
+            Self::Last { found, .. } | Self::Delta { found, .. } => *found,
             Self::NumberBack { reached, .. } => reached.saturating_add(1),
             Self::NumberGap { expected, .. } => *expected,
-            Self::OpenedAgain | Self::Unreadable { .. } => 0,
+            Self::OpenedAgain | Self::DeclaredMeanwhile | Self::Unreadable { .. } => 0,
         }
     }
 
@@ -136,7 +167,8 @@ impl Unmet {
                 expected, found, ..
             } => (*expected, *found),
             Self::NumberBack { reached, found, .. } => (reached.saturating_add(1), *found),
-            Self::OpenedAgain | Self::Unreadable { .. } => (0, 0),
+            Self::Delta { on, found, .. } => (*on, *found),
+            Self::OpenedAgain | Self::DeclaredMeanwhile | Self::Unreadable { .. } => (0, 0),
         };
         Judgement::Refuse { expected, found }
     }
@@ -197,11 +229,22 @@ struct Mark {
     number: Option<(Producer, u64)>,
 }
 
+/// A record for a delta topic.
+#[derive(Debug)]
+struct Step {
+    index: usize,
+    key: delta::Key,
+    said: Said,
+    /// Whether it is refused if it does not follow: what the node has to say itself is not.
+    must_follow: bool,
+}
+
 /// The gate of one batch, in the making.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     expected: Option<Expected>,
     marks: Vec<Mark>,
+    steps: Vec<Step>,
     receipt: Option<Arc<Receipt>>,
 }
 
@@ -227,9 +270,33 @@ impl Claims {
         self.marks.push(Mark { index, id, number });
     }
 
-    /// Whether there is anything to be met.
+    /// Notes that the record at `index` is one of `key` on a delta topic. One that `must_follow` is
+    /// refused if what it is against is not the last of its key.
+    pub(super) fn step(
+        &mut self,
+        index: usize,
+        topic: &str,
+        key: &str,
+        said: Said,
+        must_follow: bool,
+    ) {
+        let key = delta::Key::of(topic, key);
+        self.steps.push(Step {
+            index,
+            key,
+            said,
+            must_follow,
+        });
+    }
+
+    /// Whether there is anything to be met, or to be noted.
     pub(super) const fn is_empty(&self) -> bool {
-        self.expected.is_none() && self.marks.is_empty()
+        self.expected.is_none() && self.marks.is_empty() && self.steps.is_empty()
+    }
+
+    /// Whether any of it is for a delta topic.
+    pub(super) const fn has_steps(&self) -> bool {
+        !self.steps.is_empty()
     }
 
     pub(super) const fn expects(&self) -> bool {
@@ -246,19 +313,23 @@ impl Claims {
         (!self.is_empty()).then(|| Arc::clone(self.receipt.get_or_insert_default()))
     }
 
-    /// The gate, for the log that was opened as the `generation`th.
+    /// The gate, for a log and delta topics as they `stand`.
     pub(super) fn into_gate(
         self,
         memory: &Arc<Memory>,
-        generation: u64,
+        chains: &Arc<Chains>,
+        stand: Stand,
         room: Room,
     ) -> Box<dyn Condition> {
         Box::new(Gate {
             expected: self.expected,
             marks: self.marks,
+            steps: self.steps,
+            chains: Arc::clone(chains),
+            stand,
+            changes: Vec::new(),
             receipt: self.receipt.unwrap_or_default(),
             memory: Arc::clone(memory),
-            generation,
             room,
             noted: Noted::default(),
         })
@@ -270,11 +341,15 @@ impl Claims {
 struct Gate {
     expected: Option<Expected>,
     marks: Vec<Mark>,
+    steps: Vec<Step>,
     receipt: Arc<Receipt>,
     memory: Arc<Memory>,
-    generation: u64,
+    chains: Arc<Chains>,
+    stand: Stand,
     room: Room,
     noted: Noted,
+    /// What it has changed in the chains, to be taken back if nothing is stored.
+    changes: Vec<Change>,
 }
 
 /// What a gate has changed in the memory, to be taken back if nothing is stored.
@@ -362,6 +437,44 @@ impl Gate {
         Ok(())
     }
 
+    /// Has the records for delta topics that are to be stored, from `next` on, follow what stands
+    /// there.
+    fn follow(&mut self, next: Sequence, duplicates: &[Duplicate]) -> Result<(), Unmet> {
+        if self.steps.is_empty() {
+            return Ok(());
+        }
+        let Self {
+            steps,
+            chains,
+            changes,
+            ..
+        } = self;
+        let followed = chains.with(self.stand, |book| {
+            let mut known = duplicates.iter().map(|one| one.index).peekable();
+            let mut left_out = 0;
+            for step in steps.iter() {
+                while known.next_if(|index| *index < step.index).is_some() {
+                    left_out += 1;
+                }
+                if known.peek() == Some(&step.index) {
+                    continue;
+                }
+                let found = book.last_of(step.key);
+                if let (true, Some(DeltaMark::On(on))) = (step.must_follow, step.said.mark)
+                    && on != found
+                {
+                    book.take_back(changes);
+                    let index = step.index;
+                    return Err(Unmet::Delta { index, on, found });
+                }
+                let sequence = next.advance((step.index - left_out) as u64);
+                book.note(step.key, step.said, sequence.get(), changes);
+            }
+            Ok(())
+        });
+        followed.unwrap_or(Err(Unmet::DeclaredMeanwhile))
+    }
+
     fn expectation(&self, standing: &mut Standing<'_>) -> Result<(), Unmet> {
         let Some(Expected { topic, last }) = &self.expected else {
             return Ok(());
@@ -389,12 +502,15 @@ impl Gate {
     ) -> Result<(Judgement, Vec<Duplicate>), Unmet> {
         if self.marks.is_empty() {
             self.expectation(standing)?;
+            self.follow(standing.next(), &[])?;
             return Ok((Judgement::Store, Vec::new()));
         }
         let memory = Arc::clone(&self.memory);
         let mut memory = memory.lock();
         let now = standing.now();
-        let window = memory.window(self.generation).ok_or(Unmet::OpenedAgain)?;
+        let window = memory
+            .window(self.stand.generation)
+            .ok_or(Unmet::OpenedAgain)?;
         window.ids.turn(now);
         let duplicates = self.known(window, standing.next(), records.len());
         if duplicates.len() == records.len() {
@@ -409,7 +525,8 @@ impl Gate {
         }
         let passed = self
             .expectation(standing)
-            .and_then(|()| self.count(window, &duplicates));
+            .and_then(|()| self.count(window, &duplicates))
+            .and_then(|()| self.follow(standing.next(), &duplicates));
         if let Err(unmet) = passed {
             self.noted.take_back(window);
             return Err(unmet);
@@ -454,9 +571,16 @@ impl Condition for Gate {
             return;
         }
         self.room.give_back();
+        let Self {
+            chains, changes, ..
+        } = self;
+        // Others than these have been read anew.
+        chains
+            .with(self.stand, |book| book.take_back(changes))
+            .unwrap_or_default();
         if !self.marks.is_empty() {
             let mut memory = self.memory.lock();
-            if let Some(window) = memory.window(self.generation) {
+            if let Some(window) = memory.window(self.stand.generation) {
                 self.noted.take_back(window);
             }
         }

@@ -11,6 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Broker;
+use super::delta::Declarations;
 use super::filter::Filter;
 use super::name::{RealityName, Tenant};
 use super::reality::Reality;
@@ -359,14 +360,14 @@ impl Whose {
 fn keep_up(broker: &Broker, whose: &Whose, pace: &Pace<'_>) {
     let Whose { tenant, name } = whose;
     let maintenance = &broker.maintenance;
-    let Some((log, holders)) = log_and_holders(broker, whose) else {
+    let Some((log, holders, declarations)) = log_and_holders(broker, whose) else {
         return;
     };
     let mut account = maintenance.account(tenant, name).unwrap_or_default();
     let before = (account.reclaimed_bytes, account.removed_records);
     account.dead_bytes = 0;
     account.error = None;
-    match passes(broker, &log, &holders, pace, &mut account) {
+    match passes(broker, &log, &holders, &declarations, pace, &mut account) {
         Ok(Ended::Complete) => account.runs += 1,
         Ok(Ended::Stopped) => {}
         // Whoever reopens it or mends it says so.
@@ -417,20 +418,25 @@ fn scrub(broker: &Broker, whose: &Whose, log: &Log, pace: &Pace<'_>, account: &m
 }
 
 /// Only the log is held during the passes: whoever closes the reality ends them.
-fn log_and_holders(broker: &Broker, whose: &Whose) -> Option<(Log, Vec<Holder>)> {
+fn log_and_holders(
+    broker: &Broker,
+    whose: &Whose,
+) -> Option<(Log, Vec<Holder>, Arc<Declarations>)> {
     let tenancy = broker.tenants.peek(&whose.tenant)?;
     let named = |reality: &Arc<Reality>| *reality.name() == whose.name;
     let reality = tenancy
         .peek(&whose.name)
         .or_else(|| tenancy.all_opened().into_iter().find(named))?;
     let holders = holders(&tenancy, &reality, &broker.upkeep.load().hold_for);
-    Some((reality.log(), holders))
+    let declarations = Arc::clone(reality.declarations());
+    Some((reality.log(), holders, declarations))
 }
 
 fn passes(
     broker: &Broker,
     log: &Log,
     holders: &[Holder],
+    declarations: &Declarations,
     pace: &Pace<'_>,
     account: &mut Account,
 ) -> Result<Ended, log::Error> {
@@ -452,11 +458,16 @@ fn passes(
             return Ok(ended);
         }
     }
+    let declared = declarations.now();
     let compaction = Compaction {
-        rule: &|topic| options.rules.compaction(topic),
+        // What came before the last record of a key counts where that is a delta.
+        rule: &|topic| {
+            let rule = options.rules.compaction(topic);
+            rule.filter(|_| declarations.are_known() && !declarations.now().is_delta(topic))
+        },
         facts: &facts,
         // Settings are read once.
-        edition: 0,
+        edition: declared.edition,
         keys_max: options.keys_max,
         dead_percent: options.dead_percent,
         overdue_micros,

@@ -21,6 +21,7 @@ pub mod compare;
 pub mod consumer;
 mod control;
 pub mod damage;
+mod delta;
 pub mod error;
 mod expiry;
 pub mod fanout;

@@ -107,7 +107,6 @@ impl Reality {
         let records = records.into_iter().map(|record| record.encode(self));
         let sink = Arc::new(system::Logged);
         self.append_all_own(records.collect(), sink, 0)
-            .map_err(|error| self.refusal(error))
     }
 
     /// An id for a record of the node's own.

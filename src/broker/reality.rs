@@ -14,11 +14,12 @@ use uuid::Uuid;
 use super::accept::{Batch, Fault, Rejection};
 use super::attendance::Attendance;
 use super::damage::Encounters;
+use super::delta::{Chains, Declarations, Declared, Said, Stand};
 use super::error::Error;
 use super::expiry::Expiry;
 use super::fanout::{Fanout, Subscriber, Visibility, Wanted};
 use super::filter::Filter;
-use super::gate::{Claims, Memory, Reach};
+use super::gate::{Claims, Memory, Reach, Unmet};
 use super::group::feeder::Feeder;
 use super::ledger::Cache;
 use super::name::{RealityName, Tenant};
@@ -33,7 +34,7 @@ use crate::log::{
     self, Append, AppendError, AppendSink, Bounds, Chunk, Durability, Environment, Found, Log,
     LossStatement, Micros, NewRecord, Observer, Sequence, Writer,
 };
-use crate::proto::view::RecordView;
+use crate::proto::view::{EnvelopeView, RecordView};
 
 /// How far back the producers' clocks are read when a reality opens.
 const CLOCKS_READ_RECORDS: u64 = 4_096;
@@ -97,6 +98,8 @@ pub struct Reality {
     watch: Arc<Watch>,
     producers: Mutex<ProducerClocks>,
     memory: Arc<Memory>,
+    declarations: Arc<Declarations>,
+    chains: Arc<Chains>,
     encounters: Arc<Encounters>,
     bytes: Arc<RealityBytes>,
     expiry: Arc<Expiry>,
@@ -154,6 +157,7 @@ impl Reality {
         name: &RealityName,
         directory: PathBuf,
         bytes: Arc<RealityBytes>,
+        declarations: Arc<Declarations>,
     ) -> Result<(Arc<Self>, Option<LossStatement>), Error> {
         let watch = Arc::new(Watch {
             fanout: Arc::default(),
@@ -180,6 +184,8 @@ impl Reality {
             watch,
             producers: Mutex::new(ProducerClocks::new(ground.producers_max)),
             memory: Arc::new(Memory::new(ground.reach, ground.producers_max)),
+            declarations,
+            chains: Arc::default(),
             encounters: Arc::new(Encounters::new(tenant.clone(), name.clone())),
             bytes,
             expiry,
@@ -274,6 +280,11 @@ impl Reality {
         self.ground.ids.next(now)
     }
 
+    /// The delta topics of its tenant.
+    pub(super) const fn declarations(&self) -> &Arc<Declarations> {
+        &self.declarations
+    }
+
     /// Which of its records are of no use any more.
     pub(super) const fn expiry(&self) -> &Arc<Expiry> {
         &self.expiry
@@ -334,6 +345,7 @@ impl Reality {
             own,
             expires,
             claims,
+            declared,
             ..
         } = batch;
         if expires {
@@ -351,7 +363,7 @@ impl Reality {
             sink,
             token,
         };
-        let queued = self.queue(append, own, claims, reserved);
+        let queued = self.queue(append, own, claims, reserved, &declared);
         if queued.is_err() {
             self.bytes.give_back(reserved);
         }
@@ -362,18 +374,52 @@ impl Reality {
     #[must_use]
     pub fn must_read_for(&self, batch: &Batch<'_>) -> bool {
         let (generation, log) = self.opened_log();
-        batch.claims.remembers() && !self.memory.knows(generation)
+        let stand = self.stand(generation, &log, &batch.declared);
+        !self.declarations.are_known()
+            || batch.claims.has_steps() && !self.chains.know(stand)
+            || batch.claims.remembers() && !self.memory.knows(generation)
             || batch.claims.expects() && !log.knows_lasts()
     }
 
+    fn stand(&self, generation: u64, log: &Log, declared: &Declared) -> Stand {
+        Stand {
+            generation,
+            edition: declared.edition,
+            removals: log.removals(),
+        }
+    }
+
+    /// Queues what was made by what is `declared`.
     fn queue(
         &self,
         append: Append,
         own: Vec<super::accept::OwnEntry>,
         claims: Claims,
         reserved: u64,
+        declared: &Declared,
+    ) -> Result<(), Error> {
+        self.declarations.know()?;
+        // Until it is queued nothing is declared.
+        let held = self.declarations.hold();
+        if held.edition != declared.edition {
+            return Err(Unmet::DeclaredMeanwhile.into());
+        }
+        self.queue_held(append, own, claims, reserved, &held)
+    }
+
+    fn queue_held(
+        &self,
+        append: Append,
+        own: Vec<super::accept::OwnEntry>,
+        claims: Claims,
+        reserved: u64,
+        declared: &Arc<Declared>,
     ) -> Result<(), Error> {
         let (generation, log) = self.opened_log();
+        let stand = self.stand(generation, &log, declared);
+        if claims.has_steps() {
+            self.chains.recall(stand, &log, declared)?;
+        }
         if claims.remembers() {
             self.memory.recall(generation, &log)?;
         }
@@ -388,7 +434,10 @@ impl Reality {
                     bytes: Arc::clone(&self.bytes),
                     taken: reserved,
                 };
-                log.queue_if(append, claims.into_gate(&self.memory, generation, room))
+                log.queue_if(
+                    append,
+                    claims.into_gate(&self.memory, &self.chains, stand, room),
+                )
             };
             queued.map_err(|error| self.refusal(error))
         };
@@ -472,33 +521,59 @@ impl Reality {
         }
     }
 
-    /// Queues a record of the broker's own; `sink` hears of it when it is on disk.
+    /// Queues a record of the broker's own, on a topic that the node alone appends to; `sink` hears
+    /// of it when it is on disk.
     pub(super) fn append_own(
         &self,
         record: NewRecord,
         sink: Arc<dyn AppendSink>,
         token: u64,
     ) -> Result<(), AppendError> {
-        self.append_all_own(vec![record], sink, token)
-    }
-
-    /// The same for several records, all or none.
-    pub(super) fn append_all_own(
-        &self,
-        records: Vec<NewRecord>,
-        sink: Arc<dyn AppendSink>,
-        token: u64,
-    ) -> Result<(), AppendError> {
-        for record in &records {
-            self.expiry.note_envelope(&record.envelope);
-        }
+        self.expiry.note_envelope(&record.envelope);
         self.log().append(Append {
-            records,
+            records: vec![record],
             durability: system::DURABILITY,
             then: None,
             sink,
             token,
         })
+    }
+
+    /// The same for several records on any topics, all or none. May block on the disk.
+    pub(super) fn append_all_own(
+        &self,
+        records: Vec<NewRecord>,
+        sink: Arc<dyn AppendSink>,
+        token: u64,
+    ) -> Result<(), Error> {
+        let append = Append {
+            records,
+            durability: system::DURABILITY,
+            then: None,
+            sink,
+            token,
+        };
+        self.append_own_if(append, Claims::default())
+    }
+
+    /// Appends what the node has to say itself: on delta topics too, where it may end a chain.
+    fn append_own_if(&self, append: Append, mut claims: Claims) -> Result<(), Error> {
+        self.declarations.know()?;
+        let declared = self.declarations.hold();
+        for (index, record) in append.records.iter().enumerate() {
+            self.expiry.note_envelope(&record.envelope);
+            let topic = std::str::from_utf8(&record.topic).unwrap_or_default();
+            if declared.is_delta(topic)
+                && let Ok(view) = EnvelopeView::parse(&record.envelope)
+                && !view.key.is_empty()
+            {
+                claims.step(index, topic, view.key, Said::of(&view), false);
+            }
+        }
+        self.queue_held(append, Vec::new(), claims, 0, &declared)?;
+        drop(declared);
+        self.start();
+        Ok(())
     }
 
     /// The same under a condition. May block on the disk.
@@ -508,9 +583,6 @@ impl Reality {
         claims: Claims,
         sink: Arc<dyn AppendSink>,
     ) -> Result<(), Error> {
-        for record in &records {
-            self.expiry.note_envelope(&record.envelope);
-        }
         let append = Append {
             records,
             durability: system::DURABILITY,
@@ -518,9 +590,7 @@ impl Reality {
             sink,
             token: 0,
         };
-        self.queue(append, Vec::new(), claims, 0)?;
-        self.start();
-        Ok(())
+        self.append_own_if(append, claims)
     }
 
     /// Replaces a poisoned log by its reopened successor. Blocks.

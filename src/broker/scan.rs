@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::damage::Encounters;
+use super::delta::Current;
 use super::expiry::Expiry;
 use super::filter::{Filter, Traits};
 use crate::log::{self, Chunk, Found, Log, Micros, Sequence, TopicReader};
@@ -17,6 +18,8 @@ pub(super) struct Selection {
     pub(super) traits: Traits,
     /// What has expired is not wanted.
     pub(super) expiry: Arc<Expiry>,
+    /// What came before what counts is not wanted.
+    pub(super) current: Option<Arc<Current>>,
     /// Exclusive.
     pub(super) stop_before: Option<Sequence>,
     /// Inclusive.
@@ -107,6 +110,10 @@ impl Scanned {
             if selection.filter.matches(record.topic)
                 && selection.traits.fit(record.record)
                 && !selection.expiry.has_passed(&record)
+                && !selection
+                    .current
+                    .as_ref()
+                    .is_some_and(|current| current.passes_over(&record))
             {
                 run.extend(offset, record.sequence);
             } else {

@@ -1,6 +1,7 @@
 //! Whole stories of the broker over a real log in a temporary directory.
 
 mod audit;
+mod delta;
 mod forks;
 mod gate;
 mod groups;

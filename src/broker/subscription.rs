@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 
 use super::consumer::Lease;
+use super::delta::Current;
 use super::error::Error;
 use super::fanout::{Interest, NOTHING, Subscriber, Visibility, Wanted};
 use super::filter::{Filter, Traits};
@@ -29,6 +30,10 @@ pub enum Start {
     Sequence(Sequence),
     /// The first appended at or after this time. Needs a look at the disk.
     Time(Micros),
+    /// What there is to know now: of each key its last record, on delta topics its last base and
+    /// what came since; then what comes. Needs a look at the disk. Whoever keeps a cursor begins at
+    /// the first record there is.
+    Current,
 }
 
 /// Where a subscription ends.
@@ -233,6 +238,13 @@ impl Subscription {
         let resumed = lease.as_ref().and_then(Lease::cursor);
         let from = lease.as_ref().and_then(Lease::from);
         let set = resumed.is_none() && from.is_some();
+        let current = if start == Start::Current && resumed.is_none() && from.is_none() {
+            let declared = reality.declarations().now();
+            let log = reality.log();
+            Some(Arc::new(Current::of(&log, &declared, &filter, end)?))
+        } else {
+            None
+        };
         let next = match resumed {
             // Going on from the end would pass over what is written there now.
             Some(done) if done >= bounds.durable_end => {
@@ -244,7 +256,10 @@ impl Subscription {
             Some(done) => done.next().max(bounds.first),
             None => match from {
                 Some(set) => set.max(bounds.first),
-                None => first_wanted(reality, start, bounds, end)?,
+                None => match &current {
+                    Some(current) => current.first(),
+                    None => first_wanted(reality, start, bounds, end)?,
+                },
             },
         };
         let at_end = stop.at_end.then_some(end);
@@ -257,6 +272,7 @@ impl Subscription {
                 filter,
                 traits,
                 expiry: Arc::clone(reality.expiry()),
+                current,
                 stop_before: at_end.into_iter().chain(by_sequence).min(),
                 stop_time: stop.time,
             },
@@ -702,6 +718,13 @@ impl Subscription {
             found.next
         );
         self.ahead.extend(found.pieces);
+        let current = &mut self.selection.current;
+        if current
+            .as_ref()
+            .is_some_and(|current| current.is_over(self.next))
+        {
+            *current = None;
+        }
         self.scanned = found.next;
         self.stopped = found.stopped;
     }
@@ -756,7 +779,7 @@ fn first_wanted(
     end: Sequence,
 ) -> Result<Sequence, Error> {
     match start {
-        Start::Earliest => Ok(bounds.first),
+        Start::Earliest | Start::Current => Ok(bounds.first),
         Start::Latest => Ok(end),
         Start::Sequence(asked) if asked < bounds.first => Err(Error::OutOfRange {
             asked,

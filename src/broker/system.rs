@@ -144,9 +144,7 @@ pub(super) type Queued = Receiver<Result<Appended, AppendError>>;
 /// Queues records, all or none, in the order of the calls, and does not wait.
 pub(super) fn append_all(system: &Reality, records: Vec<NewRecord>) -> Result<Queued, Error> {
     let (sender, receiver) = sync_channel(1);
-    system
-        .append_all_own(records, Arc::new(Waited(sender)), 0)
-        .map_err(|error| system.refusal(error))?;
+    system.append_all_own(records, Arc::new(Waited(sender)), 0)?;
     Ok(receiver)
 }
 

@@ -15,6 +15,7 @@ use bytes::Bytes;
 
 use super::audit::Audit;
 use super::consumer::Consumers;
+use super::delta::Declarations;
 use super::error::Error;
 use super::group::{self, Groups};
 use super::ledger::{Cache, Ledgers};
@@ -41,6 +42,7 @@ pub struct Tenancy {
     groups: Arc<Groups>,
     audit: Audit,
     ledgers: Ledgers,
+    declarations: Arc<Declarations>,
     rooms: Arc<Rooms>,
     sam: Sam,
     there: Mutex<BTreeMap<RealityName, Birth>>,
@@ -84,7 +86,14 @@ impl Tenancy {
         let bytes = TenantBytes::new(allowance.bytes_max, allowance.topics_max);
         let of_system = RealityBytes::new(&bytes);
         let system_directory = directory.join(name.as_str());
-        let (system, loss) = Reality::open(ground, tenant, &name, system_directory, of_system)?;
+        let (system, loss) = Reality::open(
+            ground,
+            tenant,
+            &name,
+            system_directory,
+            of_system,
+            Declarations::none(),
+        )?;
         let consumers = Consumers::fold(&system, allowance.consumers_max)?;
         let (feeder, limit) = (&ground.feeder, allowance.consumers_max);
         let groups = Groups::fold(&system, feeder, allowance.groups, limit)?;
@@ -107,6 +116,7 @@ impl Tenancy {
             groups,
             audit: Audit::default(),
             ledgers: Ledgers::default(),
+            declarations: Arc::default(),
             rooms: Rooms::new(allowance.rooms),
             sam: Sam::new(ground.environment.clock.now()),
             there: Mutex::new(there),
@@ -116,6 +126,7 @@ impl Tenancy {
             bytes_of: Mutex::new(bytes_of),
             realities_max: allowance.realities_max,
         });
+        tenancy.declarations.are_of(&tenancy);
         if let Err(error) = tenancy.finish_unfinished() {
             // What is unfinished is not served; the next opening tries again.
             tracing::error!(%tenant, %error, "forks or deletions not cleared up");
@@ -127,6 +138,11 @@ impl Tenancy {
     #[must_use]
     pub const fn tenant(&self) -> &Tenant {
         &self.tenant
+    }
+
+    /// Its delta topics.
+    pub(super) const fn declarations(&self) -> &Arc<Declarations> {
+        &self.declarations
     }
 
     /// Its named consumers.
@@ -419,7 +435,19 @@ impl Tenancy {
                 .or_insert_with(|| RealityBytes::new(&self.bytes));
             Arc::clone(bytes)
         };
-        let (reality, loss) = Reality::open(&self.ground, &self.tenant, name, directory, bytes)?;
+        let declarations = Arc::clone(&self.declarations);
+        if let Err(error) = declarations.know() {
+            // It can be read; what is appended tries again, and is refused.
+            tracing::error!(tenant = %self.tenant, %error, "declared topics not known");
+        }
+        let (reality, loss) = Reality::open(
+            &self.ground,
+            &self.tenant,
+            name,
+            directory,
+            bytes,
+            declarations,
+        )?;
         if let Some(loss) = loss {
             system::state_loss(&self.system, &reality, &loss);
         }

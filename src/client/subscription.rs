@@ -27,6 +27,10 @@ pub enum Start {
     Sequence(u64),
     /// At the first record appended at or after a time, in microseconds since the Unix epoch.
     Time(u64),
+    /// With what there is to know now: the last record of each key, on delta topics its last base
+    /// and the deltas since. After a lost connection it goes on like any other; a delta of a key
+    /// whose base was not received is then to be passed over.
+    Current,
 }
 
 /// Which records may be seen.
@@ -154,6 +158,7 @@ impl SubscribeOptions {
             start: Some(match self.start {
                 Start::Earliest => Wire::Earliest(true),
                 Start::Latest => Wire::Latest(true),
+                Start::Current => Wire::Current(true),
                 Start::Sequence(sequence) => Wire::Sequence(sequence),
                 Start::Time(time) => Wire::Time(time),
             }),

@@ -85,6 +85,10 @@ impl Lasts {
 }
 
 impl State {
+    pub(super) fn removals(&self) -> u64 {
+        self.lock_lasts().changes
+    }
+
     pub(super) fn knows_lasts(&self) -> bool {
         !matches!(self.lock_lasts().known, Known::Nothing)
     }

@@ -207,6 +207,13 @@ impl Log {
         self.state.last_of(topic)
     }
 
+    /// How often records were removed since the log was opened: what was read before the last time
+    /// may not be there any more.
+    #[must_use]
+    pub fn removals(&self) -> u64 {
+        self.state.removals()
+    }
+
     /// Gets written what is queued.
     pub fn start(&self) {
         self.state.start();

@@ -391,3 +391,92 @@ fn what_waits_is_not_taken_twice_over_a_restart() {
     let all = node.records(&["consume", "later.x", "--from", "earliest", "--stop-at-end"]);
     assert_eq!(all.len(), 1, "delivered twice");
 }
+
+fn delta(topic: &str, mark: &str, text: &str) -> v1::Produce {
+    let event = v1::Event {
+        r#type: "level".into(),
+        data: format!("{text:?}").into(),
+    };
+    produce(&[Envelope {
+        key: "k".into(),
+        headers: [("arqon-delta".to_owned(), mark.to_owned())].into(),
+        payload: Some(v1::envelope::Payload::Event(event)),
+        ..named(topic, "")
+    }])
+}
+
+// MSG-14: of two who have seen the same record one goes on; who comes later gets the base and what
+// follows it; and the node that is killed and started again knows where each key stands.
+#[test]
+fn deltas_follow_each_other_and_their_base() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let data = dir.path().join("data");
+    let current = ["consume", "levels.>", "--from", "current", "--stop-at-end"];
+    let said = |node: &Node| {
+        let found = node.records(&current);
+        let texts = found.iter().map(|one| one.payload.get().to_owned());
+        texts.collect::<Vec<_>>()
+    };
+    {
+        let node = Node::dev_on(&data);
+        let mut operator = Wire::of(&node, &claims("dev", Role::Operator));
+        let asked = v1::CommandRequest {
+            name: "topic.declare".into(),
+            arguments: BTreeMap::from([("pattern".to_owned(), "levels.>".into())]),
+        };
+        let declared = operator.ask(Ask::Command(asked)).expect("an answer").body;
+        assert!(
+            matches!(declared, Some(Answer::CommandResult(_))),
+            "{declared:?}"
+        );
+        let mut one = Wire::of(&node, &claims("dev", Role::User));
+        let mut other = Wire::of(&node, &claims("dev", Role::User));
+        let unmarked = refused(ask(&mut one, produce(&[named("levels.a", "")])));
+        assert_eq!(
+            (unmarked.code.as_str(), unmarked.field.as_str()),
+            ("VALIDATION_ERROR", "envelopes[0].key")
+        );
+        let early = refused(ask(&mut one, delta("levels.a", "on=1", "x")));
+        assert_eq!(
+            (early.code.as_str(), early.actual),
+            ("SEQUENCE_CONFLICT", 0)
+        );
+        assert_eq!(early.field, "envelopes[0].headers.arqon-delta");
+        produced(ask(&mut one, delta("levels.a", "base", "old")));
+        let mut last = produced(ask(&mut one, delta("levels.a", "base", "base"))).last;
+        for round in 0..20 {
+            let mark = format!("on={last}");
+            let text = round.to_string();
+            one.send(Ask::Produce(delta("levels.a", &mark, &text)));
+            other.send(Ask::Produce(delta("levels.a", &mark, &text)));
+            let answers = [&mut one, &mut other].map(|wire| wire.next().expect("an answer").body);
+            let (mut stored, mut conflicts) = (Vec::new(), Vec::new());
+            for answer in answers {
+                match answer.expect("a body") {
+                    Answer::Produced(produced) => stored.push(produced.last),
+                    Answer::Error(error) => conflicts.push((error.code, error.actual)),
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert_eq!(stored.len(), 1, "one wins");
+            last = stored[0];
+            assert_eq!(conflicts, [("SEQUENCE_CONFLICT".to_owned(), last)]);
+        }
+        node.signal("KILL");
+        drop(node.ended());
+    }
+    let node = Node::dev_on(&data);
+    let mut wire = Wire::of(&node, &claims("dev", Role::User));
+    let all = said(&node);
+    assert_eq!(
+        (all.len(), all[0].as_str(), all[20].as_str()),
+        (21, "\"base\"", "\"19\"")
+    );
+    let stale = refused(ask(&mut wire, delta("levels.a", "on=1", "x")));
+    assert!(stale.actual > 20, "{stale:?}");
+    let mark = format!("on={}", stale.actual);
+    produced(ask(&mut wire, delta("levels.a", &mark, "on")));
+    assert_eq!(said(&node).len(), 22);
+    produced(ask(&mut wire, delta("levels.a", "base", "new")));
+    assert_eq!(said(&node), ["\"new\""]);
+}

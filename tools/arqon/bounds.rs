@@ -37,10 +37,11 @@ impl FromStr for From {
         match text {
             "earliest" => Ok(Self(Start::Earliest)),
             "latest" => Ok(Self(Start::Latest)),
+            "current" => Ok(Self(Start::Current)),
             _ => match To::from_str(text) {
                 Ok(To::Sequence(sequence)) => Ok(Self(Start::Sequence(sequence))),
                 Ok(To::Time(time)) => Ok(Self(Start::Time(time))),
-                Err(error) => Err(format!("{error}, or `earliest` or `latest`")),
+                Err(error) => Err(format!("{error}, or `earliest`, `latest` or `current`")),
             },
         }
     }

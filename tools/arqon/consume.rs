@@ -30,7 +30,8 @@ It ends with 65 if records were skipped because they are damaged on the node's d
 pub(crate) struct Arguments {
     /// Topics: `*` stands for one token, a last `>` for one or more
     filter: String,
-    /// Where to start: `earliest`, `latest`, a sequence, or an RFC 3339 time
+    /// Where to start: `earliest`, `latest`, `current` (the last record of each key), a sequence, or
+    /// an RFC 3339 time
     #[arg(long, default_value = "earliest")]
     from: From,
     /// Where to stop (inclusive): a sequence or an RFC 3339 time

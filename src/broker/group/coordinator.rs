@@ -692,6 +692,7 @@ impl Group {
             filter: self.filter.clone(),
             traits: Traits::default(),
             expiry: Arc::clone(self.reality.expiry()),
+            current: None,
             stop_before: None,
             stop_time: None,
         };

@@ -20,10 +20,10 @@ fn numbered(producer: &str, number: u64) -> Envelope {
 }
 
 /// What the log said, and what the broker has to say beside it.
-type Told = (Result<Appended, AppendError>, Option<Arc<Receipt>>);
+pub(super) type Told = (Result<Appended, AppendError>, Option<Arc<Receipt>>);
 
 impl Node {
-    fn produce(&self, envelopes: &[Envelope], expected: Option<(&str, u64)>) -> Told {
+    pub(super) fn produce(&self, envelopes: &[Envelope], expected: Option<(&str, u64)>) -> Told {
         self.produce_as(&self.identity, envelopes, expected)
     }
 
@@ -62,7 +62,7 @@ impl Node {
         (appended.first.get(), appended.last.get(), duplicates)
     }
 
-    fn unmet(&self, envelopes: &[Envelope], expected: Option<(&str, u64)>) -> Unmet {
+    pub(super) fn unmet(&self, envelopes: &[Envelope], expected: Option<(&str, u64)>) -> Unmet {
         let (outcome, receipt) = self.produce(envelopes, expected);
         let unmet = receipt.and_then(|receipt| receipt.unmet().cloned());
         assert!(

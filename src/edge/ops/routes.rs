@@ -157,6 +157,7 @@ const VIEWS: &[View] = &[
     view("/v1/schemas", "edge.schema.list"),
     view("/v1/signatures", "edge.signature.key.list"),
     view("/v1/store", "op.store.list"),
+    view("/v1/topic-declarations", "topic.declarations"),
     view("/v1/topics", "topics.list"),
     view("/v1/topics/{topic}", "topics.describe"),
     view("/v1/webhooks", "op.webhook.list"),

@@ -408,6 +408,15 @@ fn start(asked: &v1::Subscribe) -> Result<Start, Refusal> {
         Some(subscribe::Start::Earliest(true)) => Ok(Start::Earliest),
         Some(subscribe::Start::Latest(false)) => unset("latest"),
         Some(subscribe::Start::Earliest(false)) => unset("earliest"),
+        Some(subscribe::Start::Current(false)) => unset("current"),
+        Some(subscribe::Start::Current(true))
+            if !asked.consumer.is_empty() || !asked.group.is_empty() =>
+        {
+            // A cursor says that all before it is done with, and what is passed over is not.
+            let text = "current is not served for named consumers and groups; leave it or them out";
+            Err(Refusal::new(ErrorCode::FeatureDisabled, "current", text))
+        }
+        Some(subscribe::Start::Current(true)) => Ok(Start::Current),
         Some(subscribe::Start::Sequence(0)) => Ok(Start::Earliest),
         Some(subscribe::Start::Sequence(sequence)) => {
             Ok(Start::Sequence(Sequence::at_least_first(sequence)))
