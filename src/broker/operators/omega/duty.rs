@@ -40,8 +40,10 @@ async fn work(office: Office) -> Result<(), Error> {
         let lane = office
             .blocking(|tenancy| tenancy.ledger::<Lane>().read(Clone::clone))
             .await?;
-        for vm in lane.vms.values().filter(|vm| !known.contains(&vm.id)) {
-            known.insert(vm.id.clone());
+        for vm in lane.vms.values() {
+            if !known.insert(vm.id.clone()) {
+                continue;
+            }
             let live = office.broker.omega().live(office.tenancy.tenant(), &vm.id);
             let ordered = live.and_then(|live| live.take().map(|order| (live, order)));
             let there = lane.substrates.contains_key(&vm.substrate);
