@@ -24,7 +24,10 @@ impl Host {
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         for (name, text) in [
-            ("firecracker", include_str!("../fixtures/firecracker/firecracker.py")),
+            (
+                "firecracker",
+                include_str!("../fixtures/firecracker/firecracker.py"),
+            ),
             ("jailer", include_str!("../fixtures/firecracker/jailer.py")),
         ] {
             let path = dir.path().join(name);
@@ -110,7 +113,10 @@ fn refused(node: &Node, arguments: &[&str]) -> String {
 }
 
 fn text(value: &Value, field: &str) -> String {
-    value[field].as_str().unwrap_or_else(|| panic!("{field} of {value}")).to_owned()
+    value[field]
+        .as_str()
+        .unwrap_or_else(|| panic!("{field} of {value}"))
+        .to_owned()
 }
 
 fn registered(node: &Node) -> String {
@@ -119,6 +125,12 @@ fn registered(node: &Node) -> String {
 
 fn vms(node: &Node) -> Value {
     omega(node, &["vm", "list"])
+}
+
+fn stop(node: Node) {
+    node.signal("TERM");
+    let (status, said) = node.ended();
+    assert!(status.success(), "{said}");
 }
 
 fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
@@ -135,7 +147,9 @@ fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 /// Whether a process is there and has not ended.
 fn lives(pid: u64) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(") ").map(|(_, rest)| rest.starts_with('Z'));
+    let state = stat
+        .rsplit_once(") ")
+        .map(|(_, rest)| rest.starts_with('Z'));
     state == Some(false)
 }
 
@@ -146,7 +160,10 @@ fn pid(vm: &Value) -> u64 {
 fn ended(node: &Node, id: &str) -> Option<String> {
     let all = vms(node);
     assert!(all["ended"].is_array(), "{all}");
-    let ended = all["ended"].as_array()?.iter().find(|one| one["vm_id"] == id)?;
+    let ended = all["ended"]
+        .as_array()?
+        .iter()
+        .find(|one| one["vm_id"] == id)?;
     Some(text(ended, "how"))
 }
 
@@ -157,15 +174,30 @@ fn a_machine_is_launched_listed_and_stopped() {
     let overlay = host.path("overlay").to_string_lossy().into_owned();
     let node = host.node(&[("OVERLAY_IMAGE", &overlay), ("VSOCK", "true")]);
     let status = omega(&node, &["status"]);
-    assert_eq!((&status["enabled"], &status["runtime"]), (&json!(true), &json!("firecracker")));
+    assert_eq!(
+        (&status["enabled"], &status["runtime"]),
+        (&json!(true), &json!("firecracker"))
+    );
     assert_eq!(omega(&node, &["vm", "probe"])["ready"], true);
     let substrate = registered(&node);
-    let vm = omega(&node, &["vm", "launch", &substrate, "--vcpus", "2", "--memory", "300"]);
+    let vm = omega(
+        &node,
+        &[
+            "vm", "launch", &substrate, "--vcpus", "2", "--memory", "300",
+        ],
+    );
     let (id, pid) = (text(&vm, "vm_id"), pid(&vm));
-    assert_eq!((&vm["status"], &vm["substrate_id"]), (&json!("running"), &json!(substrate)));
+    assert_eq!(
+        (&vm["status"], &vm["substrate_id"]),
+        (&json!("running"), &json!(substrate))
+    );
     assert!(lives(pid));
     let asked = host.requests();
-    let at = |what: &str| asked.find(what).unwrap_or_else(|| panic!("{what} in {asked}"));
+    let at = |what: &str| {
+        asked
+            .find(what)
+            .unwrap_or_else(|| panic!("{what} in {asked}"))
+    };
     let order = [
         "started",
         "PUT /machine-config",
@@ -178,17 +210,25 @@ fn a_machine_is_launched_listed_and_stopped() {
     assert!(order.map(at).is_sorted(), "{asked}");
     assert!(asked.contains(r#""vcpu_count":2"#) && asked.contains(r#""mem_size_mib":300"#));
     assert!(asked.contains(r#""is_read_only":true"#) && asked.contains(r#""smt":false"#));
-    assert!(asked.contains("environment []"), "nothing of the node's is handed on: {asked}");
+    assert!(
+        asked.contains("environment []"),
+        "nothing of the node's is handed on: {asked}"
+    );
     let home = host.path("w").join(&id);
     assert!(home.join("overlay").exists());
     let console = || std::fs::read_to_string(home.join("console.log")).unwrap_or_default();
-    until("its console", || console().contains("guest: hello").then_some(()));
+    until("its console", || {
+        console().contains("guest: hello").then_some(())
+    });
     assert_eq!(vms(&node)["vms"][0]["vm_id"], id);
     // Another who is no admin sees it, and nothing of the host.
     let secret = node.dev_secret();
     let user = signed(&claims("dev", Role::User), &secret);
     let seen = node.ok(&["omega", "vm", "list", "--output", "json", "--token", &user]);
-    assert!(seen.contains(&id) && !seen.contains("api_socket") && !seen.contains("pid"), "{seen}");
+    assert!(
+        seen.contains(&id) && !seen.contains("api_socket") && !seen.contains("pid"),
+        "{seen}"
+    );
     let stopping = node.run(&["omega", "vm", "stop", &id, "--token", &user]);
     assert!(stopping.stderr.contains("FORBIDDEN"), "{}", stopping.stderr);
     let stopped = omega(&node, &["vm", "stop", &id]);
@@ -196,7 +236,11 @@ fn a_machine_is_launched_listed_and_stopped() {
     assert!(host.requests().contains("SendCtrlAltDel") == cfg!(target_arch = "x86_64"));
     assert!(!lives(pid) && host.homes().is_empty());
     assert_eq!(vms(&node)["count"], 0);
-    assert!(ended(&node, &id).expect("it has ended").starts_with("stopped by "));
+    assert!(
+        ended(&node, &id)
+            .expect("it has ended")
+            .starts_with("stopped by ")
+    );
     assert_eq!(omega(&node, &["vm", "stop", &id])["reason"], "not_found");
 }
 
@@ -208,17 +252,26 @@ fn a_machine_that_does_not_start_is_cleared_away_and_said_why() {
     let node = host.node(&[("BOOT_TIMEOUT_MS", "400"), ("VMS_MAX", "1")]);
     let substrate = registered(&node);
     let error = refused(&node, &["vm", "launch", &substrate]);
-    assert!(error.contains("NOT_YET") && error.contains("400 ms"), "{error}");
+    assert!(
+        error.contains("NOT_YET") && error.contains("400 ms"),
+        "{error}"
+    );
     host.mode("fault");
     let error = refused(&node, &["vm", "launch", &substrate]);
-    assert!(error.contains("InstanceStart: Cannot create KVM VM"), "{error}");
+    assert!(
+        error.contains("InstanceStart: Cannot create KVM VM"),
+        "{error}"
+    );
     assert!(host.homes().is_empty());
     assert_eq!(vms(&node)["count"], 0);
     // Neither counts any more.
     host.mode("dies");
     let vm = omega(&node, &["vm", "launch", &substrate]);
     let how = until("it ends by itself", || ended(&node, &text(&vm, "vm_id")));
-    assert!(how.contains("ended by itself") && how.contains('7'), "{how}");
+    assert!(
+        how.contains("ended by itself") && how.contains('7'),
+        "{how}"
+    );
     assert!(host.homes().is_empty());
     host.mode("");
     let vm = omega(&node, &["vm", "launch", &substrate, "--lifetime", "1s"]);
@@ -238,7 +291,10 @@ fn there_are_no_more_machines_than_allowed_and_none_outlives_its_substrate() {
     host.mode("");
     let two = omega(&node, &["vm", "launch", &substrate]);
     let error = refused(&node, &["vm", "launch", &substrate]);
-    assert!(error.contains("TOO_LARGE") && error.contains("machines"), "{error}");
+    assert!(
+        error.contains("TOO_LARGE") && error.contains("machines"),
+        "{error}"
+    );
     let error = refused(&node, &["vm", "launch", &substrate, "--vcpus", "64"]);
     assert!(error.contains("vcpus"), "{error}");
     let gone = omega(&node, &["unregister", &substrate]);
@@ -259,32 +315,48 @@ fn what_a_killed_node_leaves_is_stopped_and_nothing_else() {
         omega(&node, &["vm", "launch", &substrate]),
         omega(&node, &["vm", "launch", &substrate]),
     );
-    node.kill();
+    // Killed.
+    drop(node);
     assert!(lives(pid(&one)) && lives(pid(&two)));
     // One ends while nobody looks. Its number is free for others.
-    let killed = Command::new("kill").args(["-9", &pid(&two).to_string()]).status();
+    let killed = Command::new("kill")
+        .args(["-9", &pid(&two).to_string()])
+        .status();
     assert!(killed.expect("kill runs").success());
     // An innocent with the same words on its line, but for the flag.
-    let mut bystander = Command::new("sleep").arg("60").stdin(Stdio::null()).spawn().expect("sleep");
+    let mut bystander = Command::new("sleep")
+        .arg("60")
+        .stdin(Stdio::null())
+        .spawn()
+        .expect("sleep");
     std::fs::remove_dir_all(host.path("data").join("_state")).expect("the caches");
     // Cleared up although there is no laboratory any more.
     let node = host.node(&[("ENABLED", "false")]);
-    until("the orphan is stopped", || (!lives(pid(&one))).then_some(()));
-    until("its directory is removed", || host.homes().is_empty().then_some(()));
+    until("the orphan is stopped", || {
+        (!lives(pid(&one))).then_some(())
+    });
+    until("its directory is removed", || {
+        host.homes().is_empty().then_some(())
+    });
     assert!(lives(u64::from(bystander.id())));
     bystander.kill().expect("it lives");
     bystander.wait().expect("it has ended");
     assert!(refused(&node, &["vm", "list"]).contains("FEATURE_DISABLED"));
-    until("both have ended", || (omega(&node, &["status"])["vm_count"] == 0).then_some(()));
-    assert!(node.stop().success());
+    until("both have ended", || {
+        (omega(&node, &["status"])["vm_count"] == 0).then_some(())
+    });
+    stop(node);
     let node = host.node(&[]);
     let how = |vm: &Value| ended(&node, &text(vm, "vm_id")).expect("it has ended");
     assert!(how(&one).contains("crashed, and stopped"), "{}", how(&one));
     assert!(how(&two).contains("had ended"), "{}", how(&two));
-    assert_eq!(text(&omega(&node, &["substrates"]), "substrate_id"), substrate);
+    assert_eq!(
+        text(&omega(&node, &["substrates"]), "substrate_id"),
+        substrate
+    );
     // A node that is asked to go takes its machines along.
     let vm = omega(&node, &["vm", "launch", &substrate]);
-    assert!(node.stop().success());
+    stop(node);
     assert!(!lives(pid(&vm)) && host.homes().is_empty());
     let node = host.node(&[]);
     let how = ended(&node, &text(&vm, "vm_id")).expect("it has ended");
@@ -324,8 +396,11 @@ fn the_laboratory_is_off_unless_turned_on_and_clients_only_read_it() {
     let node = host.node(&[("ENABLED", "false")]);
     assert_eq!(omega(&node, &["status"])["enabled"], false);
     let error = refused(&node, &["register", "a", "sim"]);
-    assert!(error.contains("FEATURE_DISABLED") && error.contains("omega.enabled"), "{error}");
-    assert!(node.stop().success());
+    assert!(
+        error.contains("FEATURE_DISABLED") && error.contains("omega.enabled"),
+        "{error}"
+    );
+    stop(node);
     let node = host.node(&[]);
     let substrate = registered(&node);
     let emitted = omega(&node, &["emit", &substrate, "drift", r#"{"n":1}"#]);
@@ -334,13 +409,28 @@ fn the_laboratory_is_off_unless_turned_on_and_clients_only_read_it() {
     let listed = omega(&node, &["events", "--signal", "drift"]);
     assert_eq!(listed["payload"], json!({"n": 1}), "{listed}");
     // Whoever may subscribe reads them like any records.
-    let read = node.ok(&["--reality", "omega", "consume", "omega.>", "--from", "earliest", "--count", "2", "--output", "json"]);
+    let read = node.ok(&[
+        "--reality",
+        "omega",
+        "consume",
+        "omega.>",
+        "--from",
+        "earliest",
+        "--count",
+        "2",
+        "--output",
+        "json",
+    ]);
     assert!(read.contains("drift") && read.contains("spike"), "{read}");
     let writing = node.run(&["--reality", "omega", "produce", "omega.x", "hello"]);
     assert!(writing.stderr.contains("FORBIDDEN"), "{}", writing.stderr);
     let cleared = omega(&node, &["clear", "--signal", "drift"]);
-    assert_eq!((&cleared["removed_count"], &cleared["remaining_count"]), (&json!(1), &json!(1)));
-    node.kill();
+    assert_eq!(
+        (&cleared["removed_count"], &cleared["remaining_count"]),
+        (&json!(1), &json!(1))
+    );
+    // Killed.
+    drop(node);
     std::fs::remove_dir_all(host.path("data").join("_state")).expect("the caches");
     let node = host.node(&[]);
     let listed = omega(&node, &["events"]);
@@ -359,10 +449,16 @@ fn a_real_machine_boots_where_the_host_can() {
     let parts = ["FIRECRACKER", "KERNEL", "ROOTFS"]
         .map(|name| std::env::var_os(format!("ARQON_TEST_{name}")).map(PathBuf::from));
     let [Some(binary), Some(kernel), Some(root)] = parts else {
-        println!("skipped: ARQON_TEST_FIRECRACKER, ARQON_TEST_KERNEL and ARQON_TEST_ROOTFS are not set");
+        println!(
+            "skipped: ARQON_TEST_FIRECRACKER, ARQON_TEST_KERNEL and ARQON_TEST_ROOTFS are not set"
+        );
         return;
     };
-    if let Err(error) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") {
+    if let Err(error) = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+    {
         println!("skipped: /dev/kvm cannot be opened: {error}");
         return;
     }
@@ -379,7 +475,9 @@ fn a_real_machine_boots_where_the_host_can() {
     let id = text(&vm, "vm_id");
     let console = host.path("w").join(&id).join("console.log");
     let console = || std::fs::read_to_string(&console).unwrap_or_default();
-    until("the kernel speaks", || console().contains("Linux version").then_some(()));
+    until("the kernel speaks", || {
+        console().contains("Linux version").then_some(())
+    });
     assert_eq!(omega(&node, &["vm", "stop", &id])["stopped"], true);
     assert!(!lives(pid(&vm)));
 }

@@ -135,7 +135,9 @@ impl Chosen {
 fn object(name: &str, text: &str) -> Result<arqonbus::proto::v1::Value, Failure> {
     match serde_json::from_str(text) {
         Ok(object @ Value::Object(_)) => Ok(object.into()),
-        Ok(_) => Err(Failure::data(format!("{name} must be a JSON object, like '{{\"n\":1}}'"))),
+        Ok(_) => Err(Failure::data(format!(
+            "{name} must be a JSON object, like '{{\"n\":1}}'"
+        ))),
         Err(error) => Err(Failure::data(format!("{name} is not JSON: {error}"))),
     }
 }
@@ -149,10 +151,17 @@ pub(crate) async fn run(
     let (command, given) = match arguments.action {
         Action::Status => ("op.omega.status", Vec::new()),
         Action::Substrates => {
-            let answer = client.command("op.omega.list_substrates", []).await?.to_json();
+            let answer = client
+                .command("op.omega.list_substrates", [])
+                .await?
+                .to_json();
             return table::print(&answer["substrates"], output);
         }
-        Action::Register { name, kind, metadata } => {
+        Action::Register {
+            name,
+            kind,
+            metadata,
+        } => {
             let mut given = vec![("name", name.into()), ("kind", kind.into())];
             if let Some(metadata) = metadata {
                 given.push(("metadata", object("--metadata", &metadata)?));
@@ -163,8 +172,15 @@ pub(crate) async fn run(
             let given = vec![("substrate_id", substrate.into())];
             ("op.omega.unregister_substrate", given)
         }
-        Action::Emit { substrate, signal, payload } => {
-            let mut given = vec![("substrate_id", substrate.into()), ("signal", signal.into())];
+        Action::Emit {
+            substrate,
+            signal,
+            payload,
+        } => {
+            let mut given = vec![
+                ("substrate_id", substrate.into()),
+                ("signal", signal.into()),
+            ];
             if let Some(payload) = payload {
                 given.push(("payload", object("PAYLOAD", &payload)?));
             }
@@ -173,14 +189,22 @@ pub(crate) async fn run(
         Action::Events { chosen, limit } => {
             let mut given: Vec<_> = chosen.given().collect();
             given.extend(limit.map(|limit| ("limit", limit.into())));
-            let answer = client.command("op.omega.list_events", given).await?.to_json();
+            let answer = client
+                .command("op.omega.list_events", given)
+                .await?
+                .to_json();
             return table::print(&answer["events"], output);
         }
         Action::Clear { chosen } => ("op.omega.clear_events", chosen.given().collect()),
         Action::Vm { action } => match action {
             Vm::Probe => ("op.omega.vm.probe", Vec::new()),
             Vm::List => ("op.omega.vm.list", Vec::new()),
-            Vm::Launch { substrate, vcpus, memory, lifetime } => {
+            Vm::Launch {
+                substrate,
+                vcpus,
+                memory,
+                lifetime,
+            } => {
                 let mut given = vec![("substrate_id", substrate.into())];
                 given.extend(vcpus.map(|vcpus| ("vcpus", vcpus.into())));
                 given.extend(memory.map(|memory| ("memory_mib", memory.into())));

@@ -31,7 +31,12 @@ const LISTED: u64 = 50;
 const GRACE: Duration = Duration::from_secs(2);
 
 const fn argument(name: &'static str, kind: Kind, required: bool, doc: &'static str) -> Argument {
-    Argument { name, kind, required, doc }
+    Argument {
+        name,
+        kind,
+        required,
+        doc,
+    }
 }
 
 const SUBSTRATE: Argument = argument("substrate_id", Kind::Text, true, "id of the substrate");
@@ -41,7 +46,12 @@ const OF_SUBSTRATE: Argument = argument(
     false,
     "those of this substrate; of all if left out",
 );
-const OF_SIGNAL: Argument = argument("signal", Kind::Text, false, "those called so; all if left out");
+const OF_SIGNAL: Argument = argument(
+    "signal",
+    Kind::Text,
+    false,
+    "those called so; all if left out",
+);
 
 pub(super) const COMMANDS: &[Command<Handler>] = &[
     Command {
@@ -64,7 +74,12 @@ pub(super) const COMMANDS: &[Command<Handler>] = &[
                 true,
                 "what it is called: one token or more, as in a topic",
             ),
-            argument("payload", Kind::Object, false, "what it says; nothing if left out"),
+            argument(
+                "payload",
+                Kind::Object,
+                false,
+                "what it says; nothing if left out",
+            ),
         ],
         doc: "Has a substrate say something, in the reality omega alone.",
         handler: emit_event,
@@ -74,7 +89,12 @@ pub(super) const COMMANDS: &[Command<Handler>] = &[
         role: Role::User,
         effect: Effect::Shows,
         arguments: &[
-            argument("limit", Kind::Integer, false, "so many of the newest; 50 if left out"),
+            argument(
+                "limit",
+                Kind::Integer,
+                false,
+                "so many of the newest; 50 if left out",
+            ),
             OF_SUBSTRATE,
             OF_SIGNAL,
         ],
@@ -123,7 +143,12 @@ pub(super) const COMMANDS: &[Command<Handler>] = &[
         effect: Effect::Changes,
         arguments: &[
             SUBSTRATE,
-            argument("vcpus", Kind::Integer, false, "virtual CPUs; omega.vcpus if left out"),
+            argument(
+                "vcpus",
+                Kind::Integer,
+                false,
+                "virtual CPUs; omega.vcpus if left out",
+            ),
             argument(
                 "memory_mib",
                 Kind::Integer,
@@ -185,7 +210,12 @@ fn time(ms: u64) -> Value {
 }
 
 fn too_many(unit: &'static str, found: usize, limit: usize) -> Error {
-    Error::OverLimit { field: "command", unit, found, limit }
+    Error::OverLimit {
+        field: "command",
+        unit,
+        found,
+        limit,
+    }
 }
 
 /// A text that says something, and not too much.
@@ -196,7 +226,12 @@ fn name(call: &Call<'_>, argument: &'static str, field: &'static str) -> Result<
     }
     let (found, limit) = (text.len(), NAME_BYTES_MAX);
     if found > limit {
-        return Err(Error::OverLimit { field, unit: "bytes", found, limit });
+        return Err(Error::OverLimit {
+            field,
+            unit: "bytes",
+            found,
+            limit,
+        });
     }
     Ok(text.to_owned())
 }
@@ -211,14 +246,23 @@ fn object(
     let found = serde_json::to_string(&object).map_or(usize::MAX, |text| text.len());
     let limit = call.broker.omega().settings().payload_bytes_max;
     if found > limit {
-        return Err(Error::OverLimit { field, unit: "bytes", found, limit });
+        return Err(Error::OverLimit {
+            field,
+            unit: "bytes",
+            found,
+            limit,
+        });
     }
     Ok(object)
 }
 
 /// What a signal is called, if it can stand in a topic.
 fn signal(call: &Call<'_>, substrate: &str) -> Result<Option<String>, Error> {
-    let Some(text) = call.arguments.text("signal").filter(|text| !text.is_empty()) else {
+    let Some(text) = call
+        .arguments
+        .text("signal")
+        .filter(|text| !text.is_empty())
+    else {
         return Ok(None);
     };
     check_topic(&topic(substrate, text)).map_err(|bad| Error::Argument {
@@ -236,7 +280,9 @@ fn asked_substrate<'a>(call: &'a Call<'_>) -> Option<&'a str> {
 
 fn no_substrate(id: &str) -> Error {
     let id: String = id.chars().take(64).collect();
-    let text = format!("there is no substrate {id:?}; `arqon omega substrates` shows those that there are");
+    let text = format!(
+        "there is no substrate {id:?}; `arqon omega substrates` shows those that there are"
+    );
     refused(ErrorCode::NotFound, "arguments.substrate_id", text)
 }
 
@@ -250,7 +296,10 @@ fn chosen<'a>(
     if let Some(id) = substrate.filter(|id| !lane.substrates.contains_key(*id)) {
         return Err(no_substrate(id));
     }
-    Ok(Chosen { substrate, signal: signal.as_deref() })
+    Ok(Chosen {
+        substrate,
+        signal: signal.as_deref(),
+    })
 }
 
 /// Any substrate's topic does to check what a signal is called.
@@ -261,7 +310,10 @@ fn status(call: &Call<'_>) -> Result<Value, Error> {
     let lane = call.tenancy.ledger::<Lane>().read(Clone::clone)?;
     let mut events = 0_u64;
     if let Some(lab) = Lab::find(call.tenancy)?.filter(|_| settings.enabled) {
-        let all = Chosen { substrate: None, signal: None };
+        let all = Chosen {
+            substrate: None,
+            signal: None,
+        };
         lab.each(&lane, all, settings.events_max, |_| events += 1)?;
     }
     let checks = probe(settings);
@@ -298,7 +350,10 @@ fn snapshot(call: &Call<'_>, settings: &Settings, checks: &[Check]) -> Value {
         Value::object(fields)
     });
     let mut fields = vec![
-        ("ready", Value::from(checks.iter().all(|check| check.problem.is_none()))),
+        (
+            "ready",
+            Value::from(checks.iter().all(|check| check.problem.is_none())),
+        ),
         ("jailed", settings.setup.jailer.is_some().into()),
         ("checks", shown.collect()),
     ];
@@ -384,8 +439,14 @@ fn unregister_substrate(call: &Call<'_>) -> Result<Value, Error> {
     let asked = asked_substrate(call).unwrap_or_default();
     let by = &call.caller.subject;
     let (substrate, removed, vms) = call.tenancy.ledger::<Lane>().change(|lane| {
-        let substrate = lane.substrates.get(asked).ok_or_else(|| no_substrate(asked))?;
-        let of_it = Chosen { substrate: Some(asked), signal: None };
+        let substrate = lane
+            .substrates
+            .get(asked)
+            .ok_or_else(|| no_substrate(asked))?;
+        let of_it = Chosen {
+            substrate: Some(asked),
+            signal: None,
+        };
         let (cleared, removed) = cleared(call, settings, lane, of_it)?;
         let id = substrate.id.clone();
         let mut events = vec![Change::Unregistered { id, by: by.clone() }.event()];
@@ -477,7 +538,10 @@ fn echoed(call: &Call<'_>) -> [(&'static str, Value); 2] {
         let text = call.arguments.text(name);
         text.map_or_else(Value::default, Value::from)
     };
-    [("substrate_id", text("substrate_id")), ("signal", text("signal"))]
+    [
+        ("substrate_id", text("substrate_id")),
+        ("signal", text("signal")),
+    ]
 }
 
 fn list_events(call: &Call<'_>) -> Result<Value, Error> {
@@ -525,11 +589,17 @@ fn clear_events(call: &Call<'_>) -> Result<Value, Error> {
         let (cleared, removed) = cleared(call, settings, lane, chosen)?;
         let mut all = 0_u64;
         if let Some(lab) = Lab::find(call.tenancy)? {
-            let every = Chosen { substrate: None, signal: None };
+            let every = Chosen {
+                substrate: None,
+                signal: None,
+            };
             lab.each(lane, every, settings.events_max, |_| all += 1)?;
         }
         let events = cleared.map(|cleared| Change::Cleared(cleared).event());
-        Ok(((removed, all.saturating_sub(removed)), events.into_iter().collect()))
+        Ok((
+            (removed, all.saturating_sub(removed)),
+            events.into_iter().collect(),
+        ))
     })?;
     let mut answer = vec![
         ("removed_count", Value::from(removed)),
@@ -604,7 +674,12 @@ fn launch(call: &Call<'_>) -> Result<Value, Error> {
         by: call.caller.subject.clone(),
         asked_ms: call.tenancy.now().as_millis(),
         vcpus: within(call, "vcpus", settings.vcpus, settings.vcpus_max)?,
-        memory_mib: within(call, "memory_mib", settings.memory_mib, settings.memory_mib_max)?,
+        memory_mib: within(
+            call,
+            "memory_mib",
+            settings.memory_mib,
+            settings.memory_mib_max,
+        )?,
         lifetime_s: within(
             call,
             "lifetime_seconds",
@@ -625,9 +700,13 @@ fn launch(call: &Call<'_>) -> Result<Value, Error> {
     }
     let desk = call.broker.omega();
     let permit = desk.slot();
-    let permit = permit.ok_or_else(|| too_many("machines", settings.vms_max + 1, settings.vms_max))?;
+    let permit =
+        permit.ok_or_else(|| too_many("machines", settings.vms_max + 1, settings.vms_max))?;
     let (sender, started) = sync_channel(1);
-    let order = Order { permit, answer: sender };
+    let order = Order {
+        permit,
+        answer: sender,
+    };
     let tenant = call.tenancy.tenant();
     let mut id = String::new();
     let asked = call.tenancy.ledger::<Lane>().change(|lane| {

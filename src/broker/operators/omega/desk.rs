@@ -20,6 +20,7 @@ type Place = (Tenant, String);
 #[derive(Debug)]
 pub(super) struct Order {
     /// One of those that there may be; given back when the machine is gone.
+    #[expect(dead_code, reason = "given back by being dropped")]
     pub(super) permit: OwnedSemaphorePermit,
     pub(super) answer: SyncSender<Result<(), Failed>>,
 }

@@ -127,9 +127,7 @@ impl Change {
         }
         let (id, kind, data) = match self {
             Self::Registered(substrate) => (&*substrate.id, REGISTERED, json(substrate)),
-            Self::Unregistered { id, by } => {
-                (&**id, UNREGISTERED, serde_json::json!({ "by": by }))
-            }
+            Self::Unregistered { id, by } => (&**id, UNREGISTERED, serde_json::json!({ "by": by })),
             Self::Cleared(cleared) => (SIGNALS, CLEARED, json(cleared)),
             Self::Asked(vm) => (&*vm.id, ASKED, json(vm)),
             Self::Launched { id, process } => {

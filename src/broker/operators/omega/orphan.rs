@@ -122,7 +122,9 @@ fn find(id: &str) -> Option<Process> {
 fn is_of(line: &[u8], id: &str) -> bool {
     let arguments: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
     let pairs = arguments.windows(2);
-    pairs.into_iter().any(|pair| pair[0] == b"--id" && pair[1] == id.as_bytes())
+    pairs
+        .into_iter()
+        .any(|pair| pair[0] == b"--id" && pair[1] == id.as_bytes())
 }
 
 #[cfg(test)]
@@ -148,14 +150,21 @@ mod tests {
             (recorded("b0"), None, Verdict::Gone),
             (recorded(""), found(100, false), Verdict::Gone),
         ] {
-            assert_eq!(judge(&recorded, "b1", found), verdict, "{recorded:?} {found:?}");
+            assert_eq!(
+                judge(&recorded, "b1", found),
+                verdict,
+                "{recorded:?} {found:?}"
+            );
         }
     }
 
     // OPS-10
     #[test]
     fn a_machine_is_found_by_its_id_and_nothing_else() {
-        assert!(is_of(b"firecracker\0--api-sock\0/a\0--id\0omega_vm_1\0", "omega_vm_1"));
+        assert!(is_of(
+            b"firecracker\0--api-sock\0/a\0--id\0omega_vm_1\0",
+            "omega_vm_1"
+        ));
         assert!(is_of(b"jailer\0--id\0omega_vm_1\0--uid\0", "omega_vm_1"));
         assert!(!is_of(b"firecracker\0--id\0omega_vm_12\0", "omega_vm_1"));
         assert!(!is_of(b"vim\0omega_vm_1\0", "omega_vm_1"));
@@ -165,9 +174,15 @@ mod tests {
     // OPS-10
     #[test]
     fn a_process_with_the_number_of_a_machine_lives_on() {
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
         let known = process(child.id()).unwrap();
-        let other = Process { ticks: known.ticks + 1, ..known.clone() };
+        let other = Process {
+            ticks: known.ticks + 1,
+            ..known.clone()
+        };
         assert_eq!(end(&other, Duration::from_millis(50)), Ended::Another);
         assert!(child.try_wait().unwrap().is_none());
         assert_eq!(end(&known, Duration::from_secs(5)), Ended::Stopped);

@@ -21,7 +21,9 @@ impl Check {
     fn of(name: &'static str, path: &Path, found: Result<(), String>) -> Self {
         Self {
             name,
-            path: Some(path).filter(|path| !path.as_os_str().is_empty()).map(Path::to_owned),
+            path: Some(path)
+                .filter(|path| !path.as_os_str().is_empty())
+                .map(Path::to_owned),
             problem: found.err(),
         }
     }
@@ -31,11 +33,18 @@ impl Check {
 pub(super) fn probe(settings: &Settings) -> Vec<Check> {
     let setup = &settings.setup;
     let mut checks = vec![
-        Check::of("kvm", &settings.kvm_device, hypervisor(&settings.kvm_device)),
+        Check::of(
+            "kvm",
+            &settings.kvm_device,
+            hypervisor(&settings.kvm_device),
+        ),
         Check::of(
             "firecracker",
             &setup.binary,
-            binary(&setup.binary, "set omega.firecracker_bin to it, or install it in a directory of PATH"),
+            binary(
+                &setup.binary,
+                "set omega.firecracker_bin to it, or install it in a directory of PATH",
+            ),
         ),
     ];
     if let Some(jailer) = &setup.jailer {
@@ -48,12 +57,21 @@ pub(super) fn probe(settings: &Settings) -> Vec<Check> {
         }
         checks.push(Check::of("jailer", &jailer.binary, found));
     }
-    let kernel = image(&setup.kernel, "set omega.kernel_image to an uncompressed kernel (vmlinux)");
+    let kernel = image(
+        &setup.kernel,
+        "set omega.kernel_image to an uncompressed kernel (vmlinux)",
+    );
     checks.push(Check::of("kernel", &setup.kernel, kernel));
-    let root = image(&setup.root, "set omega.rootfs_image to an image of a root file system");
+    let root = image(
+        &setup.root,
+        "set omega.rootfs_image to an image of a root file system",
+    );
     checks.push(Check::of("rootfs", &setup.root, root));
     if let Some(overlay) = &setup.overlay {
-        let found = image(overlay, "set omega.overlay_image to an image, or leave it out");
+        let found = image(
+            overlay,
+            "set omega.overlay_image to an image, or leave it out",
+        );
         checks.push(Check::of("overlay", overlay, found));
     }
     checks
@@ -75,7 +93,9 @@ fn hypervisor(device: &Path) -> Result<(), String> {
 fn binary(named: &Path, remedy: &str) -> Result<(), String> {
     match program(named) {
         Some(_) => Ok(()),
-        None => Err(format!("there is no such program that can be run; {remedy}")),
+        None => Err(format!(
+            "there is no such program that can be run; {remedy}"
+        )),
     }
 }
 

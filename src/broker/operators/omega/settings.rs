@@ -33,7 +33,9 @@ pub struct Settings {
 #[derive(Debug, thiserror::Error)]
 pub enum Unusable {
     /// A default lies above its limit.
-    #[error("omega.{name} is {value}, more than omega.{limit_name}, {limit}; lower the one or raise the other")]
+    #[error(
+        "omega.{name} is {value}, more than omega.{limit_name}, {limit}; lower the one or raise the other"
+    )]
     AboveLimit {
         /// The default.
         name: &'static str,
@@ -45,7 +47,9 @@ pub enum Unusable {
         limit: u64,
     },
     /// The path of a machine's socket would be too long.
-    #[error("omega.workspace_dir: sockets of machines would have paths of {found} bytes, and the system allows {max}; name a shorter directory")]
+    #[error(
+        "omega.workspace_dir: sockets of machines would have paths of {found} bytes, and the system allows {max}; name a shorter directory"
+    )]
     PathTooLong {
         /// Its length.
         found: usize,
@@ -103,15 +107,33 @@ impl Settings {
     fn check(&self) -> Result<(), Unusable> {
         for (name, value, limit_name, limit) in [
             ("vcpus", self.vcpus, "vcpus_max", self.vcpus_max),
-            ("memory_mib", self.memory_mib, "memory_mib_max", self.memory_mib_max),
-            ("lifetime_s", self.lifetime_s, "lifetime_max_s", self.lifetime_max_s),
+            (
+                "memory_mib",
+                self.memory_mib,
+                "memory_mib_max",
+                self.memory_mib_max,
+            ),
+            (
+                "lifetime_s",
+                self.lifetime_s,
+                "lifetime_max_s",
+                self.lifetime_max_s,
+            ),
         ] {
             if value > limit {
-                return Err(Unusable::AboveLimit { name, value, limit_name, limit });
+                return Err(Unusable::AboveLimit {
+                    name,
+                    value,
+                    limit_name,
+                    limit,
+                });
             }
         }
         // Where no machine can be launched anyway, nobody need shorten a path.
-        let (found, max) = (self.setup.longest_socket_path(), firecracker::SOCKET_PATH_MAX);
+        let (found, max) = (
+            self.setup.longest_socket_path(),
+            firecracker::SOCKET_PATH_MAX,
+        );
         if found > max && !self.setup.kernel.as_os_str().is_empty() {
             return Err(Unusable::PathTooLong { found, max });
         }

@@ -38,7 +38,12 @@ fn registered(bench: &Bench, name: &str) -> String {
 fn emit(bench: &Bench, substrate: &str, signal: &str, n: u64) {
     let given = json!({"substrate_id": substrate, "signal": signal, "payload": {"n": n}});
     let answer = bench.ok("op.omega.emit_event", given);
-    assert!(answer["event_id"].as_str().unwrap().starts_with("omega_evt_"));
+    assert!(
+        answer["event_id"]
+            .as_str()
+            .unwrap()
+            .starts_with("omega_evt_")
+    );
 }
 
 fn listed(bench: &Bench, given: Json) -> Vec<u64> {
@@ -59,7 +64,8 @@ fn all_but_status_is_refused_where_there_is_no_laboratory() {
         if command.name == "op.omega.status" {
             continue;
         }
-        let all = json!({"substrate_id": "x", "signal": "s", "name": "n", "kind": "k", "vm_id": "v"});
+        let all =
+            json!({"substrate_id": "x", "signal": "s", "name": "n", "kind": "k", "vm_id": "v"});
         let mut given = all.as_object().unwrap().clone();
         given.retain(|name, _| command.arguments.iter().any(|one| one.name == name));
         let error = bench.run(command.name, given.into()).unwrap_err();
@@ -80,14 +86,24 @@ fn signals_are_listed_by_filters_and_the_oldest_go() {
     assert_eq!(listed(&bench, json!({})), [1, 2, 3]);
     assert_eq!(listed(&bench, json!({"limit": 2})), [2, 3]);
     assert_eq!(listed(&bench, json!({"signal": "drift"})), [1, 2]);
-    assert_eq!(listed(&bench, json!({"substrate_id": a, "signal": "drift"})), [1]);
+    assert_eq!(
+        listed(&bench, json!({"substrate_id": a, "signal": "drift"})),
+        [1]
+    );
     assert_eq!(listed(&bench, json!({"signal": "spike.high"})), [3]);
-    assert_eq!(listed(&bench, json!({"signal": "spike"})), Vec::<u64>::new());
+    assert_eq!(
+        listed(&bench, json!({"signal": "spike"})),
+        Vec::<u64>::new()
+    );
     for n in 4..=8 {
         emit(&bench, &b, "drift", n);
     }
     assert_eq!(listed(&bench, json!({})), [4, 5, 6, 7, 8]);
-    let logged = bench.tenancy().reality(&RealityName::lab()).unwrap().bounds();
+    let logged = bench
+        .tenancy()
+        .reality(&RealityName::lab())
+        .unwrap()
+        .bounds();
     assert_eq!(logged.durable_end.get() - 1, 8, "the log keeps all");
     let refused = bench.refused("op.omega.list_events", json!({"limit": 6}));
     assert_eq!(refused, ("VALIDATION_ERROR", "arguments.limit".into()));
@@ -96,7 +112,11 @@ fn signals_are_listed_by_filters_and_the_oldest_go() {
     assert_eq!(refused, ("VALIDATION_ERROR", "arguments.signal".into()));
     for wild in ["*", ">", "a.>"] {
         let given = json!({"substrate_id": b, "signal": wild});
-        assert_eq!(bench.refused("op.omega.emit_event", given).0, "VALIDATION_ERROR", "{wild}");
+        assert_eq!(
+            bench.refused("op.omega.emit_event", given).0,
+            "VALIDATION_ERROR",
+            "{wild}"
+        );
     }
 }
 
@@ -109,21 +129,47 @@ fn what_is_cleared_leaves_the_list_and_not_the_log() {
     for (substrate, signal, n) in [(&a, "x", 1), (&a, "y", 2), (&b, "x", 3), (&b, "y", 4)] {
         emit(&bench, substrate, signal, n);
     }
-    let cleared = bench.ok("op.omega.clear_events", json!({"substrate_id": a, "signal": "x"}));
-    assert_eq!((&cleared["removed_count"], &cleared["remaining_count"]), (&json!(1), &json!(3)));
+    let cleared = bench.ok(
+        "op.omega.clear_events",
+        json!({"substrate_id": a, "signal": "x"}),
+    );
+    assert_eq!(
+        (&cleared["removed_count"], &cleared["remaining_count"]),
+        (&json!(1), &json!(3))
+    );
     assert_eq!(listed(&bench, json!({})), [2, 3, 4]);
     let cleared = bench.ok("op.omega.clear_events", json!({"signal": "y"}));
-    assert_eq!((&cleared["removed_count"], &cleared["remaining_count"]), (&json!(2), &json!(1)));
+    assert_eq!(
+        (&cleared["removed_count"], &cleared["remaining_count"]),
+        (&json!(2), &json!(1))
+    );
     emit(&bench, &a, "x", 5);
-    assert_eq!(listed(&bench, json!({})), [3, 5], "what comes later is listed");
+    assert_eq!(
+        listed(&bench, json!({})),
+        [3, 5],
+        "what comes later is listed"
+    );
     let gone = bench.ok("op.omega.unregister_substrate", json!({"substrate_id": b}));
-    assert_eq!((&gone["removed"], &gone["removed_events"]), (&json!(true), &json!(1)));
+    assert_eq!(
+        (&gone["removed"], &gone["removed_events"]),
+        (&json!(true), &json!(1))
+    );
     assert_eq!(listed(&bench, json!({})), [5]);
     let cleared = bench.ok("op.omega.clear_events", json!({}));
-    assert_eq!((&cleared["removed_count"], &cleared["remaining_count"]), (&json!(1), &json!(0)));
-    let logged = bench.tenancy().reality(&RealityName::lab()).unwrap().bounds();
+    assert_eq!(
+        (&cleared["removed_count"], &cleared["remaining_count"]),
+        (&json!(1), &json!(0))
+    );
+    let logged = bench
+        .tenancy()
+        .reality(&RealityName::lab())
+        .unwrap()
+        .bounds();
     assert_eq!(logged.durable_end.get() - 1, 5);
-    let refused = bench.refused("op.omega.emit_event", json!({"substrate_id": b, "signal": "x"}));
+    let refused = bench.refused(
+        "op.omega.emit_event",
+        json!({"substrate_id": b, "signal": "x"}),
+    );
     assert_eq!(refused, ("NOT_FOUND", "arguments.substrate_id".into()));
 }
 
@@ -145,29 +191,49 @@ fn there_are_no_more_substrates_than_allowed_and_users_only_look() {
     emit(&bench, &a, "s", 1);
     bench.who.role = Role::User;
     let all = json!({"substrate_id": a, "signal": "s", "name": "n", "kind": "k", "vm_id": "v"});
-    for command in command::COMMANDS.iter().filter(|one| one.role == Role::Admin) {
+    for command in command::COMMANDS
+        .iter()
+        .filter(|one| one.role == Role::Admin)
+    {
         let mut given = all.as_object().unwrap().clone();
         given.retain(|name, _| command.arguments.iter().any(|one| one.name == name));
-        assert_eq!(bench.refused(command.name, given.into()).0, "FORBIDDEN", "{}", command.name);
+        assert_eq!(
+            bench.refused(command.name, given.into()).0,
+            "FORBIDDEN",
+            "{}",
+            command.name
+        );
     }
     assert_eq!(listed(&bench, json!({})), [1]);
     bench.limit("orders.>");
-    assert_eq!(listed(&bench, json!({})), Vec::<u64>::new(), "topics bind here, too");
+    assert_eq!(
+        listed(&bench, json!({})),
+        Vec::<u64>::new(),
+        "topics bind here, too"
+    );
     // Where things are on the host is for admins.
     for command in ["op.omega.status", "op.omega.vm.probe"] {
         let shown = bench.ok(command, json!({})).to_string();
-        assert!(!shown.contains("/dev/kvm") && !shown.contains("workspace_dir"), "{shown}");
+        assert!(
+            !shown.contains("/dev/kvm") && !shown.contains("workspace_dir"),
+            "{shown}"
+        );
     }
     bench.who.role = Role::Admin;
     let shown = bench.ok("op.omega.vm.probe", json!({})).to_string();
-    assert!(shown.contains("/dev/kvm") && shown.contains("workspace_dir"), "{shown}");
+    assert!(
+        shown.contains("/dev/kvm") && shown.contains("workspace_dir"),
+        "{shown}"
+    );
 }
 
 fn ends(tenancy: &Tenancy) -> Vec<(String, u64)> {
     let mut all: Vec<_> = tenancy.names();
     all.retain(|name| !name.is_lab());
     let end = |name: &RealityName| tenancy.reality(name).unwrap().bounds().durable_end.get();
-    all.iter().map(|name| (name.to_string(), end(name))).collect()
+    all.iter()
+        .map(|name| (name.to_string(), end(name)))
+        .collect()
 }
 
 // OPS-09: production is out of reach from there, and it from production.
@@ -181,7 +247,10 @@ fn nothing_of_the_laboratory_gets_into_another_reality() {
     let before = ends(&tenancy);
     let a = registered(&bench, "main");
     // Whatever a signal is called, it stays below the laboratory's topics, in its reality.
-    for (n, signal) in ["orders.new", "main", "op.store.x", "sys.audit"].into_iter().enumerate() {
+    for (n, signal) in ["orders.new", "main", "op.store.x", "sys.audit"]
+        .into_iter()
+        .enumerate()
+    {
         emit(&bench, &a, signal, n as u64);
     }
     bench.ok("op.omega.clear_events", json!({"signal": "main"}));
@@ -190,20 +259,42 @@ fn nothing_of_the_laboratory_gets_into_another_reality() {
     let lab = tenancy.reality(&RealityName::lab()).unwrap();
     let topics = lab.log().topics().unwrap();
     assert_eq!(topics.len(), 4);
-    assert!(topics.iter().all(|one| one.topic.starts_with("omega.omega_")));
+    assert!(
+        topics
+            .iter()
+            .all(|one| one.topic.starts_with("omega.omega_"))
+    );
     // The way in leads nowhere else.
-    let record = || OwnRecord { topic: "t".into(), ..OwnRecord::default() };
+    let record = || OwnRecord {
+        topic: "t".into(),
+        ..OwnRecord::default()
+    };
     for name in ["main", "twin", "_system"] {
         let reality = tenancy.reality(&RealityName::new(name).unwrap()).unwrap();
         assert!(reality.store_signal(record()).is_err(), "{name}");
     }
     // And nobody else's way leads in.
-    assert_eq!(lab.store(vec![record()], None).unwrap_err().code(), ErrorCode::Forbidden);
-    assert_eq!(lab.leave(vec![record()]).unwrap_err().code(), ErrorCode::Forbidden);
+    assert_eq!(
+        lab.store(vec![record()], None).unwrap_err().code(),
+        ErrorCode::Forbidden
+    );
+    assert_eq!(
+        lab.leave(vec![record()]).unwrap_err().code(),
+        ErrorCode::Forbidden
+    );
     for (command, given) in [
-        ("op.store.set", json!({"reality": "omega", "key": "k", "value": 1})),
-        ("op.cron.schedule", json!({"reality": "omega", "topic": "a", "payload": {}})),
-        ("reality.delete", json!({"name": "omega", "confirm": "omega"})),
+        (
+            "op.store.set",
+            json!({"reality": "omega", "key": "k", "value": 1}),
+        ),
+        (
+            "op.cron.schedule",
+            json!({"reality": "omega", "topic": "a", "payload": {}}),
+        ),
+        (
+            "reality.delete",
+            json!({"name": "omega", "confirm": "omega"}),
+        ),
     ] {
         assert_eq!(bench.refused(command, given).0, "FORBIDDEN", "{command}");
     }
@@ -230,8 +321,13 @@ fn nobody_takes_the_name_of_the_laboratory() {
 fn without_its_cache_the_state_is_the_same() {
     let directory = tempfile::tempdir().unwrap();
     let seen = |bench: &Bench| {
-        ["op.omega.list_substrates", "op.omega.list_events", "op.omega.vm.list", "op.omega.status"]
-            .map(|command| bench.ok(command, json!({})))
+        [
+            "op.omega.list_substrates",
+            "op.omega.list_events",
+            "op.omega.vm.list",
+            "op.omega.status",
+        ]
+        .map(|command| bench.ok(command, json!({})))
     };
     let before = {
         let bench = bench(directory.path(), true, |_| {});
@@ -273,7 +369,9 @@ fn what_is_missing_is_said_and_nothing_is_launched() {
     assert!(problem("firecracker").contains("omega.firecracker_bin"));
     assert!(problem("kernel").contains("omega.kernel_image"));
     assert!(problem("rootfs").contains("omega.rootfs_image"));
-    let error = bench.run("op.omega.vm.launch", json!({"substrate_id": a})).unwrap_err();
+    let error = bench
+        .run("op.omega.vm.launch", json!({"substrate_id": a}))
+        .unwrap_err();
     assert_eq!(error.code(), ErrorCode::FeatureDisabled);
     for name in ["kvm", "firecracker", "kernel", "rootfs"] {
         assert!(error.to_string().contains(name), "{error}");

@@ -148,7 +148,9 @@ impl Api {
             let answer = self.0.send_request(asked).await;
             let answer = answer.map_err(|error| unheard(request, &error))?;
             let status = answer.status();
-            let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
+            let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX)
+                .collect()
+                .await;
             let body = body.map_err(|error| unheard(request, &error))?;
             Ok((status, body.to_bytes()))
         });
@@ -159,14 +161,19 @@ impl Api {
         if status.is_success() {
             return Ok(body);
         }
-        Err(Failed::Refused { request, fault: fault(status, &body) })
+        Err(Failed::Refused {
+            request,
+            fault: fault(status, &body),
+        })
     }
 }
 
 /// Why Firecracker refuses: `{"fault_message": ..}`.
 fn fault(status: StatusCode, body: &[u8]) -> String {
     let said: Option<Json> = serde_json::from_slice(body).ok();
-    let said = said.as_ref().and_then(|said| said["fault_message"].as_str());
+    let said = said
+        .as_ref()
+        .and_then(|said| said["fault_message"].as_str());
     said.map_or_else(
         || format!("status {}", status.as_u16()),
         |said| said.chars().take(FAULT_CHARS_MAX).collect(),
@@ -201,7 +208,11 @@ mod tests {
     }
 
     fn spec() -> Spec {
-        Spec { id: "omega_vm_1".into(), vcpus: 2, memory_mib: 128 }
+        Spec {
+            id: "omega_vm_1".into(),
+            vcpus: 2,
+            memory_mib: 128,
+        }
     }
 
     fn paths(steps: &[Step]) -> Vec<&str> {
@@ -214,7 +225,12 @@ mod tests {
         let (setup, spec) = (setup(), spec());
         let home = Home::of(&setup, &spec.id, false);
         let steps = steps(&setup, &spec, &home);
-        let all = ["/machine-config", "/boot-source", "/drives/rootfs", "/actions"];
+        let all = [
+            "/machine-config",
+            "/boot-source",
+            "/drives/rootfs",
+            "/actions",
+        ];
         assert_eq!(paths(&steps), all);
         let config = json!({"vcpu_count": 2, "mem_size_mib": 128, "smt": false});
         assert_eq!(steps[0].2, config);
@@ -223,7 +239,12 @@ mod tests {
         assert_eq!(steps[2].2["is_read_only"], true);
         assert_eq!(steps[3].2, json!({"action_type": "InstanceStart"}));
         let line = arguments(&setup, &spec, &home, &setup.binary);
-        let wanted = ["--api-sock", "/srv/omega/omega_vm_1/api.sock", "--id", "omega_vm_1"];
+        let wanted = [
+            "--api-sock",
+            "/srv/omega/omega_vm_1/api.sock",
+            "--id",
+            "omega_vm_1",
+        ];
         assert_eq!(line, wanted);
     }
 
@@ -231,7 +252,11 @@ mod tests {
     #[test]
     fn a_jailed_machine_is_asked_for_with_paths_of_its_jail() {
         let setup = Setup {
-            jailer: Some(Jailer { binary: "jailer".into(), uid: 1_000, gid: 1_001 }),
+            jailer: Some(Jailer {
+                binary: "jailer".into(),
+                uid: 1_000,
+                gid: 1_001,
+            }),
             overlay: Some("/images/overlay.ext4".into()),
             vsock: true,
             ..setup()
@@ -240,7 +265,12 @@ mod tests {
         let home = Home::of(&setup, &spec.id, true);
         let steps = steps(&setup, &spec, &home);
         let all = [
-            "/machine-config", "/boot-source", "/drives/rootfs", "/drives/overlay", "/vsock", "/actions",
+            "/machine-config",
+            "/boot-source",
+            "/drives/rootfs",
+            "/drives/overlay",
+            "/vsock",
+            "/actions",
         ];
         assert_eq!(paths(&steps), all);
         assert_eq!(steps[1].2["kernel_image_path"], "/kernel");

@@ -29,7 +29,10 @@ impl Home {
     pub(in super::super) fn of(setup: &Setup, id: &str, jailed: bool) -> Self {
         if !jailed {
             let directory = setup.workspace.join(id);
-            return Self { directory, jail: None };
+            return Self {
+                directory,
+                jail: None,
+            };
         }
         let binary = setup.binary.file_name().unwrap_or_default();
         let directory = setup.workspace.join(binary).join(id);
@@ -80,7 +83,12 @@ impl Home {
 
     /// Makes it, with all that the machine needs. Blocks.
     pub(super) fn furnish(&self, setup: &Setup) -> Result<(), Failed> {
-        let make = |path: &Path, mode| fs::DirBuilder::new().recursive(true).mode(mode).create(path);
+        let make = |path: &Path, mode| {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(mode)
+                .create(path)
+        };
         make(&setup.workspace, 0o700).map_err(host("its workspace cannot be made"))?;
         // Its own id alone knows the name: what is there already is nobody's that is needed.
         make(self.inside(), 0o700).map_err(host("its directory cannot be made"))?;
@@ -124,7 +132,9 @@ pub(super) fn host(what: &'static str) -> impl Fn(io::Error) -> Failed {
 
 fn give(path: &Path, jailer: &Jailer) -> Result<(), Failed> {
     let given = std::os::unix::fs::chown(path, Some(jailer.uid), Some(jailer.gid));
-    given.map_err(host("its files cannot be given to the jail's user; the node must run as root"))
+    given.map_err(host(
+        "its files cannot be given to the jail's user; the node must run as root",
+    ))
 }
 
 /// The same file under another name, or a copy where there can be no such: on another file system.

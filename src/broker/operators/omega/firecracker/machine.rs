@@ -62,7 +62,9 @@ impl Machine {
         home.furnish(setup)?;
         let (reader, writer) = io::pipe().map_err(host("its console cannot be kept"))?;
         let console = home.open_console()?;
-        let errors = writer.try_clone().map_err(host("its console cannot be kept"))?;
+        let errors = writer
+            .try_clone()
+            .map_err(host("its console cannot be kept"))?;
         let mut command = Command::new(&runs);
         command
             .args(order::arguments(setup, spec, &home, &binary))
@@ -72,7 +74,9 @@ impl Machine {
             .stdin(Stdio::null())
             .stdout(writer)
             .stderr(errors);
-        let child = command.spawn().map_err(host("its process cannot be started"))?;
+        let child = command
+            .spawn()
+            .map_err(host("its process cannot be started"))?;
         // The command holds the pipe's end, which would keep the console open for ever.
         drop(command);
         let machine = Self {
@@ -98,7 +102,11 @@ impl Machine {
     }
 
     /// Configures it and starts the guest. Whoever waits sets the time.
-    pub(in super::super) async fn boot(&mut self, setup: &Setup, spec: &Spec) -> Result<(), Failed> {
+    pub(in super::super) async fn boot(
+        &mut self,
+        setup: &Setup,
+        spec: &Spec,
+    ) -> Result<(), Failed> {
         let socket = self.home.api_socket();
         let mut api = loop {
             match Api::connect(&socket).await {
@@ -217,7 +225,13 @@ mod tests {
     fn a_process_is_known_by_when_it_began() {
         let rest = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
         let found = read(&format!("12 (evil) name) {rest}")).unwrap();
-        assert_eq!(found, Identity { ticks: 4711, ended: false });
+        assert_eq!(
+            found,
+            Identity {
+                ticks: 4711,
+                ended: false
+            }
+        );
         let found = read(&format!("12 (x) {}", rest.replace('S', "Z"))).unwrap();
         assert!(found.ended);
         assert_eq!(read("12 (x) S 1"), None);

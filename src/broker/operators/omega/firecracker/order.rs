@@ -25,7 +25,10 @@ pub(super) fn arguments(setup: &Setup, spec: &Spec, home: &Home, binary: &Path) 
         line.extend(["--cgroup".into(), format!("memory.max={memory}").into()]);
         // One more for Firecracker's own threads.
         let quota = spec.vcpus.saturating_add(1).saturating_mul(PERIOD_US);
-        line.extend(["--cgroup".into(), format!("cpu.max={quota} {PERIOD_US}").into()]);
+        line.extend([
+            "--cgroup".into(),
+            format!("cpu.max={quota} {PERIOD_US}").into(),
+        ]);
         // Its id the jailer hands on by itself.
         line.push("--".into());
         line.extend(["--api-sock".into(), home.named_socket().into()]);
