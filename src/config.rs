@@ -712,6 +712,61 @@ sections! {
         payload_bytes_max: usize = 64 << 10, Bound::Within(KIB, 4 * MIB);
     }
 
+    /// The laboratory (`op.omega`), off unless it is turned on. See docs/operators/omega.md.
+    omega: Omega {
+        /// Whether there is one. Virtual machines left by a node that crashed are stopped anyway.
+        enabled: bool = false, Bound::Any("true or false");
+        /// Substrates of one tenant.
+        substrates_max: usize = 128, Bound::Within(1, 100_000);
+        /// Signals that are listed, the newest; the log of the reality `omega` keeps what it keeps.
+        events_max: usize = 1_000, Bound::Within(1, 100_000);
+        /// Payload of one signal, and what is said about one substrate.
+        payload_bytes_max: usize = 64 << 10, Bound::Within(KIB, MIB);
+        /// Virtual machines of all tenants at a time.
+        vms_max: usize = 8, Bound::Within(1, 256);
+        /// Virtual CPUs of a machine that asks for none in particular,
+        vcpus: u64 = 1, Bound::Within(1, 32);
+        /// and at most.
+        vcpus_max: u64 = 2, Bound::Within(1, 32);
+        /// Memory of a machine that asks for none in particular, in MiB,
+        memory_mib: u64 = 256, Bound::Within(16, 64 << 10);
+        /// and at most.
+        memory_mib_max: u64 = 1_024, Bound::Within(16, 64 << 10);
+        /// A machine that names no time is stopped after this long,
+        lifetime_s: u64 = 3_600, Bound::Within(1, 30 * DAY_S);
+        /// and any after this.
+        lifetime_max_s: u64 = DAY_S, Bound::Within(1, 30 * DAY_S);
+        /// A machine that has not started by then is given up.
+        boot_timeout_ms: u64 = 10_000, Bound::Within(50, 600_000);
+        /// How long a machine may take to go down before the next, harder step.
+        stop_timeout_ms: u64 = 5_000, Bound::Within(10, 60_000);
+        /// What a machine writes to its console is kept in a file up to this, while it runs.
+        console_bytes_max: u64 = 1 << 20, Bound::Within(KIB as u64, 64 * MIB as u64);
+        /// The `firecracker` binary: a path, or a name that is looked for in `PATH`.
+        firecracker_bin: PathBuf = "firecracker".into(), Bound::Any("a file");
+        /// The `jailer` binary. With it, machines run in a directory of their own, as
+        /// `omega.jailer_uid`, in a control group with their bounds; without, as the node does.
+        jailer_bin: Option<PathBuf> = None, Bound::Any("a file");
+        /// User that the jailer has machines run as; not root.
+        jailer_uid: u64 = 65_534, Bound::Within(1, u32::MAX as u64 - 1);
+        /// And its group.
+        jailer_gid: u64 = 65_534, Bound::Within(1, u32::MAX as u64 - 1);
+        /// Image of the kernel.
+        kernel_image: Option<PathBuf> = None, Bound::Any("a file");
+        /// Image of the root file system; every machine has it to read only.
+        rootfs_image: Option<PathBuf> = None, Bound::Any("a file");
+        /// Image that every machine gets a copy of as its second drive, to write on.
+        overlay_image: Option<PathBuf> = None, Bound::Any("a file");
+        /// What the kernel is told.
+        boot_args: String = "console=ttyS0 reboot=k panic=1 pci=off".into(), Bound::Any("a kernel command line");
+        /// Whether machines get a socket to the host; never a network.
+        vsock: bool = false, Bound::Any("true or false");
+        /// Where machines have their directories; `_omega` in the data directory if left out.
+        workspace_dir: Option<PathBuf> = None, Bound::Any("a directory");
+        /// Device of the hypervisor.
+        kvm_device: PathBuf = "/dev/kvm".into(), Bound::Any("a device");
+    }
+
     /// Messages that wait for the time of their delivery. See docs/operators/delayed.md.
     delayed: Delayed {
         /// Messages that wait in one reality.

@@ -554,6 +554,8 @@ fn start_broker(
             arqonbus::edge::json::envelope::shown(record).to_line()
         })
         .context("settings")?,
+        omega: operators::omega::Settings::of(&config.omega, data_dir.path())
+            .context("settings")?,
     };
     Broker::start(environment, options).context("cannot start the broker")
 }

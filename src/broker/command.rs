@@ -687,6 +687,9 @@ fn reality_create(call: &Call<'_>) -> Result<Value, Error> {
         return Err(Error::Name { field, fault });
     }
     let name = reality_name("arguments.name", given)?;
+    if name.is_lab() {
+        return Err(Error::RealityClosed { reality: name });
+    }
     let reality = call.tenancy.create(&name, &call.caller.subject)?;
     Ok(fields([("reality", text(reality.name().as_str()))]))
 }

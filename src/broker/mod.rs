@@ -138,6 +138,8 @@ pub struct Options {
     pub maintenance: maintenance::Options,
     /// How webhooks are sent.
     pub webhooks: operators::webhook::Settings,
+    /// How the laboratory works, if there is one.
+    pub omega: operators::omega::Settings,
 }
 
 impl Options {
@@ -164,6 +166,7 @@ impl Options {
             rooms: rooms::Limits::default(),
             maintenance: maintenance::Options::default(),
             webhooks: operators::webhook::Settings::default(),
+            omega: operators::omega::Settings::default(),
         }
     }
 }
@@ -213,6 +216,7 @@ pub struct Broker {
     upkeep: ArcSwap<maintenance::Options>,
     duties: operators::Duties,
     webhooks: operators::webhook::Desk,
+    omega: operators::omega::Desk,
     contracts: operators::contracts::Registry,
     sam_counts: operators::sam::Counts,
 }
@@ -247,6 +251,7 @@ impl Broker {
         let upkeep = ArcSwap::from_pointee(options.maintenance.clone());
         let broker = Arc::new(Self {
             webhooks: operators::webhook::Desk::new(options.webhooks.clone()),
+            omega: operators::omega::Desk::new(options.omega.clone()),
             ground,
             options,
             tenants: Roster::default(),
@@ -513,6 +518,11 @@ impl Broker {
     #[must_use]
     pub const fn webhooks(&self) -> &operators::webhook::Desk {
         &self.webhooks
+    }
+
+    /// What the laboratories of all tenants share.
+    pub(crate) const fn omega(&self) -> &operators::omega::Desk {
+        &self.omega
     }
 
     /// What payloads of operators must look like.

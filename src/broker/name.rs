@@ -229,6 +229,8 @@ impl RealityName {
     pub const MAIN: &'static str = "main";
     /// Name of the reality in which the broker keeps its own state.
     pub const SYSTEM: &'static str = "_system";
+    /// Name of the reality in which `op.omega` keeps its signals.
+    pub const LAB: &'static str = "omega";
 
     /// Accepts the rule of tenants and [`RealityName::SYSTEM`]; empty means [`RealityName::MAIN`].
     ///
@@ -258,6 +260,18 @@ impl RealityName {
     #[must_use]
     pub fn is_system(&self) -> bool {
         self.as_str() == Self::SYSTEM
+    }
+
+    /// Where signals of the laboratory stand, apart from everything else.
+    #[must_use]
+    pub fn lab() -> Self {
+        Self(Self::LAB.into())
+    }
+
+    /// Whether it is the laboratory, which nobody but its operator writes into.
+    #[must_use]
+    pub fn is_lab(&self) -> bool {
+        self.as_str() == Self::LAB
     }
 
     /// Whether it comes into being when it is first used.

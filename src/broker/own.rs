@@ -86,6 +86,7 @@ impl Reality {
         pieces: Vec<Piece>,
         expected: Option<&Expected>,
     ) -> Result<Appended, Error> {
+        self.check_open()?;
         let records = pieces.into_iter().map(|piece| match piece {
             Piece::Own(record) => record.encode(self),
             Piece::Encoded(record) => record,
@@ -99,11 +100,25 @@ impl Reality {
 }
 
 impl Reality {
-    /// The same without waiting: what cannot be stored is said in the node's own log.
+    /// Appends a signal of the laboratory and waits until it is on disk: the only way into that
+    /// reality, and out of it into no other. Blocks.
+    ///
+    /// # Errors
+    /// This is another reality; it could not be stored.
+    pub(super) fn store_signal(&self, record: OwnRecord) -> Result<Appended, Error> {
+        if !self.name().is_lab() {
+            return Err(Error::Internal);
+        }
+        system::append_and_wait(self, record.encode(self))
+    }
+
+    /// Appends records like [`Reality::store`], without waiting: what cannot be stored is said in the
+    /// node's own log.
     ///
     /// # Errors
     /// The log takes no records now.
     pub fn leave(&self, records: Vec<OwnRecord>) -> Result<(), Error> {
+        self.check_open()?;
         let records = records.into_iter().map(|record| record.encode(self));
         let sink = Arc::new(system::Logged);
         self.append_all_own(records.collect(), sink, 0)

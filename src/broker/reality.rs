@@ -348,6 +348,7 @@ impl Reality {
             declared,
             ..
         } = batch;
+        self.check_open()?;
         if expires {
             self.expiry.note();
         }
@@ -454,6 +455,16 @@ impl Reality {
         put(append)?;
         for entry in own {
             producers.observe(&entry.producer, entry.counter);
+        }
+        Ok(())
+    }
+
+    /// Nobody writes into the laboratory but its operator, which has a way of its own
+    /// ([`Reality::store_signal`]).
+    pub(super) fn check_open(&self) -> Result<(), Error> {
+        if self.name.is_lab() {
+            let reality = self.name.clone();
+            return Err(Error::RealityClosed { reality });
         }
         Ok(())
     }

@@ -32,7 +32,7 @@ impl Tenancy {
     /// node, goes on.
     pub fn delete(&self, name: &RealityName, by: &str) -> Result<(), Error> {
         let _creating = self.creating();
-        if name.is_system() {
+        if name.is_system() || name.is_lab() {
             return Err(Error::RealityClosed {
                 reality: name.clone(),
             });

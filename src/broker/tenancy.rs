@@ -288,6 +288,10 @@ impl Tenancy {
         name: &RealityName,
         by: &str,
     ) -> Result<Arc<Reality>, Error> {
+        if name.is_lab() {
+            let reality = name.clone();
+            return Err(Error::RealityClosed { reality });
+        }
         let _creating = self.creating();
         self.check_free(name)?;
         if from.is_system() {

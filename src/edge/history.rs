@@ -240,7 +240,7 @@ fn replay_into(call: &Call<'_>) -> Result<Value, Fault> {
     let reality = asked.reality(call)?;
     let into = RealityName::new(call.arguments.text("into").unwrap_or_default())
         .map_err(|fault| Fault::invalid("arguments.into", format!("into {fault}")))?;
-    if into == asked.reality || into.is_system() {
+    if into == asked.reality || into.is_system() || into.is_lab() {
         let message = "into must be another reality, and not the node's own";
         return Err(Fault::invalid("arguments.into", message));
     }

@@ -29,6 +29,7 @@ mod limits;
 mod live;
 mod many;
 mod mirror;
+mod omega;
 mod operations;
 mod operators_kv;
 mod permissions;

@@ -180,7 +180,8 @@ fn guess(command: &str, argument: &Argument) -> Option<value::Kind> {
         ("after", Kind::Text) => text("1"),
         ("newer_than", Kind::Text) => text("2000-01-01T00:00:00Z"),
         ("older_than", Kind::Text) => text("2100-01-01T00:00:00Z"),
-        ("payload" | "headers", Kind::Object) => text("{}"),
+        ("payload" | "headers" | "metadata", Kind::Object) => text("{}"),
+        ("substrate_id" | "signal" | "kind" | "vm_id", Kind::Text) => text(NAME),
         ("file", Kind::Text) => text("../../acme/main/00000000000000000001.log"),
         _ => guess_operators(command, argument).or_else(|| guess_edge(command, argument))?,
     };

@@ -25,6 +25,7 @@ mod log;
 mod loss;
 mod mirror;
 mod node;
+mod omega;
 mod operators;
 mod policy;
 mod produce;
@@ -118,6 +119,7 @@ enum Verb {
     Wasm(wasm::Arguments),
     Projector(projector::Arguments),
     Dispatch(dispatch::Arguments),
+    Omega(omega::Arguments),
     Operators(operators::Arguments),
     Sidecar(sidecar::Arguments),
     Backup(backup::Arguments),
@@ -205,6 +207,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Verb::Wasm(arguments) => wasm::run(&target, output, arguments).await,
             Verb::Projector(arguments) => projector::run(&target, output, arguments).await,
             Verb::Dispatch(arguments) => dispatch::run(&target, output, arguments).await,
+            Verb::Omega(arguments) => omega::run(&target, output, arguments).await,
             Verb::Operators(arguments) => operators::run(&target, output, arguments).await,
             Verb::Sidecar(arguments) => sidecar::run(&target, arguments).await,
             Verb::Backup(arguments) => backup::run(&target, output, arguments).await,

@@ -12,6 +12,7 @@ pub mod cron;
 pub mod delayed;
 mod duty;
 mod office;
+pub mod omega;
 pub mod sam;
 pub mod store;
 #[cfg(test)]
@@ -81,6 +82,7 @@ impl Settings {
 pub const OPERATORS: &[BuiltIn] = &[
     cron::CRON,
     delayed::DELAYED,
+    omega::OPERATOR,
     rooms::OPERATOR,
     sam::OPERATOR,
     store::STORE,

@@ -41,16 +41,19 @@ pub(super) struct Desk {
 
 impl Desk {
     pub(super) fn new(directory: &Path, settings: Settings) -> Self {
+        Self::with(directory, |options| options.operators = settings)
+    }
+
+    /// One whose options are changed by `set`.
+    pub(super) fn with(directory: &Path, set: impl FnOnce(&mut Options)) -> Self {
         let clock = Arc::new(Watch(AtomicU64::new(1_771_545_600_000_000)));
         let environment = Environment {
             storage: Arc::new(RealStorage),
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             committer: Committer::start(1),
         };
-        let options = Options {
-            operators: settings,
-            ..Options::new(directory.to_owned(), 1, "n".to_owned())
-        };
+        let mut options = Options::new(directory.to_owned(), 1, "n".to_owned());
+        set(&mut options);
         let who = Identity {
             tenant: Tenant::new("acme").unwrap(),
             subject: "ada".into(),

@@ -166,8 +166,8 @@ impl Rule {
                 let name = RealityName::new(name);
                 let field = "arguments.target_reality";
                 let name = name.map_err(|fault| Fault::invalid(field, fault.to_string()))?;
-                if name.is_system() {
-                    let text = "the system's own reality takes no copies";
+                if name.is_system() || name.is_lab() {
+                    let text = "the node's own realities take no copies";
                     return Err(Fault::new(ErrorCode::Forbidden, field, text));
                 }
                 Some(name)

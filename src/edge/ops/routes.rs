@@ -143,6 +143,7 @@ const VIEWS: &[View] = &[
     view("/v1/groups/{group}", "group.show"),
     view("/v1/history", "history.get"),
     view("/v1/mirrors", "edge.mirror.list"),
+    view("/v1/omega/substrates", "op.omega.list_substrates"),
     view("/v1/operators", "operators.list"),
     view("/v1/operators/{group}/{instance}", "operators.show"),
     view("/v1/policies", "edge.policy.list"),

@@ -152,7 +152,7 @@ impl Session {
             return Err(Refusal::too_large("envelopes", found, "envelopes", limit));
         }
         let name = self.reality_name(&produce.reality)?;
-        if name.is_system() {
+        if name.is_system() || name.is_lab() {
             return Err(broker::Error::RealityClosed { reality: name }.into());
         }
         self.check_projected(&name, &promise.projected)?;

@@ -375,7 +375,7 @@ fn schedule(call: &Call<'_>) -> Result<Value, Error> {
     }
     let (name, misfire) = (name(call)?, misfire(call)?);
     let reality = call.reality()?;
-    if reality.name().is_system() {
+    if reality.name().is_system() || reality.name().is_lab() {
         let reality = reality.name().clone();
         return Err(Error::RealityClosed { reality });
     }

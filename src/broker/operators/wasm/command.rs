@@ -517,7 +517,7 @@ fn replay(call: &Call<'_>) -> Result<Value, Error> {
     let named = named(&register, name)?;
     let active = version(call, &named, named.active)?;
     let manifest = &active.manifest;
-    if into == manifest.output || into == manifest.input || into.is_system() {
+    if into == manifest.output || into == manifest.input || into.is_system() || into.is_lab() {
         let what = "must be a reality that the operator neither reads nor writes, best a fresh one";
         return Err(wrong(call, "into", what));
     }

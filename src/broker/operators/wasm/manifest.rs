@@ -79,6 +79,13 @@ impl Manifest {
             emits: filters("emits", &given.emits)?,
             tries,
         };
+        if manifest.output.is_lab() {
+            let what = "is written by op.omega alone; name another reality".to_owned();
+            return Err(Wrong {
+                field: "output",
+                what,
+            });
+        }
         if manifest.feeds(&manifest) {
             let what = "overlap with the topics that it reads in the same reality: it would feed itself for ever".to_owned();
             return Err(Wrong {
