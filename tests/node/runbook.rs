@@ -367,9 +367,9 @@ fn runbook_page_about_a_webhook_that_does_not_deliver() {
             receiver.port()
         ))
     };
+    machine.run("systemctl start arqonbus");
     machine.run(&format!(
-        "systemctl start arqonbus
-         arqon webhooks add http://{receiver}/ --topic 'orders.>' --name orders --secret {secret}"
+        "arqon webhooks add http://{receiver}/ --topic 'orders.>' --name orders --secret {secret}"
     ));
     // Its receiver wants no more: the webhook is disabled, and what comes stays where it is.
     listen("--answer 410 --limit 1 > \"$RUN/gone\"");
@@ -407,9 +407,9 @@ fn runbook_page_about_dead_letters() {
     let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let nobody = free.local_addr().expect("an address");
     drop(free);
+    machine.run("systemctl start arqonbus");
     machine.run(&format!(
-        "systemctl start arqonbus
-         arqon webhooks add http://{nobody}/ --topic 'orders.>' --name orders --max-attempts 1
+        "arqon webhooks add http://{nobody}/ --topic 'orders.>' --name orders --max-attempts 1
          for n in 1 2 3; do echo \"{{\\\"n\\\":$n}}\" | arqon produce orders.new; done
          for _ in $(seq 200); do
            if arqon dlq list --output json | grep -q '\"open\":3'; then exit 0; fi
