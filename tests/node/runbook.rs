@@ -197,7 +197,8 @@ fn every_page_of_the_runbook_is_run() {
         pages,
         [
             "full", "damaged", "power", "restore", "keys", "tls", "move", "migrate", "postgres",
-            "lag", "rebuild", "another", "valkey", "embedded", "tenant"
+            "lag", "rebuild", "another", "valkey", "embedded", "tenant", "group", "webhook",
+            "letters"
         ]
     );
     let headings = document.lines().filter(|line| line.starts_with("## "));
@@ -324,6 +325,137 @@ fn runbook_page_about_moving() {
     machine.run(&page("move"));
     let records = machine.run("arqon replay 'usgs.>' --from earliest --output json | wc -l");
     assert_eq!(records.trim(), "1707");
+}
+
+// TOOL-12
+#[test]
+fn runbook_page_about_a_group_that_stands_still() {
+    let machine = Machine::new().with_earthquakes();
+    machine.run("arqon consume 'usgs.>' --group triage --limit 5; arqon groups pause triage");
+    let said = machine.run(&page("group"));
+    assert!(
+        said.contains("\"paused\":true"),
+        "nothing stood still: {said}"
+    );
+    let done = machine.run(
+        "for _ in $(seq 200); do
+           arqon groups show triage --output json > \"$RUN/group\"
+           if grep -q '\"lag\":0,' \"$RUN/group\"; then exit 0; fi
+           sleep 0.05
+         done
+         cat \"$RUN/group\"",
+    );
+    assert_eq!(done, "", "there is work left");
+}
+
+// TOOL-12
+#[test]
+fn runbook_page_about_a_webhook_that_does_not_deliver() {
+    let machine = Machine::new();
+    let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let receiver = free.local_addr().expect("an address");
+    drop(free);
+    let secret = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
+    let listen = |rest: &str| {
+        machine.run(&format!(
+            "setsid arqon webhooks listen --listen {receiver} --secret {secret} {rest} 2>&1 &
+             for _ in $(seq 200); do
+               (exec 3<> /dev/tcp/{}/{}) 2> /dev/null && exit 0; sleep 0.05
+             done
+             exit 1",
+            receiver.ip(),
+            receiver.port()
+        ))
+    };
+    machine.run("systemctl start arqonbus");
+    machine.run(&format!(
+        "arqon webhooks add http://{receiver}/ --topic 'orders.>' --name orders --secret {secret}"
+    ));
+    // Its receiver wants no more: the webhook is disabled, and what comes stays where it is.
+    listen("--answer 410 --limit 1 > \"$RUN/gone\"");
+    machine.run(
+        "for n in 1 2; do echo \"{\\\"n\\\":$n}\" | arqon produce orders.new; done
+         for _ in $(seq 200); do
+           if arqon webhooks show orders --output json | grep -q '\"enabled\":false'; then exit 0; fi
+           sleep 0.05
+         done
+         exit 1",
+    );
+    // The test event, the two that waited, and these once more.
+    listen("--limit 5 > \"$RUN/told\"");
+    let said = machine.run(&page("webhook"));
+    assert!(said.contains("410 Gone"), "{said}");
+    let told = machine.run(
+        "for _ in $(seq 400); do
+           if [[ $(grep -c '^verified' \"$RUN/told\") == 5 ]]; then break; fi
+           sleep 0.05
+         done
+         cat \"$RUN/told\"",
+    );
+    assert_eq!(
+        told.matches("\"n\":1}").count(),
+        2,
+        "once, and once more: {told}"
+    );
+    assert_eq!(told.matches("\"n\":2}").count(), 2, "{told}");
+}
+
+// TOOL-12
+#[test]
+fn runbook_page_about_dead_letters() {
+    let machine = Machine::new();
+    let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let nobody = free.local_addr().expect("an address");
+    drop(free);
+    machine.run("systemctl start arqonbus");
+    machine.run(&format!(
+        "arqon webhooks add http://{nobody}/ --topic 'orders.>' --name orders --max-attempts 1
+         for n in 1 2 3; do echo \"{{\\\"n\\\":$n}}\" | arqon produce orders.new; done
+         for _ in $(seq 200); do
+           if arqon dlq list --output json | grep -q '\"open\":3'; then exit 0; fi
+           sleep 0.05
+         done
+         exit 1"
+    ));
+    machine.run(&page("letters"));
+    let again = machine.run("arqon consume 'orders.>' --stop-at-end --output json | wc -l");
+    assert_eq!(again.trim(), "4", "three, and the one that was sent again");
+    // The one that was sent again fails again, as long as its receiver is not there.
+    let left = machine.run("arqon dlq list --output json");
+    assert!(!left.contains("\"open\":3"), "{left}");
+}
+
+// OPS-02, TOOL-12
+#[test]
+fn a_task_that_is_replayed_from_its_letter_is_done() {
+    let machine = Machine::new();
+    machine.run("systemctl start arqonbus");
+    let work = |exec: &str, then: &str| {
+        machine.run(&format!(
+            "arqon operators work --group upper --exec '{exec}' > \"$RUN/work\" 2>&1 & worker=$!
+             for _ in $(seq 200); do
+               if arqon operators list --output json | grep -q '\"ready\"'; then break; fi
+               sleep 0.05
+             done
+             {then}
+             kill $worker; wait $worker"
+        ))
+    };
+    work(
+        "exit 65",
+        "arqon dispatch --group upper hello --wait 10s || true",
+    );
+    let told = work(
+        "tr a-z A-Z",
+        "arqon dlq replay upper --all
+         for _ in $(seq 200); do
+           arqon consume op.result.upper --stop-at-end > \"$RUN/results\"
+           if grep -q HELLO \"$RUN/results\"; then break; fi
+           sleep 0.05
+         done
+         cat \"$RUN/results\"; arqon dlq list upper",
+    );
+    assert!(told.contains("HELLO") && told.contains("none"), "{told}");
 }
 
 /// A machine whose node keeps its projections in servers beside it.

@@ -126,7 +126,12 @@ pub(crate) async fn run(
     let job = |job: String| [("job_id", job.into())];
     let answer = match arguments.action {
         Action::List => {
-            let answer = client.command("op.cron.list", []).await?.to_json();
+            let mut answer = client.command("op.cron.list", []).await?.to_json();
+            if output == Output::Text {
+                answer["jobs"]
+                    .as_array_mut()
+                    .map(|jobs| jobs.iter_mut().for_each(shorten));
+            }
             return table::print(&answer["jobs"], output);
         }
         Action::Add(add) => {
@@ -179,4 +184,22 @@ pub(crate) async fn run(
         Action::Resume { job: id } => client.command("op.cron.resume", job(id)).await?,
     };
     table::print(&answer.to_json(), output)
+}
+
+/// Leaves of a job what fits on a line; `arqon cron show` has the rest.
+fn shorten(job: &mut Value) {
+    let place = match (job["room"].as_str(), job["channel"].as_str()) {
+        (Some(room), Some(channel)) => format!("{room}/{channel}").into(),
+        _ => job["topic"].clone(),
+    };
+    let when = match (job["cron"].as_str(), job["interval_seconds"].as_f64()) {
+        (Some(cron), _) => format!("{cron} {}", job["time_zone"].as_str().unwrap_or_default()),
+        (None, Some(seconds)) => format!("every {seconds} s"),
+        (None, None) => "once".to_owned(),
+    };
+    *job = serde_json::json!({
+        "job_id": job["job_id"], "name": job["name"], "owner": job["owner"],
+        "reality": job["reality"], "to": place, "when": when.trim_end(),
+        "paused": job["paused"], "created_at": job["created_at"],
+    });
 }

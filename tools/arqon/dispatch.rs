@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use arqonbus::proto::v1::Value;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 
@@ -16,7 +18,8 @@ use crate::{Output, bounds, table};
 /// Have something done by the operators of a group
 ///
 /// The answer says which task it became; with --wait, what came of it. Results stand on the topic
-/// op.result.GROUP, with the task's id as key.
+/// op.result.GROUP, with the task's id as key. It ends with 1 if the task has failed for good, and
+/// with 75 if --wait is over before there is a result.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -132,12 +135,37 @@ pub(crate) async fn run(
             .filter_map(|(name, span)| Some((name, ms(span?).into()))),
     );
     let client = target.connect(Patience::None).await?.client;
-    let result = client.command("op.dispatch", given).await?.to_json();
+    let mut result = client.command("op.dispatch", given).await?.to_json();
+    if output == Output::Text {
+        spell_out(&mut result);
+    }
     table::print(&result, output)?;
     let state = result["state"].as_str().unwrap_or_default();
     match state {
         "dead" | "expired" => Err(Failure::failed(format!("the task is {state}")).into()),
+        "open" if arguments.wait.is_some() => Err(Failure::for_now(format!(
+            "there is no result yet; it will stand on op.result.{}",
+            result["group"].as_str().unwrap_or_default()
+        ))
+        .into()),
         _ => Ok(()),
+    }
+}
+
+/// Bytes are base64 in JSON; an output that is a text, people read as it is.
+fn spell_out(result: &mut serde_json::Value) {
+    let is_json = result["content_type"]
+        .as_str()
+        .is_some_and(|name| name.contains("json"));
+    let Some(output) = result.get_mut("output").filter(|_| !is_json) else {
+        return;
+    };
+    let text = output
+        .as_str()
+        .and_then(|base64| STANDARD.decode(base64).ok())
+        .and_then(|bytes| String::from_utf8(bytes).ok());
+    if let Some(text) = text {
+        *output = text.trim_end().into();
     }
 }
 

@@ -20,7 +20,8 @@ Exit codes:
   130  interrupted before it was done
 
 Environment: ARQON_URL, ARQON_TOKEN, ARQON_REALITY, ARQON_CONTEXT, ARQON_OUTPUT, ARQON_CA,
-ARQON_CERT, ARQON_CERT_KEY, ARQON_LOG (filter of the log on stderr, like `debug`), NO_COLOR.";
+ARQON_CERT, ARQON_CERT_KEY, ARQON_WEBHOOK_SECRET, ARQON_LOG (filter of the log on stderr, like
+`debug`), NO_COLOR.";
 
 /// A failure that knows its exit code.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +56,13 @@ impl Failure {
     pub(crate) fn no_input(message: impl Into<String>) -> Self {
         Self {
             code: 66,
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn for_now(message: impl Into<String>) -> Self {
+        Self {
+            code: 75,
             message: message.into(),
         }
     }

@@ -143,7 +143,7 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
-    let matches = Cli::command().get_matches();
+    let matches = with_other_names(Cli::command()).get_matches();
     let mut cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
         Err(error) => error.exit(),
@@ -170,6 +170,19 @@ fn main() -> ExitCode {
             ExitCode::from(code)
         }
     }
+}
+
+/// `command`, and the names that hands know from elsewhere: one says `ls`, or `rm`, and means what
+/// is there.
+fn with_other_names(command: clap::Command) -> clap::Command {
+    command.mut_subcommands(|verb| {
+        with_other_names(match verb.get_name() {
+            "list" => verb.alias("ls"),
+            "delete" => verb.aliases(["remove", "rm"]),
+            "remove" => verb.aliases(["delete", "rm"]),
+            _ => verb,
+        })
+    })
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
@@ -243,6 +256,21 @@ mod tests {
     #[test]
     fn every_verb_can_be_parsed() {
         // Of all subcommands, at once; otherwise each says only when it is used that it is broken.
-        Cli::command().debug_assert();
+        with_other_names(Cli::command()).debug_assert();
+    }
+
+    // TOOL-02
+    #[test]
+    fn a_verb_is_understood_by_the_names_of_other_tools() {
+        let name = |given: [&str; 3]| {
+            let matches = with_other_names(Cli::command())
+                .try_get_matches_from(["arqon"].into_iter().chain(given))
+                .unwrap_or_else(|error| panic!("{given:?}: {error}"));
+            let (_, verb) = matches.subcommand().expect("a verb");
+            verb.subcommand_name().map(str::to_owned)
+        };
+        assert_eq!(name(["store", "ls", "a/"]).as_deref(), Some("list"));
+        assert_eq!(name(["store", "rm", "a"]).as_deref(), Some("delete"));
+        assert_eq!(name(["webhooks", "delete", "a"]).as_deref(), Some("remove"));
     }
 }

@@ -173,13 +173,13 @@ async fn join(
         };
     };
     let topic = |name: &str| joined[name].as_str().unwrap_or_default().to_owned();
-    let (filter, start) = if stay.presence {
-        // From the join itself on, so that nobody is missed.
-        let sequence = joined["sequence"].as_u64().unwrap_or(1);
-        (topic("presence_topic"), Start::Sequence(sequence))
+    let filter = topic(if stay.presence {
+        "presence_topic"
     } else {
-        (topic("topic"), Start::Latest)
-    };
+        "topic"
+    });
+    // From the join itself on, so that neither anybody nor anything is missed.
+    let start = Start::Sequence(joined["sequence"].as_u64().unwrap_or(1));
     let options = SubscribeOptions {
         start,
         ..SubscribeOptions::new(filter)

@@ -62,7 +62,7 @@ pub(crate) fn text(result: &Value) -> String {
                     ]);
                 }
             }
-            flush_left(table) + &below
+            (flush_left(table) + &below).trim_start().to_owned()
         }
         other => cell(other),
     }
@@ -187,6 +187,8 @@ mod tests {
         );
         assert!(!text.contains('\u{1b}'));
         assert_eq!(super::text(&json!([])), "none");
+        let only_lists = super::text(&json!({"operators": [{"group": "g"}]}));
+        assert!(only_lists.starts_with("operators:\n"), "{only_lists:?}");
         let mut out = Vec::new();
         write(&mut out, &rows, Output::Json).unwrap();
         assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 2);

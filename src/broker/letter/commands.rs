@@ -158,7 +158,8 @@ pub(in crate::broker) const COMMANDS: &[Command<Handler>] = &[
 fn consumer<'a>(call: &'a Call<'_>) -> Result<&'a str, Error> {
     let consumer = call.arguments.text(CONSUMER.name).unwrap_or_default();
     let field = "arguments.consumer";
-    name::check_consumer(consumer).map_err(|fault| Error::Name { field, fault })?;
+    // Those of webhooks and operators are several tokens: `webhook.wh_1`.
+    name::check_topic(consumer).map_err(|fault| Error::Name { field, fault })?;
     Ok(consumer)
 }
 

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::broker::error::Error;
 use crate::broker::name::is_reserved_topic;
+use crate::broker::operators::sam::task::TASK_PREFIX;
 use crate::broker::reality::Reality;
 use crate::broker::tenancy::Tenancy;
 use crate::broker::{stamp, system};
@@ -173,7 +174,10 @@ pub(super) fn discard(
 
 /// Why an original cannot be sent again, if it cannot.
 pub(super) fn obstacle(one: &Standing) -> Option<&'static str> {
-    if is_reserved_topic(&one.letter.topic) {
+    // A task that is put back is taken up like one that was dispatched; what else stands there are
+    // the node's own statements, which are not made twice.
+    let topic = one.letter.topic.as_str();
+    if is_reserved_topic(topic) && !topic.starts_with(TASK_PREFIX) {
         return Some("its topic is one that only the node appends to");
     }
     if one.letter.envelope.is_empty() {

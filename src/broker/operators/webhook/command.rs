@@ -275,8 +275,9 @@ fn find<'h>(call: &Call<'_>, hooks: &'h Hooks) -> Result<&'h Rule, Error> {
     let found = hooks.rules.get(asked).filter(mine).or_else(by_name);
     found.ok_or_else(|| {
         let asked: String = asked.chars().take(64).collect();
-        let text =
-            format!("you have no webhook {asked:?}; op.webhook.list shows those that you have");
+        let text = format!(
+            "you have no webhook {asked:?}; `arqon webhooks list` shows those that you have"
+        );
         Refused::because(ErrorCode::NotFound, "arguments.rule_id", text)
     })
 }
