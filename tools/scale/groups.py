@@ -1,0 +1,108 @@
+"""Members of a group that come and go must leave nothing behind and lose nothing."""
+
+import random
+import selectors
+import time
+
+from .node import Node
+from .wire import ACKED, DELIVER, SUBSCRIBED, Session, ack, answer, envelope, fields, produce, \
+    subscribe
+
+AT_A_TIME = 100
+TAKEN = 5
+
+
+def measure(table, programs, members, _rounds):
+    chance = random.Random(7)
+    records = members * 4
+    with Node(programs) as node:
+        producer = Session(node)
+        for start in range(0, records, 1000):
+            producer.ask(produce(producer.request(), [
+                envelope("work.item", b"%d" % number, id=f"w{number}")
+                for number in range(start, min(start + 1000, records))]))
+        done = set()
+        table_at = {}
+        since = time.monotonic()
+        came = stale = 0
+        while came < members:
+            wave(node, chance, done)
+            came += AT_A_TIME
+            if came in (AT_A_TIME, members // 10, members):
+                table_at[came] = (node.settled(2), node.disk("_system"))
+        took = time.monotonic() - since
+        drain(node, done, records)
+        early = table_at.get(members // 10) or table_at[AT_A_TIME]
+        late = table_at[members]
+        table.row(f"{members:,} members of a group, {AT_A_TIME} at a time, a third killed",
+                  f"{members / took:,.0f} members/s")
+        table.row("records answered for", f"{len(done):,}", f"{records:,} produced",
+                  len(done) / records)
+        table.row(f"memory after {members:,} members", f"{late[0] / 1e6:.1f} MB",
+                  f"{early[0] / 1e6:.1f} MB after {members // 10:,}", late[0] / early[0])
+        table.row(f"`_system` after {members:,} members", f"{late[1] / 1e6:.2f} MB",
+                  f"{early[1] / 1e6:.2f} MB after {members // 10:,}", late[1] / early[1])
+
+
+def wave(node, chance, done):
+    """A hundred members: each takes a few records, answers for most of them, and goes."""
+    selector = selectors.DefaultSelector()
+    members = []
+    for _ in range(AT_A_TIME):
+        member = Session(node)
+        member.send(subscribe(1, 1, "work.item", earliest=True, group="crew", records=TAKEN))
+        member.end = chance.choice(["leaves", "closes", "killed"])
+        member.had = 0
+        member.socket.setblocking(False)
+        selector.register(member.socket, selectors.EVENT_READ, member)
+        members.append(member)
+    deadline = time.monotonic() + 2
+    busy = set(members)
+    while busy and time.monotonic() < deadline:
+        for key, _ in selector.select(0.05):
+            member = key.data
+            try:
+                member.fill()
+            except BlockingIOError:
+                continue
+            while (frame := member.complete()) is not None:
+                request, kind, body = answer(frame)
+                if kind == ACKED:
+                    done.add(dict(fields(body)).get(2, 0))
+                    member.had += 1
+                    if member.had >= TAKEN - 2:
+                        busy.discard(member)
+                elif kind == DELIVER:
+                    for field, what in fields(body):
+                        if field == 7 and member.requests < TAKEN - 2:
+                            sequence = dict(fields(what))[1]
+                            member.socket.setblocking(True)
+                            member.send(ack(member.request() + 1, 1, sequence))
+                            member.socket.setblocking(False)
+    for member in members:
+        member.socket.setblocking(True)
+        if member.end == "killed":
+            member.kill()
+        else:
+            if member.end == "leaves":
+                member.send(b"\x08\x09\x22\x02\x08\x01")  # Unsubscribe from 1, as request 9.
+            member.close()
+
+
+def drain(node, done, records):
+    """One more does what is left."""
+    last = Session(node)
+    last.socket.settimeout(30)
+    last.send(subscribe(1, 1, "work.item", earliest=True, group="crew", records=500))
+    last.requests = 1
+    while len(done) < records:
+        try:
+            _, kind, body = answer(last.receive())
+        except TimeoutError:
+            return
+        if kind == DELIVER:
+            for field, what in fields(body):
+                if field == 7:
+                    last.send(ack(last.request(), 1, dict(fields(what))[1]))
+        elif kind == ACKED:
+            done.add(dict(fields(body)).get(2, 0))
