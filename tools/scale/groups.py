@@ -62,7 +62,7 @@ def wave(node, chance, done, sent):
         member.socket.setblocking(False)
         selector.register(member.socket, selectors.EVENT_READ, member)
         members.append(member)
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 1
     busy = set(members)
     while busy and time.monotonic() < deadline:
         for key, _ in selector.select(0.05):

@@ -254,7 +254,7 @@ class Session:
             if kind != DELIVER and request:
                 return kind, body
 
-    def command(self, name, **arguments):
+    def command(self, name, /, **arguments):
         _, body = self.ask(command(self.request(), name, arguments))
         return plain(next((given for field, given in fields(body) if field == 1), b""))
 
