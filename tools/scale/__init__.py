@@ -1,0 +1,1 @@
+"""What tools/bench-scale is made of: a small client of its own, a node, and the cases."""
