@@ -127,10 +127,10 @@ pub(crate) async fn run(
     let answer = match arguments.action {
         Action::List => {
             let mut answer = client.command("op.cron.list", []).await?.to_json();
-            if output == Output::Text {
-                answer["jobs"]
-                    .as_array_mut()
-                    .map(|jobs| jobs.iter_mut().for_each(shorten));
+            if output == Output::Text
+                && let Some(jobs) = answer["jobs"].as_array_mut()
+            {
+                jobs.iter_mut().for_each(shorten);
             }
             return table::print(&answer["jobs"], output);
         }
