@@ -463,7 +463,7 @@ fn passes(
         // What came before the last record of a key counts where that is a delta.
         rule: &|topic| {
             let rule = options.rules.compaction(topic);
-            rule.filter(|_| declarations.are_known() && !declarations.now().is_delta(topic))
+            rule.filter(|_| !declarations.now().is_delta(topic))
         },
         facts: &facts,
         // Settings are read once.

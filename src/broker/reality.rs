@@ -376,8 +376,7 @@ impl Reality {
     pub fn must_read_for(&self, batch: &Batch<'_>) -> bool {
         let (generation, log) = self.opened_log();
         let stand = self.stand(generation, &log, &batch.declared);
-        !self.declarations.are_known()
-            || batch.claims.has_steps() && !self.chains.know(stand)
+        batch.claims.has_steps() && !self.chains.know(stand)
             || batch.claims.remembers() && !self.memory.knows(generation)
             || batch.claims.expects() && !log.knows_lasts()
     }
@@ -399,7 +398,6 @@ impl Reality {
         reserved: u64,
         declared: &Declared,
     ) -> Result<(), Error> {
-        self.declarations.know()?;
         // Until it is queued nothing is declared.
         let held = self.declarations.hold();
         if held.edition != declared.edition {
@@ -569,7 +567,6 @@ impl Reality {
 
     /// Appends what the node has to say itself: on delta topics too, where it may end a chain.
     fn append_own_if(&self, append: Append, mut claims: Claims) -> Result<(), Error> {
-        self.declarations.know()?;
         let declared = self.declarations.hold();
         for (index, record) in append.records.iter().enumerate() {
             self.expiry.note_envelope(&record.envelope);

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::json;
 
-use super::delta::Declarations;
 use super::error::Error;
 use super::name::{RealityName, Tenant};
 use super::reality::{Ground, Reality};
@@ -181,7 +180,7 @@ pub(super) fn finish_tenant(
     let (node, system) = (Tenant::node(), RealityName::system());
     let at = data.join(node.as_str()).join(system.as_str());
     let bytes = RealityBytes::new(&TenantBytes::new(None, None));
-    let (log, _loss) = Reality::open(ground, &node, &system, at, bytes, Declarations::none())?;
+    let (log, _loss) = Reality::open(ground, &node, &system, at, bytes, Arc::default())?;
     let topic = format!("sys.tenant.{tenant}");
     let recorded = if register::is_last(&log, &topic, note) {
         Ok(())

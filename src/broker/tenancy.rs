@@ -92,7 +92,7 @@ impl Tenancy {
             &name,
             system_directory,
             of_system,
-            Declarations::none(),
+            Arc::default(),
         )?;
         let consumers = Consumers::fold(&system, allowance.consumers_max)?;
         let (feeder, limit) = (&ground.feeder, allowance.consumers_max);
@@ -126,7 +126,6 @@ impl Tenancy {
             bytes_of: Mutex::new(bytes_of),
             realities_max: allowance.realities_max,
         });
-        tenancy.declarations.are_of(&tenancy);
         if let Err(error) = tenancy.finish_unfinished() {
             // What is unfinished is not served; the next opening tries again.
             tracing::error!(%tenant, %error, "forks or deletions not cleared up");
@@ -440,10 +439,7 @@ impl Tenancy {
             Arc::clone(bytes)
         };
         let declarations = Arc::clone(&self.declarations);
-        if let Err(error) = declarations.know() {
-            // It can be read; what is appended tries again, and is refused.
-            tracing::error!(tenant = %self.tenant, %error, "declared topics not known");
-        }
+        declarations.know(self)?;
         let (reality, loss) = Reality::open(
             &self.ground,
             &self.tenant,

@@ -1,14 +1,13 @@
 //! Which topics of a tenant are delta topics: a fold of its events, and what its realities look at.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, Weak};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use serde::{Deserialize, Serialize};
 
 use crate::broker::error::Error;
 use crate::broker::filter::Filter;
-use crate::broker::journal::{Event, NewEvent};
+use crate::broker::journal::{Event, NewEvent, Unreadable};
 use crate::broker::ledger::{State, Unfit};
 use crate::broker::tenancy::Tenancy;
 use crate::proto::topic::is_reserved;
@@ -134,24 +133,9 @@ impl Declared {
 #[derive(Debug, Default)]
 pub(in crate::broker) struct Declarations {
     now: RwLock<Arc<Declared>>,
-    is_known: AtomicBool,
-    of: OnceLock<Weak<Tenancy>>,
 }
 
 impl Declarations {
-    /// Of a tenant that has none and gets none.
-    pub(in crate::broker) fn none() -> Arc<Self> {
-        Arc::new(Self {
-            is_known: AtomicBool::new(true),
-            ..Self::default()
-        })
-    }
-
-    /// They are to be read from the events of `tenancy`.
-    pub(in crate::broker) fn are_of(&self, tenancy: &Arc<Tenancy>) {
-        self.of.get_or_init(|| Arc::downgrade(tenancy));
-    }
-
     /// They do not change while the answer is held.
     pub(in crate::broker) fn hold(&self) -> RwLockReadGuard<'_, Arc<Declared>> {
         self.now.read().unwrap_or_else(PoisonError::into_inner)
@@ -162,34 +146,67 @@ impl Declarations {
         Arc::clone(&self.hold())
     }
 
-    /// Whether [`Declarations::know`] would read nothing.
-    pub(in crate::broker) fn are_known(&self) -> bool {
-        self.is_known.load(Ordering::Acquire)
-    }
-
     /// Reads them, if they have not been. Blocks then.
     ///
     /// # Errors
-    /// The tenant's events cannot be read: then nothing may be appended, because nobody knows where
-    /// it may not.
-    pub(in crate::broker) fn know(&self) -> Result<(), Error> {
-        if self.are_known() {
+    /// The tenant's events cannot be read: then nobody knows where what may be appended.
+    pub(in crate::broker) fn know(&self, tenancy: &Tenancy) -> Result<(), Error> {
+        if self.hold().edition > 0 {
             return Ok(());
         }
-        let tenancy = self.of.get().and_then(Weak::upgrade);
-        let tenancy = tenancy.ok_or(Error::ShuttingDown)?;
-        self.read(&tenancy)
+        self.read(tenancy)
     }
 
     /// Reads them anew. Blocks.
     pub(super) fn read(&self, tenancy: &Tenancy) -> Result<(), Error> {
-        let declared = tenancy.ledger::<Register>().read(Register::look)?;
+        let declared = match tenancy.ledger::<Register>().read(Register::look) {
+            Err(Error::StateDamaged { .. }) => what_is_left(tenancy)?.look(),
+            read => read?,
+        };
         let mut now = self.now.write().unwrap_or_else(PoisonError::into_inner);
         // Of two who read at the same time the later reading counts.
         if declared.edition > now.edition {
             *now = Arc::new(declared);
         }
-        self.is_known.store(true, Ordering::Release);
         Ok(())
+    }
+}
+
+/// What the events come to that can be read, where some cannot: nothing is declared until they are
+/// repaired, and what is known to be a delta topic stays one.
+fn what_is_left(tenancy: &Tenancy) -> Result<Register, Error> {
+    let filter = Filter::new(TOPIC).map_err(|fault| Error::Name {
+        field: "topic",
+        fault,
+    })?;
+    let mut register = Register::default();
+    let first = tenancy.first_event();
+    let read = tenancy.events::<Stopped>(&filter, first, |event| {
+        register.apply(&event).map_err(Stopped::new)
+    });
+    let damaged = |Stopped(reason)| Error::StateDamaged {
+        state: Register::NAME,
+        reason,
+    };
+    let through = read.map_err(damaged)?;
+    for (first, last) in through.lost {
+        tracing::warn!(tenant = %tenancy.tenant(), first, last, "declarations of topics may be lost; going on with the others");
+    }
+    Ok(register)
+}
+
+/// Why the events could not be read to their end.
+struct Stopped(String);
+
+impl Stopped {
+    #[expect(clippy::needless_pass_by_value, reason = "as `map_err` hands it over")]
+    fn new(why: impl ToString) -> Self {
+        Self(why.to_string())
+    }
+}
+
+impl From<Unreadable> for Stopped {
+    fn from(unreadable: Unreadable) -> Self {
+        Self::new(unreadable)
     }
 }

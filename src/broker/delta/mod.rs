@@ -24,9 +24,9 @@ pub(super) use self::declared::{Declarations, Declared};
 use crate::proto::view::{EnvelopeView, Payload};
 
 /// Header that says what a record is: `base`, or `on=<sequence>`.
-pub const HEADER: &str = "arqon-delta";
+pub(super) const HEADER: &str = "arqon-delta";
 /// The same as a part of an envelope.
-pub const FIELD: &str = "headers.arqon-delta";
+pub(super) const FIELD: &str = "headers.arqon-delta";
 
 /// What a record on a delta topic is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
