@@ -88,7 +88,7 @@ impl Host {
         let entries = std::fs::read_dir(self.path("w"));
         let names = entries.into_iter().flatten().flatten();
         let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        names.filter(|name| name.starts_with("omega_vm_")).collect()
+        names.filter(|name| name.starts_with("omega-vm-")).collect()
     }
 }
 
