@@ -416,8 +416,7 @@ fn the_laboratory_is_off_unless_turned_on_and_clients_only_read_it() {
         "omega.>",
         "--from",
         "earliest",
-        "--count",
-        "2",
+        "--stop-at-end",
         "--output",
         "json",
     ]);
