@@ -88,7 +88,7 @@ impl Host {
         let entries = std::fs::read_dir(self.path("w"));
         let names = entries.into_iter().flatten().flatten();
         let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        names.filter(|name| name.starts_with("omega_vm_")).collect()
+        names.filter(|name| name.starts_with("omega-vm-")).collect()
     }
 }
 
@@ -416,8 +416,7 @@ fn the_laboratory_is_off_unless_turned_on_and_clients_only_read_it() {
         "omega.>",
         "--from",
         "earliest",
-        "--count",
-        "2",
+        "--stop-at-end",
         "--output",
         "json",
     ]);

@@ -117,7 +117,7 @@ Example:
         lifetime: Option<Duration>,
     },
     /// Stop a machine
-    #[command(after_help = "Example:\n  arqon omega vm stop omega_vm_5b1f0c2d9a7e")]
+    #[command(after_help = "Example:\n  arqon omega vm stop omega-vm-5b1f0c2d9a7e")]
     Stop {
         /// Its id
         vm: String,

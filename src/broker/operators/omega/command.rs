@@ -546,8 +546,8 @@ fn echoed(call: &Call<'_>) -> [(&'static str, Value); 2] {
 
 fn list_events(call: &Call<'_>) -> Result<Value, Error> {
     let settings = enabled(call)?;
-    let limit = call.arguments.integer("limit").unwrap_or(LISTED);
     let max = settings.events_max as u64;
+    let limit = call.arguments.integer("limit").unwrap_or(LISTED.min(max));
     if limit == 0 || limit > max {
         let found = limit.to_string();
         return Err(Error::Argument {
@@ -713,7 +713,7 @@ fn launch(call: &Call<'_>) -> Result<Value, Error> {
         if !lane.substrates.contains_key(&vm.substrate) {
             return Err(no_substrate(&vm.substrate));
         }
-        vm.id = new_id(call, "omega_vm_", |id| lane.vms.contains_key(id));
+        vm.id = new_id(call, "omega-vm-", |id| lane.vms.contains_key(id));
         id.clone_from(&vm.id);
         // Known here before it is in the log: what the log knows and nobody here is an orphan.
         desk.ask(tenant, &id, order);

@@ -162,13 +162,13 @@ mod tests {
     #[test]
     fn a_machine_is_found_by_its_id_and_nothing_else() {
         assert!(is_of(
-            b"firecracker\0--api-sock\0/a\0--id\0omega_vm_1\0",
-            "omega_vm_1"
+            b"firecracker\0--api-sock\0/a\0--id\0omega-vm-1\0",
+            "omega-vm-1"
         ));
-        assert!(is_of(b"jailer\0--id\0omega_vm_1\0--uid\0", "omega_vm_1"));
-        assert!(!is_of(b"firecracker\0--id\0omega_vm_12\0", "omega_vm_1"));
-        assert!(!is_of(b"vim\0omega_vm_1\0", "omega_vm_1"));
-        assert!(!is_of(b"", "omega_vm_1"));
+        assert!(is_of(b"jailer\0--id\0omega-vm-1\0--uid\0", "omega-vm-1"));
+        assert!(!is_of(b"firecracker\0--id\0omega-vm-12\0", "omega-vm-1"));
+        assert!(!is_of(b"vim\0omega-vm-1\0", "omega-vm-1"));
+        assert!(!is_of(b"", "omega-vm-1"));
     }
 
     // OPS-10

@@ -209,7 +209,7 @@ mod tests {
 
     fn spec() -> Spec {
         Spec {
-            id: "omega_vm_1".into(),
+            id: "omega-vm-1".into(),
             vcpus: 2,
             memory_mib: 128,
         }
@@ -241,9 +241,9 @@ mod tests {
         let line = arguments(&setup, &spec, &home, &setup.binary);
         let wanted = [
             "--api-sock",
-            "/srv/omega/omega_vm_1/api.sock",
+            "/srv/omega/omega-vm-1/api.sock",
             "--id",
-            "omega_vm_1",
+            "omega-vm-1",
         ];
         assert_eq!(line, wanted);
     }
@@ -278,13 +278,13 @@ mod tests {
         assert_eq!(steps[3].2["path_on_host"], "/overlay");
         assert_eq!(steps[3].2["is_read_only"], false);
         assert_eq!(steps[4].2, json!({"guest_cid": 3, "uds_path": "/v.sock"}));
-        let socket = PathBuf::from("/srv/omega/firecracker/omega_vm_1/root/api.sock");
+        let socket = PathBuf::from("/srv/omega/firecracker/omega-vm-1/root/api.sock");
         assert_eq!(home.api_socket(), socket);
         let line = arguments(&setup, &spec, &home, &setup.binary);
         let line: Vec<_> = line.iter().map(|one| one.to_string_lossy()).collect();
         assert_eq!(
             line.join(" "),
-            "--id omega_vm_1 --exec-file /opt/firecracker --uid 1000 --gid 1001 \
+            "--id omega-vm-1 --exec-file /opt/firecracker --uid 1000 --gid 1001 \
              --chroot-base-dir /srv/omega --cgroup-version 2 --cgroup memory.max=201326592 \
              --cgroup cpu.max=300000 100000 -- --api-sock /api.sock"
         );

@@ -1,11 +1,12 @@
 //! A machine's directory: what is in it, and what the machine calls it.
 
+use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use super::{Failed, Jailer, Setup};
+use super::{Failed, Jailer, Setup, program};
 
 const SOCKET: &str = "api.sock";
 const VSOCK: &str = "v.sock";
@@ -13,6 +14,8 @@ const KERNEL: &str = "kernel";
 const ROOT: &str = "rootfs";
 const OVERLAY: &str = "overlay";
 const CONSOLE: &str = "console.log";
+/// Where the host has control groups of version 2.
+const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// Where a machine lives.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -24,7 +27,7 @@ pub(in super::super) struct Home {
 }
 
 impl Home {
-    /// Of the machine `id`. The jailer puts it in `<base>/<name of the binary>/<id>`, whose `root`
+    /// Of the machine `id`, which Firecracker has of letters, digits and hyphens. The jailer puts it in `<base>/<name of the binary>/<id>`, whose `root`
     /// is all that it sees.
     pub(in super::super) fn of(setup: &Setup, id: &str, jailed: bool) -> Self {
         if !jailed {
@@ -34,8 +37,7 @@ impl Home {
                 jail: None,
             };
         }
-        let binary = setup.binary.file_name().unwrap_or_default();
-        let directory = setup.workspace.join(binary).join(id);
+        let directory = setup.workspace.join(name_in_jail(setup)).join(id);
         let jail = Some(directory.join("root"));
         Self { directory, jail }
     }
@@ -123,7 +125,20 @@ impl Home {
         {
             tracing::warn!(%error, directory = %self.directory.display(), "a machine's directory is left");
         }
+        // Of the jailer's making, with the same last names.
+        let mut names = self.directory.iter().rev();
+        if let (Some(_), Some(id), Some(binary)) = (&self.jail, names.next(), names.next()) {
+            // There is none where no jailer got so far.
+            let _none = fs::remove_dir(Path::new(CGROUPS).join(binary).join(id));
+        }
     }
+}
+
+/// What the jailer calls its machines' directory: the binary's own name, whatever link leads to it.
+fn name_in_jail(setup: &Setup) -> OsString {
+    let own = program(&setup.binary).and_then(|binary| fs::canonicalize(binary).ok());
+    let own = own.as_deref().unwrap_or(&setup.binary);
+    own.file_name().unwrap_or_default().to_owned()
 }
 
 pub(super) fn host(what: &'static str) -> impl Fn(io::Error) -> Failed {

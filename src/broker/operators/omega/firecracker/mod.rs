@@ -21,7 +21,7 @@ pub(super) use self::machine::{Identity, Machine, identity};
 
 /// Longest path that a socket can have: the kernel's 108 bytes with the zero at the end.
 pub(super) const SOCKET_PATH_MAX: usize = 107;
-/// Of an id, in bytes: `omega_vm_` and 12 digits.
+/// Of an id, in bytes: `omega-vm-` and 12 digits.
 const ID_BYTES: usize = 21;
 
 /// What machines are made of.
