@@ -1,6 +1,8 @@
 """Subscriptions that do not match must cost a message nothing, and must give back what they took."""
 
 import statistics
+import time
+
 from .node import Node
 from .table import spread
 from .wire import Session, subscribe, framed
@@ -60,11 +62,14 @@ def measure(table, programs, scale, rounds):
             if count:
                 table.row(f"{name}: memory", f"{(full - empty) / count:,.0f} bytes each")
         same(table, node, steps[-1])
+        table.row(f"memory when another {steps[-1]:,} have ended",
+                  f"{(node.settled(3) - empty) / 1e6:.1f} MB more than before",
+                  f"{(after - empty) / 1e6:.1f} MB the first time",
+                  (node.memory() - empty) / max(after - empty, 1))
 
 
 def same(table, node, count):
     """Many with one filter: they are found, and let go, among each other."""
-    import time
     since = time.monotonic()
     held = sessions_with(node, 0, count, lambda session, number: "same.filter")
     came = time.monotonic() - since
