@@ -65,7 +65,7 @@ pub(super) const COMMANDS: &[Command<Handler>] = &[
     Command {
         name: "op.omega.emit_event",
         role: Role::Admin,
-        effect: Effect::Changes,
+        effect: Effect::Writes,
         arguments: &[
             SUBSTRATE,
             argument(
