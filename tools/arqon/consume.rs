@@ -49,6 +49,9 @@ pub(crate) struct Arguments {
     /// Share the records with the other members of this group
     #[arg(long, value_name = "NAME", conflicts_with_all = ["consumer", "to", "stop_at_end"])]
     group: Option<String>,
+    /// Records of the group that this member has in hand at most: fewer share them out more evenly
+    #[arg(long, value_name = "N", requires = "group", value_parser = clap::value_parser!(u64).range(1..))]
+    window: Option<u64>,
     #[command(flatten)]
     traits: Traits,
 }
@@ -115,6 +118,10 @@ pub(crate) async fn run(
             Acks::Each => SubscribeOptions::group(arguments.filter, ""),
             Acks::AfterPrinting | Acks::None => SubscribeOptions::new(arguments.filter),
         }
+    };
+    let options = SubscribeOptions {
+        window_records: arguments.window.unwrap_or(options.window_records),
+        ..options
     };
     let subscription = client.subscribe(arguments.traits.put(options)).await?;
     let registered = Registered::of(&client).await;
