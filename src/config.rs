@@ -741,7 +741,7 @@ sections! {
         /// How long a machine may take to go down before the next, harder step.
         stop_timeout_ms: u64 = 5_000, Bound::Within(10, 60_000);
         /// What a machine writes to its console is kept in a file up to this, while it runs.
-        console_bytes_max: u64 = 1 << 20, Bound::Within(KIB as u64, 64 * MIB as u64);
+        console_bytes_max: u64 = 1 << 20, Bound::Within(KIB, 64 * MIB);
         /// The `firecracker` binary: a path, or a name that is looked for in `PATH`.
         firecracker_bin: PathBuf = "firecracker".into(), Bound::Any("a file");
         /// The `jailer` binary. With it, machines run in a directory of their own, as

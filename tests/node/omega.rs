@@ -421,7 +421,7 @@ fn the_laboratory_is_off_unless_turned_on_and_clients_only_read_it() {
         "json",
     ]);
     assert!(read.contains("drift") && read.contains("spike"), "{read}");
-    let writing = node.run(&["--reality", "omega", "produce", "omega.x", "hello"]);
+    let writing = node.run_with_input(&["--reality", "omega", "produce", "omega.x"], "{\"n\":3}\n");
     assert!(writing.stderr.contains("FORBIDDEN"), "{}", writing.stderr);
     let cleared = omega(&node, &["clear", "--signal", "drift"]);
     assert_eq!(

@@ -407,7 +407,8 @@ fn new_id(call: &Call<'_>, prefix: &str, is_taken: impl Fn(&str) -> bool) -> Str
     loop {
         let id = call.tenancy.system().new_id().simple().to_string();
         // The last ones are random.
-        let id = format!("{prefix}{}", &id[id.len() - 12..]);
+        let random = id.get(id.len().saturating_sub(12)..).unwrap_or(&id);
+        let id = format!("{prefix}{random}");
         if !is_taken(&id) {
             return id;
         }
