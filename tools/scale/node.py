@@ -25,8 +25,6 @@ joined_max = 1000
 namespace_keys_max = 200000
 [cron]
 jobs_max = 20000
-[maintenance]
-interval_s = 3600
 """
 
 
