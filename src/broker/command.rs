@@ -25,11 +25,15 @@ use super::register::Birth;
 use super::tenancy::Tenancy;
 use super::verb::{Argument, Arguments, Command, Effect, Kind};
 use super::{Broker, consumer, group, letter, name};
-use crate::log::{KeyId, Sequence};
+use crate::log::{KeyId, Sequence, TopicSummary};
 use crate::proto::v1::{Value, value};
 
 /// What the broker does for a command.
 pub type Handler = fn(&Call<'_>) -> Result<Value, Error>;
+
+/// Topics in one answer, where nobody says how many, and at most.
+const TOPICS_DEFAULT: u64 = 1_000;
+const TOPICS_MAX: u64 = 10_000;
 
 pub(super) const REALITY: Argument = Argument {
     name: "reality",
@@ -320,8 +324,28 @@ pub const COMMANDS: &[Command<Handler>] = &[
         name: "topics.list",
         role: Role::User,
         effect: Effect::Shows,
-        arguments: &[REALITY],
-        doc: "Lists the topics of a reality that the caller may subscribe to.",
+        arguments: &[
+            REALITY,
+            Argument {
+                name: "prefix",
+                kind: Kind::Text,
+                required: false,
+                doc: "only topics that begin with this",
+            },
+            Argument {
+                name: "after",
+                kind: Kind::Text,
+                required: false,
+                doc: "only topics that come after this one by name: the last of the answer before",
+            },
+            Argument {
+                name: "limit",
+                kind: Kind::Integer,
+                required: false,
+                doc: "how many topics at most; 1,000 if left out, 10,000 at most",
+            },
+        ],
+        doc: "Lists the topics of a reality that the caller may subscribe to, by name.",
         handler: topics_list,
     },
 ];
@@ -876,10 +900,27 @@ fn status(call: &Call<'_>) -> Result<Value, Error> {
 }
 
 fn topics_list(call: &Call<'_>) -> Result<Value, Error> {
+    let limit = call.arguments.integer("limit").unwrap_or(TOPICS_DEFAULT);
+    if !(1..=TOPICS_MAX).contains(&limit) {
+        return Err(Error::Argument {
+            command: call.command,
+            argument: "limit".to_owned(),
+            fault: ArgumentFault::Number {
+                found: limit.to_string(),
+                max: TOPICS_MAX,
+            },
+        });
+    }
+    let prefix = call.arguments.text("prefix").unwrap_or_default();
+    let after = call.arguments.text("after").unwrap_or_default();
     let topics = call.reality()?.log().topics()?;
-    let visible = topics
-        .iter()
-        .filter(|topic| call.caller.may_see(&topic.topic));
+    let wanted = |topic: &&TopicSummary| {
+        topic.topic.starts_with(prefix)
+            && (after.is_empty() || topic.topic.as_str() > after)
+            && call.caller.may_see(&topic.topic)
+    };
+    let visible = topics.iter().filter(wanted);
+    let visible = visible.take(usize::try_from(limit).unwrap_or(usize::MAX));
     Ok(list(visible.map(|topic| {
         fields([
             ("topic", text(&topic.topic)),

@@ -375,18 +375,10 @@ impl Reality {
     #[must_use]
     pub fn must_read_for(&self, batch: &Batch<'_>) -> bool {
         let (generation, log) = self.opened_log();
-        let stand = self.stand(generation, &log, &batch.declared);
+        let stand = stand(generation, &log, &batch.declared);
         batch.claims.has_steps() && !self.chains.know(stand)
             || batch.claims.remembers() && !self.memory.knows(generation)
             || batch.claims.expects() && !log.knows_lasts()
-    }
-
-    fn stand(&self, generation: u64, log: &Log, declared: &Declared) -> Stand {
-        Stand {
-            generation,
-            edition: declared.edition,
-            removals: log.removals(),
-        }
     }
 
     /// Queues what was made by what is `declared`.
@@ -415,7 +407,7 @@ impl Reality {
         declared: &Arc<Declared>,
     ) -> Result<(), Error> {
         let (generation, log) = self.opened_log();
-        let stand = self.stand(generation, &log, declared);
+        let stand = stand(generation, &log, declared);
         if claims.has_steps() {
             self.chains.recall(stand, &log, declared)?;
         }
@@ -791,6 +783,15 @@ impl Reality {
                 }
             }
         }
+    }
+}
+
+/// What the chains of deltas must have been read of.
+fn stand(generation: u64, log: &Log, declared: &Declared) -> Stand {
+    Stand {
+        generation,
+        edition: declared.edition,
+        removals: log.removals(),
     }
 }
 

@@ -47,6 +47,14 @@ impl Refusal {
         Self::new(ErrorCode::TooLarge, field, message)
     }
 
+    /// What would be answered does not fit into a message.
+    pub(super) fn answer_too_large(found: usize, limit: usize) -> Self {
+        let message = format!(
+            "the answer has {found} bytes, more than limits.message_bytes_max = {limit}; ask for less at a time"
+        );
+        Self::new(ErrorCode::TooLarge, "", message)
+    }
+
     /// The node is going down.
     pub(super) fn shutting_down() -> Self {
         Self::from(&broker::Error::ShuttingDown)

@@ -336,15 +336,21 @@ impl Session {
         }
         let desk = self.desk();
         let identity = Arc::clone(&self.identity);
+        let limit = self.context.limits.message_bytes_max;
         self.start(request_id, move || {
             let v1::CommandRequest { name, arguments } = asked;
             let result = desk.run(&identity, &name, &arguments);
-            let body = result.map(|result| {
-                Body::CommandResult(CommandResult {
+            let result = result.map_err(Refusal::from).and_then(|result| {
+                let found = result.encoded_len();
+                // What does not fit beside others would end the session.
+                if found > limit {
+                    return Err(Refusal::answer_too_large(found, limit));
+                }
+                Ok(Body::CommandResult(CommandResult {
                     result: Some(result),
-                })
+                }))
             });
-            Done::Answer(request_id, Box::new(body.map_err(Refusal::from)))
+            Done::Answer(request_id, Box::new(result))
         });
     }
 

@@ -78,14 +78,19 @@ impl Session {
     /// Answers a command.
     pub(in crate::edge::session) fn respond(&mut self, asked: &Asked, outcome: Outcome) {
         let now = self.context.broker.now();
-        let text = match outcome {
-            Ok((message, data)) => Text::done(asked, message, &data, now),
-            Err(refusal) => {
-                self.outbox.count(&refusal);
-                Text::not_done(asked, &failure(&refusal, &[]), now)
+        let limit = self.context.limits.message_bytes_max;
+        let done = outcome.and_then(|(message, data)| {
+            let line = Text::done(asked, message, &data, now).to_line();
+            if line.len() > limit {
+                return Err(Refusal::answer_too_large(line.len(), limit));
             }
-        };
-        self.outbox.push_text(text.to_line());
+            Ok(line)
+        });
+        let line = done.unwrap_or_else(|refusal| {
+            self.outbox.count(&refusal);
+            Text::not_done(asked, &failure(&refusal, &[]), now).to_line()
+        });
+        self.outbox.push_text(line);
         if self.context.json.legacy_acks {
             let text = Text::acknowledged(asked, now);
             self.outbox.push_text(text.to_line());
