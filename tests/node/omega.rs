@@ -4,6 +4,7 @@
 //! The machines are a program that speaks the API and runs no guest. A real one is booted where the
 //! host can: `ARQON_TEST_FIRECRACKER`, `ARQON_TEST_KERNEL` and `ARQON_TEST_ROOTFS` name its parts.
 
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -165,6 +166,12 @@ fn ended(node: &Node, id: &str) -> Option<String> {
         .iter()
         .find(|one| one["vm_id"] == id)?;
     Some(text(ended, "how"))
+}
+
+/// Says in the report why something was not tested.
+fn skipped(why: &str) {
+    let said = writeln!(std::io::stderr(), "skipped: {why}");
+    said.expect("standard error");
 }
 
 // OPS-10
@@ -374,7 +381,7 @@ fn a_jailed_machine_gets_its_files_in_its_jail() {
     if !rustix::process::geteuid().is_root() {
         let error = refused(&node, &["vm", "launch", &substrate]);
         assert!(error.contains("the jailer works for root alone"), "{error}");
-        println!("skipped: a jailed machine is launched by root alone");
+        skipped("a jailed machine is launched by root alone");
         return;
     }
     let vm = omega(&node, &["vm", "launch", &substrate]);
@@ -448,9 +455,7 @@ fn a_real_machine_boots_where_the_host_can() {
     let parts = ["FIRECRACKER", "KERNEL", "ROOTFS"]
         .map(|name| std::env::var_os(format!("ARQON_TEST_{name}")).map(PathBuf::from));
     let [Some(binary), Some(kernel), Some(root)] = parts else {
-        println!(
-            "skipped: ARQON_TEST_FIRECRACKER, ARQON_TEST_KERNEL and ARQON_TEST_ROOTFS are not set"
-        );
+        skipped("ARQON_TEST_FIRECRACKER, ARQON_TEST_KERNEL and ARQON_TEST_ROOTFS are not set");
         return;
     };
     if let Err(error) = std::fs::OpenOptions::new()
@@ -458,7 +463,7 @@ fn a_real_machine_boots_where_the_host_can() {
         .write(true)
         .open("/dev/kvm")
     {
-        println!("skipped: /dev/kvm cannot be opened: {error}");
+        skipped(&format!("/dev/kvm cannot be opened: {error}"));
         return;
     }
     let host = Host::new();
