@@ -19,7 +19,7 @@ use super::error::{ArgumentFault, Error};
 use super::filter::Filter;
 use super::history::{Edge, Window};
 use super::name::RealityName;
-use super::operators::OPERATORS;
+use super::operators::{OPERATORS, delayed, webhook};
 use super::reality::Reality;
 use super::register::Birth;
 use super::tenancy::Tenancy;
@@ -726,6 +726,8 @@ fn reality_fork(call: &Call<'_>) -> Result<Value, Error> {
     let at = call.sequence("reality.fork", "at")?;
     let by = &call.caller.subject;
     let reality = call.tenancy.fork(&from, at, &to, by)?;
+    // What waits in the one waits in the other, too.
+    delayed::announce(call.broker, call.tenancy, &reality, 0)?;
     let mut about = vec![("reality", text(to.as_str()))];
     about.extend(origin(call.tenancy, &to));
     about.push(("next", number(reality.bounds().durable_end.get())));
@@ -753,6 +755,7 @@ fn reality_delete(call: &Call<'_>) -> Result<Value, Error> {
         });
     }
     call.tenancy.delete(&name, &call.caller.subject)?;
+    webhook::reality_deleted(call.broker, call.tenancy, &name)?;
     Ok(fields([("deleted", text(name.as_str()))]))
 }
 

@@ -164,6 +164,7 @@ fn parameters(reality: &Reality) -> Result<Vec<Parameter>, Error> {
         let Some(name) = topic.topic.strip_prefix(TOPIC_PREFIX) else {
             continue;
         };
+        log.await_readable(topic.last);
         let found = log.read(topic.last, topic.last.next(), 1)?;
         let Found::Records(chunk) = found else {
             return Err(Error::RecordDamaged {

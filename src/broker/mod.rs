@@ -358,6 +358,12 @@ impl Broker {
         Ok(())
     }
 
+    /// What is kept of `topic`, as the rules stand now.
+    #[must_use]
+    pub fn limits_of(&self, topic: &str) -> log::Limits {
+        self.upkeep.load().rules.limits(topic)
+    }
+
     /// What upkeep has done to a reality, if it was there yet.
     #[must_use]
     pub fn maintained(

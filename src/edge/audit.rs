@@ -7,9 +7,9 @@ use super::shield::command::{Call, Handler};
 use crate::broker::audit::read::{Action, Outcome, Verified, Wanted};
 use crate::broker::verb::{Argument, Command, Effect, Kind};
 use crate::broker::{Role, Tenant};
-use crate::log::Micros;
+use crate::log::{Limits, Micros};
 use crate::proto::ErrorCode;
-use crate::proto::audit::Link;
+use crate::proto::audit::{Link, TOPIC};
 use crate::proto::json::{micros, read_micros};
 use crate::proto::v1::Value;
 
@@ -173,8 +173,10 @@ fn verify(call: &Call<'_>) -> Result<Value, Fault> {
         return Err(Fault::invalid("arguments.head", text));
     }
     let Verified { chain, broken, met } = call.tenancy.verify_audit(head.as_deref())?;
+    // What no retention has taken was taken by somebody.
+    let cut = chain.first() > 1 && call.broker.limits_of(TOPIC) == Limits::default();
     let mut fields = vec![
-        ("ok", Value::from(broken.is_none() && met)),
+        ("ok", Value::from(broken.is_none() && met && !cut)),
         ("entries", chain.entries().into()),
         ("first", chain.first().into()),
     ];
@@ -182,6 +184,9 @@ fn verify(call: &Call<'_>) -> Result<Value, Fault> {
     if let Some((sequence, what)) = broken {
         let broken = [("sequence", sequence.get().into()), ("what", what.into())];
         fields.push(("break", Value::object(broken)));
+    } else if cut {
+        let what = "the entries before the first are gone, and no retention is set that takes any";
+        fields.push(("break", Value::object([("what", what.into())])));
     } else if !met {
         let what = "the entry with the hash asked for is not in the chain: its end was cut off or written again";
         fields.push(("break", Value::object([("what", what.into())])));

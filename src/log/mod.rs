@@ -68,6 +68,7 @@ mod wire;
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 pub use append::{Append, AppendSink, Appended, Durability, NewRecord, Observer};
 pub use chunk::{Chunk, Found, RecordRef};
@@ -199,12 +200,32 @@ impl Log {
     }
 
     /// The last sequence on `topic`; `None` if no record of it is in the log. From memory if the
-    /// topic was written to lately, or after [`Log::know_lasts`]; otherwise indexes are read.
+    /// topic was written to lately, or after [`Log::know_lasts`]; otherwise indexes are read. Waits
+    /// until that record [can be read](Log::await_readable), so not for commit threads.
     ///
     /// # Errors
     /// I/O errors.
     pub fn last_of(&self, topic: &str) -> Result<Option<Sequence>, Error> {
-        self.state.last_of(topic)
+        let last = self.state.last_of(topic)?;
+        if let Some(last) = last {
+            self.await_readable(last);
+        }
+        Ok(last)
+    }
+
+    /// Waits until the record at `sequence`, which an index names already, can be read: what is
+    /// written is indexed before it is flushed, and read after. Not longer than a flush may take, nor
+    /// where none will come any more.
+    pub fn await_readable(&self, sequence: Sequence) {
+        const LOOK_EVERY: Duration = Duration::from_micros(200);
+        const WAIT_MAX: Duration = Duration::from_secs(10);
+        let until = Instant::now() + WAIT_MAX;
+        while self.bounds().written_end <= sequence
+            && self.state.read_only().is_none()
+            && Instant::now() < until
+        {
+            std::thread::sleep(LOOK_EVERY);
+        }
     }
 
     /// How often records were removed since the log was opened: what was read before the last time

@@ -252,3 +252,52 @@ fn what_has_expired_is_not_delivered() {
     let left = soon(|| node.records(&consume), |left| left.len() < 2);
     assert_eq!(left[0].topic, "news.b");
 }
+
+// BRK-08: what waits goes along with a fork, and is delivered in both.
+#[test]
+fn what_waits_is_delivered_in_a_fork_too() {
+    let node = Node::dev();
+    node.ok(&["reality", "create", "src"]);
+    let sent = node.run_with_input(
+        &["produce", "later.x", "--reality", "src", "--delay", "2s"],
+        "{\"n\":1}\n",
+    );
+    assert_eq!(sent.code, 0, "{}", sent.stderr);
+    node.ok(&["reality", "fork", "src", "--to", "what-if"]);
+    for reality in ["src", "what-if"] {
+        let got = node.records(&[
+            "consume",
+            "later.x",
+            "--reality",
+            reality,
+            "--from",
+            "earliest",
+            "--limit",
+            "1",
+        ]);
+        assert_eq!(got.len(), 1, "{reality}");
+    }
+}
+
+// MSG-13, OPS-07: what is written and not flushed yet is waited for, and never taken for damage.
+#[test]
+fn several_who_change_the_same_are_told_of_no_damage() {
+    let node = Node::dev();
+    std::thread::scope(|scope| {
+        for worker in 0..3 {
+            let node = &node;
+            scope.spawn(move || {
+                for round in 0..10 {
+                    let name = format!("level-{worker}");
+                    let set = node.run(&["control", "set", &name, &round.to_string()]);
+                    assert_eq!(set.code, 0, "{}", set.stderr);
+                    let key = format!("key-{worker}");
+                    let put = node.run(&["store", "set", &key, "1"]);
+                    assert_eq!(put.code, 0, "{}", put.stderr);
+                    let cleared = node.run(&["control", "clear", &name]);
+                    assert_eq!(cleared.code, 0, "{}", cleared.stderr);
+                }
+            });
+        }
+    });
+}

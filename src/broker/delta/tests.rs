@@ -1,3 +1,5 @@
+//! What bases and deltas may follow each other, and what is known of them after a restart.
+
 use super::chains::{Book, Chain, follow};
 use super::*;
 

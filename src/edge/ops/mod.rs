@@ -7,7 +7,7 @@
 //! - `access`: who asks; `refusals`: who was turned away; `answer`: how a refusal looks.
 //! - `health`, `status`, `exposition`: what machines and people watch.
 //! - `admin`: the commands over HTTP; `arguments`: their arguments in JSON.
-//! - [`reference`]: the commands as a document.
+//! - [`mod@reference`]: the commands as a document.
 //! - `openapi`, `asyncapi`: what there is, for programs.
 
 mod access;

@@ -1,7 +1,7 @@
 //! `op.omega`: a laboratory apart from production: substrates, their signals, and virtual machines
 //! (OPS-09, OPS-10). Off unless it is turned on.
 //!
-//! - [`command`]: what it does when it is asked.
+//! - `command`: what it does when it is asked.
 //! - `lane`: substrates, machines and what was cleared, a fold of the log.
 //! - `lab`: signals, in a reality of their own. Nothing of this operator holds any other: all that it
 //!   stores goes through [`Reality::store_signal`](crate::broker::Reality), which stores nowhere else.

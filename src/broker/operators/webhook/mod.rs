@@ -1,8 +1,8 @@
 //! `op.webhook`: events sent to URLs, at least once, in order, signed (OPS-05).
 //!
-//! - [`command`]: registers rules and shows what becomes of them.
+//! - `command`: registers rules and shows what becomes of them.
 //! - `rule`: the rules and their positions, a fold of the log.
-//! - `work`: one [`lane`] for each rule that is enabled; a slow receiver delays nobody but itself.
+//! - `work`: one `lane` for each rule that is enabled; a slow receiver delays nobody but itself.
 //! - `window`, `retry`, `breaker`: what is sent next, and when. They know no clock and no socket.
 //! - `target`, `address`, `post`: where it goes, and how. They know no rule and no event.
 //! - `body`, `signature`: what is sent.
@@ -27,6 +27,7 @@ mod work;
 
 pub use self::desk::{Desk, Totals};
 pub use self::settings::{OlderView, Settings, Unusable};
+pub(in crate::broker) use self::work::reality_deleted;
 
 use super::{BuiltIn, Duty};
 use crate::broker::error::Error;

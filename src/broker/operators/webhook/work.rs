@@ -11,12 +11,13 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::NAME;
 use super::desk::lock;
 use super::lane::{Lane, Orders, Wake};
-use super::rule::{Hooks, Rule};
-use crate::broker::Tenancy;
+use super::rule::{Hooks, Rule, set};
 use crate::broker::error::Error;
 use crate::broker::operators::Office;
+use crate::broker::{Broker, RealityName, Tenancy};
 
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
 
@@ -33,6 +34,36 @@ struct Running {
 pub(super) fn is_due(tenancy: &Arc<Tenancy>) -> Result<bool, Error> {
     let ledger = tenancy.ledger::<Hooks>();
     ledger.read(|hooks| hooks.rules.values().any(|rule| rule.enabled))
+}
+
+/// A reality has been deleted: its rules send nothing, and know of no place in another of its name.
+pub(in crate::broker) fn reality_deleted(
+    broker: &Broker,
+    tenancy: &Arc<Tenancy>,
+    name: &RealityName,
+) -> Result<(), Error> {
+    let changed = tenancy.ledger::<Hooks>().change(|hooks| {
+        let of_it = hooks
+            .rules
+            .values()
+            .filter(|rule| rule.reality == name.as_str());
+        let events: Vec<_> = of_it
+            .map(|rule| {
+                set(&Rule {
+                    enabled: false,
+                    disabled_because: Some("its reality was deleted".to_owned()),
+                    generation: rule.generation + 1,
+                    from: 1,
+                    ..rule.clone()
+                })
+            })
+            .collect();
+        Ok((!events.is_empty(), events))
+    })?;
+    if changed {
+        broker.duties().wake(tenancy.tenant(), NAME);
+    }
+    Ok(())
 }
 
 /// Works for one tenant.
