@@ -201,6 +201,7 @@ fn guess_operators(command: &str, argument: &Argument) -> Option<value::Kind> {
         ("cursor", Kind::Text) => text("1"),
         ("form", Kind::Text) => text("record"),
         ("action", Kind::Text) => text("edge"),
+        ("as", Kind::Text) => text("delta_only"),
         ("outcome", Kind::Text) => text("done"),
         ("head", Kind::Text) => text(&"0".repeat(64)),
         ("cron", Kind::Text) => text("0 0 29 2 *"),

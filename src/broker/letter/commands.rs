@@ -7,7 +7,7 @@ use super::dealing::{self, LETTERS_MAX, Standing, Which};
 use crate::broker::access::Role;
 use crate::broker::command::{Call, Handler, REALITY, fields, flag, list, number, text};
 use crate::broker::error::{ArgumentFault, Error};
-use crate::broker::name;
+use crate::broker::name::{self, is_hidden_topic};
 use crate::broker::reality::Reality;
 use crate::broker::rewind::{self, DRY_RUN};
 use crate::broker::verb::{Argument, Command, Effect, Kind};
@@ -346,6 +346,16 @@ fn summed(items: Vec<Value>, done: u64, dry_run: bool) -> Value {
     ])
 }
 
+/// Tasks stand where the node alone appends, for whoever may have it do so; a private message is
+/// nobody's to send again but its sender's.
+fn may_send_again(call: &Call<'_>, topic: &str) -> bool {
+    if is_hidden_topic(topic) {
+        call.caller.may_publish(topic)
+    } else {
+        call.caller.may_have_written(topic)
+    }
+}
+
 fn replay(call: &Call<'_>) -> Result<Value, Error> {
     let (reality, consumer) = (call.reality()?, consumer(call)?);
     let (dry, by) = (rewind::is_dry(call), &call.caller.subject);
@@ -359,7 +369,7 @@ fn replay(call: &Call<'_>) -> Result<Value, Error> {
                 became(&one, &outcome, None)
             } else if let Some(error) = dealing::obstacle(&one) {
                 became(&one, "refused", Some(("error", text(error))))
-            } else if !call.caller.may_publish(&one.letter.topic) {
+            } else if !may_send_again(call, &one.letter.topic) {
                 let error = "this token may not publish on its topic";
                 became(&one, "refused", Some(("error", text(error))))
             } else if dry {

@@ -600,7 +600,9 @@ fn own_headers(call: &Call<'_>) -> Result<BTreeMap<String, String>, Error> {
         return Err(Refused::invalid("headers", text));
     }
     for (name, value) in given {
-        let parsed = name.parse::<HeaderName>().ok().filter(header_allowed);
+        let short = (name.len() <= NAME_BYTES_MAX).then_some(name);
+        let parsed = short.and_then(|name| name.parse::<HeaderName>().ok());
+        let parsed = parsed.filter(header_allowed);
         let Some(parsed) = parsed else {
             let name: String = name.chars().take(64).collect();
             let text = format!(
