@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use sha2::{Digest as _, Sha256};
 use wasmtime::wasmparser::{Encoding, Parser, Payload};
-use wasmtime::{OptLevel, Strategy};
+use wasmtime::{FuncType, OptLevel, Strategy, ValType};
 
 /// SHA-256 of a module's bytes.
 pub type Digest = [u8; 32];
@@ -21,6 +21,9 @@ pub const FUNCTIONS_MAX: u32 = 5_000;
 pub const TABLE_ELEMENTS_MAX: usize = 10_000;
 /// Stack of a call.
 pub const STACK_BYTES_MAX: usize = 256 << 10;
+
+/// A function that a module has or wants: its name, what it takes, what it gives.
+pub type Signature = (&'static str, &'static [ValType], &'static [ValType]);
 
 /// Fewer proposals leave less to attack, and nothing that an answer could differ by.
 #[must_use]
@@ -97,4 +100,27 @@ pub fn check_form(wasm: &[u8], role: &str, first_call: &str) -> Result<Vec<Strin
         }
     }
     Ok(reasons)
+}
+
+/// Whether a function takes and gives what it should.
+#[must_use]
+pub fn fits(found: &FuncType, (_, parameters, results): &Signature) -> bool {
+    let same = |found: &[ValType], wanted: &[ValType]| {
+        found.len() == wanted.len() && found.iter().zip(wanted).all(|(a, b)| ValType::eq(a, b))
+    };
+    let (takes, gives): (Vec<_>, Vec<_>) = (found.params().collect(), found.results().collect());
+    same(&takes, parameters) && same(&gives, results)
+}
+
+/// A function as authors write it: `name(i32, i32) -> i64`.
+#[must_use]
+pub fn written((name, parameters, results): &Signature) -> String {
+    let list = |types: &[ValType]| {
+        let names: Vec<_> = types.iter().map(ToString::to_string).collect();
+        names.join(", ")
+    };
+    match results.is_empty() {
+        true => format!("{name}({})", list(parameters)),
+        false => format!("{name}({}) -> {}", list(parameters), list(results)),
+    }
 }

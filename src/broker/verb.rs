@@ -65,6 +65,28 @@ pub struct Argument {
     pub doc: &'static str,
 }
 
+impl Argument {
+    /// One that the command is refused without.
+    #[must_use]
+    pub const fn required(name: &'static str, kind: Kind, doc: &'static str) -> Self {
+        Self {
+            name,
+            kind,
+            required: true,
+            doc,
+        }
+    }
+
+    /// One that may be left out.
+    #[must_use]
+    pub const fn optional(name: &'static str, kind: Kind, doc: &'static str) -> Self {
+        Self {
+            required: false,
+            ..Self::required(name, kind, doc)
+        }
+    }
+}
+
 /// Type of an argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

@@ -30,29 +30,32 @@ const REPLAY_MAX: u64 = 5_000;
 /// Ranges that a refusal names; an answer tells all that were found.
 const NAMED_MAX: usize = 3;
 
-const REALITY: Argument = optional("reality", Kind::Text, "the reality; main if left out");
-const TOPIC: Argument = optional("topic", Kind::Text, "filter of topics; not with `room`");
-const ROOM: Argument = optional("room", Kind::Text, "a room, instead of `topic`");
-const CHANNEL: Argument = optional(
+const REALITY: Argument =
+    Argument::optional("reality", Kind::Text, "the reality; main if left out");
+const TOPIC: Argument =
+    Argument::optional("topic", Kind::Text, "filter of topics; not with `room`");
+const ROOM: Argument = Argument::optional("room", Kind::Text, "a room, instead of `topic`");
+const CHANNEL: Argument = Argument::optional(
     "channel",
     Kind::Text,
     "a channel of the room; all if left out",
 );
-const FORM: Argument = optional(
+const FORM: Argument = Argument::optional(
     "form",
     Kind::Text,
     "of entries: `message` as JSON clients get it, which is the default, `record`, or `bytes`",
 );
-const CURSOR: Argument = optional("cursor", Kind::Text, "where the last answer said to go on");
+const CURSOR: Argument =
+    Argument::optional("cursor", Kind::Text, "where the last answer said to go on");
 
 const GET: &[Argument] = &[
     REALITY,
     TOPIC,
     ROOM,
     CHANNEL,
-    optional("since", Kind::Text, "from then on: RFC 3339, or a sequence"),
-    optional("until", Kind::Text, "up to then: RFC 3339, or a sequence"),
-    optional(
+    Argument::optional("since", Kind::Text, "from then on: RFC 3339, or a sequence"),
+    Argument::optional("until", Kind::Text, "up to then: RFC 3339, or a sequence"),
+    Argument::optional(
         "limit",
         Kind::Integer,
         "most entries, 1 to 1000; 100 if left out",
@@ -67,22 +70,22 @@ const AGAIN: &[Argument] = &[
     TOPIC,
     ROOM,
     CHANNEL,
-    optional(
+    Argument::optional(
         "from_ts",
         Kind::Text,
         "where it begins: RFC 3339, or a sequence",
     ),
-    optional(
+    Argument::optional(
         "to_ts",
         Kind::Text,
         "where it ends: RFC 3339, or a sequence",
     ),
-    optional(
+    Argument::optional(
         "strict_sequence",
         Kind::Boolean,
         "whether every sequence must be there; true if left out",
     ),
-    optional(
+    Argument::optional(
         "limit",
         Kind::Integer,
         "most entries, 1 to 5000; 1000 if left out",
@@ -93,35 +96,32 @@ const AGAIN: &[Argument] = &[
 const AGAIN_DOC: &str = "Reads what was said again, in order, and checks that nothing is missing.";
 
 const INTO: &[Argument] = &[
-    Argument {
-        required: true,
-        ..optional("into", Kind::Text, "the other reality, which must be there")
-    },
+    Argument::required("into", Kind::Text, "the other reality, which must be there"),
     REALITY,
     TOPIC,
     ROOM,
     CHANNEL,
-    optional(
+    Argument::optional(
         "from_ts",
         Kind::Text,
         "where it begins: RFC 3339, or a sequence",
     ),
-    optional(
+    Argument::optional(
         "to_ts",
         Kind::Text,
         "where it ends: RFC 3339, or a sequence",
     ),
-    optional(
+    Argument::optional(
         "strict_sequence",
         Kind::Boolean,
         "whether every sequence must be there; true if left out",
     ),
-    optional(
+    Argument::optional(
         "limit",
         Kind::Integer,
         "most records of one call, 1 to 5000; 1000 if left out",
     ),
-    optional(
+    Argument::optional(
         "name",
         Kind::Text,
         "what the replay is called, to be gone on with; the reality's name if left out",
@@ -181,15 +181,6 @@ pub const COMMANDS: &[Command<Handler>] = &[
         handler: replay_into,
     },
 ];
-
-const fn optional(name: &'static str, kind: Kind, doc: &'static str) -> Argument {
-    Argument {
-        name,
-        kind,
-        required: false,
-        doc,
-    }
-}
 
 fn get(call: &Call<'_>) -> Result<Value, Fault> {
     let began = Instant::now();

@@ -19,48 +19,39 @@ use crate::proto::v1::{Value, value};
 /// Letters that are dealt with when no number is given.
 const LIMIT_DEFAULT: u64 = 100;
 
-const fn optional(name: &'static str, kind: Kind, doc: &'static str) -> Argument {
-    Argument {
-        name,
-        kind,
-        required: false,
-        doc,
-    }
-}
-
 const CONSUMER: Argument = Argument {
     name: "consumer",
     kind: Kind::Text,
     required: true,
     doc: "the group, named consumer, webhook or operator that wrote it",
 };
-const ID: Argument = optional("id", Kind::Text, "the letter with this id");
-const REASON_HOLDS: Argument = optional(
+const ID: Argument = Argument::optional("id", Kind::Text, "the letter with this id");
+const REASON_HOLDS: Argument = Argument::optional(
     "reason_contains",
     Kind::Text,
     "letters whose reason or error holds this text",
 );
-const TOPIC: Argument = optional(
+const TOPIC: Argument = Argument::optional(
     "topic",
     Kind::Text,
     "letters whose original stood on this topic",
 );
-const NEWER: Argument = optional(
+const NEWER: Argument = Argument::optional(
     "newer_than",
     Kind::Text,
     "letters tried last from this time on, RFC 3339",
 );
-const OLDER: Argument = optional(
+const OLDER: Argument = Argument::optional(
     "older_than",
     Kind::Text,
     "letters tried last up to this time",
 );
-const LIMIT: Argument = optional(
+const LIMIT: Argument = Argument::optional(
     "limit",
     Kind::Integer,
     "letters at most, 1 to 1,000; 100 if left out",
 );
-const ALL: Argument = optional("all", Kind::Boolean, "all letters, up to the limit");
+const ALL: Argument = Argument::optional("all", Kind::Boolean, "all letters, up to the limit");
 
 /// The commands of this part, by name.
 pub(in crate::broker) const COMMANDS: &[Command<Handler>] = &[
@@ -104,7 +95,7 @@ pub(in crate::broker) const COMMANDS: &[Command<Handler>] = &[
             TOPIC,
             NEWER,
             OLDER,
-            optional(
+            Argument::optional(
                 "after",
                 Kind::Text,
                 "letters that stand after this sequence",
@@ -128,7 +119,7 @@ pub(in crate::broker) const COMMANDS: &[Command<Handler>] = &[
             OLDER,
             ALL,
             LIMIT,
-            optional(
+            Argument::optional(
                 "force",
                 Kind::Boolean,
                 "also a letter that was dealt with already",

@@ -21,94 +21,85 @@ const MODES: [&str; 2] = ["monitor", "enforce"];
 const DECISIONS: [&str; 2] = ["allow", "block"];
 const PERSONAL: [&str; 4] = ["off", "flag", "redact", "block"];
 
-const fn optional(name: &'static str, kind: Kind, doc: &'static str) -> Argument {
-    Argument {
-        name,
-        kind,
-        required: false,
-        doc,
-    }
-}
-
 /// What `op.casil.reload` takes: any of them.
 pub(super) const ARGUMENTS: &[Argument] = &[
-    optional("enabled", Kind::Boolean, "Whether anything is inspected."),
-    optional(
+    Argument::optional("enabled", Kind::Boolean, "Whether anything is inspected."),
+    Argument::optional(
         "mode",
         Kind::Text,
         "`monitor` says what it finds, `enforce` acts on it.",
     ),
-    optional(
+    Argument::optional(
         "default_decision",
         Kind::Text,
         "`block` or `allow` what cannot be inspected to its end.",
     ),
-    optional(
+    Argument::optional(
         "scope_include",
         Kind::Texts,
         "Globs over `room:channel` or topics; none is all.",
     ),
-    optional(
+    Argument::optional(
         "scope_exclude",
         Kind::Texts,
         "Globs of what is not inspected; they win.",
     ),
-    optional(
+    Argument::optional(
         "max_payload_bytes",
         Kind::Integer,
         "Largest payload; 0 for no limit.",
     ),
-    optional(
+    Argument::optional(
         "max_inspect_bytes",
         Kind::Integer,
         "How far a payload is inspected.",
     ),
-    optional(
+    Argument::optional(
         "max_patterns",
         Kind::Integer,
         "Most of `redaction_patterns`.",
     ),
-    optional(
+    Argument::optional(
         "block_on_probable_secret",
         Kind::Boolean,
         "Block instead of redacting.",
     ),
-    optional(
+    Argument::optional(
         "redaction_paths",
         Kind::Texts,
         "Fields whose values are taken out.",
     ),
-    optional(
+    Argument::optional(
         "redaction_patterns",
         Kind::Texts,
         "Regular expressions of what is secret here.",
     ),
-    optional(
+    Argument::optional(
         "transport_redaction",
         Kind::Boolean,
         "Redact what is stored and delivered.",
     ),
-    optional(
+    Argument::optional(
         "metadata_to_logs",
         Kind::Boolean,
         "Say findings in the node's own log.",
     ),
-    optional(
+    Argument::optional(
         "metadata_to_telemetry",
         Kind::Boolean,
         "Sample findings into `sys.audit.edge`.",
     ),
-    optional(
+    Argument::optional(
         "metadata_to_envelope",
         Kind::Boolean,
         "Stamp the classification into records.",
     ),
-    optional(
+    Argument::optional(
         "personal_data",
         Kind::Text,
         "`off`, `flag`, `redact` or `block`.",
     ),
-    optional(
+    Argument::optional(
         "entropy_centibits",
         Kind::Integer,
         "Entropy from which on a string is random; 0 for never.",

@@ -3,9 +3,10 @@
 //!
 //! Owns the contract of `docs/policy-abi.md`. Everything wrong with a module is said at once.
 
-use wasmtime::{ExternType, FuncType, ValType};
+use wasmtime::{ExternType, ValType};
 
 use super::limits::{Limits, TABLE_ELEMENTS_MAX};
+use crate::broker::sandbox::{Signature, fits, written};
 
 /// Module under which level 1 imports.
 pub(super) const LEVEL_1: &str = "arqon";
@@ -24,8 +25,6 @@ pub enum Level {
     /// `arqon_check(ctx_ptr, ctx_len, body_ptr, body_len) -> i64`: anything.
     One,
 }
-
-type Signature = (&'static str, &'static [ValType], &'static [ValType]);
 
 const I32: ValType = ValType::I32;
 const I64: ValType = ValType::I64;
@@ -152,24 +151,5 @@ fn check_memory(module: &wasmtime::Module, limits: &Limits, reasons: &mut Vec<St
     }
     if needs.num_tables > 1 {
         reasons.push(format!("has {} tables, and may have 1", needs.num_tables));
-    }
-}
-
-fn fits(found: &FuncType, (_, parameters, results): &Signature) -> bool {
-    let same = |found: &[ValType], wanted: &[ValType]| {
-        found.len() == wanted.len() && found.iter().zip(wanted).all(|(a, b)| ValType::eq(a, b))
-    };
-    let (takes, gives): (Vec<_>, Vec<_>) = (found.params().collect(), found.results().collect());
-    same(&takes, parameters) && same(&gives, results)
-}
-
-fn written((name, parameters, results): &Signature) -> String {
-    let list = |types: &[ValType]| {
-        let names: Vec<_> = types.iter().map(ToString::to_string).collect();
-        names.join(", ")
-    };
-    match results.is_empty() {
-        true => format!("{name}({})", list(parameters)),
-        false => format!("{name}({}) -> {}", list(parameters), list(results)),
     }
 }

@@ -25,28 +25,12 @@ use crate::proto::v1::{
 
 const SCHEMA: &str = "arqon.v1.PolicyEvent";
 
-const NAME: Argument = argument("name", Kind::Text, "what the policy is called");
-const VERSION: Argument = optional(
+const NAME: Argument = Argument::required("name", Kind::Text, "what the policy is called");
+const VERSION: Argument = Argument::optional(
     "version",
     Kind::Integer,
     "which version; the newest if left out",
 );
-
-const fn argument(name: &'static str, kind: Kind, doc: &'static str) -> Argument {
-    Argument {
-        name,
-        kind,
-        required: true,
-        doc,
-    }
-}
-
-const fn optional(name: &'static str, kind: Kind, doc: &'static str) -> Argument {
-    Argument {
-        required: false,
-        ..argument(name, kind, doc)
-    }
-}
 
 /// The commands of this part.
 pub const COMMANDS: &[Command<Handler>] = &[
@@ -80,39 +64,39 @@ pub const COMMANDS: &[Command<Handler>] = &[
         effect: Effect::Changes,
         arguments: &[
             NAME,
-            argument("module", Kind::Bytes, "the WebAssembly module"),
-            argument(
+            Argument::required("module", Kind::Bytes, "the WebAssembly module"),
+            Argument::required(
                 "topics",
                 Kind::Texts,
                 "filters of the topics that it judges",
             ),
-            optional(
+            Argument::optional(
                 "priority",
                 Kind::Integer,
                 "lower ones judge first; 0 if left out",
             ),
-            optional("config", Kind::Bytes, "what arqon_init is given"),
-            optional(
+            Argument::optional("config", Kind::Bytes, "what arqon_init is given"),
+            Argument::optional(
                 "metered",
                 Kind::Boolean,
                 "whether fuel limits it, besides time",
             ),
-            optional(
+            Argument::optional(
                 "isolated",
                 Kind::Boolean,
                 "whether each message gets an instance of its own",
             ),
-            optional(
+            Argument::optional(
                 "required",
                 Kind::Boolean,
                 "whether its topics are closed while it is disabled",
             ),
-            optional(
+            Argument::optional(
                 "vectors",
                 Kind::Bytes,
                 "test vectors, a JSON list, that it must pass",
             ),
-            optional("activate", Kind::Boolean, "whether it is in force at once"),
+            Argument::optional("activate", Kind::Boolean, "whether it is in force at once"),
         ],
         doc: "Checks, compiles and tests a module, and stores it as the next version of a policy.",
         handler: push,
@@ -140,7 +124,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
         effect: Effect::Changes,
         arguments: &[
             NAME,
-            argument(
+            Argument::required(
                 "percent",
                 Kind::Integer,
                 "of how many of a hundred messages; 0 ends it",
@@ -157,7 +141,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
         arguments: &[
             NAME,
             VERSION,
-            optional("module", Kind::Boolean, "whether to answer the module too"),
+            Argument::optional("module", Kind::Boolean, "whether to answer the module too"),
         ],
         doc: "Shows a version of a policy, and what its calls have come to.",
         handler: show,

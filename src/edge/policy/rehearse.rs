@@ -23,64 +23,55 @@ const TIME: Duration = Duration::from_secs(1);
 const READ_BYTES: usize = 1 << 20;
 const SAMPLES: u64 = 20;
 
-const fn argument(name: &'static str, kind: Kind, doc: &'static str) -> Argument {
-    Argument {
-        name,
-        kind,
-        required: false,
-        doc,
-    }
-}
-
 /// `edge.policy.rehearse`.
 pub(super) const REHEARSE: Command<Handler> = Command {
     name: "edge.policy.rehearse",
     role: Role::Admin,
     effect: Effect::Shows,
     arguments: &[
-        argument(
+        Argument::optional(
             "policy",
             Kind::Text,
             "name of a policy that was pushed; instead of `module`",
         ),
-        argument(
+        Argument::optional(
             "version",
             Kind::Integer,
             "its version; the newest if left out",
         ),
-        argument(
+        Argument::optional(
             "module",
             Kind::Bytes,
             "a WebAssembly module that was not pushed",
         ),
-        argument("config", Kind::Bytes, "what the module is configured with"),
-        argument(
+        Argument::optional("config", Kind::Bytes, "what the module is configured with"),
+        Argument::optional(
             "metered",
             Kind::Boolean,
             "limit the module's work by fuel too",
         ),
-        argument(
+        Argument::optional(
             "filter",
             Kind::Text,
             "whose records; the policy's topics, or all, if left out",
         ),
-        argument("reality", Kind::Text, "the reality; main if left out"),
-        argument(
+        Argument::optional("reality", Kind::Text, "the reality; main if left out"),
+        Argument::optional(
             "from",
             Kind::Integer,
             "the first sequence; where the last call said to go on",
         ),
-        argument(
+        Argument::optional(
             "since_us",
             Kind::Integer,
             "records appended from then on, in microseconds",
         ),
-        argument(
+        Argument::optional(
             "until_us",
             Kind::Integer,
             "records appended up to then, in microseconds",
         ),
-        argument(
+        Argument::optional(
             "samples",
             Kind::Integer,
             "records of which to tell what would become of them; 20 if left out",

@@ -69,15 +69,6 @@ impl Default for Limits {
     }
 }
 
-const fn optional(name: &'static str, kind: Kind, doc: &'static str) -> Argument {
-    Argument {
-        name,
-        kind,
-        required: false,
-        doc,
-    }
-}
-
 const JOB: Argument = Argument {
     name: "job_id",
     kind: Kind::Text,
@@ -123,13 +114,13 @@ const COMMANDS: &[Command<Handler>] = &[
         role: Role::User,
         effect: Effect::Changes,
         arguments: &[
-            optional(
+            Argument::optional(
                 "topic",
                 Kind::Text,
                 "where the messages go, if not to a room",
             ),
-            optional("room", Kind::Text, "the room that they go to"),
-            optional("channel", Kind::Text, "and its channel; main if left out"),
+            Argument::optional("room", Kind::Text, "the room that they go to"),
+            Argument::optional("channel", Kind::Text, "and its channel; main if left out"),
             Argument {
                 name: "payload",
                 kind: Kind::Object,
@@ -137,47 +128,47 @@ const COMMANDS: &[Command<Handler>] = &[
                 doc: "what they say",
             },
             REALITY,
-            optional(
+            Argument::optional(
                 "name",
                 Kind::Text,
                 "what the job is called; no other of the tenant may be",
             ),
-            optional(
+            Argument::optional(
                 "cron",
                 Kind::Text,
                 "a cron expression of five fields, of six with seconds, or of seven with years",
             ),
-            optional(
+            Argument::optional(
                 "time_zone",
                 Kind::Text,
                 "IANA name of the zone whose clock the expression goes by; UTC if left out",
             ),
-            optional(
+            Argument::optional(
                 "dst",
                 Kind::Text,
                 "on a day whose clock skips the time: run, right after the gap, or skip; run if left out",
             ),
-            optional(
+            Argument::optional(
                 "delay_seconds",
                 Kind::Number,
                 "the first time is so long from now; 1 if left out",
             ),
-            optional(
+            Argument::optional(
                 "interval_seconds",
                 Kind::Number,
                 "and then in steps of so long",
             ),
-            optional(
+            Argument::optional(
                 "repeat_count",
                 Kind::Integer,
                 "so many times; 0 for ever; if left out once, or for ever with a cron expression",
             ),
-            optional(
+            Argument::optional(
                 "misfire",
                 Kind::Text,
                 "what becomes of times that were missed: skip, once for the last of them, or all; once if left out",
             ),
-            optional(
+            Argument::optional(
                 "misfire_max",
                 Kind::Integer,
                 "with all: so many of the last; 100 if left out, 1000 at most",
@@ -192,7 +183,7 @@ const COMMANDS: &[Command<Handler>] = &[
         effect: Effect::Shows,
         arguments: &[
             JOB,
-            optional(
+            Argument::optional(
                 "next",
                 Kind::Integer,
                 "so many of the next times; 5 if left out, 100 at most",

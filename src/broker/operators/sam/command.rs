@@ -38,15 +38,6 @@ const KEY_BYTES_MAX: usize = 255;
 /// Bytes of outputs in an answer; what is beyond is read from the topic.
 const OUTPUT_BYTES_MAX: usize = 1 << 20;
 
-const fn optional(name: &'static str, kind: Kind, doc: &'static str) -> Argument {
-    Argument {
-        name,
-        kind,
-        required: false,
-        doc,
-    }
-}
-
 const fn required(name: &'static str, doc: &'static str) -> Argument {
     Argument {
         name,
@@ -58,7 +49,7 @@ const fn required(name: &'static str, doc: &'static str) -> Argument {
 
 const GROUP: Argument = required("group", "the operator's group");
 const INSTANCE: Argument = required("instance", "the operator's instance");
-const WAIT_MS: Argument = optional(
+const WAIT_MS: Argument = Argument::optional(
     "wait_ms",
     Kind::Integer,
     "how long to wait for the result; not at all if left out",
@@ -71,55 +62,55 @@ pub const COMMANDS: &[Command<Handler>] = &[
         role: Role::User,
         effect: Effect::Writes,
         arguments: &[
-            optional(
+            Argument::optional(
                 "group",
                 Kind::Text,
                 "whose operators do it; else capability decides",
             ),
-            optional(
+            Argument::optional(
                 "capability",
                 Kind::Text,
                 "what the operator must be able to do",
             ),
-            optional(
+            Argument::optional(
                 "mode",
                 Kind::Text,
                 "direct, balanced (the default), broadcast or competing",
             ),
-            optional(
+            Argument::optional(
                 "operator",
                 Kind::Text,
                 "for direct: the instance, or the program's name",
             ),
-            optional("payload", Kind::Object, "what is to be worked on, as JSON"),
-            optional("data", Kind::Bytes, "what is to be worked on, as bytes"),
-            optional(
+            Argument::optional("payload", Kind::Object, "what is to be worked on, as JSON"),
+            Argument::optional("data", Kind::Bytes, "what is to be worked on, as bytes"),
+            Argument::optional(
                 "content_type",
                 Kind::Text,
                 "form of data; application/octet-stream if left out",
             ),
-            optional("schema", Kind::Text, "schema of the payload"),
-            optional(
+            Argument::optional("schema", Kind::Text, "schema of the payload"),
+            Argument::optional(
                 "deadline_ms",
                 Kind::Integer,
                 "after so many milliseconds it is not worth doing",
             ),
-            optional(
+            Argument::optional(
                 "key",
                 Kind::Text,
                 "two with one key are done one after the other",
             ),
-            optional(
+            Argument::optional(
                 "selection",
                 Kind::Text,
                 "of several answers: first, best or all",
             ),
-            optional(
+            Argument::optional(
                 "traceparent",
                 Kind::Text,
                 "the W3C trace that it belongs to",
             ),
-            optional(
+            Argument::optional(
                 "causal_parent",
                 Kind::Text,
                 "id of the record that caused it",
@@ -142,8 +133,8 @@ pub const COMMANDS: &[Command<Handler>] = &[
         role: Role::User,
         effect: Effect::Shows,
         arguments: &[
-            optional("group", Kind::Text, "only those of this group"),
-            optional("capability", Kind::Text, "only those that can do this"),
+            Argument::optional("group", Kind::Text, "only those of this group"),
+            Argument::optional("capability", Kind::Text, "only those that can do this"),
         ],
         doc: "Lists the operators of the tenant, what they can do and how they stand.",
         handler: list,
@@ -155,7 +146,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
         arguments: &[
             GROUP,
             INSTANCE,
-            optional("why", Kind::Text, "for whoever lists operators"),
+            Argument::optional("why", Kind::Text, "for whoever lists operators"),
         ],
         doc: "Gives an operator no more tasks until it is released, also if it connects again.",
         handler: quarantine,
@@ -181,7 +172,7 @@ pub const COMMANDS: &[Command<Handler>] = &[
         role: Role::User,
         effect: Effect::Writes,
         arguments: &[
-            optional("payload", Kind::Object, "what is to be verified"),
+            Argument::optional("payload", Kind::Object, "what is to be verified"),
             WAIT_MS,
         ],
         doc: "Has something verified by the group truth_workers.",

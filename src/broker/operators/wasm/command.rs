@@ -32,28 +32,12 @@ const TENANT_BYTES_MAX: usize = 16 << 20;
 /// Length of an operator's name: it is a token of topics, and so is what is put before it.
 const NAME_BYTES_MAX: usize = 48;
 
-const OPERATOR: Argument = argument("name", Kind::Text, "what the operator is called");
-const VERSION: Argument = optional(
+const OPERATOR: Argument = Argument::required("name", Kind::Text, "what the operator is called");
+const VERSION: Argument = Argument::optional(
     "version",
     Kind::Integer,
     "which version; the newest if left out",
 );
-
-const fn argument(name: &'static str, kind: Kind, doc: &'static str) -> Argument {
-    Argument {
-        name,
-        kind,
-        required: true,
-        doc,
-    }
-}
-
-const fn optional(name: &'static str, kind: Kind, doc: &'static str) -> Argument {
-    Argument {
-        required: false,
-        ..argument(name, kind, doc)
-    }
-}
 
 /// The commands of this part.
 pub(super) const COMMANDS: &[Command<Handler>] = &[
@@ -87,35 +71,35 @@ pub(super) const COMMANDS: &[Command<Handler>] = &[
         effect: Effect::Changes,
         arguments: &[
             OPERATOR,
-            argument("module", Kind::Bytes, "the WebAssembly module"),
-            argument("topics", Kind::Texts, "filters of the topics that it reads"),
-            argument(
+            Argument::required("module", Kind::Bytes, "the WebAssembly module"),
+            Argument::required("topics", Kind::Texts, "filters of the topics that it reads"),
+            Argument::required(
                 "emits",
                 Kind::Texts,
                 "filters of the topics that it may write to",
             ),
-            optional(
+            Argument::optional(
                 "input",
                 Kind::Text,
                 "reality that it reads; main if left out",
             ),
-            optional(
+            Argument::optional(
                 "output",
                 Kind::Text,
                 "reality that it writes to; main if left out",
             ),
-            optional("config", Kind::Bytes, "what it is configured with"),
-            optional(
+            Argument::optional("config", Kind::Bytes, "what it is configured with"),
+            Argument::optional(
                 "tries",
                 Kind::Integer,
                 "how often a record is tried, 1 to 10; 3 if left out",
             ),
-            optional(
+            Argument::optional(
                 "from",
                 Kind::Text,
                 "where it begins: `earliest`, `latest`, or a sequence; earliest if left out",
             ),
-            optional("activate", Kind::Boolean, "whether it works at once"),
+            Argument::optional("activate", Kind::Boolean, "whether it works at once"),
         ],
         doc: "Checks and compiles a module, and stores it as the next version of an operator.",
         handler: push,
@@ -134,7 +118,7 @@ pub(super) const COMMANDS: &[Command<Handler>] = &[
         effect: Effect::Changes,
         arguments: &[
             OPERATOR,
-            argument(
+            Argument::required(
                 "into",
                 Kind::Text,
                 "reality that the same is made in once more",
@@ -166,7 +150,7 @@ pub(super) const COMMANDS: &[Command<Handler>] = &[
         arguments: &[
             OPERATOR,
             VERSION,
-            optional("module", Kind::Boolean, "whether to answer the module too"),
+            Argument::optional("module", Kind::Boolean, "whether to answer the module too"),
         ],
         doc: "Shows a version of an operator, and how far the operator has got.",
         handler: show,
@@ -176,14 +160,14 @@ pub(super) const COMMANDS: &[Command<Handler>] = &[
         role: Role::Operator,
         effect: Effect::Shows,
         arguments: &[
-            argument("module", Kind::Bytes, "the WebAssembly module"),
-            optional("topic", Kind::Text, "topic of the record; test if left out"),
-            optional("payload", Kind::Bytes, "payload of the record"),
-            optional("key", Kind::Text, "key of the record"),
-            optional("headers", Kind::Object, "headers of the record"),
-            optional("state", Kind::Bytes, "what the module answered last"),
-            optional("config", Kind::Bytes, "what it is configured with"),
-            optional(
+            Argument::required("module", Kind::Bytes, "the WebAssembly module"),
+            Argument::optional("topic", Kind::Text, "topic of the record; test if left out"),
+            Argument::optional("payload", Kind::Bytes, "payload of the record"),
+            Argument::optional("key", Kind::Text, "key of the record"),
+            Argument::optional("headers", Kind::Object, "headers of the record"),
+            Argument::optional("state", Kind::Bytes, "what the module answered last"),
+            Argument::optional("config", Kind::Bytes, "what it is configured with"),
+            Argument::optional(
                 "time_ms",
                 Kind::Integer,
                 "when it happened, milliseconds since 1970; 0 if left out",

@@ -8,11 +8,11 @@ use std::fmt;
 
 use prost::Message as _;
 use wasmtime::{
-    ExternType, FuncType, InstancePre, Linker, Memory, Store, StoreLimits, StoreLimitsBuilder,
-    Trap, TypedFunc, ValType,
+    ExternType, InstancePre, Linker, Memory, Store, StoreLimits, StoreLimitsBuilder, Trap,
+    TypedFunc, ValType,
 };
 
-use crate::broker::sandbox::{self, Digest, TABLE_ELEMENTS_MAX};
+use crate::broker::sandbox::{self, Digest, Signature, TABLE_ELEMENTS_MAX, fits, written};
 use crate::proto::v1::{OperatorInput, OperatorOutput};
 
 /// Linear memory of an instance.
@@ -27,8 +27,6 @@ pub const OUTPUT_BYTES_MAX: usize = 1 << 20;
 const VERSION: i32 = 1;
 /// Bytes of a page of linear memory.
 const PAGE_BYTES: u64 = 64 << 10;
-
-type Signature = (&'static str, &'static [ValType], &'static [ValType]);
 
 const EXPORTS: [Signature; 3] = [
     ("arqon_operator", &[], &[ValType::I32]),
@@ -189,22 +187,6 @@ fn check(module: &wasmtime::Module, reasons: &mut Vec<String>) {
     if needs.num_tables > 1 {
         reasons.push(format!("has {} tables, and may have 1", needs.num_tables));
     }
-}
-
-fn fits(found: &FuncType, (_, parameters, results): &Signature) -> bool {
-    let same = |found: &[ValType], wanted: &[ValType]| {
-        found.len() == wanted.len() && found.iter().zip(wanted).all(|(a, b)| ValType::eq(a, b))
-    };
-    let (takes, gives): (Vec<_>, Vec<_>) = (found.params().collect(), found.results().collect());
-    same(&takes, parameters) && same(&gives, results)
-}
-
-fn written((name, parameters, results): &Signature) -> String {
-    let list = |types: &[ValType]| {
-        let names: Vec<_> = types.iter().map(ToString::to_string).collect();
-        names.join(", ")
-    };
-    format!("{name}({}) -> {}", list(parameters), list(results))
 }
 
 /// An instance that was asked nothing yet.

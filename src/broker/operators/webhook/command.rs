@@ -43,15 +43,6 @@ const AGAIN_MAX: usize = 256;
 /// Everything that is said in rooms.
 const ROOMS: &str = "room.>";
 
-const fn argument(name: &'static str, kind: Kind, doc: &'static str) -> Argument {
-    Argument {
-        name,
-        kind,
-        required: false,
-        doc,
-    }
-}
-
 const RULE: Argument = Argument {
     name: "rule_id",
     kind: Kind::Text,
@@ -59,7 +50,7 @@ const RULE: Argument = Argument {
     doc: "id of the rule, or its name",
 };
 
-const SECRET: Argument = argument(
+const SECRET: Argument = Argument::optional(
     "secret",
     Kind::Text,
     "what signs: whsec_ and base64 of 24 to 64 bytes, or whsk_ and that of an Ed25519 key; made if left out",
@@ -105,12 +96,12 @@ pub(super) const COMMANDS: &[Command<Handler>] = &[
         effect: Effect::Changes,
         arguments: &[
             RULE,
-            argument(
+            Argument::optional(
                 "from",
                 Kind::Text,
                 "sequence, in digits, from which on everything is sent again",
             ),
-            argument(
+            Argument::optional(
                 "letter",
                 Kind::Text,
                 "id of a dead letter of the webhook, whose record is sent once more",
@@ -130,56 +121,56 @@ pub(super) const COMMANDS: &[Command<Handler>] = &[
                 required: true,
                 doc: "where events are sent",
             },
-            argument(
+            Argument::optional(
                 "topic",
                 Kind::Text,
                 "which topics, as a filter; instead of room and channel",
             ),
-            argument("room", Kind::Text, "which room; all of them if left out"),
-            argument(
+            Argument::optional("room", Kind::Text, "which room; all of them if left out"),
+            Argument::optional(
                 "channel",
                 Kind::Text,
                 "which channel of it; all if left out",
             ),
-            argument("reality", Kind::Text, "the reality; main if left out"),
-            argument(
+            Argument::optional("reality", Kind::Text, "the reality; main if left out"),
+            Argument::optional(
                 "headers",
                 Kind::Object,
                 "headers sent along, such as authorization or x-...",
             ),
-            argument(
+            Argument::optional(
                 "timeout_seconds",
                 Kind::Number,
                 "how long an answer may take",
             ),
             SECRET,
-            argument(
+            Argument::optional(
                 "signature",
                 Kind::Text,
                 "hmac (if left out) or ed25519, where a secret is made",
             ),
-            argument("name", Kind::Text, "what it is called"),
-            argument(
+            Argument::optional("name", Kind::Text, "what it is called"),
+            Argument::optional(
                 "ordered_by_key",
                 Kind::Boolean,
                 "order is kept for each key of events and not for all, so that one that is not taken holds up its key alone",
             ),
-            argument(
+            Argument::optional(
                 "max_attempts",
                 Kind::Integer,
                 "how often an event is sent at most",
             ),
-            argument(
+            Argument::optional(
                 "from",
                 Kind::Text,
                 "now (if left out), earliest, or a sequence in digits",
             ),
-            argument(
+            Argument::optional(
                 "format",
                 Kind::Text,
                 "json, legacy or protobuf; json if left out, legacy where no topic is given",
             ),
-            argument(
+            Argument::optional(
                 "on_exhausted",
                 Kind::Text,
                 "dead_letter (if left out): an event that is not taken becomes one; or pause: the webhook is disabled",
@@ -195,7 +186,7 @@ pub(super) const COMMANDS: &[Command<Handler>] = &[
         arguments: &[
             RULE,
             SECRET,
-            argument(
+            Argument::optional(
                 "overlap_seconds",
                 Kind::Integer,
                 "how long the old secret signs beside the new one; a day if left out",
